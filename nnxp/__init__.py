@@ -1,0 +1,103 @@
+"""nnxp: neural networks on whatever arrays you have, with explicit backpropagation.
+
+Layers are written once in the calls of the Array API standard; `device` says where they run.
+"""
+
+from __future__ import annotations
+
+from nnxp import data, initializers, plots
+from nnxp.devices import Device, device
+from nnxp.errors import (
+    CallOrderError,
+    DataError,
+    DataUnavailableError,
+    DeviceError,
+    DivergenceError,
+    InputError,
+    MissingExtraError,
+    NnxpError,
+)
+from nnxp.gradients import check_gradients, numerical_gradient
+from nnxp.history import Record
+from nnxp.layers import (
+    Add,
+    Affine,
+    Flatten,
+    Identity,
+    Layer,
+    Multiply,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
+from nnxp.losses import Loss, MeanSquaredError, SigmoidWithLoss, SoftmaxWithLoss
+from nnxp.metrics import accuracy
+from nnxp.network import Sequential, ThreeLayerNet, mlp
+from nnxp.optimizers import (
+    SGD,
+    AdaGrad,
+    Adam,
+    AdamW,
+    Momentum,
+    Nesterov,
+    Optimizer,
+    RMSprop,
+)
+from nnxp.trainer import Evaluation, Trainer
+
+__all__ = [
+    "SGD",
+    "AdaGrad",
+    "Adam",
+    "AdamW",
+    "Add",
+    "Affine",
+    "CallOrderError",
+    "DataError",
+    "DataUnavailableError",
+    "Device",
+    "DeviceError",
+    "DivergenceError",
+    "Evaluation",
+    "Flatten",
+    "Identity",
+    "InputError",
+    "Layer",
+    "Loss",
+    "MeanSquaredError",
+    "MissingExtraError",
+    "Momentum",
+    "Multiply",
+    "Nesterov",
+    "NnxpError",
+    "Optimizer",
+    "RMSprop",
+    "ReLU",
+    "Record",
+    "Sequential",
+    "Sigmoid",
+    "SigmoidWithLoss",
+    "Softmax",
+    "SoftmaxWithLoss",
+    "Tanh",
+    "ThreeLayerNet",
+    "Trainer",
+    "accuracy",
+    "check_gradients",
+    "data",
+    "device",
+    "initializers",
+    "mlp",
+    "numerical_gradient",
+    "plots",
+]
+
+
+def __getattr__(name: str) -> str:
+    # Read on demand: importlib.metadata takes longer to import than all of nnxp.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("nnxp")
+    raise AttributeError(f"module 'nnxp' has no attribute {name!r}")

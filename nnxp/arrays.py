@@ -1,0 +1,36 @@
+"""Arrays: what every layer, loss, metric and optimizer may assume of one."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from array_api_compat import array_namespace
+
+from nnxp.errors import InputError
+
+Array: TypeAlias = Any
+"""Any array of the Array API standard; the standard publishes no static type yet."""
+
+Namespace: TypeAlias = Any
+"""The functions that come with an array: ``array_namespace(x)``."""
+
+
+def array_library(x: Array, owner: object) -> Namespace:
+    """Return the namespace of `x`; anything that is no array is refused in `owner`'s name."""
+    try:
+        return array_namespace(x)
+    except TypeError:
+        raise InputError(
+            f"{owner} expects an array, got {type(x).__name__}; make one with device.asarray(x)"
+        ) from None
+
+
+def floating_namespace(x: Array, owner: object) -> Namespace:
+    """Return the namespace of `x`, which must be a floating-point array."""
+    xp = array_library(x, owner)
+    if not xp.isdtype(x.dtype, "real floating"):
+        raise InputError(
+            f"{owner} expects floating-point arrays, got {x.dtype}; "
+            'convert with device.asarray(x, dtype="float32")'
+        )
+    return xp

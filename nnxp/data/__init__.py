@@ -1,0 +1,18 @@
+"""Data: labelled examples on the host, from files, a download or the package itself."""
+
+from nnxp.data.batches import Batches
+from nnxp.data.csv import load_csv
+from nnxp.data.dataset import Dataset, one_hot
+from nnxp.data.digits import load_digits
+from nnxp.data.idx import read_idx
+from nnxp.data.mnist import load_mnist
+
+__all__ = [
+    "Batches",
+    "Dataset",
+    "load_csv",
+    "load_digits",
+    "load_mnist",
+    "one_hot",
+    "read_idx",
+]

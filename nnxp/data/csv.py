@@ -1,0 +1,68 @@
+"""CSV: labelled images as Kaggle gives them, a header line and the label first."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from nnxp.data.dataset import Dataset
+from nnxp.errors import DataError
+from nnxp.files import READ_ERRORS, open_binary
+
+
+def load_csv(path: str | Path) -> Dataset:
+    """Load images from a CSV file: a header line, then a label and its pixels in each line.
+
+    Parameters
+    ----------
+    path : str or Path
+        May end in ``.gz``. The header's first name must be ``label``; pixels are whole numbers
+        from 0 to 255.
+
+    Returns
+    -------
+    Dataset
+        Inputs (examples, pixels) uint8, and labels (examples,).
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, has no such header or no example, is ragged, or holds
+        anything but such numbers.
+    """
+    path = Path(path)
+    try:
+        with open_binary(path) as file, io.TextIOWrapper(file, encoding="utf-8") as stream:
+            header = stream.readline().strip().split(",")
+            if header[0].strip('"').lower() != "label" or len(header) < 2:
+                raise DataError(
+                    f'{path} must begin with a header line "label,pixel0,…", got '
+                    f'"{",".join(header)[:60]}"'
+                )
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "loadtxt: input contained no data")
+                table = np.loadtxt(stream, delimiter=",", dtype=np.int32, ndmin=2, comments=None)
+    except DataError:
+        raise
+    except (*READ_ERRORS, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{path} cannot be read as CSV ({str(error).splitlines()[0]}; lines count from the "
+            "header's next)"
+        ) from error
+    if table.size == 0:
+        raise DataError(f"{path} holds no example: only the header line is there")
+    if table.shape[1] != len(header):
+        raise DataError(
+            f"{path} has {len(header)} names in its header and {table.shape[1]} values a line"
+        )
+    labels, pixels = table[:, 0], table[:, 1:]
+    outside = np.argwhere((pixels < 0) | (pixels > 255))
+    if len(outside) or labels.min() < 0:
+        row = int(outside[0, 0]) if len(outside) else int(labels.argmin())
+        raise DataError(
+            f"{path} expects labels from 0 and pixels from 0 to 255, but line {row + 2} has others"
+        )
+    return Dataset(pixels.astype(np.uint8), labels.copy())

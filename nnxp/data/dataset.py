@@ -1,0 +1,126 @@
+"""Dataset: inputs and labels, side by side on the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnxp.errors import InputError, require_count
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled examples, as NumPy arrays.
+
+    Parameters
+    ----------
+    inputs : (examples, …) array
+        uint8 for images, which stay so in memory and are divided by 255 batch by batch; or
+        floating-point numbers, which are used as they are.
+    labels : (examples,) or (examples, outputs) array
+        Class numbers, one-hot rows or, as floating-point numbers, targets.
+
+    Raises
+    ------
+    InputError
+        If there is no example, the lengths differ, a dtype is neither of these, or a number is
+        not finite.
+    """
+
+    inputs: npt.NDArray[Any]
+    labels: npt.NDArray[Any]
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "labels"):
+            values = getattr(self, name)
+            if not isinstance(values, np.ndarray):
+                raise InputError(
+                    f"Dataset expects {name} as a NumPy array, got {type(values).__name__}; "
+                    "convert with numpy.asarray"
+                )
+        if self.inputs.ndim < 2:
+            raise InputError(
+                f"Dataset expects inputs of shape (examples, features), got {self.inputs.shape}"
+            )
+        if self.labels.ndim not in (1, 2):
+            raise InputError(
+                "Dataset expects labels of shape (examples,) or (examples, outputs), got "
+                f"{self.labels.shape}"
+            )
+        if len(self.inputs) != len(self.labels):
+            raise InputError(
+                f"Dataset expects a label for each example, got {len(self.inputs)} inputs and "
+                f"{len(self.labels)} labels"
+            )
+        if self.inputs.size == 0:
+            raise InputError(f"Dataset expects examples, got inputs of shape {self.inputs.shape}")
+        if self.inputs.dtype != np.uint8 and self.inputs.dtype.kind != "f":
+            raise InputError(
+                "Dataset expects inputs as uint8 images (0 to 255) or floating-point numbers, got "
+                f"{self.inputs.dtype}; convert with inputs.astype"
+            )
+        if self.labels.dtype.kind not in "biuf":
+            raise InputError(f"Dataset expects labels as numbers, got {self.labels.dtype}")
+        for name in ("inputs", "labels"):
+            values = getattr(self, name)
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                row = int(np.argwhere(~np.isfinite(values))[0, 0])
+                raise InputError(
+                    f"{name} hold a number that is not finite, first in example {row}; "
+                    "drop or repair such examples"
+                )
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __repr__(self) -> str:
+        return (
+            f"Dataset(inputs={self.inputs.shape} {self.inputs.dtype}, "
+            f"labels={self.labels.shape} {self.labels.dtype})"
+        )
+
+    def split(self, every: int) -> tuple[Dataset, Dataset]:
+        """Return training and test examples: every `every`-th example goes to the test."""
+        if require_count("every", every) < 2 or every > len(self):
+            raise InputError(f"every must be from 2 to {len(self)} (the examples), got {every}")
+        test = np.arange(len(self)) % every == every - 1
+        return (
+            Dataset(self.inputs[~test], self.labels[~test]),
+            Dataset(self.inputs[test], self.labels[test]),
+        )
+
+
+def one_hot(labels: npt.NDArray[Any], classes: int) -> npt.NDArray[np.uint8]:
+    """Return class numbers as rows with a single 1.
+
+    Parameters
+    ----------
+    labels : (examples,) integer array
+    classes : int
+
+    Returns
+    -------
+    (examples, classes) uint8 array
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nnxp.data import one_hot
+    >>> one_hot(np.array([2, 0]), 3)
+    array([[0, 0, 1],
+           [1, 0, 0]], dtype=uint8)
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"one_hot expects integer class numbers of shape (examples,), got {labels.dtype} "
+            f"of shape {labels.shape}"
+        )
+    if labels.size and (labels.min() < 0 or labels.max() >= require_count("classes", classes)):
+        raise InputError(
+            f"one_hot expects labels from 0 to {classes - 1}, got {labels.min()} to {labels.max()}"
+        )
+    return np.eye(classes, dtype=np.uint8)[labels]

@@ -1,0 +1,76 @@
+"""Errors: each names the thing, what was wanted, what came and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+import numpy as np
+
+
+class NnxpError(Exception):
+    """Base of all errors that nnxp raises on purpose; scripts print it as one line."""
+
+
+class InputError(NnxpError, ValueError):
+    """A value, shape, dtype or name that cannot be used."""
+
+
+class CallOrderError(NnxpError, RuntimeError):
+    """A call that needs another call before it, such as backward before forward."""
+
+
+class DeviceError(NnxpError, RuntimeError):
+    """A device that cannot be used, or an array on another device than wanted."""
+
+
+class DivergenceError(NnxpError, ArithmeticError):
+    """The loss is no longer a finite number."""
+
+
+class DataError(NnxpError, ValueError):
+    """A data file that is not what it should be."""
+
+
+class DataUnavailableError(DataError):
+    """A data set that is neither on this machine nor to be downloaded."""
+
+
+class MissingExtraError(NnxpError, ImportError):
+    """An optional package that is needed and not installed."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
+    """Return the error for a `name` that is none of the `known` ones, with the nearest of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return InputError(f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}")
+
+
+def require_count(name: str, value: object) -> int:
+    """Return `value` if it is a whole number of at least 1."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return int(value.__index__())
+
+
+def optional_import(package: str, extra: str) -> ModuleType:
+    """Import an optional `package`, or say which extra of nnxp brings it."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{package} is not installed; pip install 'nnxp[{extra}]'", name=error.name
+        ) from None
+
+
+def require_rng(rng: object) -> None:
+    """Raise unless `rng` is a `numpy.random.Generator`: nnxp has no hidden randomness."""
+    if not isinstance(rng, np.random.Generator):
+        raise InputError(
+            f"rng must be a numpy.random.Generator, got {rng!r}; "
+            "make one with numpy.random.default_rng(seed)"
+        )

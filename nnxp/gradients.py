@@ -1,0 +1,99 @@
+"""Gradients by differences: slow, simple, and the judge of every backward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from nnxp.arrays import Array, floating_namespace
+from nnxp.errors import InputError
+from nnxp.losses import Loss
+from nnxp.network import Sequential
+
+# The error of a central difference is about step² f''' / 6 from truncation and eps |f| / step from
+# rounding; they balance near eps^(1/3) = 6e-6. A power of two adds no rounding of its own.
+_STEP = 2.0**-17
+
+
+def numerical_gradient(f: Callable[[Array], Array | float], x: Array) -> Array:
+    """Return the gradient of `f` at `x` by central differences, element by element.
+
+    Parameters
+    ----------
+    f : callable
+        Takes an array of the shape of `x` and returns one number.
+    x : float64 array
+        Left as it is; float32 is refused, since its rounding hides the differences.
+
+    Returns
+    -------
+    array of the shape of `x`
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nnxp import numerical_gradient
+    >>> numerical_gradient(lambda x: (x * x).sum(), np.array([3.0, 4.0])).round(6)
+    array([6., 8.])
+    """
+    xp = floating_namespace(x, "numerical_gradient")
+    if x.dtype != xp.float64:
+        raise InputError(
+            f"numerical_gradient needs float64, got {x.dtype}; build the network with "
+            'dtype="float64"'
+        )
+    size = math.prod(x.shape)
+    position = xp.reshape(xp.arange(size, device=x.device), x.shape)
+    slopes = []
+    for i in range(size):
+        nudge = xp.astype(position == i, x.dtype) * _STEP
+        slopes.append((float(f(x + nudge)) - float(f(x - nudge))) / (2 * _STEP))
+    return xp.reshape(xp.asarray(slopes, dtype=x.dtype, device=x.device), x.shape)
+
+
+def check_gradients(
+    network: Sequential, loss: Loss, inputs: Array, labels: Array
+) -> dict[str, float]:
+    """Compare backpropagation with differences, for every parameter and the inputs.
+
+    Parameters
+    ----------
+    network : Sequential
+        In float64; its parameters are restored afterwards.
+    loss : Loss
+    inputs, labels : array
+        A batch, on the network's device.
+
+    Returns
+    -------
+    dict of str to float
+        For each parameter, and ``"inputs"``, the largest difference between the two gradients
+        relative to the largest entry of either.
+    """
+
+    def loss_at(x: Array) -> float:
+        return float(loss.forward(network.forward(x), labels))
+
+    loss.forward(network.forward(inputs, training=True), labels)
+    exact = {"inputs": network.backward(loss.backward())}
+    numerical = {"inputs": numerical_gradient(loss_at, inputs)}
+    parameters = network.parameters()
+    if parameters:
+        exact |= network.gradients()
+    for name, value in parameters.items():
+
+        def loss_with(changed: Array, name: str = name) -> float:
+            parameters[name] = changed
+            return loss_at(inputs)
+
+        try:
+            numerical[name] = numerical_gradient(loss_with, value)
+        finally:
+            parameters[name] = value
+    return {name: _relative_error(exact[name], numerical[name]) for name in exact}
+
+
+def _relative_error(a: Array, b: Array) -> float:
+    xp = floating_namespace(a, "check_gradients")
+    scale = max(float(xp.max(xp.abs(a))), float(xp.max(xp.abs(b))))
+    return float(xp.max(xp.abs(a - b))) / scale if scale else 0.0

@@ -1,0 +1,39 @@
+"""History: what each epoch of training came to, in plain numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Record:
+    """One epoch; its losses and accuracies are measured after it, all with the same weights.
+
+    Attributes
+    ----------
+    epoch : int
+        Counted from 1.
+    train_loss, train_accuracy : float
+        On all training examples.
+    validation_loss, validation_accuracy : float or None
+        On the validation examples; None without any.
+    seconds : float
+        Wall time of the epoch, its evaluation included.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    seconds: float
+
+    def __str__(self) -> str:
+        parts = [
+            f"epoch {self.epoch:3d}",
+            f"train loss {self.train_loss:.4f}",
+            f"train accuracy {self.train_accuracy:.4f}",
+        ]
+        if self.validation_accuracy is not None:
+            parts.append(f"test accuracy {self.validation_accuracy:.4f}")
+        return "  ".join([*parts, f"{self.seconds:.2f} s"])

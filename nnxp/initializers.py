@@ -1,0 +1,54 @@
+"""Initializers: the first weights, drawn on the host so that every device starts alike.
+
+An initializer is a function of a generator and a shape ``(inputs, outputs)`` that returns float64
+weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from nnxp.errors import InputError
+
+Weights = npt.NDArray[np.float64]
+Initializer = Callable[[np.random.Generator, tuple[int, ...]], Weights]
+
+
+def normal(std: float) -> Initializer:
+    """Return an initializer that draws from N(0, `std`²)."""
+    if not (math.isfinite(std) and std > 0):
+        raise InputError(f"std must be a positive number, got {std!r}")
+
+    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
+        return rng.normal(0.0, std, shape)
+
+    return draw
+
+
+def he_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
+    """Draw from N(0, 2 / inputs): keeps the variance through ReLU (He et al. 2015, eq. 10)."""
+    return rng.normal(0.0, math.sqrt(2.0 / shape[0]), shape)
+
+
+def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
+    """Draw from U(-a, a), a² = 6 / (inputs + outputs) (Glorot and Bengio 2010, eq. 16)."""
+    bound = math.sqrt(6.0 / (shape[0] + shape[1]))
+    return rng.uniform(-bound, bound, shape)
+
+
+def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
+    """Return zeros; for a single layer only: hidden units that start equal stay equal."""
+    return np.zeros(shape)
+
+
+INITIALIZERS: dict[str, Initializer] = {
+    "he": he_normal,
+    "xavier": xavier_uniform,
+    "normal": normal(0.01),
+    "zeros": zeros,
+}
+"""The initializers by name; ``"normal"`` is N(0, 0.01²)."""

@@ -1,0 +1,20 @@
+"""Layers: each a forward and, below it, its transpose, the backward."""
+
+from nnxp.layers.activations import Identity, ReLU, Sigmoid, Softmax, Tanh
+from nnxp.layers.affine import Affine
+from nnxp.layers.base import Layer
+from nnxp.layers.nodes import Add, Multiply
+from nnxp.layers.shape import Flatten
+
+__all__ = [
+    "Add",
+    "Affine",
+    "Flatten",
+    "Identity",
+    "Layer",
+    "Multiply",
+    "ReLU",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+]

@@ -1,0 +1,106 @@
+"""Activations: functions of each element alone, and Softmax, a function of each row."""
+
+from __future__ import annotations
+
+from nnxp.arrays import Array, floating_namespace
+from nnxp.functions import sigmoid
+from nnxp.layers.base import Layer
+
+
+class Identity(Layer):
+    """Identity: ``y = x``."""
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """Return `x`, of any shape."""
+        floating_namespace(x, self)
+        if training:
+            self._keep(x)
+        return x
+
+    def backward(self, dy: Array) -> Array:
+        """Return `dy`."""
+        self._take(dy)
+        return dy
+
+
+class ReLU(Layer):
+    """Rectified linear unit: ``y = max(x, 0)``; its gradient at 0 is taken as 0."""
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """Return ``max(x, 0)``, of the shape of `x`."""
+        xp = floating_namespace(x, self)
+        y = xp.maximum(x, 0.0)
+        if training:
+            self._keep(y, y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """Return `dy` where ``x > 0``, else 0; `dy` itself is left as it is."""
+        y = self._take(dy)
+        xp = floating_namespace(dy, self)
+        return xp.where(y > 0, dy, 0.0)
+
+
+class Sigmoid(Layer):
+    """Logistic function: ``y = 1 / (1 + exp(-x))``."""
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """Return the logistic function of `x`, of the shape of `x`; it never overflows."""
+        xp = floating_namespace(x, self)
+        y = sigmoid(xp, x)
+        if training:
+            self._keep(y, y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """Return ``dy * y * (1 - y)``."""
+        y = self._take(dy)
+        return dy * y * (1.0 - y)
+
+
+class Tanh(Layer):
+    """Hyperbolic tangent: ``y = tanh(x)``."""
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """Return ``tanh(x)``, of the shape of `x`."""
+        xp = floating_namespace(x, self)
+        y = xp.tanh(x)
+        if training:
+            self._keep(y, y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """Return ``dy * (1 - y**2)``."""
+        y = self._take(dy)
+        return dy * (1.0 - y * y)
+
+
+class Softmax(Layer):
+    """Softmax over the last axis, to read scores as probabilities.
+
+    To train a classifier, use `nnxp.SoftmaxWithLoss` on the scores instead: it is stable.
+    """
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """Return ``exp(x) / sum(exp(x))``, of the shape of `x`."""
+        xp = floating_namespace(x, self)
+        e = xp.exp(x - xp.max(x, axis=-1, keepdims=True))
+        y = e / xp.sum(e, axis=-1, keepdims=True)
+        if training:
+            self._keep(y, y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """Return ``y * (dy - sum(dy * y))``: the Jacobian is diag(y) - y yᵀ."""
+        y = self._take(dy)
+        xp = floating_namespace(dy, self)
+        return y * (dy - xp.sum(dy * y, axis=-1, keepdims=True))
+
+
+ACTIVATIONS: dict[str, type[Layer]] = {
+    "relu": ReLU,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "identity": Identity,
+}
+"""The activations of hidden layers, by name."""

@@ -1,0 +1,132 @@
+"""Affine: the fully connected layer, y = x W + b."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnxp.arrays import Array, array_library
+from nnxp.devices import DTYPES, Device
+from nnxp.devices import device as open_device
+from nnxp.errors import InputError, require_count, require_rng, unknown_name
+from nnxp.initializers import Initializer, he_normal
+from nnxp.layers.base import Layer
+
+
+class Affine(Layer):
+    """Fully connected layer: ``y = x @ W + b``.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Numbers of features; ``W`` is (inputs, outputs) and ``b`` is (outputs,), zero at first.
+    rng : numpy.random.Generator
+        Draws ``W`` on the host: the same seed gives the same weights on every device.
+    initializer : callable, optional
+        ``initializer(rng, (inputs, outputs))``; see `nnxp.initializers`.
+    dtype : str, optional
+        ``"float32"`` or ``"float64"``.
+    device : Device or str, optional
+        Where the parameters live.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nnxp import Affine
+    >>> layer = Affine(2, 3, rng=np.random.default_rng(0))
+    >>> layer.params["W"][...] = [[1, 3, 4], [2, 4, 6]]
+    >>> layer.params["b"][...] = [1, 2, 3]
+    >>> layer.forward(np.array([[1, 2]], dtype="float32"))
+    array([[ 6., 13., 19.]], dtype=float32)
+    """
+
+    device: Device
+    dtype: str
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        rng: np.random.Generator,
+        initializer: Initializer = he_normal,
+        dtype: str = "float32",
+        device: Device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        self.inputs = require_count("inputs", inputs)
+        self.outputs = require_count("outputs", outputs)
+        require_rng(rng)
+        if dtype not in DTYPES:
+            raise unknown_name("dtype", dtype, DTYPES)
+        self.device = open_device(device)
+        self.dtype = dtype
+        # A copy, since training changes the weights in place and an initializer may keep its own.
+        weights = np.array(initializer(rng, (inputs, outputs)), dtype=dtype)
+        if weights.shape != (inputs, outputs):
+            raise InputError(
+                f"the initializer must return shape {(inputs, outputs)}, got {weights.shape}"
+            )
+        self.params["W"] = self.device.asarray(weights)
+        self.params["b"] = self.device.asarray(np.zeros(outputs), dtype=dtype)
+
+    def __repr__(self) -> str:
+        return f"Affine({self.inputs}, {self.outputs})"
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """Return ``x @ W + b``.
+
+        Parameters
+        ----------
+        x : (batch, inputs) array
+            On the layer's device, in its dtype.
+
+        Returns
+        -------
+        (batch, outputs) array
+
+        Raises
+        ------
+        InputError
+            If `x` has another shape or dtype.
+        DeviceError
+            If `x` is on another device.
+        """
+        W, b = self.params["W"], self.params["b"]
+        self._check(x)
+        y = x @ W + b
+        if training:
+            self._keep(y, x)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """Return ``dy @ W.T``, after ``W``'s gradient ``x.T @ dy`` and ``b``'s, the sum of rows."""
+        self.parameter_gradients(dy)
+        return dy @ self.params["W"].T
+
+    def parameter_gradients(self, dy: Array) -> None:
+        """Compute the gradients of ``W`` and ``b`` alone."""
+        self.device.require(dy, self)
+        x = self._take(dy)
+        xp = array_library(dy, self)
+        self.grads["W"] = x.T @ dy
+        self.grads["b"] = xp.sum(dy, axis=0)
+
+    def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...]:
+        """Return ``(outputs,)``; a known input shape must be ``(inputs,)``."""
+        if shape not in (None, (self.inputs,)):
+            raise InputError(f"{self!r} expects {self.inputs} features, but is given {shape}")
+        return (self.outputs,)
+
+    def _check(self, x: Array) -> None:
+        self.device.require(x, self)
+        if x.ndim != 2 or x.shape[1] != self.inputs:
+            flatten = "; flatten the examples first" if x.ndim > 2 else ""
+            raise InputError(
+                f"Affine expects inputs of shape (batch, {self.inputs}), got {tuple(x.shape)}"
+                f"{flatten}"
+            )
+        if x.dtype != self.params["W"].dtype:
+            raise InputError(
+                f"{self!r} computes in {self.dtype}, got inputs of {x.dtype}; "
+                f'convert with device.asarray(x, dtype="{self.dtype}")'
+            )

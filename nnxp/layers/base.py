@@ -1,0 +1,86 @@
+"""Layer: what all layers share, their two dictionaries and the memory between two passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nnxp.arrays import Array
+from nnxp.devices import Device
+from nnxp.errors import CallOrderError, InputError
+
+
+class Layer:
+    """Base class of all layers.
+
+    A subclass writes `forward` and `backward`. A training forward ends with ``self._keep(y, …)``,
+    and backward begins with ``self._take(dy)``, which hands the kept values out once.
+
+    Attributes
+    ----------
+    params, grads : dict of str to array
+        Parameters and, after backward, their gradients, under the same names.
+    device : Device or None
+        Where the parameters live; None for a layer that has none, which follows its input.
+    """
+
+    device: Device | None = None
+    dtype: str | None = None
+    _kept: tuple[tuple[int, ...], Any, Any] | None = None
+
+    def __init__(self) -> None:
+        self.params: dict[str, Array] = {}
+        self.grads: dict[str, Array] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """Return the outputs for inputs `x`; while `training`, keep what backward needs."""
+        raise NotImplementedError
+
+    def backward(self, dy: Array) -> Array:
+        """Return the gradient at the inputs, given `dy`, the one at the outputs.
+
+        Gradients of parameters go to `grads`. Each training forward serves one backward.
+
+        Raises
+        ------
+        CallOrderError
+            Without a training forward since the last backward.
+        InputError
+            If `dy` has not the shape and dtype of the outputs.
+        """
+        raise NotImplementedError
+
+    def parameter_gradients(self, dy: Array) -> None:
+        """Do backward's work on `grads` alone, for a first layer whose inputs nobody asks about."""
+        self.backward(dy)
+
+    def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """Return the shape of one example's output, given its input's; None is unknown."""
+        return shape
+
+    def _keep(self, y: Array, values: Any = None) -> None:
+        self._kept = y.shape, y.dtype, values
+
+    def _take(self, dy: Array) -> Any:
+        if self._kept is None:
+            raise CallOrderError(
+                f"{self!r}.backward needs forward(x, training=True) first; "
+                "each such forward serves one backward"
+            )
+        shape, dtype, values = self._kept
+        if getattr(dy, "shape", None) != shape or dy.dtype != dtype:
+            raise InputError(
+                f"{self!r}.backward expects a gradient of the outputs' shape {shape} and dtype "
+                f"{dtype}, got {describe(dy)}"
+            )
+        self._kept = None
+        return values
+
+
+def describe(x: Array) -> str:
+    """Return shape and dtype of `x` in words."""
+    if not hasattr(x, "shape"):
+        return f"a {type(x).__name__}"
+    return f"{tuple(x.shape)} {x.dtype}"

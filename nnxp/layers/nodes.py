@@ -1,0 +1,71 @@
+"""Nodes: the two of a computational graph, addition and multiplication of two inputs.
+
+They take arrays or plain numbers, so a graph can be followed with a pencil:
+
+>>> from nnxp import Multiply
+>>> price = Multiply()
+>>> price.forward(100, 2)
+200
+>>> price.backward(1.1)
+(2.2, 110.00000000000001)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nnxp.errors import CallOrderError, InputError
+
+
+class _Node:
+    """A node of two inputs of one shape; it keeps them for one backward."""
+
+    _inputs: tuple[Any, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def _keep(self, x: Any, y: Any) -> None:
+        first, second = getattr(x, "shape", ()), getattr(y, "shape", ())
+        if first != second:
+            raise InputError(f"{self!r} expects two inputs of one shape, got {first} and {second}")
+        self._inputs = x, y
+
+    def _take(self, dz: Any) -> tuple[Any, Any]:
+        if self._inputs is None:
+            raise CallOrderError(
+                f"{self!r}.backward needs forward first; each forward serves one backward"
+            )
+        wanted, got = getattr(self._inputs[0], "shape", ()), getattr(dz, "shape", ())
+        if got != wanted:
+            raise InputError(f"{self!r}.backward expects a gradient of shape {wanted}, got {got}")
+        inputs, self._inputs = self._inputs, None
+        return inputs
+
+
+class Add(_Node):
+    """Addition node: ``z = x + y``."""
+
+    def forward(self, x: Any, y: Any) -> Any:
+        """Return ``x + y``, two numbers or two arrays of one shape."""
+        self._keep(x, y)
+        return x + y
+
+    def backward(self, dz: Any) -> tuple[Any, Any]:
+        """Return the gradients at both inputs, ``(dz, dz)``."""
+        self._take(dz)
+        return dz, dz
+
+
+class Multiply(_Node):
+    """Multiplication node: ``z = x * y``."""
+
+    def forward(self, x: Any, y: Any) -> Any:
+        """Return ``x * y``, two numbers or two arrays of one shape."""
+        self._keep(x, y)
+        return x * y
+
+    def backward(self, dz: Any) -> tuple[Any, Any]:
+        """Return the gradients at both inputs, ``(dz * y, dz * x)``."""
+        x, y = self._take(dz)
+        return dz * y, dz * x

@@ -1,0 +1,29 @@
+"""Shape layers: the same numbers in another shape."""
+
+from __future__ import annotations
+
+import math
+
+from nnxp.arrays import Array, floating_namespace
+from nnxp.layers.base import Layer
+
+
+class Flatten(Layer):
+    """Lay the axes of each example out in one: (batch, …) becomes (batch, features)."""
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """Return `x` as (batch, features)."""
+        xp = floating_namespace(x, self)
+        y = xp.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
+        if training:
+            self._keep(y, x.shape)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """Return `dy` in the shape of the inputs."""
+        shape = self._take(dy)
+        return floating_namespace(dy, self).reshape(dy, shape)
+
+    def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """Return the number of values in `shape`, as a shape."""
+        return None if shape is None else (math.prod(shape),)

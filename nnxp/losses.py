@@ -1,0 +1,256 @@
+"""Losses: how wrong the scores are, and which way is down."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from array_api_compat import is_numpy_array
+
+from nnxp.arrays import Array, Namespace, array_library, floating_namespace
+from nnxp.errors import CallOrderError, DeviceError, InputError
+from nnxp.functions import sigmoid
+from nnxp.metrics import binary_hits, hits
+
+
+class Loss:
+    """Base class of all losses: forward is the mean loss of a batch, backward its gradient."""
+
+    _kept: tuple[Any, ...] | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def forward(self, scores: Array, labels: Array) -> Array:
+        """Return the loss of a batch as a 0-d array, and keep what backward needs."""
+        raise NotImplementedError
+
+    def backward(self) -> Array:
+        """Return the gradient of the loss at the scores, of their shape.
+
+        Raises
+        ------
+        CallOrderError
+            Without a forward since the last backward.
+        """
+        raise NotImplementedError
+
+    def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
+        """Raise an `InputError` unless `labels` suit scores of shape (batch, `*outputs`).
+
+        Shapes and dtypes are always checked. Values are checked where looking costs no waiting,
+        which is in NumPy arrays; the trainer checks the whole data set there before it starts.
+        """
+        raise NotImplementedError
+
+    def hits(self, scores: Array, labels: Array) -> Array | None:
+        """Tell for each row whether the scores get it right; None where there are no classes."""
+        return hits(scores, labels)
+
+    def _namespace(self, scores: Array, labels: Array) -> Namespace:
+        """Check scores and labels against each other and return their namespace."""
+        xp = floating_namespace(scores, self)
+        if array_library(labels, self) is not xp or labels.device != scores.device:
+            raise DeviceError(
+                f"{self!r} got scores of {type(scores).__module__} on {scores.device} and labels "
+                f"of {type(labels).__module__} on {labels.device}; carry the labels over with the "
+                "network's device.asarray(labels)"
+            )
+        if scores.ndim < 2 or labels.ndim < 1 or scores.shape[0] == 0:
+            raise InputError(
+                f"{self!r} expects scores of shape (batch, outputs) with at least one row, got "
+                f"{tuple(scores.shape)} and labels of shape {tuple(labels.shape)}"
+            )
+        if scores.shape[0] != labels.shape[0]:
+            raise InputError(
+                f"{self!r} expects a label for each row of scores, got {scores.shape[0]} rows "
+                f"and {labels.shape[0]} labels"
+            )
+        self.check_labels(labels, tuple(scores.shape[1:]))
+        return xp
+
+    def _take(self) -> tuple[Any, ...]:
+        if self._kept is None:
+            raise CallOrderError(
+                f"{self!r}.backward needs forward first; each forward serves one backward"
+            )
+        kept, self._kept = self._kept, None
+        return kept
+
+
+class SoftmaxWithLoss(Loss):
+    """Softmax and cross-entropy in one, for one class of several.
+
+    With scores s and the label's class c of a row, the loss is ``log(sum(exp(s))) - s[c]``,
+    averaged over the batch. The largest score is subtracted first, so nothing overflows and no
+    epsilon is needed. On other libraries than NumPy, a label that names no class has probability
+    0 and makes the loss inf.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nnxp import SoftmaxWithLoss
+    >>> loss = SoftmaxWithLoss()
+    >>> print(loss.forward(np.array([[0.0, 0.0]]), np.array([1])))
+    0.6931471805599453
+    >>> loss.backward()
+    array([[ 0.5, -0.5]])
+    """
+
+    def forward(self, scores: Array, labels: Array) -> Array:
+        """Return the mean cross-entropy.
+
+        Parameters
+        ----------
+        scores : (batch, classes) array
+            Logits: any real numbers.
+        labels : (batch,) integer array, or (batch, classes) array
+            Class numbers, or one-hot rows.
+        """
+        xp = self._namespace(scores, labels)
+        shifted = scores - xp.max(scores, axis=1, keepdims=True)
+        e = xp.exp(shifted)
+        z = xp.sum(e, axis=1)
+        classes = xp.arange(scores.shape[1], device=scores.device)
+        hot = labels == 1 if labels.ndim == 2 else labels[:, None] == classes[None, :]
+        label_score = xp.max(xp.where(hot, shifted, -math.inf), axis=1)
+        self._kept = e / z[:, None], hot
+        return xp.mean(xp.log(z) - label_score)
+
+    def backward(self) -> Array:
+        """Return ``(softmax(scores) - one_hot(labels)) / batch``."""
+        p, hot = self._take()
+        xp = array_library(p, self)
+        return (p - xp.astype(hot, p.dtype)) / p.shape[0]
+
+    def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
+        """Check for class numbers below the number of outputs, or one-hot rows."""
+        xp = array_library(labels, self)
+        if len(outputs) != 1:
+            raise InputError(
+                f"{self!r} expects a row of scores for each example, got them of shape {outputs}"
+            )
+        classes = outputs[0]
+        if labels.ndim == 2:
+            if labels.shape[1] != classes or not xp.isdtype(labels.dtype, "numeric"):
+                raise InputError(
+                    f"{self!r} expects one-hot rows of {classes} numbers, got {labels.shape[1]} "
+                    f"of {labels.dtype}"
+                )
+            if is_numpy_array(labels) and not (
+                ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()
+            ):
+                raise InputError(
+                    f"{self!r} expects one-hot rows: a single 1 and else 0; for probabilities "
+                    "as targets there is no loss here"
+                )
+            return
+        if labels.ndim != 1 or not xp.isdtype(labels.dtype, "integral"):
+            raise InputError(
+                f"{self!r} expects labels as integer class numbers of shape (batch,) or one-hot "
+                f"rows of shape (batch, {classes}), got {labels.dtype} of shape "
+                f"{tuple(labels.shape)}; convert class numbers with labels.astype('int64')"
+            )
+        if is_numpy_array(labels):
+            _require_range(self, labels, classes)
+
+
+class SigmoidWithLoss(Loss):
+    """Sigmoid and binary cross-entropy in one, for yes-or-no labels.
+
+    With a logit s and its label t the loss is ``max(s, 0) - s * t + log(1 + exp(-|s|))``,
+    averaged over all logits.
+    """
+
+    def forward(self, scores: Array, labels: Array) -> Array:
+        """Return the mean binary cross-entropy.
+
+        Parameters
+        ----------
+        scores : (batch, outputs) array
+            Logits: any real numbers.
+        labels : integer or boolean array
+            0 or 1 for each logit; (batch,) will do for one output.
+        """
+        xp = self._namespace(scores, labels)
+        t = xp.astype(xp.reshape(labels, scores.shape), scores.dtype)
+        self._kept = scores, t
+        losses = xp.maximum(scores, 0.0) - scores * t + xp.log1p(xp.exp(-xp.abs(scores)))
+        return xp.mean(losses)
+
+    def backward(self) -> Array:
+        """Return ``(sigmoid(scores) - labels) / number of logits``."""
+        scores, t = self._take()
+        return (sigmoid(array_library(scores, self), scores) - t) / math.prod(t.shape)
+
+    def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
+        """Check for 0 or 1, one for each output."""
+        xp = array_library(labels, self)
+        if not xp.isdtype(labels.dtype, ("integral", "bool")):
+            raise InputError(
+                f"{self!r} expects labels of 0 and 1 as integers or booleans, got {labels.dtype}; "
+                "convert with labels.astype('int64')"
+            )
+        if labels.shape[1:] != outputs and not (labels.ndim == 1 and math.prod(outputs) == 1):
+            raise InputError(
+                f"{self!r} expects labels of shape (batch, {', '.join(map(str, outputs))}) like "
+                f"the scores, got {tuple(labels.shape)}"
+            )
+        if is_numpy_array(labels) and labels.dtype != bool:
+            _require_range(self, labels, 2)
+
+    def hits(self, scores: Array, labels: Array) -> Array:
+        """Tell for each row whether all its logits are on the right side of 0."""
+        return binary_hits(scores, labels)
+
+
+class MeanSquaredError(Loss):
+    """Half the mean squared error, ``mean((outputs - targets)**2) / 2``, over all numbers."""
+
+    def forward(self, scores: Array, labels: Array) -> Array:
+        """Return half the mean squared error.
+
+        Parameters
+        ----------
+        scores : (batch, …) array
+            The network's outputs.
+        labels : array of the outputs' shape
+            The targets, in the outputs' dtype or integers (one-hot rows, say).
+        """
+        xp = self._namespace(scores, labels)
+        if xp.isdtype(labels.dtype, "real floating") and labels.dtype != scores.dtype:
+            raise InputError(
+                f"{self!r} expects targets of the outputs' dtype {scores.dtype}, got {labels.dtype}"
+            )
+        difference = scores - xp.astype(labels, scores.dtype, copy=False)
+        self._kept = (difference,)
+        return xp.mean(difference * difference) / 2
+
+    def backward(self) -> Array:
+        """Return ``(outputs - targets) / number of outputs``."""
+        (difference,) = self._take()
+        return difference / math.prod(difference.shape)
+
+    def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
+        """Check for a finite target for each output."""
+        xp = array_library(labels, self)
+        if not xp.isdtype(labels.dtype, ("integral", "real floating", "bool")):
+            raise InputError(f"{self!r} expects targets of real numbers, got {labels.dtype}")
+        if labels.shape[1:] != outputs:
+            raise InputError(
+                f"{self!r} expects a target for each output, of shape (batch, "
+                f"{', '.join(map(str, outputs))}), got {tuple(labels.shape)}; class numbers "
+                "become such rows with nnxp.data.one_hot(labels, classes)"
+            )
+
+    def hits(self, scores: Array, labels: Array) -> Array | None:
+        """Tell for each row whether its largest output is at the target's; None for one output."""
+        return hits(scores, labels) if scores.ndim == 2 and scores.shape[1] > 1 else None
+
+
+def _require_range(loss: Loss, labels: Array, classes: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise InputError(
+            f"{loss!r} expects labels from 0 to {classes - 1}, got {low if low < 0 else high}"
+        )

@@ -1,0 +1,310 @@
+"""Networks: layers in a row, forward from first to last, backward from last to first."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+
+import numpy as np
+
+from nnxp.arrays import Array
+from nnxp.devices import Device
+from nnxp.errors import CallOrderError, DeviceError, InputError, unknown_name
+from nnxp.initializers import Initializer, he_normal, xavier_uniform
+from nnxp.layers import Affine, Layer
+from nnxp.layers.activations import ACTIVATIONS
+
+
+class Parameters(MutableMapping[str, Array]):
+    """The parameters of a network as one ordered dictionary, written through to the layers.
+
+    ``parameters["W1"] -= step`` so changes the network whether arrays can be changed in place
+    (NumPy) or not (JAX).
+    """
+
+    def __init__(self, slots: Mapping[str, tuple[Layer, str]]) -> None:
+        self._slots = slots
+
+    def __getitem__(self, name: str) -> Array:
+        layer, key = self._slots[name]
+        return layer.params[key]
+
+    def __setitem__(self, name: str, value: Array) -> None:
+        layer, key = self._slots[name]
+        layer.params[key] = value
+
+    def __delitem__(self, name: str) -> None:
+        raise InputError(f"a network keeps all its parameters; {name} cannot be deleted")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._slots)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {tuple(x.shape)} {x.dtype}" for name, x in self.items())
+
+
+class Sequential:
+    """Layers in a row.
+
+    Parameters
+    ----------
+    layers : iterable of Layer
+        From input to output. Each object may stand in one place only: it keeps what its own
+        backward needs.
+
+    Attributes
+    ----------
+    layers : tuple of Layer
+    device : Device or None
+        Where the parameters live; None for a network that has none.
+    dtype : str or None
+        Name of the dtype of parameters and inputs.
+    """
+
+    def __init__(self, layers: Iterable[Layer]) -> None:
+        self.layers = tuple(layers)
+        self._slots: dict[str, tuple[Layer, str]] = {}
+        if not self.layers:
+            raise InputError("Sequential expects at least one layer, got none")
+        seen: dict[int, int] = {}
+        counts: dict[str, int] = {}
+        shape: tuple[int, ...] | None = None
+        for position, layer in enumerate(self.layers, start=1):
+            if not isinstance(layer, Layer):
+                raise InputError(
+                    f"Sequential expects layers, got {type(layer).__name__} at position {position}"
+                )
+            if id(layer) in seen:
+                raise InputError(
+                    f"the same {layer!r} object stands at positions {seen[id(layer)]} and "
+                    f"{position}; make one object for each place"
+                )
+            seen[id(layer)] = position
+            shape = layer.output_shape(shape)
+            for key in layer.params:
+                counts[key] = counts.get(key, 0) + 1
+                self._slots[f"{key}{counts[key]}"] = layer, key
+        owners = [layer for layer in self.layers if layer.params]
+        for layer in owners[1:]:
+            if (layer.device, layer.dtype) != (owners[0].device, owners[0].dtype):
+                raise DeviceError(
+                    f"all layers must be on one device in one dtype: {owners[0]!r} is on "
+                    f"{owners[0].device} in {owners[0].dtype}, {layer!r} on {layer.device} in "
+                    f"{layer.dtype}"
+                )
+        self.device = owners[0].device if owners else None
+        self.dtype = owners[0].dtype if owners else None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """Return the outputs (scores) for inputs `x`.
+
+        Parameters
+        ----------
+        x : (batch, inputs) array
+            On the network's device and in its dtype.
+        training : bool, optional
+            Keep in each layer what `backward` needs.
+        """
+        for layer in self.layers:
+            x = layer.forward(x, training)
+        return x
+
+    def backward(self, dy: Array) -> Array:
+        """Return the gradient at the inputs, given `dy`, the one at the outputs.
+
+        Every layer's gradients of its parameters are in `gradients()` afterwards.
+        """
+        for layer in reversed(self.layers):
+            dy = layer.backward(dy)
+        return dy
+
+    def parameter_gradients(self, dy: Array) -> None:
+        """Do backward's work as far as training needs it: no gradient at the inputs.
+
+        That one is a third of the first layer's work, and nothing before it has parameters.
+        """
+        first = next((i for i, layer in enumerate(self.layers) if layer.params), None)
+        if first is None:
+            return
+        for layer in reversed(self.layers[first + 1 :]):
+            dy = layer.backward(dy)
+        self.layers[first].parameter_gradients(dy)
+
+    def predict(self, x: Array) -> Array:
+        """Return the outputs for inputs `x`, as `forward` does when not training."""
+        return self.forward(x)
+
+    def parameters(self) -> Parameters:
+        """Return the parameters, name → array: W1, b1, W2, b2, … in the layers' order."""
+        return Parameters(self._slots)
+
+    def gradients(self) -> dict[str, Array]:
+        """Return the gradients of the last backward under the parameters' names.
+
+        Raises
+        ------
+        CallOrderError
+            Before the first backward.
+        """
+        try:
+            return {name: layer.grads[key] for name, (layer, key) in self._slots.items()}
+        except KeyError:
+            raise CallOrderError(
+                "there are no gradients yet: call forward(x, training=True), then backward"
+            ) from None
+
+    def load_parameters(self, parameters: Mapping[str, Array]) -> None:
+        """Replace all parameters by copies; on an error none is changed.
+
+        Parameters
+        ----------
+        parameters : mapping of str to array
+            The same names, shapes and dtype as `parameters()`, on the host or on this network's
+            device.
+
+        Raises
+        ------
+        InputError
+            If a name is missing or unknown, or an array has another shape or dtype.
+        """
+        for name in parameters:
+            if name not in self._slots:
+                raise unknown_name("parameter", name, self._slots)
+        loaded = {}
+        for name, (layer, key) in self._slots.items():
+            if name not in parameters:
+                raise InputError(f"parameter {name} is missing; got {', '.join(parameters)}")
+            assert layer.device is not None  # a layer with parameters has a device
+            new, old = parameters[name], layer.params[key]
+            if not layer.device.holds(new):
+                new = layer.device.asarray(new)
+            if tuple(new.shape) != tuple(old.shape) or new.dtype != old.dtype:
+                raise InputError(
+                    f"parameter {name} expects {tuple(old.shape)} {old.dtype}, got "
+                    f"{tuple(new.shape)} {new.dtype}"
+                )
+            loaded[name] = layer.device.xp.asarray(new, copy=True)
+        self.parameters().update(loaded)
+
+    def summary(self) -> str:
+        """Return a table of layers, shapes and parameter counts; ``print(network.summary())``."""
+        rows = [("layer", "output", "parameters", "count")]
+        shape: tuple[int, ...] | None = None
+        total = 0
+        for layer in self.layers:
+            shape = layer.output_shape(shape)
+            output = "(batch, …)" if shape is None else f"(batch, {', '.join(map(str, shape))})"
+            own = {
+                n: owner.params[key] for n, (owner, key) in self._slots.items() if owner is layer
+            }
+            count = sum(math.prod(x.shape) for x in own.values())
+            total += count
+            shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in own.items())
+            rows.append((repr(layer), output, shapes, f"{count:,}"))
+        a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
+        lines = [f"{row[0]:<{a}}  {row[1]:<{b}}  {row[2]:<{c}}  {row[3]:>{d}}" for row in rows]
+        place = f" of {self.dtype} on {self.device}" if self.device else ""
+        return "\n".join([*lines, f"{total:,} parameters{place}"])
+
+
+class ThreeLayerNet(Sequential):
+    """Three affine layers with an activation after the first two.
+
+    Parameters
+    ----------
+    inputs, hidden1, hidden2, outputs : int
+        Numbers of features, such as 784, 50, 30, 10.
+    rng : numpy.random.Generator
+        Draws the weights.
+    activation : str, optional
+        ``"relu"``, ``"sigmoid"``, ``"tanh"`` or ``"identity"``.
+    initializer : callable, optional
+        See `nnxp.initializers`; by default He for ReLU and Xavier for the others.
+    dtype : str, optional
+        ``"float32"`` or ``"float64"``.
+    device : Device or str, optional
+        Where the parameters live.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nnxp
+    >>> network = nnxp.ThreeLayerNet(784, 50, 30, 10, rng=np.random.default_rng(0))
+    >>> list(network.parameters())
+    ['W1', 'b1', 'W2', 'b2', 'W3', 'b3']
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden1: int,
+        hidden2: int,
+        outputs: int,
+        *,
+        rng: np.random.Generator,
+        activation: str = "relu",
+        initializer: Initializer | None = None,
+        dtype: str = "float32",
+        device: Device | str = "cpu",
+    ) -> None:
+        widths = [inputs, hidden1, hidden2, outputs]
+        super().__init__(_stack(widths, rng, activation, initializer, dtype, device))
+
+
+def mlp(
+    widths: Sequence[int],
+    *,
+    rng: np.random.Generator,
+    activation: str = "relu",
+    initializer: Initializer | None = None,
+    dtype: str = "float32",
+    device: Device | str = "cpu",
+) -> Sequential:
+    """Return a network of any depth: affine layers with an activation between them.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Numbers of features from input to output, such as ``[784, 128, 64, 10]``.
+    rng, activation, initializer, dtype, device
+        As in `ThreeLayerNet`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nnxp
+    >>> nnxp.mlp([784, 100, 10], rng=np.random.default_rng(0), activation="tanh")
+    Sequential(Affine(784, 100), Tanh(), Affine(100, 10))
+    """
+    return Sequential(_stack(widths, rng, activation, initializer, dtype, device))
+
+
+def _stack(
+    widths: Sequence[int],
+    rng: np.random.Generator,
+    activation: str,
+    initializer: Initializer | None,
+    dtype: str,
+    device: Device | str,
+) -> list[Layer]:
+    if len(widths) < 2:
+        raise InputError(f"a network needs at least two widths, inputs and outputs, got {widths}")
+    if activation not in ACTIVATIONS:
+        raise unknown_name("activation", activation, ACTIVATIONS)
+    if initializer is None:
+        initializer = he_normal if activation == "relu" else xavier_uniform
+    layers: list[Layer] = []
+    for inputs, outputs in itertools.pairwise(widths):
+        if layers:
+            layers.append(ACTIVATIONS[activation]())
+        layers.append(
+            Affine(inputs, outputs, rng=rng, initializer=initializer, dtype=dtype, device=device)
+        )
+    return layers

@@ -1,0 +1,258 @@
+"""Optimizers: how a gradient becomes a step.
+
+They know dictionaries of arrays and no layer. ``params[name] -= step`` changes the array in place
+where its library can and rebinds the name where not (JAX); a loop variable would lose the second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, MutableMapping
+from typing import ClassVar
+
+from nnxp.arrays import Array, array_library
+from nnxp.errors import InputError
+
+
+class Optimizer:
+    """Base class of all optimizers.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Positive; may be changed between updates.
+
+    Attributes
+    ----------
+    steps : int
+        Number of updates so far.
+    state : dict of str to dict of str to array
+        What the optimizer remembers of each parameter, such as ``state["velocity"]["W1"]``.
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, learning_rate: float) -> None:
+        # A plain float, because a NumPy float64 would turn float32 arrays into float64.
+        self.learning_rate = _number("learning_rate", learning_rate, low=0.0)
+        if self.learning_rate == 0:
+            raise InputError("learning_rate must be above 0, got 0")
+        self.steps = 0
+        self.state: dict[str, dict[str, Array]] = {slot: {} for slot in self.slots}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(learning_rate={self.learning_rate:g})"
+
+    def update(self, params: MutableMapping[str, Array], grads: Mapping[str, Array]) -> None:
+        """Move each of `params` one step down its gradient.
+
+        Parameters
+        ----------
+        params, grads : mapping of str to array
+            The same names, with arrays of the same shapes.
+
+        Raises
+        ------
+        InputError
+            If the names differ.
+        """
+        if params.keys() != grads.keys():
+            raise InputError(
+                f"update expects a gradient for each parameter, got parameters "
+                f"{', '.join(params)} and gradients {', '.join(grads)}"
+            )
+        self.steps += 1
+        for name in params:
+            for slot in self.state.values():
+                if name not in slot:
+                    slot[name] = array_library(params[name], self).zeros_like(params[name])
+            self.update_parameter(params, name, grads[name])
+
+    def update_parameter(
+        self, params: MutableMapping[str, Array], name: str, gradient: Array
+    ) -> None:
+        """Move the one parameter `name`; its slots of `state` exist."""
+        raise NotImplementedError
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent: ``w -= learning_rate * g``."""
+
+    def __init__(self, learning_rate: float = 0.1) -> None:
+        super().__init__(learning_rate)
+
+    def update_parameter(
+        self, params: MutableMapping[str, Array], name: str, gradient: Array
+    ) -> None:
+        """Apply the class's rule to one parameter."""
+        params[name] -= self.learning_rate * gradient
+
+
+class Momentum(Optimizer):
+    """Heavy ball: ``v = momentum * v + g``, ``w -= learning_rate * v`` (Polyak 1964).
+
+    As in PyTorch, the learning rate stands outside the velocity, so changing it acts at once.
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ("velocity",)
+
+    def __init__(self, learning_rate: float = 0.01, momentum: float = 0.9) -> None:
+        super().__init__(learning_rate)
+        self.momentum = _number("momentum", momentum, low=0.0, below=1.0)
+
+    def update_parameter(
+        self, params: MutableMapping[str, Array], name: str, gradient: Array
+    ) -> None:
+        """Apply the class's rule to one parameter."""
+        velocity = self.state["velocity"]
+        velocity[name] *= self.momentum
+        velocity[name] += gradient
+        params[name] -= self.learning_rate * velocity[name]
+
+
+class Nesterov(Momentum):
+    """Nesterov's momentum: ``v = momentum * v + g``, ``w -= learning_rate * (g + momentum * v)``.
+
+    The form of Sutskever et al. 2013, sec. 2, evaluated at the point looked ahead to, as in
+    PyTorch.
+    """
+
+    def update_parameter(
+        self, params: MutableMapping[str, Array], name: str, gradient: Array
+    ) -> None:
+        """Apply the class's rule to one parameter."""
+        velocity = self.state["velocity"]
+        velocity[name] *= self.momentum
+        velocity[name] += gradient
+        params[name] -= self.learning_rate * (gradient + self.momentum * velocity[name])
+
+
+class AdaGrad(Optimizer):
+    """AdaGrad: ``s += g²``, ``w -= learning_rate * g / (sqrt(s) + epsilon)``.
+
+    Duchi et al. 2011, the diagonal form of sec. 1.1.
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ("square_sum",)
+
+    def __init__(self, learning_rate: float = 0.01, epsilon: float = 1e-10) -> None:
+        super().__init__(learning_rate)
+        self.epsilon = _number("epsilon", epsilon, low=0.0)
+
+    def update_parameter(
+        self, params: MutableMapping[str, Array], name: str, gradient: Array
+    ) -> None:
+        """Apply the class's rule to one parameter."""
+        xp = array_library(gradient, self)
+        square_sum = self.state["square_sum"]
+        square_sum[name] += gradient * gradient
+        params[name] -= self.learning_rate * gradient / (xp.sqrt(square_sum[name]) + self.epsilon)
+
+
+class RMSprop(Optimizer):
+    """RMSprop: ``s = decay * s + (1 - decay) * g²``, then AdaGrad's step.
+
+    Tieleman and Hinton 2012, lecture 6.5.
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ("square_mean",)
+
+    def __init__(
+        self, learning_rate: float = 0.001, decay: float = 0.99, epsilon: float = 1e-8
+    ) -> None:
+        super().__init__(learning_rate)
+        self.decay = _number("decay", decay, low=0.0, below=1.0)
+        self.epsilon = _number("epsilon", epsilon, low=0.0)
+
+    def update_parameter(
+        self, params: MutableMapping[str, Array], name: str, gradient: Array
+    ) -> None:
+        """Apply the class's rule to one parameter."""
+        xp = array_library(gradient, self)
+        square_mean = self.state["square_mean"]
+        square_mean[name] *= self.decay
+        square_mean[name] += (1 - self.decay) * gradient * gradient
+        params[name] -= self.learning_rate * gradient / (xp.sqrt(square_mean[name]) + self.epsilon)
+
+
+class Adam(Optimizer):
+    """Adam: momentum and RMSprop, both corrected for their start at 0.
+
+    Kingma and Ba 2015, algorithm 1.
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ("mean", "square_mean")
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+    ) -> None:
+        super().__init__(learning_rate)
+        self.beta1 = _number("beta1", beta1, low=0.0, below=1.0)
+        self.beta2 = _number("beta2", beta2, low=0.0, below=1.0)
+        self.epsilon = _number("epsilon", epsilon, low=0.0)
+
+    def update_parameter(
+        self, params: MutableMapping[str, Array], name: str, gradient: Array
+    ) -> None:
+        """Apply the class's rule to one parameter."""
+        xp = array_library(gradient, self)
+        mean, square_mean = self.state["mean"], self.state["square_mean"]
+        mean[name] *= self.beta1
+        mean[name] += (1 - self.beta1) * gradient
+        square_mean[name] *= self.beta2
+        square_mean[name] += (1 - self.beta2) * gradient * gradient
+        rate = self.learning_rate / (1 - self.beta1**self.steps)
+        correction = math.sqrt(1 - self.beta2**self.steps)
+        params[name] -= rate * mean[name] / (xp.sqrt(square_mean[name]) / correction + self.epsilon)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: first ``w -= learning_rate * weight_decay * w``.
+
+    Loshchilov and Hutter 2019, algorithm 2; as in PyTorch, biases decay too.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(learning_rate, beta1, beta2, epsilon)
+        self.weight_decay = _number("weight_decay", weight_decay, low=0.0)
+
+    def update_parameter(
+        self, params: MutableMapping[str, Array], name: str, gradient: Array
+    ) -> None:
+        """Apply the class's rule to one parameter."""
+        params[name] *= 1 - self.learning_rate * self.weight_decay
+        super().update_parameter(params, name, gradient)
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "sgd": SGD,
+    "momentum": Momentum,
+    "nesterov": Nesterov,
+    "adagrad": AdaGrad,
+    "rmsprop": RMSprop,
+    "adam": Adam,
+    "adamw": AdamW,
+}
+"""The optimizers by name."""
+
+
+def _number(name: str, value: float, *, low: float, below: float = math.inf) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must be a number, got {value!r}") from None
+    if not (math.isfinite(number) and low <= number < below):
+        upper = "" if below == math.inf else f" and below {below:g}"
+        raise InputError(f"{name} must be at least {low:g}{upper}, got {value!r}")
+    return number

@@ -1,0 +1,190 @@
+"""Trainer: the way of the data, from batches over network, loss and back to the optimizer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from nnxp.arrays import Array
+from nnxp.data.batches import Batches
+from nnxp.data.dataset import Dataset
+from nnxp.devices import Device
+from nnxp.errors import DivergenceError, InputError, require_count, require_rng
+from nnxp.history import Record
+from nnxp.losses import Loss
+from nnxp.network import Sequential
+from nnxp.optimizers import Optimizer
+
+
+class Evaluation(NamedTuple):
+    """Mean loss and accuracy on a data set; the accuracy is nan where there are no classes."""
+
+    loss: float
+    accuracy: float
+
+
+class Trainer:
+    """Trains a network.
+
+    Parameters
+    ----------
+    network : Sequential
+    loss : Loss
+    optimizer : Optimizer
+
+    Attributes
+    ----------
+    history : list of Record
+        One record for each finished epoch, over all calls of `fit`; it survives an interrupted one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nnxp
+    >>> rng = np.random.default_rng(0)
+    >>> train, test = nnxp.data.load_digits()
+    >>> network = nnxp.ThreeLayerNet(64, 50, 30, 10, rng=rng)
+    >>> trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(learning_rate=0.1))
+    >>> history = trainer.fit(train, epochs=30, batch_size=50, validation=test, rng=rng)
+    >>> history[-1].validation_accuracy > 0.9
+    True
+    """
+
+    def __init__(self, network: Sequential, loss: Loss, optimizer: Optimizer) -> None:
+        if network.device is None or network.dtype is None:
+            raise InputError(f"{network!r} has no parameters to train")
+        self.network = network
+        self.loss = loss
+        self.optimizer = optimizer
+        self.history: list[Record] = []
+        self._device: Device = network.device
+        self._dtype: str = network.dtype
+
+    def step(self, inputs: Array, labels: Array) -> Array:
+        """Do one update and return the loss before it, as a 0-d array on the device.
+
+        Parameters
+        ----------
+        inputs : (batch, …) array
+            On the network's device and in its dtype.
+        labels : array
+            On the same device; what the loss expects.
+        """
+        scores = self.network.forward(inputs, training=True)
+        loss = self.loss.forward(scores, labels)
+        self.network.parameter_gradients(self.loss.backward())
+        self.optimizer.update(self.network.parameters(), self.network.gradients())
+        return loss
+
+    def fit(
+        self,
+        train: Dataset,
+        *,
+        epochs: int,
+        batch_size: int,
+        rng: np.random.Generator,
+        validation: Dataset | None = None,
+        verbose: bool = False,
+    ) -> list[Record]:
+        """Train for some epochs, each over all examples in a new order.
+
+        Parameters
+        ----------
+        train : Dataset
+        epochs, batch_size : int
+            At least 1.
+        rng : numpy.random.Generator
+            Draws the orders.
+        validation : Dataset, optional
+            Evaluated after each epoch.
+        verbose : bool, optional
+            Print a line for each epoch, and show a progress bar on a terminal.
+
+        Returns
+        -------
+        list of Record
+            `history`; calling `fit` again continues it.
+
+        Raises
+        ------
+        InputError
+            Before any training, if a data set does not suit network and loss.
+        DivergenceError
+            If the loss on the training examples is not finite after an epoch.
+        """
+        require_count("epochs", epochs)
+        require_rng(rng)
+        batches = self._batches(train, batch_size, rng)
+        for name, dataset in [("training", train), ("validation", validation)]:
+            if dataset is not None:
+                self._check(name, dataset)
+        for epoch in range(len(self.history) + 1, len(self.history) + 1 + epochs):
+            start = time.perf_counter()
+            for inputs, labels in _with_progress(batches, epoch) if verbose else batches:
+                self.step(inputs, labels)
+            on_train = self.evaluate(train)
+            if not math.isfinite(on_train.loss):
+                raise DivergenceError(
+                    f"the loss is {on_train.loss} after epoch {epoch}; lower the learning rate, "
+                    f"now {self.optimizer.learning_rate:g}"
+                )
+            on_validation = self.evaluate(validation) if validation else None
+            self.history.append(
+                Record(
+                    epoch,
+                    train_loss=on_train.loss,
+                    train_accuracy=on_train.accuracy,
+                    validation_loss=on_validation.loss if on_validation else None,
+                    validation_accuracy=on_validation.accuracy if on_validation else None,
+                    seconds=time.perf_counter() - start,
+                )
+            )
+            if verbose:
+                print(self.history[-1], flush=True)
+        return self.history
+
+    def evaluate(self, dataset: Dataset, batch_size: int = 1000) -> Evaluation:
+        """Return mean loss and accuracy over all examples; it waits for the device once."""
+        xp = self._device.xp
+        losses, counts = [], []
+        for inputs, labels in self._batches(dataset, batch_size):
+            scores = self.network.predict(inputs)
+            losses.append(self.loss.forward(scores, labels) * inputs.shape[0])
+            hits = self.loss.hits(scores, labels)
+            if hits is not None:
+                counts.append(xp.sum(xp.astype(hits, xp.int32)))
+        accuracy = int(sum(counts)) / len(dataset) if counts else math.nan
+        return Evaluation(float(sum(losses)) / len(dataset), accuracy)
+
+    def _batches(
+        self, dataset: Dataset, batch_size: int, rng: np.random.Generator | None = None
+    ) -> Batches:
+        if not isinstance(dataset, Dataset):
+            raise InputError(
+                f"expected a Dataset, got {type(dataset).__name__}; make one with "
+                "nnxp.data.Dataset(inputs, labels)"
+            )
+        return Batches(dataset, batch_size, device=self._device, dtype=self._dtype, rng=rng)
+
+    def _check(self, name: str, dataset: Dataset) -> None:
+        """Try the first example, and all labels on the host, before any work is done."""
+        inputs, _ = next(iter(self._batches(dataset, 1)))
+        try:
+            scores = self.network.predict(inputs)
+            self.loss.check_labels(dataset.labels, tuple(scores.shape[1:]))
+        except InputError as error:
+            raise InputError(f"the {name} data do not suit: {error}") from error
+
+
+def _with_progress(batches: Batches, epoch: int) -> Iterable[tuple[Array, Array]]:
+    from tqdm import tqdm
+
+    # disable=None: shown on a terminal only.
+    bar: Iterable[tuple[Array, Array]] = tqdm(
+        batches, desc=f"epoch {epoch:3d}", leave=False, disable=None, unit="batch"
+    )
+    return bar
