@@ -102,7 +102,10 @@ class Device:
 
     def to_host(self, x: Array) -> npt.NDArray[Any]:
         """Bring an array of this device to the host, as NumPy; it waits for the device."""
-        self.require(x, "to_host")
+        if not self.holds(x):
+            raise DeviceError(
+                f"to_host of {self.spec} expects an array of that device, got {_describe(x)}"
+            )
         return self._to_host(x)
 
 
@@ -283,4 +286,5 @@ def _on_host(x: object) -> bool:
 def _describe(x: object) -> str:
     if not hasattr(x, "__dlpack__"):
         return f"a {type(x).__name__}"
-    return f"a {type(x).__module__.partition('.')[0]} array on {getattr(x, 'device', 'cpu')}"
+    library = type(x).__module__.partition(".")[0]
+    return f"an array of {library} on {getattr(x, 'device', 'cpu')}"

@@ -44,10 +44,10 @@ class MissingExtraError(NnxpError, ImportError):
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
     """Return the error for a `name` that is none of the `known` ones, with the nearest of them."""
-    known = sorted(known)
-    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return InputError(f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}")
+    by_lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
+    hint = f"did you mean {by_lower[near[0]]!r}? " if near else ""
+    return InputError(f"unknown {kind} {name!r}; {hint}known: {', '.join(by_lower.values())}")
 
 
 def require_count(name: str, value: object) -> int:

@@ -11,16 +11,19 @@ from nnxp.files import write_whole
 from nnxp.history import Record
 
 
+_COLOURS = [f"C{i}" for i in range(10)]  # matplotlib's ten; further curves are dashed
+
+
 def plot_histories(
     histories: Mapping[str, Sequence[Record]], path: str | Path, *, title: str = ""
 ) -> None:
-    """Draw the learning curves of one or more runs, loss and accuracy side by side, as PNG.
+    """Draw learning curves, loss and accuracy side by side, as PNG.
 
     Parameters
     ----------
     histories : mapping of str to sequence of Record
-        The records of each run under its name; each run has a colour, training is dashed and
-        validation solid.
+        The records of each run under its name. A single run shows training and test curves,
+        several are compared by their test curves.
     path : str or Path
         The file to write.
     title : str, optional
@@ -38,30 +41,34 @@ def plot_histories(
     figure_module = optional_import("matplotlib.figure", "plot")
     figure = figure_module.Figure(figsize=(10, 4.2), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
-    for i, (name, records) in enumerate(histories.items()):
-        epochs = [record.epoch for record in records]
-        prefix = f"{name}, " if len(histories) > 1 else ""
-        for axes, quantity in [(loss_axes, "loss"), (accuracy_axes, "accuracy")]:
-            for part, style in [("train", "--"), ("validation", "-")]:
-                values = [getattr(record, f"{part}_{quantity}") for record in records]
-                if None not in values:
-                    label = prefix + {"train": "train", "validation": "test"}[part]
-                    few = len(records) <= 30
-                    axes.plot(
-                        epochs, values, style, color=f"C{i % 10}", label=label,
-                        marker="o" if few else None, markersize=3,
-                    )  # fmt: skip
+    single = len(histories) == 1
+    curves = [
+        (run, part, records)
+        for run, records in histories.items()
+        for part in (("train", "validation") if single else ("validation",))
+        if records and records[0].validation_loss is not None or part == "train"
+    ]
     for axes, quantity in [(loss_axes, "loss"), (accuracy_axes, "accuracy")]:
+        for i, (run, part, records) in enumerate(curves):
+            axes.plot(
+                [record.epoch for record in records],
+                [getattr(record, f"{part}_{quantity}") for record in records],
+                "-" if i < len(_COLOURS) else "--",
+                color=_COLOURS[i % len(_COLOURS)],
+                marker="o" if len(records) <= 30 else None,
+                markersize=3,
+                label={"train": "train", "validation": "test"}[part] if single else run,
+            )
         axes.set_xlabel("epoch")
         axes.set_ylabel(quantity)
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
     loss_axes.set_ylim(bottom=0)
     handles, labels = accuracy_axes.get_legend_handles_labels()
-    if len(histories) > 1:
-        figure.legend(handles, labels, loc="outside right center", fontsize="small")
-    else:
+    if single:
         accuracy_axes.legend(handles, labels, loc="lower right")
+    else:
+        figure.legend(handles, labels, loc="outside right center", fontsize="small")
     if title:
         figure.suptitle(title, fontsize="medium")
     picture = io.BytesIO()

@@ -1,0 +1,121 @@
+"""What the scripts share: errors as one line, options by name, data sets, and run folders."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import nnxp
+from nnxp.data import Dataset
+from nnxp.errors import unknown_name
+from nnxp.files import write_whole
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script: an expected error becomes one line and status 1, Ctrl-C status 130."""
+    program = Path(sys.argv[0]).name
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except (nnxp.NnxpError, OSError) as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def name_of(kind: str, known: Iterable[str]) -> Callable[[str], str]:
+    """Return an argparse type for one of the `known` names; an error names the nearest."""
+    names = list(known)
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise argparse.ArgumentTypeError(str(unknown_name(kind, name, names)))
+        return name
+
+    return check
+
+
+def whole_number(text: str) -> int:
+    """Return `text` as a whole number of at least 1; an argparse type."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--dataset`` and ``--data-dir``, for `load_dataset`."""
+    parser.add_argument(
+        "--dataset",
+        default="auto",
+        metavar="auto|mnist|digits|FILE.csv",
+        help="auto: MNIST, or the embedded digits where it cannot be had; FILE.csv: Kaggle's "
+        "layout, every sixth example for the test (default: auto)",
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        help="folder of the four MNIST files, or of a set in their layout; also $NNXP_DATA_DIR",
+    )
+
+
+def load_dataset(name: str, folder: Path | None) -> tuple[str, Dataset, Dataset]:
+    """Return the name, training and test examples of the data set asked for."""
+    if name not in ("auto", "mnist", "digits") and not name.endswith((".csv", ".csv.gz")):
+        raise unknown_name("dataset", name, ["auto", "mnist", "digits", "FILE.csv"])
+    if folder and name not in ("auto", "mnist"):
+        raise nnxp.InputError(f"--data-dir is for MNIST files, not for --dataset {name}")
+    if name == "digits":
+        return "digits", *nnxp.data.load_digits()
+    if name not in ("auto", "mnist"):
+        return name, *nnxp.data.load_csv(name).split(6)
+    try:
+        return "mnist", *nnxp.data.load_mnist(folder)
+    except nnxp.DataUnavailableError as error:
+        if name == "mnist" or folder:
+            raise
+        print(f"training on the embedded 8 x 8 digits instead of MNIST: {error}", file=sys.stderr)
+        return "digits", *nnxp.data.load_digits()
+
+
+def class_count(train: Dataset, test: Dataset) -> int:
+    """Return the number of classes: one more than the largest label."""
+    return int(max(train.labels.max(), test.labels.max())) + 1
+
+
+def new_run_folder(wanted: Path | None) -> Path:
+    """Return a folder for a run's files, made if need be; one that holds a run is refused."""
+    folder = wanted or Path("runs") / time.strftime("%Y-%m-%d-%H%M%S")
+    suffix = 1
+    while wanted is None and folder.exists():
+        suffix += 1
+        folder = folder.with_name(f"{time.strftime('%Y-%m-%d-%H%M%S')}-{suffix}")
+    if (folder / "config.json").exists():
+        raise nnxp.InputError(f"{folder} already holds a run; choose another --out, or remove it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise nnxp.InputError(
+            f"cannot write to {folder} ({error.strerror}); choose another --out"
+        ) from error
+    return folder
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, whole or not at all."""
+    write_whole(path, (json.dumps(value, indent=2) + "\n").encode())

@@ -1,0 +1,197 @@
+"""Devices: names, the border, and each way in which a GPU can be unusable."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import nnxp
+
+
+def test_names_and_equality():
+    cpu = nnxp.device("cpu")
+    assert cpu == nnxp.device("cpu")
+    assert cpu != nnxp.device("strict")
+    assert nnxp.device(cpu) is cpu
+    assert hash(cpu) == hash(nnxp.device("cpu"))
+    assert str(cpu) == f"cpu (NumPy {np.__version__})"
+    assert "cpu" in repr(cpu)
+    assert str(nnxp.device("strict:device1")).startswith("strict:device1 (array-api-strict")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("cdua", "unknown device 'cdua'; did you mean 'cuda'.*auto, cpu, cuda, strict"),
+        ("gpu", "unknown device 'gpu'"),
+        ("cpu:1", 'the CPU has no number, got "cpu:1"'),
+        ("cuda:one", 'a GPU has a number, got "cuda:one"'),
+        (0, 'a name such as "cpu" or "cuda:0", got int'),
+    ],
+)
+def test_wrong_names(spec, message):
+    with pytest.raises(nnxp.InputError, match=message):
+        nnxp.device(spec)
+
+
+def test_unknown_simulated_device():
+    with pytest.raises(nnxp.DeviceError, match='array-api-strict has no device "device9"'):
+        nnxp.device("strict:device9")
+
+
+def test_there_and_back(backend):
+    host = np.arange(6, dtype="float32").reshape(2, 3)
+    x = backend.device.asarray(host)
+    assert backend.device.holds(x)
+    np.testing.assert_array_equal(backend.device.to_host(x), host)
+    again = backend.device.asarray(x, dtype="float64")
+    assert again.dtype == backend.device.xp.float64
+    assert backend.device.asarray([1, 2], dtype="float32").dtype == backend.device.xp.float32
+
+
+def test_asarray_names_what_it_cannot_carry():
+    cpu, strict = nnxp.device("cpu"), nnxp.device("strict:device1")
+    with pytest.raises(nnxp.InputError, match='a name such as "float32", got .*object'):
+        cpu.asarray([1.0], dtype=object())
+    for wrong in (["a"], [[1], [1, 2]], [None]):
+        with pytest.raises(nnxp.InputError, match="expects an array of numbers"):
+            cpu.asarray(wrong)
+    with pytest.raises(nnxp.DeviceError, match=r"to cpu, got an array of array_api_strict.*to_host\(x\)"):
+        cpu.asarray(strict.asarray([1.0]))
+    with pytest.raises(nnxp.DeviceError, match="to_host of cpu expects an array of that device"):
+        cpu.to_host(strict.asarray([1.0]))
+
+
+def test_arrays_of_the_wrong_device_name_both_and_the_call():
+    strict = nnxp.device("strict:device1")
+    with pytest.raises(
+        nnxp.DeviceError,
+        match=r"Layer is on strict:device1, got an array of numpy on cpu; convert with "
+        r'nnxp.device\("strict:device1"\).asarray\(x\)',
+    ):
+        strict.require(np.ones(2), "Layer")
+    with pytest.raises(nnxp.DeviceError, match="got an array of array_api_strict on .*device2"):
+        strict.require(nnxp.device("strict:device2").asarray([1.0]), "Layer")
+
+
+# Each way in which a GPU can be unusable. The stand-ins raise what CuPy raises; the last test of
+# this file and those marked gpu meet the real one.
+
+
+class RuntimeStatusError(RuntimeError):
+    def __init__(self, status, text):
+        super().__init__(text)
+        self.status = status
+
+
+def stand_in(count, trial_error=None):
+    """A CuPy that counts `count` devices (or raises it), and fails its first computation."""
+
+    def get_device_count():
+        if isinstance(count, Exception):
+            raise count
+        return count
+
+    def ones(*args, **kwargs):
+        raise trial_error
+
+    return SimpleNamespace(
+        ones=ones,
+        cuda=SimpleNamespace(
+            runtime=SimpleNamespace(getDeviceCount=get_device_count),
+            Device=lambda number: SimpleNamespace(use=lambda: None),
+        ),
+    )
+
+
+UNUSABLE = {
+    "missing": ("cuda", None, r"CuPy is not installed; pip install 'nnxp\[cuda13\]'"),
+    "no driver": (
+        "cuda",
+        stand_in(RuntimeStatusError(35, "cudaErrorInsufficientDriver: ...")),
+        "no NVIDIA driver, or one too old.*install or update the driver",
+    ),
+    "no device": (
+        "cuda",
+        stand_in(RuntimeStatusError(100, "cudaErrorNoDevice: no CUDA-capable device")),
+        "the NVIDIA driver shows no GPU.*CUDA_VISIBLE_DEVICES",
+    ),
+    "none counted": ("cuda", stand_in(0), "the NVIDIA driver shows no GPU"),
+    "cannot count": (
+        "cuda",
+        stand_in(RuntimeStatusError(999, "cudaErrorUnknown: unknown error")),
+        r"cannot count the GPUs \(RuntimeStatusError: cudaErrorUnknown.*nvidia-smi",
+    ),
+    "number too large": (
+        "cuda:2",
+        stand_in(2),
+        r"cuda:2 does not exist: this machine has 2 GPU\(s\), cuda:0 to cuda:1",
+    ),
+    "library missing": (
+        "cuda",
+        stand_in(1, ImportError("libnvrtc.so.13: cannot open shared object file\nmore")),
+        r"cannot compute on cuda:0 \(ImportError: libnvrtc.so.13.*file\); if CUDA libraries",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spec", "cupy", "message"), list(UNUSABLE.values()), ids=list(UNUSABLE))
+def test_an_unusable_gpu_is_one_line_with_the_remedy(monkeypatch, spec, cupy, message):
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    with pytest.raises(nnxp.DeviceError, match=message) as caught:
+        nnxp.device(spec)
+    assert "\n" not in str(caught.value)
+    if spec == "cuda":
+        fallback = nnxp.device("auto")
+        assert fallback == nnxp.device("cpu")
+        assert fallback.reason == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "raise ImportError('libcuda.so.1: cannot open shared object file')",
+        "import numpy; numpy.no_such_name",
+        "import no_such_module_of_cupy",
+    ],
+)
+def test_a_broken_cupy_is_told_from_a_missing_one(monkeypatch, tmp_path, line):
+    (tmp_path / "cupy.py").write_text(line + "\n")
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(nnxp.DeviceError, match="CuPy is installed but does not import .*reinstall"):
+        nnxp.device("cuda")
+    assert nnxp.device("auto") == nnxp.device("cpu")
+
+
+@pytest.mark.gpu
+def test_a_real_gpu():
+    try:
+        gpu = nnxp.device("cuda")
+    except nnxp.DeviceError as error:
+        pytest.skip(f"cupy: {error}")
+    assert gpu == nnxp.device("cuda:0")
+    assert nnxp.device("auto") == gpu
+    with pytest.raises(nnxp.DeviceError, match="cuda:99 does not exist"):
+        nnxp.device("cuda:99")
+    layer = nnxp.Affine(2, 1, rng=np.random.default_rng(0), device=gpu)
+    with pytest.raises(nnxp.DeviceError, match=r"on cuda:0, got an array of numpy on cpu; .*cuda:0"):
+        layer.forward(np.ones((1, 2), "float32"))
+    with pytest.raises(nnxp.DeviceError, match="on cpu, got an array of cupy"):
+        nnxp.Affine(2, 1, rng=np.random.default_rng(0)).forward(gpu.asarray([[1.0, 1.0]]))
+
+
+def test_the_real_cupy_without_a_gpu():
+    if importlib.util.find_spec("cupy") is None:
+        pytest.skip("cupy: not installed")
+    try:
+        nnxp.device("cuda")
+    except nnxp.DeviceError as error:
+        assert "driver" in str(error)
+        assert "\n" not in str(error)
+    else:
+        pytest.skip("cupy: a GPU is there")

@@ -1,0 +1,59 @@
+"""Gradients: differences are right, and a wrong backward is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import nnxp
+
+
+def test_numerical_gradient_of_a_known_function(backend):
+    x = np.array([[1.0, 2.0, -3.0], [0.5, 0.0, 4.0]])
+    gradient = nnxp.numerical_gradient(lambda x: backend.device.xp.sum(x * x * x), backend.array(x))
+    # Truncation: step² f''' / 6 = (7.6e-6)²; rounding: 2e-16 * 92 / 7.6e-6 = 2.4e-9.
+    np.testing.assert_allclose(backend.host(gradient), 3 * x * x, atol=5e-9)
+    assert backend.device.holds(gradient)
+
+
+def test_float32_is_refused():
+    with pytest.raises(nnxp.InputError, match='needs float64, got float32; .*dtype="float64"'):
+        nnxp.numerical_gradient(lambda x: x.sum(), np.ones(2, "float32"))
+
+
+def network_and_batch(activation="relu"):
+    rng = np.random.default_rng(3)
+    network = nnxp.ThreeLayerNet(6, 5, 4, 3, rng=rng, activation=activation, dtype="float64")
+    return network, rng.normal(size=(8, 6)), rng.integers(0, 3, 8)
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh", "identity"])
+def test_whole_networks_agree_and_stay_as_they_were(activation):
+    network, inputs, labels = network_and_batch(activation)
+    before = {name: x.copy() for name, x in network.parameters().items()}
+    errors = nnxp.check_gradients(network, nnxp.SoftmaxWithLoss(), inputs, labels)
+    assert set(errors) == {"inputs", *before}
+    # Rounding leaves 2e-16 * 2 / 8e-6 = 5e-11 beside gradients of 1e-2.
+    assert max(errors.values()) < 1e-7
+    for name, x in network.parameters().items():
+        np.testing.assert_array_equal(x, before[name])
+
+
+@pytest.mark.parametrize("name", ["W2", "b1", "inputs"])
+def test_a_wrong_backward_is_found(monkeypatch, name):
+    network, inputs, labels = network_and_batch()
+    if name == "inputs":
+        right = network.backward
+        monkeypatch.setattr(network, "backward", lambda dy: right(dy) * 1.001)
+    else:
+        layer = network.layers[2 if name == "W2" else 0]
+        compute = layer.parameter_gradients
+
+        def slightly_wrong(dy):
+            compute(dy)
+            layer.grads[name[0]] = layer.grads[name[0]] * 1.001
+
+        monkeypatch.setattr(layer, "parameter_gradients", slightly_wrong)
+    errors = nnxp.check_gradients(network, nnxp.SoftmaxWithLoss(), inputs, labels)
+    assert errors.pop(name) == pytest.approx(1e-3, rel=1e-2)
+    assert max(errors.values()) < 1e-7

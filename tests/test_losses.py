@@ -1,0 +1,155 @@
+"""Losses: one table, every loss on every backend in every dtype."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import nnxp
+from nnxp.devices import DTYPES
+
+SCORES = np.random.default_rng(0).normal(size=(5, 3))
+CLASSES = np.array([2, 0, 1, 1, 2])
+
+# name: (loss, scores, labels)
+LOSSES = {
+    "softmax, class numbers": (nnxp.SoftmaxWithLoss, SCORES, CLASSES),
+    "softmax, one-hot": (nnxp.SoftmaxWithLoss, SCORES, nnxp.data.one_hot(CLASSES, 3)),
+    "softmax, one-hot floats": (nnxp.SoftmaxWithLoss, SCORES, np.eye(3)[CLASSES]),
+    "sigmoid, one output": (nnxp.SigmoidWithLoss, SCORES[:, :1], CLASSES == 2),
+    "sigmoid, three outputs": (nnxp.SigmoidWithLoss, SCORES, nnxp.data.one_hot(CLASSES, 3)),
+    "squared error": (nnxp.MeanSquaredError, SCORES, SCORES[::-1].copy()),
+    "squared error, one-hot": (nnxp.MeanSquaredError, SCORES, nnxp.data.one_hot(CLASSES, 3)),
+}
+losses = pytest.mark.parametrize(
+    ("make", "scores", "labels"), list(LOSSES.values()), ids=list(LOSSES)
+)
+
+
+def labels_as(labels, dtype):
+    """Return floating-point targets in `dtype`; class labels as they are."""
+    return labels.astype(dtype) if labels.dtype.kind == "f" else labels
+
+
+def test_the_table_holds_every_loss():
+    assert {make for make, _, _ in LOSSES.values()} == set(nnxp.Loss.__subclasses__())
+
+
+@losses
+def test_gradient_agrees_with_differences(backend, make, scores, labels):
+    network = nnxp.Sequential([nnxp.Identity()])
+    errors = nnxp.check_gradients(network, make(), backend.array(scores), backend.array(labels))
+    assert errors["inputs"] < 1e-8  # rounding leaves about 3e-11 beside gradients of 1e-2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@losses
+def test_dtype_device_and_shape_are_kept(backend, make, scores, labels, dtype):
+    loss = make()
+    value = loss.forward(backend.array(scores, dtype), backend.array(labels_as(labels, dtype)))
+    gradient = loss.backward()
+    assert value.shape == ()
+    assert tuple(gradient.shape) == scores.shape
+    for array in (value, gradient):
+        assert backend.device.holds(array)
+        assert array.dtype == getattr(backend.device.xp, dtype)
+
+
+@losses
+def test_values_are_numpys(backend, make, scores, labels):
+    results = []
+    for device in (nnxp.device("cpu"), backend.device):
+        loss = make()
+        value = loss.forward(device.asarray(scores), device.asarray(labels))
+        results.append((float(value), device.to_host(loss.backward())))
+    (expected, expected_gradient), (value, gradient) = results
+    assert value == pytest.approx(expected, rel=1e-14)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-13, atol=1e-16)
+
+
+@losses
+def test_a_forward_serves_one_backward(make, scores, labels):
+    loss = make()
+    with pytest.raises(nnxp.CallOrderError, match="needs forward first"):
+        loss.backward()
+    loss.forward(scores, labels)
+    loss.backward()
+    with pytest.raises(nnxp.CallOrderError, match="each forward serves one backward"):
+        loss.backward()
+
+
+@losses
+def test_wrong_shapes_and_devices_are_named(make, scores, labels):
+    loss = make()
+    with pytest.raises(nnxp.InputError, match="got 5 rows and 4 labels"):
+        loss.forward(scores, labels[:4])
+    with pytest.raises(nnxp.InputError, match="at least one row"):
+        loss.forward(scores[:0], labels[:0])
+    with pytest.raises(nnxp.InputError, match="floating-point arrays, got int64"):
+        loss.forward(scores.astype(int), labels)
+    elsewhere = nnxp.device("strict:device1").asarray(labels)
+    with pytest.raises(nnxp.DeviceError, match=r"scores of numpy on cpu and labels of array_api"):
+        loss.forward(scores, elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("make", "labels", "message"),
+    [
+        (nnxp.SoftmaxWithLoss, [2, 0, 1, 1, 3], "labels from 0 to 2, got 3"),
+        (nnxp.SoftmaxWithLoss, [2, 0, 1, -1, 2], "labels from 0 to 2, got -1"),
+        (nnxp.SoftmaxWithLoss, [2.0, 0.0, 1.0, 1.0, 2.0], r"got float64 .*astype\('int64'\)"),
+        (
+            nnxp.SoftmaxWithLoss,
+            np.eye(4)[:5, :][[0, 1, 2, 3, 0]],
+            "one-hot rows of 3 numbers, got 4",
+        ),
+        (nnxp.SoftmaxWithLoss, np.full((5, 3), 1 / 3), "a single 1 and else 0"),
+        (nnxp.SoftmaxWithLoss, np.ones((5, 3)), "a single 1 and else 0"),
+        (nnxp.SigmoidWithLoss, np.full((5, 3), 2), "labels from 0 to 1, got 2"),
+        (nnxp.SigmoidWithLoss, np.full((5, 3), 1.0), r"got float64; convert with .*int64"),
+        (nnxp.SigmoidWithLoss, [1, 0, 1, 1, 0], r"shape \(batch, 3\) like the scores, got \(5,\)"),
+        (nnxp.MeanSquaredError, CLASSES, r"a target for each output.*got \(5,\).*one_hot"),
+        (nnxp.MeanSquaredError, SCORES.astype("float32"), "dtype float64, got float32"),
+        (nnxp.MeanSquaredError, SCORES.astype(complex), "targets of real numbers, got complex128"),
+    ],
+)
+def test_wrong_labels_are_named(make, labels, message):
+    with pytest.raises(nnxp.InputError, match=message):
+        make().forward(SCORES, np.asarray(labels))
+
+
+def test_a_label_of_no_class_has_probability_zero_where_looking_would_wait():
+    device = nnxp.device("strict:device1")
+    value = nnxp.SoftmaxWithLoss().forward(device.asarray(SCORES), device.asarray([2, 0, 1, 1, 3]))
+    assert float(value) == np.inf
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_losses_are_stable_at_a_thousand(backend, dtype):
+    scores = backend.array([[1000.0, -1000.0]], dtype)  # warnings are errors
+    softmax, logistic = nnxp.SoftmaxWithLoss(), nnxp.SigmoidWithLoss()
+    assert float(softmax.forward(scores, backend.array([1]))) == 2000
+    assert float(softmax.forward(scores, backend.array([0]))) == 0
+    assert float(logistic.forward(scores, backend.array([[0, 1]]))) == 1000
+    assert float(logistic.forward(scores, backend.array([[1, 0]]))) == 0
+    np.testing.assert_array_equal(backend.host(logistic.backward()), [[0, 0]])
+
+
+def test_accuracy_counts_the_largest_scores(backend):
+    scores = backend.array([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0], [5.0, 4.0]])
+    assert float(nnxp.accuracy(scores, backend.array([1, 0, 0, 1]))) == 0.5
+    one_hot = backend.array([[0, 1], [1, 0], [1, 0], [0, 1]])
+    assert float(nnxp.accuracy(scores, one_hot)) == 0.5
+
+
+def test_hits_are_the_losses_own(backend):
+    scores = backend.array([[1.0, -1.0], [-2.0, 3.0]])
+    assert backend.host(
+        nnxp.SigmoidWithLoss().hits(scores, backend.array([[1, 0], [1, 1]]))
+    ).tolist() == [True, False]
+    column = scores[:, :1]
+    assert backend.host(nnxp.SigmoidWithLoss().hits(column, backend.array([1, 1]))).tolist() == [
+        True,
+        False,
+    ]
+    assert nnxp.MeanSquaredError().hits(column, column) is None

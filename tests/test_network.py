@@ -1,0 +1,161 @@
+"""Networks: order, names, loading, the same object twice, the summary."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import nnxp
+
+
+def three_layers(seed=0, **options):
+    return nnxp.ThreeLayerNet(6, 5, 4, 3, rng=np.random.default_rng(seed), **options)
+
+
+def test_parameters_are_ordered_and_weights_are_inputs_by_outputs():
+    parameters = three_layers().parameters()
+    assert {name: x.shape for name, x in parameters.items()} == {
+        "W1": (6, 5), "b1": (5,), "W2": (5, 4), "b2": (4,), "W3": (4, 3), "b3": (3,),
+    }  # fmt: skip
+    assert list(parameters) == ["W1", "b1", "W2", "b2", "W3", "b3"]
+    assert repr(parameters).splitlines()[0] == "W1: (6, 5) float32"
+
+
+def test_parameters_write_through_to_the_layers():
+    network = three_layers()
+    replaced = np.zeros((5, 4), "float32")
+    network.parameters()["W2"] = replaced
+    assert network.layers[2].params["W"] is replaced
+    with pytest.raises(nnxp.InputError, match="W2 cannot be deleted"):
+        del network.parameters()["W2"]
+
+
+def test_layers_apply_in_order_and_backward_reverses(backend):
+    rng = np.random.default_rng(0)
+    network = nnxp.mlp([6, 5, 3], rng=rng, dtype="float64", device=backend.device)
+    host = {name: backend.host(x) for name, x in network.parameters().items()}
+    x = np.random.default_rng(1).normal(size=(7, 6))
+    dy = np.random.default_rng(2).normal(size=(7, 3))
+    hidden = np.maximum(x @ host["W1"] + host["b1"], 0)
+    y = network.forward(backend.array(x), training=True)
+    # Sums of at most seven products of numbers near 1.
+    exact = {"rtol": 1e-13, "atol": 1e-14}
+    np.testing.assert_allclose(backend.host(y), hidden @ host["W2"] + host["b2"], **exact)
+    dx = network.backward(backend.array(dy))
+    d_hidden = (dy @ host["W2"].T) * (hidden > 0)
+    np.testing.assert_allclose(backend.host(dx), d_hidden @ host["W1"].T, **exact)
+    gradients = {name: backend.host(g) for name, g in network.gradients().items()}
+    assert list(gradients) == list(host)
+    np.testing.assert_allclose(gradients["W1"], x.T @ d_hidden, **exact)
+    np.testing.assert_allclose(gradients["b2"], dy.sum(axis=0), **exact)
+
+
+def test_training_skips_the_input_gradient_alone(monkeypatch):
+    network = nnxp.Sequential([nnxp.Flatten(), *three_layers().layers])
+    x, dy = np.ones((2, 3, 2), "float32"), np.ones((2, 3), "float32")
+    network.forward(x, training=True)
+    assert network.backward(dy).shape == x.shape
+    whole = dict(network.gradients())
+    network.forward(x, training=True)
+    for layer in network.layers[:2]:
+        monkeypatch.setattr(layer, "backward", None)  # neither Flatten nor the first Affine
+    network.parameter_gradients(dy)
+    for name, gradient in network.gradients().items():
+        np.testing.assert_array_equal(gradient, whole[name])
+
+
+def test_gradients_before_backward_are_refused():
+    with pytest.raises(nnxp.CallOrderError, match=r"call forward\(x, training=True\), then"):
+        three_layers().gradients()
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([], "at least one layer"),
+        ([nnxp.ReLU(), "relu"], "expects layers, got str at position 2"),
+    ],
+)
+def test_sequential_names_what_is_no_layer(layers, message):
+    with pytest.raises(nnxp.InputError, match=message):
+        nnxp.Sequential(layers)
+
+
+def test_the_same_object_twice_is_refused():
+    relu = nnxp.ReLU()
+    with pytest.raises(nnxp.InputError, match=r"same ReLU\(\) object stands at positions 1 and 3"):
+        nnxp.Sequential([relu, nnxp.Identity(), relu])
+
+
+def test_layers_that_do_not_fit_or_live_apart_are_refused():
+    rng = np.random.default_rng(0)
+    first = nnxp.Affine(6, 5, rng=rng)
+    with pytest.raises(nnxp.InputError, match=r"Affine\(4, 3\) expects 4 features.*\(5,\)"):
+        nnxp.Sequential([first, nnxp.ReLU(), nnxp.Affine(4, 3, rng=rng)])
+    for options in ({"device": "strict:device1"}, {"dtype": "float64"}):
+        with pytest.raises(nnxp.DeviceError, match="on one device in one dtype"):
+            nnxp.Sequential([first, nnxp.Affine(5, 3, rng=rng, **options)])
+
+
+def test_names_of_activations_and_widths_are_checked():
+    rng = np.random.default_rng(0)
+    with pytest.raises(nnxp.InputError, match="unknown activation 'rellu'; did you mean 'relu'"):
+        nnxp.mlp([6, 3], rng=rng, activation="rellu")
+    with pytest.raises(nnxp.InputError, match="at least two widths"):
+        nnxp.mlp([6], rng=rng)
+
+
+def test_the_same_seed_gives_the_same_weights_on_every_device(backend):
+    expected = three_layers().parameters()
+    for name, x in three_layers(device=backend.device).parameters().items():
+        assert backend.device.holds(x)
+        np.testing.assert_array_equal(backend.host(x), expected[name])
+
+
+def test_load_parameters_copies(backend):
+    network = three_layers(device=backend.device)
+    source = {name: x.copy() for name, x in three_layers(1).parameters().items()}
+    network.load_parameters(source)
+    for name in source:
+        np.testing.assert_array_equal(backend.host(network.parameters()[name]), source[name])
+    own = dict(three_layers(2, device=backend.device).parameters())  # arrays of the device do too
+    network.load_parameters(own)
+    parameters = network.parameters()
+    for name in parameters:
+        parameters[name] -= 1.0
+        np.testing.assert_array_equal(backend.host(own[name]), three_layers(2).parameters()[name])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"W9": np.zeros(1)}, "unknown parameter 'W9'; did you mean 'W[123]'"),
+        ({"W2": None}, "parameter W2 is missing; got W1, b1, b2, W3, b3"),
+        ({"b3": np.zeros(4, "float32")}, r"b3 expects \(3,\) float32, got \(4,\) float32"),
+        ({"b3": np.zeros(3)}, r"b3 expects \(3,\) float32, got \(3,\) float64"),
+    ],
+)
+def test_load_parameters_changes_all_or_nothing(change, message):
+    network = three_layers()
+    before = {name: x.copy() for name, x in network.parameters().items()}
+    new = {name: x + 1 for name, x in before.items()} | change
+    with pytest.raises(nnxp.InputError, match=message):
+        network.load_parameters({name: x for name, x in new.items() if x is not None})
+    for name, x in network.parameters().items():
+        np.testing.assert_array_equal(x, before[name])
+
+
+def test_summary_counts_parameters():
+    lines = nnxp.ThreeLayerNet(784, 50, 30, 10, rng=np.random.default_rng(0)).summary().splitlines()
+    assert lines[0].split() == ["layer", "output", "parameters", "count"]
+    assert lines[1].split("  ")[0] == "Affine(784, 50)"
+    assert "W1 (784, 50), b1 (50,)" in lines[1]
+    assert lines[1].endswith("39,250")
+    assert lines[-1].startswith("41,090 parameters of float32 on cpu (NumPy")
+
+
+def test_summary_of_unknown_shapes():
+    network = nnxp.Sequential([nnxp.Flatten(), nnxp.ReLU()])
+    assert "(batch, …)" in network.summary()
+    assert network.summary().endswith("0 parameters")
+    assert (network.device, network.dtype) == (None, None)
