@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
+from numbers import Real
 from types import ModuleType
+from typing import TypeAlias
 
 import numpy as np
 
@@ -55,6 +58,25 @@ def require_count(name: str, value: object) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
         raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
     return int(value.__index__())
+
+
+Range: TypeAlias = tuple[Callable[[float], bool], str]
+
+POSITIVE: Range = (lambda x: 0 < x < math.inf, "a positive number")
+NOT_NEGATIVE: Range = (lambda x: 0 <= x < math.inf, "a number of at least 0")
+FRACTION: Range = (lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
+
+
+def require_number(name: str, value: object, range_: Range) -> float:
+    """Return `value` as a plain float: NumPy's float64 would turn float32 arrays into float64."""
+    accepts, wanted = range_
+    if isinstance(value, Real):
+        try:
+            if accepts(float(value)):
+                return float(value)
+        except OverflowError:
+            pass
+    raise InputError(f"{name} must be {wanted}, got {value!r}")
 
 
 def optional_import(package: str, extra: str) -> ModuleType:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.errors import InputError
+from nnxp.errors import POSITIVE, require_number
 
 Weights = npt.NDArray[np.float64]
 Initializer = Callable[[np.random.Generator, tuple[int, ...]], Weights]
@@ -20,8 +20,7 @@ Initializer = Callable[[np.random.Generator, tuple[int, ...]], Weights]
 
 def normal(std: float) -> Initializer:
     """Return an initializer that draws from N(0, `std`²)."""
-    if not (math.isfinite(std) and std > 0):
-        raise InputError(f"std must be a positive number, got {std!r}")
+    require_number("std", std, POSITIVE)
 
     def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
         return rng.normal(0.0, std, shape)

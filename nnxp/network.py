@@ -188,7 +188,7 @@ class Sequential:
             if tuple(new.shape) != tuple(old.shape) or new.dtype != old.dtype:
                 raise InputError(
                     f"parameter {name} expects {tuple(old.shape)} {old.dtype}, got "
-                    f"{tuple(new.shape)} {new.dtype}"
+                    f"{tuple(new.shape)} {new.dtype}; convert with numpy.asarray(x, dtype=...)"
                 )
             loaded[name] = layer.device.xp.asarray(new, copy=True)
         self.parameters().update(loaded)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import ClassVar
 
 from nnxp.arrays import Array, array_library
-from nnxp.errors import InputError
+from nnxp.errors import FRACTION, NOT_NEGATIVE, POSITIVE, InputError, require_number
 
 
 class Optimizer:
@@ -20,7 +20,7 @@ class Optimizer:
     Parameters
     ----------
     learning_rate : float
-        Positive; may be changed between updates.
+        May be changed between updates.
 
     Attributes
     ----------
@@ -33,15 +33,22 @@ class Optimizer:
     slots: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, learning_rate: float) -> None:
-        # A plain float, because a NumPy float64 would turn float32 arrays into float64.
-        self.learning_rate = _number("learning_rate", learning_rate, low=0.0)
-        if self.learning_rate == 0:
-            raise InputError("learning_rate must be above 0, got 0")
+        self.learning_rate = learning_rate
         self.steps = 0
         self.state: dict[str, dict[str, Array]] = {slot: {} for slot in self.slots}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(learning_rate={self.learning_rate:g})"
+        settings = {k.lstrip("_"): v for k, v in vars(self).items() if isinstance(v, float)}
+        return f"{type(self).__name__}({', '.join(f'{k}={v:g}' for k, v in settings.items())})"
+
+    @property
+    def learning_rate(self) -> float:
+        """The factor of each step: a positive number."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._learning_rate = require_number("learning_rate", value, POSITIVE)
 
     def update(self, params: MutableMapping[str, Array], grads: Mapping[str, Array]) -> None:
         """Move each of `params` one step down its gradient.
@@ -54,13 +61,20 @@ class Optimizer:
         Raises
         ------
         InputError
-            If the names differ.
+            If names, shapes or dtypes differ; nothing is changed then.
         """
         if params.keys() != grads.keys():
             raise InputError(
                 f"update expects a gradient for each parameter, got parameters "
                 f"{', '.join(params)} and gradients {', '.join(grads)}"
             )
+        for name, gradient in grads.items():
+            parameter = params[name]
+            if gradient.shape != parameter.shape or gradient.dtype != parameter.dtype:
+                raise InputError(
+                    f"update expects a gradient of {name} like it, {tuple(parameter.shape)} "
+                    f"{parameter.dtype}, got {tuple(gradient.shape)} {gradient.dtype}"
+                )
         self.steps += 1
         for name in params:
             for slot in self.state.values():
@@ -98,7 +112,7 @@ class Momentum(Optimizer):
 
     def __init__(self, learning_rate: float = 0.01, momentum: float = 0.9) -> None:
         super().__init__(learning_rate)
-        self.momentum = _number("momentum", momentum, low=0.0, below=1.0)
+        self.momentum = require_number("momentum", momentum, FRACTION)
 
     def update_parameter(
         self, params: MutableMapping[str, Array], name: str, gradient: Array
@@ -137,7 +151,7 @@ class AdaGrad(Optimizer):
 
     def __init__(self, learning_rate: float = 0.01, epsilon: float = 1e-10) -> None:
         super().__init__(learning_rate)
-        self.epsilon = _number("epsilon", epsilon, low=0.0)
+        self.epsilon = require_number("epsilon", epsilon, POSITIVE)
 
     def update_parameter(
         self, params: MutableMapping[str, Array], name: str, gradient: Array
@@ -161,8 +175,8 @@ class RMSprop(Optimizer):
         self, learning_rate: float = 0.001, decay: float = 0.99, epsilon: float = 1e-8
     ) -> None:
         super().__init__(learning_rate)
-        self.decay = _number("decay", decay, low=0.0, below=1.0)
-        self.epsilon = _number("epsilon", epsilon, low=0.0)
+        self.decay = require_number("decay", decay, FRACTION)
+        self.epsilon = require_number("epsilon", epsilon, POSITIVE)
 
     def update_parameter(
         self, params: MutableMapping[str, Array], name: str, gradient: Array
@@ -191,9 +205,9 @@ class Adam(Optimizer):
         epsilon: float = 1e-8,
     ) -> None:
         super().__init__(learning_rate)
-        self.beta1 = _number("beta1", beta1, low=0.0, below=1.0)
-        self.beta2 = _number("beta2", beta2, low=0.0, below=1.0)
-        self.epsilon = _number("epsilon", epsilon, low=0.0)
+        self.beta1 = require_number("beta1", beta1, FRACTION)
+        self.beta2 = require_number("beta2", beta2, FRACTION)
+        self.epsilon = require_number("epsilon", epsilon, POSITIVE)
 
     def update_parameter(
         self, params: MutableMapping[str, Array], name: str, gradient: Array
@@ -225,7 +239,7 @@ class AdamW(Adam):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(learning_rate, beta1, beta2, epsilon)
-        self.weight_decay = _number("weight_decay", weight_decay, low=0.0)
+        self.weight_decay = require_number("weight_decay", weight_decay, NOT_NEGATIVE)
 
     def update_parameter(
         self, params: MutableMapping[str, Array], name: str, gradient: Array
@@ -245,14 +259,3 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adamw": AdamW,
 }
 """The optimizers by name."""
-
-
-def _number(name: str, value: float, *, low: float, below: float = math.inf) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} must be a number, got {value!r}") from None
-    if not (math.isfinite(number) and low <= number < below):
-        upper = "" if below == math.inf else f" and below {below:g}"
-        raise InputError(f"{name} must be at least {low:g}{upper}, got {value!r}")
-    return number

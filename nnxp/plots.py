@@ -10,7 +10,6 @@ from nnxp.errors import InputError, optional_import
 from nnxp.files import write_whole
 from nnxp.history import Record
 
-
 _COLOURS = [f"C{i}" for i in range(10)]  # matplotlib's ten; further curves are dashed
 
 
@@ -46,7 +45,7 @@ def plot_histories(
         (run, part, records)
         for run, records in histories.items()
         for part in (("train", "validation") if single else ("validation",))
-        if records and records[0].validation_loss is not None or part == "train"
+        if part == "train" or (records and records[0].validation_loss is not None)
     ]
     for axes, quantity in [(loss_axes, "loss"), (accuracy_axes, "accuracy")]:
         for i, (run, part, records) in enumerate(curves):

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=whole_number, default=1,
                         help="number of seeds, from 0 (default: 1)")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR",
-                        help="new folder for compare.json and compare.png (default: in runs/)")  # fmt: skip
+                        help="new folder for table and picture (default: in runs/)")  # fmt: skip
     args = parser.parse_args()
     device = nnxp.device(args.device)
     name, train, test = load_dataset(args.dataset, args.data_dir)

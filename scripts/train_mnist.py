@@ -40,7 +40,7 @@ def parse() -> argparse.Namespace:
     option("--activation", type=name_of("activation", ACTIVATIONS), default="relu",
            help=f"{', '.join(ACTIVATIONS)} (default: relu)")  # fmt: skip
     option("--init", type=name_of("initializer", INITIALIZERS),
-           help=f"{', '.join(INITIALIZERS)} (default: he for relu, xavier for the others)")  # fmt: skip
+           help=f"{', '.join(INITIALIZERS)} (default: he for relu, else xavier)")  # fmt: skip
     option("--optimizer", type=name_of("optimizer", OPTIMIZERS), default="sgd",
            help=f"{', '.join(OPTIMIZERS)} (default: sgd)")  # fmt: skip
     option("--learning-rate", type=float, help="(default: the optimizer's own; sgd's is 0.1)")
@@ -50,7 +50,7 @@ def parse() -> argparse.Namespace:
     option("--dtype", type=name_of("dtype", DTYPES), default="float32",
            help="float32 or float64 (default: float32)")  # fmt: skip
     option("--out", type=Path, metavar="DIR",
-           help="new folder for history.json, curves.png and config.json (default: in runs/)")  # fmt: skip
+           help="new folder for numbers, picture and settings (default: in runs/)")  # fmt: skip
     option("--quiet", action="store_true", help="print errors alone")
     option("-v", "--verbose", action="store_true", help="say why auto chose the CPU")
     args = parser.parse_args()

@@ -60,7 +60,9 @@ def test_asarray_names_what_it_cannot_carry():
     for wrong in (["a"], [[1], [1, 2]], [None]):
         with pytest.raises(nnxp.InputError, match="expects an array of numbers"):
             cpu.asarray(wrong)
-    with pytest.raises(nnxp.DeviceError, match=r"to cpu, got an array of array_api_strict.*to_host\(x\)"):
+    with pytest.raises(
+        nnxp.DeviceError, match=r"to cpu, got an array of array_api_strict.*to_host\(x\)"
+    ):
         cpu.asarray(strict.asarray([1.0]))
     with pytest.raises(nnxp.DeviceError, match="to_host of cpu expects an array of that device"):
         cpu.to_host(strict.asarray([1.0]))
@@ -179,7 +181,9 @@ def test_a_real_gpu():
     with pytest.raises(nnxp.DeviceError, match="cuda:99 does not exist"):
         nnxp.device("cuda:99")
     layer = nnxp.Affine(2, 1, rng=np.random.default_rng(0), device=gpu)
-    with pytest.raises(nnxp.DeviceError, match=r"on cuda:0, got an array of numpy on cpu; .*cuda:0"):
+    with pytest.raises(
+        nnxp.DeviceError, match=r"on cuda:0, got an array of numpy on cpu; .*cuda:0"
+    ):
         layer.forward(np.ones((1, 2), "float32"))
     with pytest.raises(nnxp.DeviceError, match="on cpu, got an array of cupy"):
         nnxp.Affine(2, 1, rng=np.random.default_rng(0)).forward(gpu.asarray([[1.0, 1.0]]))

@@ -116,8 +116,8 @@ def test_load_parameters_copies(backend):
     network = three_layers(device=backend.device)
     source = {name: x.copy() for name, x in three_layers(1).parameters().items()}
     network.load_parameters(source)
-    for name in source:
-        np.testing.assert_array_equal(backend.host(network.parameters()[name]), source[name])
+    for name, x in source.items():
+        np.testing.assert_array_equal(backend.host(network.parameters()[name]), x)
     own = dict(three_layers(2, device=backend.device).parameters())  # arrays of the device do too
     network.load_parameters(own)
     parameters = network.parameters()

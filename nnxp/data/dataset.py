@@ -123,4 +123,5 @@ def one_hot(labels: npt.NDArray[Any], classes: int) -> npt.NDArray[np.uint8]:
         raise InputError(
             f"one_hot expects labels from 0 to {classes - 1}, got {labels.min()} to {labels.max()}"
         )
-    return np.eye(classes, dtype=np.uint8)[labels]
+    rows: npt.NDArray[np.uint8] = np.eye(classes, dtype=np.uint8)[labels]
+    return rows

@@ -62,6 +62,10 @@ def _read(stream: BinaryIO, path: Path, axes: int) -> npt.NDArray[np.uint8]:
     size = math.prod(shape)
     if size == 0:
         raise DataError(f"{path} holds no values: its shape is {shape}")
+    # Refused before any memory is taken for it: DEFLATE packs at most 1032 to 1 (zlib's manual).
+    largest = path.stat().st_size * (1032 if path.suffix == ".gz" else 1)
+    if size > largest:
+        raise DataError(f"{path} is truncated: its header says {size} values, it cannot hold them")
     data = stream.read(size)
     if len(data) < size:
         raise DataError(f"{path} is truncated: its header says {size} values, it holds {len(data)}")

@@ -1,0 +1,136 @@
+"""Architecture: imports point one way, and importing nnxp stays light and without effects."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nnxp
+
+PACKAGE = Path(nnxp.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# What each room may import of nnxp besides arrays and errors, which all may. Only the trainer
+# knows all rooms; losses, metrics and optimizers know arrays alone.
+ROOMS = {
+    "__init__": None,
+    "arrays": set(),
+    "errors": set(),
+    "files": set(),
+    "functions": set(),
+    "history": set(),
+    "initializers": set(),
+    "metrics": set(),
+    "optimizers": set(),
+    "devices": set(),
+    "plots": {"files", "history"},
+    "losses": {"functions", "metrics"},
+    "layers": {"devices", "initializers", "functions"},
+    "network": {"devices", "initializers", "layers"},
+    "gradients": {"losses", "network"},
+    "data": {"devices", "files"},
+    "trainer": {"data", "devices", "history", "losses", "network", "optimizers"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Return the modules that a file imports, full names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found.add(node.module)
+    return found
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    allowed = ROOMS[room(path)]
+    if allowed is None:
+        return
+    inner = {name.split(".")[1] for name in imports(path) if name.startswith("nnxp.")}
+    assert inner <= allowed | {room(path), "arrays", "errors"}
+    assert "nnxp" not in imports(path)
+
+
+def test_only_devices_names_a_gpu_library():
+    for path in MODULES:
+        if room(path) != "devices":
+            code = re.sub(r'""".*?"""|#.*', "", path.read_text(), flags=re.DOTALL)
+            assert not re.search(r"cupy|torch|jax|array_api_strict", code), path
+
+
+def test_layers_losses_and_optimizers_name_no_library_and_wait_for_no_device():
+    for path in MODULES:
+        if room(path) in ("losses", "metrics", "optimizers", "functions") or (
+            room(path) == "layers" and path.stem != "affine"
+        ):
+            assert "numpy" not in imports(path), path
+    for path in MODULES:
+        if room(path) in ("layers", "metrics", "functions"):
+            assert not re.search(
+                r"\bfloat\(|\.item\(", path.read_text().replace("``float()``", "")
+            ), path
+
+
+def test_the_networks_own_words_stay_in_the_standard():
+    # What NumPy accepts beyond the standard runs on NumPy and fails elsewhere.
+    for path in MODULES:
+        if room(path) in ("layers", "losses", "metrics", "functions", "optimizers", "network"):
+            code = re.sub(r'""".*?"""', "", path.read_text(), flags=re.DOTALL)
+            assert not re.search(r"xp\.(random|einsum|dot|pad|split)\b|out=", code), path
+
+
+def run(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_import_brings_no_heavy_package():
+    loaded = set(run("import sys, nnxp; print(*sys.modules)").split())
+    heavy = {
+        "array_api_strict", "cupy", "importlib.metadata", "jax", "matplotlib", "platformdirs",
+        "pooch", "requests", "scipy", "sklearn", "torch", "tqdm",
+    }  # fmt: skip
+    assert not loaded & heavy
+
+
+def test_import_has_no_side_effects():
+    code = (
+        "import threading, warnings, random, numpy as np\n"
+        "state = (np.random.get_state()[1].tobytes(), random.getstate(), np.geterr(),\n"
+        "         list(warnings.filters), np.get_printoptions())\n"
+        "import nnxp\n"
+        "after = (np.random.get_state()[1].tobytes(), random.getstate(), np.geterr(),\n"
+        "         list(warnings.filters), np.get_printoptions())\n"
+        "assert state == after and threading.active_count() == 1\n"
+    )
+    assert run(code) == ""
+
+
+def test_all_public_names_exist_and_are_documented():
+    assert nnxp.__all__ == sorted(nnxp.__all__, key=lambda name: (name != name.upper(), name))
+    for name in nnxp.__all__:
+        assert getattr(nnxp, name).__doc__, name
+    with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
+        _ = nnxp.no_such_name
+
+
+def test_version_is_the_projects():
+    tomllib = pytest.importorskip("tomllib")
+    project = PACKAGE.parent / "pyproject.toml"
+    if not project.exists():
+        pytest.skip("pyproject.toml: nnxp is not imported from its checkout")
+    assert nnxp.__version__ == tomllib.loads(project.read_text())["project"]["version"]

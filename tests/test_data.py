@@ -1,0 +1,374 @@
+"""Data: files read right or refused by name, downloads checked, batches complete."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import http.server
+import shutil
+import struct
+import threading
+
+import numpy as np
+import pytest
+from conftest import idx_bytes, write_mnist_layout
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nnxp
+from nnxp.data import Batches, Dataset, mnist, one_hot, read_idx
+
+# Dataset
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "message"),
+    [
+        ([[1.0]], np.zeros(1, int), "inputs as a NumPy array, got list"),
+        (np.ones(3), np.zeros(3, int), r"inputs of shape \(examples, features\), got \(3,\)"),
+        (np.ones((3, 2)), np.zeros((3, 1, 1)), r"labels of shape .* got \(3, 1, 1\)"),
+        (np.ones((3, 2)), np.zeros(4, int), "got 3 inputs and 4 labels"),
+        (np.ones((0, 2)), np.zeros(0, int), r"expects examples, got inputs of shape \(0, 2\)"),
+        (np.ones((3, 0)), np.zeros(3, int), r"expects examples, got inputs of shape \(3, 0\)"),
+        (np.ones((3, 2), int), np.zeros(3, int), "uint8 images .* got int64"),
+        (np.ones((3, 2)), np.array(["a", "b", "c"]), "labels as numbers, got <U1"),
+        (np.array([[1.0], [np.nan], [2.0]]), np.zeros(3, int), "not finite, first in example 1"),
+        (np.array([[1.0], [2.0], [np.inf]]), np.zeros(3, int), "not finite, first in example 2"),
+        (np.ones((2, 2)), np.array([0.5, np.nan]), "labels hold .* example 1"),
+    ],
+)
+def test_wrong_data_are_named(inputs, labels, message):
+    with pytest.raises(nnxp.InputError, match=message):
+        Dataset(inputs, labels)
+
+
+def test_split_takes_every_nth_example():
+    dataset = Dataset(np.arange(10.0).reshape(10, 1), np.arange(10))
+    train, test = dataset.split(5)
+    assert test.labels.tolist() == [4, 9]
+    assert train.inputs[:, 0].tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
+    for wrong in (1, 11):
+        with pytest.raises(nnxp.InputError, match=f"every must be from 2 to 10 .* got {wrong}"):
+            dataset.split(wrong)
+
+
+def test_one_hot_names_wrong_labels():
+    for wrong in ([0, 3], [-1, 0]):
+        with pytest.raises(nnxp.InputError, match="labels from 0 to 2, got"):
+            one_hot(np.array(wrong), 3)
+    with pytest.raises(nnxp.InputError, match=r"got float64 of shape \(1,\)"):
+        one_hot(np.array([0.5]), 3)
+
+
+# Batches
+
+
+@settings(deadline=None)
+@given(st.integers(1, 50), st.integers(1, 60), st.booleans(), st.integers(0, 9))
+def test_each_epoch_holds_every_example_once(examples, batch_size, shuffled, seed):
+    inputs = np.arange(examples * 2.0).reshape(examples, 2)
+    batches = Batches(
+        Dataset(inputs, np.arange(examples)),
+        batch_size,
+        device=nnxp.device("cpu"),
+        dtype="float64",
+        rng=np.random.default_rng(seed) if shuffled else None,
+    )
+    for _ in range(2):
+        epoch = list(batches)
+        sizes = [len(labels) for _, labels in epoch]
+        assert len(epoch) == len(batches)
+        assert sizes[:-1] == [batch_size] * (len(sizes) - 1)
+        assert 1 <= sizes[-1] <= batch_size
+        order = np.concatenate([labels for _, labels in epoch])
+        assert sorted(order) == list(range(examples))
+        np.testing.assert_array_equal(np.concatenate([x for x, _ in epoch]), inputs[order])
+        if not shuffled:
+            assert order.tolist() == list(range(examples))
+
+
+def test_order_is_new_each_epoch_and_the_seeds_own():
+    dataset = Dataset(np.ones((100, 1)), np.arange(100))
+
+    def orders(seed):
+        batches = Batches(
+            dataset, 7, device=nnxp.device("cpu"), dtype="float32", rng=np.random.default_rng(seed)
+        )
+        return [[int(i) for _, labels in batches for i in labels] for _ in range(2)]
+
+    first, second = orders(0)
+    assert first != second
+    assert orders(0) == [first, second]
+    assert orders(1)[0] != first
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_images_are_scaled_on_the_device_and_stay_bytes_in_memory(backend, dtype):
+    images = np.array([[0, 51, 255]], dtype=np.uint8)
+    images.flags.writeable = False
+    batches = Batches(Dataset(images, np.array([7])), 1, device=backend.device, dtype=dtype)
+    ((x, labels),) = batches
+    assert backend.device.holds(x)
+    assert backend.device.holds(labels)
+    expected = np.array([[0.0, 0.2, 1.0]], dtype)
+    np.testing.assert_allclose(backend.host(x), expected, rtol=np.finfo(dtype).eps)
+    assert x.dtype == getattr(backend.device.xp, dtype)
+    assert labels.dtype == backend.device.xp.int32
+
+
+def test_each_array_crosses_the_border_once(monkeypatch, small):
+    crossed = []
+    carry = nnxp.Device.asarray
+    monkeypatch.setattr(
+        nnxp.Device, "asarray", lambda *a, **k: crossed.append(len(a[1])) or carry(*a, **k)
+    )
+    list(Batches(small, 16, device=nnxp.device("cpu"), dtype="float32"))
+    assert crossed == [16, 16, 16, 16, 8, 8]
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "10", True])
+def test_batch_size_is_checked(small, size):
+    with pytest.raises(nnxp.InputError, match="batch_size must be a whole number of at least 1"):
+        Batches(small, size, device=nnxp.device("cpu"), dtype="float32")
+
+
+# IDX
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=3))
+def test_idx_files_are_read_back(tmp_path_factory, shape):
+    values = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    folder = tmp_path_factory.mktemp("idx")
+    (folder / "a").write_bytes(idx_bytes(values))
+    (folder / "a.gz").write_bytes(gzip.compress(idx_bytes(values)))
+    for name in ("a", "a.gz"):
+        np.testing.assert_array_equal(read_idx(folder / name, axes=len(shape)), values)
+
+
+GOOD = idx_bytes(np.ones((2, 3, 3)))
+WRONG_IDX = {
+    "empty": (b"", "no IDX file"),
+    "text": (b"<html>not found</html>", "no IDX file: it begins with b'<htm'"),
+    "type": (b"\0\0\x0d\3" + GOOD[4:], "IDX type 13; only 8"),
+    "swapped": (idx_bytes(np.ones(4)), r"holds labels \(1 axis\), wanted images \(3 axes\)"),
+    "axes": (idx_bytes(np.ones((2, 2))), "holds 2 axes, wanted images"),
+    "header": (GOOD[:9], "truncated: its header ends after 9 bytes"),
+    "truncated": (GOOD[:-1], "its header says 18 values"),
+    "longer": (GOOD + b"\0", "more than the 18 values"),
+    "no values": (idx_bytes(np.ones((0, 3, 3))), r"no values: its shape is \(0, 3, 3\)"),
+    "far too many": (struct.pack(">BBBB3I", 0, 0, 8, 3, *[2**32 - 1] * 3), "header says"),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
+@pytest.mark.parametrize(("data", "message"), list(WRONG_IDX.values()), ids=list(WRONG_IDX))
+def test_wrong_idx_files_are_named(tmp_path, data, message, packed):
+    path = tmp_path / ("images.gz" if packed else "images")
+    path.write_bytes(gzip.compress(data) if packed else data)
+    with pytest.raises(nnxp.DataError, match=f"images.*{message}"):
+        read_idx(path, axes=3)
+
+
+@pytest.mark.parametrize(
+    "data", [b"plain", gzip.compress(GOOD)[:-9], b"\x1f\x8b\x08" + b"\xff" * 40]
+)
+def test_corrupt_gzip_is_named(tmp_path, data):
+    (tmp_path / "images.gz").write_bytes(data)
+    with pytest.raises(nnxp.DataError, match=r"images.gz cannot be read \(.*fetch it again"):
+        read_idx(tmp_path / "images.gz", axes=3)
+
+
+# MNIST's layout
+
+
+def test_a_folder_is_read_plain_or_gzipped(idx_folder, monkeypatch):
+    train, test = nnxp.data.load_mnist(idx_folder)
+    expected = nnxp.data.load_digits()
+    np.testing.assert_array_equal(train.inputs, expected[0].inputs)
+    np.testing.assert_array_equal(test.labels, expected[1].labels)
+    assert train.inputs.dtype == np.uint8
+    for path in list(idx_folder.iterdir()):
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    monkeypatch.setenv("NNXP_DATA_DIR", str(idx_folder))
+    np.testing.assert_array_equal(nnxp.data.load_mnist()[0].inputs, train.inputs)
+
+
+def test_what_a_folder_lacks_is_named(idx_folder):
+    with pytest.raises(nnxp.DataUnavailableError, match="there is no folder .*nowhere"):
+        nnxp.data.load_mnist(idx_folder / "nowhere")
+    (idx_folder / "t10k-images-idx3-ubyte").unlink()
+    with pytest.raises(nnxp.DataUnavailableError, match="holds neither t10k-images-idx3-ubyte nor"):
+        nnxp.data.load_mnist(idx_folder)
+
+
+def test_swapped_and_unequal_files_are_named(idx_folder):
+    names = [idx_folder / f"train-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
+    contents = [path.read_bytes() for path in names]
+    for path, content in zip(names, reversed(contents), strict=True):
+        path.write_bytes(content)
+    with pytest.raises(nnxp.DataError, match="are two files swapped"):
+        nnxp.data.load_mnist(idx_folder)
+    names[0].write_bytes(contents[0])
+    names[1].write_bytes((idx_folder / "t10k-labels-idx1-ubyte").read_bytes())
+    with pytest.raises(nnxp.DataError, match="1438 images, .* 359 labels; are they of one set"):
+        nnxp.data.load_mnist(idx_folder)
+    names[1].write_bytes(contents[1])
+    (idx_folder / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(np.ones((359, 9, 9))))
+    with pytest.raises(nnxp.DataError, match="training images have 64 pixels and test images 81"):
+        nnxp.data.load_mnist(idx_folder)
+
+
+@pytest.fixture
+def mirrors(tmp_path, monkeypatch):
+    """Two mirrors on this machine, `first` and `second`, serving the digits as if MNIST."""
+    pytest.importorskip("pooch", reason="pooch is not installed")
+    served = tmp_path / "served"
+    source = write_mnist_layout(tmp_path / "source", *nnxp.data.load_digits())
+    digests = {}
+    for mirror in ("first", "second"):
+        (served / mirror).mkdir(parents=True)
+    for path in source.iterdir():
+        data = gzip.compress(path.read_bytes(), mtime=0)
+        digests[path.name] = hashlib.sha256(data).hexdigest()
+        for mirror in ("first", "second"):
+            (served / mirror / f"{path.name}.gz").write_bytes(data)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=served)
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(mnist, "FILES", {name: digests[name] for name in mnist.FILES})
+    monkeypatch.setattr(mnist, "MIRRORS", (f"{base}/first/", f"{base}/second/"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("NNXP_DATA_DIR", raising=False)
+    yield served
+    server.shutdown()
+    server.server_close()
+
+
+def test_download_fills_the_cache_once(mirrors, capfd):
+    train, _ = nnxp.data.load_mnist()
+    assert len(train) == 1438
+    assert capfd.readouterr().err.count("downloading http") == 4
+    shutil.rmtree(mirrors)
+    assert len(nnxp.data.load_mnist()[0]) == 1438  # from the cache
+    assert capfd.readouterr().err == ""
+
+
+def test_the_second_mirror_serves_what_the_first_lacks_or_has_wrong(mirrors, tmp_path):
+    first, second, *_ = sorted((mirrors / "first").iterdir())
+    first.unlink()
+    second.write_bytes(b"changed on the way")
+    assert len(nnxp.data.load_mnist()[0]) == 1438
+    cached = [path.name for path in (tmp_path / "cache" / "nnxp" / "mnist").iterdir()]
+    assert sorted(cached) == sorted(f"{name}.gz" for name in mnist.FILES)
+
+
+def test_wrong_hashes_everywhere_leave_no_file(mirrors, tmp_path):
+    for mirror in ("first", "second"):
+        (mirrors / mirror / "train-images-idx3-ubyte.gz").write_bytes(b"changed on the way")
+    with pytest.raises(nnxp.DataUnavailableError, match="hash.*--data-dir or") as caught:
+        nnxp.data.load_mnist()
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "cache" / "nnxp" / "mnist").iterdir())
+
+
+def test_no_connection_and_no_pooch_say_so(mirrors, monkeypatch):
+    monkeypatch.setattr(mnist, "MIRRORS", ("http://127.0.0.1:9/",))
+    with pytest.raises(nnxp.DataUnavailableError, match="cannot be downloaded .*ConnectionError"):
+        nnxp.data.load_mnist()
+    monkeypatch.setitem(__import__("sys").modules, "pooch", None)
+    with pytest.raises(nnxp.DataUnavailableError, match=r"pooch is not .*nnxp\[download\]"):
+        nnxp.data.load_mnist()
+
+
+def test_published_mirrors_are_https_and_all_files_have_digests():
+    assert all(mirror.startswith("https://") and mirror.endswith("/") for mirror in mnist.MIRRORS)
+    assert len(mnist.FILES) == 4
+    assert all(len(bytes.fromhex(digest)) == 32 for digest in mnist.FILES.values())
+
+
+def test_real_mnist(mnist):
+    train, test = mnist
+    assert (train.inputs.shape, test.inputs.shape) == ((60000, 784), (10000, 784))
+    assert np.bincount(train.labels)[:2].tolist() == [5923, 6742]
+    assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+# CSV
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train.csv.gz"])
+def test_kaggles_csv_is_read(tmp_path, name):
+    text = b"label,pixel0,pixel1\n3,0,255\n1,7,9\n"
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    dataset = nnxp.data.load_csv(tmp_path / name)
+    assert dataset.labels.tolist() == [3, 1]
+    assert dataset.inputs.tolist() == [[0, 255], [7, 9]]
+    assert dataset.inputs.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", 'must begin with a header line "label,pixel0,…", got ""'),
+        ("3,0,255\n", 'got "3,0,255"'),
+        ("label\n3\n", 'got "label"'),
+        ("label,pixel0\n", "holds no example"),
+        ("label,pixel0,pixel1\n3,0,255\n1,7\n", "number of columns changed from 3 to 2"),
+        ("label,pixel0\n3,0,255\n", "2 names in its header and 3 values a line"),
+        ("label,pixel0\n3,ink\n", "could not convert string 'ink'"),
+        ("label,pixel0\n3,0.5\n", "could not convert string '0.5'"),
+        ("label,pixel0\n3,\n", "could not convert string ''"),
+        ("label,pixel0\n3,0\n3,256\n", "pixels from 0 to 255, but line 3 has others"),
+        ("label,pixel0\n3,0\n-1,0\n", "labels from 0 .* line 3"),
+        ("label,pixel0\n3,99999999999999999999\n", "cannot be read as CSV"),
+    ],
+)
+def test_wrong_csv_is_named(tmp_path, text, message):
+    path = tmp_path / "train.csv"
+    path.write_text(text)
+    with pytest.raises(nnxp.DataError, match=message) as caught:
+        nnxp.data.load_csv(path)
+    assert "train.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_csv_is_named(tmp_path):
+    with pytest.raises(nnxp.DataError, match=r"none.csv cannot be read"):
+        nnxp.data.load_csv(tmp_path / "none.csv")
+    (tmp_path / "bytes.csv").write_bytes(b"label,pixel0\n\xff\xfe,1\n")
+    with pytest.raises(nnxp.DataError, match=r"bytes.csv cannot be read"):
+        nnxp.data.load_csv(tmp_path / "bytes.csv")
+
+
+# The embedded digits
+
+
+def test_the_embedded_digits_are_the_published_ones():
+    train, test = nnxp.data.load_digits()
+    assert (len(train), len(test)) == (1438, 359)
+    assert train.inputs.max() == 255
+    # Of each class, as the publishers count them.
+    counts = np.bincount(train.labels) + np.bincount(test.labels)
+    assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+@pytest.mark.interop
+def test_the_embedded_digits_are_scikit_learns():
+    datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
+    original = datasets.load_digits()
+    inputs, labels = np.rint(original.data * (255 / 16)), original.target
+    expected = Dataset(inputs.astype(np.uint8), labels).split(5)
+    for got, wanted in zip(nnxp.data.load_digits(), expected, strict=True):
+        np.testing.assert_array_equal(got.inputs, wanted.inputs)
+        np.testing.assert_array_equal(got.labels, wanted.labels)

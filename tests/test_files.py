@@ -1,0 +1,64 @@
+"""Files and plots: written whole or not at all, and readable."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import nnxp
+from nnxp.files import write_whole
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "a.json"
+    write_whole(path, b"first")
+    write_whole(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_whole(path, b"first")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+RECORDS = [nnxp.Record(i, 1 / i, 1 - 1 / i, 2 / i, 1 - 2 / (i + 1), 0.1) for i in range(1, 4)]
+
+
+def pixels(path):
+    image = pytest.importorskip("matplotlib.image", reason="matplotlib is not installed")
+    return image.imread(path)
+
+
+@pytest.mark.parametrize("runs", [1, 3, 12])
+def test_curves_are_drawn(tmp_path, runs):
+    path = tmp_path / "curves.png"
+    nnxp.plots.plot_histories({f"run {i}": RECORDS for i in range(runs)}, path, title="a title")
+    picture = pixels(path)
+    assert picture.shape[1] > 1000
+    assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 10  # not blank
+
+
+def test_runs_without_validation_are_drawn(tmp_path):
+    records = [nnxp.Record(1, 1.0, 0.5, None, None, 0.1)]
+    nnxp.plots.plot_histories({"": records}, tmp_path / "curves.png")
+    assert pixels(tmp_path / "curves.png").size
+
+
+def test_nothing_to_plot_and_no_matplotlib_are_named(tmp_path, monkeypatch):
+    with pytest.raises(nnxp.InputError, match="no epoch was finished"):
+        nnxp.plots.plot_histories({"": []}, tmp_path / "curves.png")
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    with pytest.raises(nnxp.MissingExtraError, match=r"not installed; pip install 'nnxp\[plot\]'"):
+        nnxp.plots.plot_histories({"": RECORDS}, tmp_path / "curves.png")
+    assert not list(tmp_path.iterdir())

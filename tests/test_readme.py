@@ -1,0 +1,64 @@
+"""README: its code runs as printed, and its commands are the ones that CI runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_mnist_layout
+
+import nnxp
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "README.md").exists(), reason="README.md: not beside the tests"
+)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+
+
+def test_the_python_code_runs_as_printed(tmp_path):
+    environment = dict(os.environ)
+    if "NNXP_DATA_DIR" not in environment:  # the real MNIST where it is at hand, else the digits
+        train, test = (
+            nnxp.data.Dataset(
+                np.kron(d.inputs.reshape(-1, 8, 8), np.ones((1, 4, 4), np.uint8))[:, 2:30, 2:30]
+                .reshape(len(d), 784),
+                d.labels,
+            )
+            for d in nnxp.data.load_digits()
+        )  # fmt: skip
+        environment["NNXP_DATA_DIR"] = str(write_mnist_layout(tmp_path, train, test))
+    codes = blocks("python")
+    assert codes
+    for code in codes:
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        if "validation_accuracy" in code:
+            assert 0.5 < float(result.stdout) <= 1
+
+
+def test_ci_runs_the_second_command():
+    commands = blocks("sh")
+    assert commands[1].strip() in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_option_of_the_trainer_is_real():
+    help_text = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "train_mnist.py", "--help"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    readme = (ROOT / "README.md").read_text()
+    for line in re.findall(r"train_mnist\.py(.*)", readme):
+        for option in re.findall(r"(--[a-z-]+)", line):
+            assert option in help_text, option

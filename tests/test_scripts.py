@@ -1,0 +1,226 @@
+"""Scripts, as a user runs them: what they print, write and refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nnxp
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="scripts: not beside the tests")
+
+
+def run(name, *options, cwd=None, env=None, status=0):
+    """Run a script and return what it printed, after checking its exit status."""
+    result = subprocess.run(
+        [sys.executable, SCRIPTS / name, *map(str, options)],
+        cwd=cwd, env=os.environ | (env or {}), capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def test_train_on_the_digits(tmp_path):
+    out = tmp_path / "run"
+    result = run(
+        "train_mnist.py", "--device", "cpu", "--dataset", "digits", "--epochs", 3, "--batch-size",
+        20, "--out", out,
+    )  # fmt: skip
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(f"nnxp {nnxp.__version__} on cpu (NumPy")
+    epochs = [line for line in lines if line.startswith("epoch")]
+    pattern = r"epoch   \d  train loss \d\.\d{4}  train accuracy 0\.\d{4}  test accuracy 0\.\d{4}  "
+    assert len(epochs) == 3
+    assert all(re.match(pattern + r"\d+\.\d\d s$", line) for line in epochs)
+    assert re.match(r"test accuracy 0\.\d{4} after 3 epochs in", lines[-2])
+    assert sorted(path.name for path in out.iterdir()) == [
+        "config.json", "curves.png", "history.json",
+    ]  # fmt: skip
+    history = json.loads((out / "history.json").read_text())
+    assert [record["epoch"] for record in history] == [1, 2, 3]
+    assert {"epoch", "train_loss", "train_accuracy", "test_accuracy", "seconds"} <= set(history[0])
+    assert f"{history[-1]['test_accuracy']:.4f}" in epochs[-1]
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_config_repeats_the_run(tmp_path):
+    options = ["--dataset", "digits", "--epochs", 2, "--hidden", 16, "--optimizer", "adam",
+               "--activation", "tanh", "--seed", 5, "--dtype", "float64", "--quiet"]  # fmt: skip
+    assert run("train_mnist.py", *options, "--out", tmp_path / "a").stdout == ""
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert config["versions"]["numpy"] == np.__version__
+    assert config["versions"].keys() == {"python", "nnxp", "numpy", "array-api-compat"}
+    assert config["device_description"].startswith("NumPy")
+    repeated = []
+    for key in ("dataset", "device", "activation", "optimizer", "learning_rate", "epochs",
+                "batch_size", "seed", "dtype"):  # fmt: skip
+        repeated += [f"--{key.replace('_', '-')}", config[key]]
+    run("train_mnist.py", *repeated, "--hidden", *config["hidden"], "--out", tmp_path / "b")
+    first, second = (
+        [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+        for history in (json.loads((tmp_path / d / "history.json").read_text()) for d in "ab")
+    )
+    assert first == second
+
+
+def test_auto_says_why_it_trains_on_the_digits(tmp_path):
+    empty = {"NNXP_DATA_DIR": str(tmp_path)}
+    out = tmp_path / "run"
+    result = run("train_mnist.py", "--epochs", 1, "--out", out, env=empty)
+    assert re.match(
+        r"training on the embedded 8 x 8 digits instead of MNIST: .* holds neither train-images",
+        result.stderr,
+    )
+    assert result.stderr.count("\n") == 1
+    result = run("train_mnist.py", "--dataset", "mnist", "--out", out / "b", env=empty, status=1)
+    assert result.stderr.startswith("train_mnist.py: error: ")
+    assert "holds neither" in result.stderr
+    result = run("train_mnist.py", "--data-dir", tmp_path / "typo", status=1)
+    assert "there is no folder" in result.stderr
+
+
+def test_train_on_a_folder_and_on_csv(tmp_path, idx_folder):
+    run("train_mnist.py", "--data-dir", idx_folder, "--epochs", 1, "--out", tmp_path / "a")
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["dataset"] == "mnist"
+    train, _ = nnxp.data.load_digits()
+    table = np.column_stack([train.labels, train.inputs])
+    names = ",".join(["label", *(f"pixel{i}" for i in range(64))])
+    np.savetxt(tmp_path / "train.csv", table, "%d", ",", header=names, comments="")
+    result = run("train_mnist.py", "--dataset", tmp_path / "train.csv", "--epochs", 1, cwd=tmp_path)
+    assert "1199 training and 239 test images" in result.stdout
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["--activation", "relo"], 2, "unknown activation 'relo'; did you mean 'relu'?"),
+        (["--optimizer", "adm"], 2, "unknown optimizer 'adm'; did you mean 'adam'?"),
+        (["--init", "hee"], 2, "unknown initializer 'hee'; did you mean 'he'?"),
+        (["--dtype", "float"], 2, "unknown dtype 'float'; did you mean 'float"),
+        (["--epochs", "0"], 2, "argument --epochs: must be a whole number of at least 1, got '0'"),
+        (["--batch-size", "-5"], 2, "--batch-size: must be a whole number of at least 1, got"),
+        (["--hidden", "50", "x"], 2, "--hidden: must be a whole number of at least 1, got 'x'"),
+        (["--seed", "-1"], 2, "--seed: must be 0 or more, got -1"),
+        (["--learning-rate", "fast"], 2, "--learning-rate: invalid float value: 'fast'"),
+        (["--no-such-option"], 2, "unrecognized arguments: --no-such-option"),
+        (["--learning-rate", "0"], 1, "learning_rate must be a positive number, got 0"),
+        (["--learning-rate", "nan"], 1, "learning_rate must be a positive number, got nan"),
+        (["--dataset", "mnits"], 1, "unknown dataset 'mnits'; did you mean 'mnist'?"),
+        (["--dataset", "none.csv"], 1, "none.csv cannot be read"),
+        (["--dataset", "digits", "--data-dir", "."], 1, "--data-dir is for MNIST files"),
+        (["--device", "cudda"], 1, "unknown device 'cudda'; did you mean 'cuda'?"),
+    ],
+)
+def test_wrong_options_are_one_line(tmp_path, options, status, message):
+    result = run("train_mnist.py", *options, cwd=tmp_path, status=status)
+    assert result.stderr.startswith("train_mnist.py: error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())  # refused before anything is made
+
+
+def test_folders_that_cannot_take_a_run_are_refused(tmp_path):
+    options = ["--dataset", "digits", "--epochs", 1, "--quiet", "--out"]
+    run("train_mnist.py", *options, tmp_path / "a")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    result = run("train_mnist.py", *options, tmp_path / "a", status=1)
+    assert "already holds a run; choose another --out" in result.stderr
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nnxp"):
+        result = run("train_mnist.py", *options, out, status=1)
+        assert re.search(r"cannot write to .*; choose another --out", result.stderr)
+
+
+def test_without_matplotlib_training_goes_on(tmp_path):
+    (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError(name='matplotlib')\n")
+    result = run(
+        "train_mnist.py", "--dataset", "digits", "--epochs", 1, "--out", tmp_path / "run",
+        env={"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert "no curves.png: matplotlib.figure is not installed; pip install" in result.stderr
+    assert (tmp_path / "run" / "history.json").exists()
+
+
+def test_ctrl_c_keeps_the_finished_epochs_and_exits_130(tmp_path):
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, SCRIPTS / "train_mnist.py", "--dataset", "digits", "--epochs", "1000000",
+         "--out", out],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("epoch   5"):
+            break
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err == "interrupted: keeping the finished epochs\n"
+    history = json.loads((out / "history.json").read_text())
+    assert [record["epoch"] for record in history] == list(range(1, len(history) + 1))
+    assert len(history) >= 5
+    assert (out / "curves.png").exists()
+
+
+def test_divergence_is_one_line_and_keeps_the_finished_epochs(tmp_path):
+    result = run(
+        "train_mnist.py", "--dataset", "digits", "--learning-rate", "1e30", "--out",
+        tmp_path / "run", status=1, env={"PYTHONWARNINGS": "ignore"},
+    )  # fmt: skip
+    assert re.search(r"error: the loss is (nan|inf) after epoch \d+; lower the", result.stderr)
+    assert (tmp_path / "run" / "history.json").exists()
+
+
+def test_fruit_graph():
+    out = run("fruit_graph.py").stdout
+    assert "715.00" in out
+    figures = re.findall(r"(apple|orange|apple's price|orange's price|tax) +([\d.]+)$", out, re.M)
+    assert dict(figures) == {
+        "apple": "110.00", "orange": "165.00", "apple's price": "2.20", "orange's price": "3.30",
+        "tax": "650.00",
+    }  # fmt: skip
+
+
+def test_logistic_regression():
+    out = run("logistic_regression.py").stdout
+    assert "step   1  cost 0.6931471806" in out
+    assert "step  10  cost 0.5956439890" in out
+    assert "w = [0.31266902 0.09450386], b = [-0.00104523]" in out
+
+
+def test_xor_is_learned():
+    out = run("xor.py").stdout
+    assert float(re.search(r"loss (\S+)$", out.splitlines()[-1])[1]) < 0.01
+
+
+def test_gradient_check_shows_agreement_and_speed():
+    out = run("gradient_check.py", "--dataset", "digits").stdout
+    errors = [float(x) for x in re.findall(r"\) +(\d\.\de-\d\d)$", out, re.M)]
+    assert len(errors) == 7
+    assert max(errors) < 1e-6
+    assert int(re.search(r"([\d,]+) times as long", out)[1].replace(",", "")) > 100
+
+
+def test_compare_prints_a_table_and_draws_a_picture(tmp_path):
+    out = run(
+        "compare_mnist.py", "--dataset", "digits", "--epochs", 1, "--seeds", 2, "--out", tmp_path
+    ).stdout
+    rows = re.findall(r"^([23] layers.*?)  +0\.\d{4} ± 0\.\d{4}  ", out, re.M)
+    assert len(rows) == 11
+    assert {"2 layers, sigmoid", "3 layers, relu", "3 layers, relu, he, adamw"} <= set(rows)
+    assert (tmp_path / "compare.png").exists()
+    assert len(json.loads((tmp_path / "compare.json").read_text())) == 11

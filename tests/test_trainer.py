@@ -1,0 +1,231 @@
+"""Trainer: it learns, repeats itself to the bit, and refuses bad data before any work."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from conftest import small_trainer
+
+import nnxp
+from nnxp.data import Batches, Dataset, load_digits, one_hot
+from nnxp.optimizers import OPTIMIZERS
+
+
+def digits_trainer(device="cpu", dtype="float32", optimizer=None, seed=0):
+    rng = np.random.default_rng(seed)
+    network = nnxp.ThreeLayerNet(64, 50, 30, 10, rng=rng, device=device, dtype=dtype)
+    return nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer or nnxp.SGD(0.1)), rng
+
+
+def test_the_digits_are_learned(backend):
+    trainer, rng = digits_trainer(backend.device)
+    train, test = load_digits()
+    history = trainer.fit(train, epochs=30, batch_size=50, validation=test, rng=rng)
+    assert [record.epoch for record in history] == list(range(1, 31))
+    # A linear classifier reaches 0.96 on these digits; ten classes by chance 0.1.
+    assert history[-1].validation_accuracy > 0.95
+    assert history[-1].train_loss < history[0].train_loss / 5
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_learns_with_its_own_defaults(name):
+    trainer, rng = digits_trainer(optimizer=OPTIMIZERS[name]())
+    train, test = load_digits()
+    history = trainer.fit(train, epochs=20, batch_size=20, validation=test, rng=rng)
+    assert history[-1].validation_accuracy > 0.9
+
+
+def test_mnist_is_learned(mnist):
+    train, test = mnist
+    rng = np.random.default_rng(0)
+    network = nnxp.ThreeLayerNet(784, 50, 30, 10, rng=rng)
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+    history = trainer.fit(train, epochs=1, batch_size=100, validation=test, rng=rng)
+    assert history[-1].validation_accuracy > 0.92  # more than a linear classifier's at its end
+
+
+def test_the_same_seed_gives_the_same_bits():
+    train, test = load_digits()
+
+    def run(seed):
+        trainer, rng = digits_trainer(optimizer=nnxp.Adam(), seed=seed)
+        trainer.fit(train, epochs=2, batch_size=32, validation=test, rng=rng)
+        return trainer.network.parameters(), [r.train_loss for r in trainer.history]
+
+    (first, first_losses), (second, second_losses), (other, _) = run(0), run(0), run(1)
+    assert first_losses == second_losses
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+        assert not np.array_equal(first[name], other[name])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-2)])
+def test_every_backend_takes_the_same_way(backend, dtype, tolerance):
+    # Two libraries may add in another order: each step then differs by a few units in the last
+    # place, which the 87 steps here amplify; float64's 1e-16 stays far below 1e-9, and float32's
+    # 1e-7 below 1e-2 (a ReLU may switch at another step).
+    train, _ = load_digits()
+    losses = []
+    for device in (nnxp.device("cpu"), backend.device):
+        trainer, rng = digits_trainer(device, dtype)
+        batches = Batches(train, 50, device=device, dtype=dtype, rng=rng)
+        losses.append([float(trainer.step(*batch)) for _ in range(3) for batch in batches])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=tolerance)
+
+
+def test_step_is_one_update_and_returns_the_loss_before_it(backend):
+    trainer = small_trainer(device=backend.device, dtype="float64")
+    x = backend.array(np.random.default_rng(1).normal(size=(8, 6)))
+    labels = backend.array(np.arange(8) % 3)
+    before = {name: backend.host(p).copy() for name, p in trainer.network.parameters().items()}
+    expected = float(trainer.loss.forward(trainer.network.predict(x), labels))
+    loss = trainer.step(x, labels)
+    assert loss.shape == ()
+    assert backend.device.holds(loss)
+    assert float(loss) == expected
+    gradients = trainer.network.gradients()
+    for name, p in trainer.network.parameters().items():
+        expected_parameter = before[name] - 0.1 * backend.host(gradients[name])
+        np.testing.assert_array_equal(backend.host(p), expected_parameter)
+
+
+def test_evaluate_is_the_mean_over_all_examples(small):
+    trainer = small_trainer(dtype="float64")
+    scores = trainer.network.predict(small.inputs)
+    whole = float(nnxp.SoftmaxWithLoss().forward(scores, small.labels))
+    for batch_size in (1, 7, 40, 100):
+        evaluation = trainer.evaluate(small, batch_size=batch_size)
+        assert evaluation.loss == pytest.approx(whole, rel=1e-13)
+        assert evaluation.accuracy == np.mean(scores.argmax(axis=1) == small.labels)
+
+
+def test_evaluating_in_between_changes_no_training(small):
+    one, other = small_trainer(), small_trainer()
+    batch = (small.inputs.astype("float32"), small.labels)
+    for trainer in (one, other):
+        trainer.step(*batch)
+        if trainer is one:
+            trainer.evaluate(small)
+        trainer.step(*batch)
+    for name, x in one.network.parameters().items():
+        np.testing.assert_array_equal(x, other.network.parameters()[name])
+
+
+def test_fit_again_continues_the_history(small):
+    trainer = small_trainer()
+    rng = np.random.default_rng(0)
+    trainer.fit(small, epochs=2, batch_size=16, rng=rng)
+    history = trainer.fit(small, epochs=1, batch_size=16, rng=rng)
+    assert [record.epoch for record in history] == [1, 2, 3]
+    assert history is trainer.history
+    assert history[0].validation_accuracy is None
+    assert str(history[0]).startswith("epoch   1  train loss ")
+    assert "test" not in str(history[0])
+
+
+def test_verbose_prints_a_line_an_epoch_and_no_bar_off_a_terminal(small, capfd):
+    trainer = small_trainer()
+    rng = np.random.default_rng(0)
+    trainer.fit(small, epochs=2, batch_size=16, validation=small, rng=rng, verbose=True)
+    out, err = capfd.readouterr()
+    assert [line[:12] for line in out.splitlines()] == ["epoch   1  t", "epoch   2  t"]
+    assert "test accuracy 0." in out
+    assert err == ""
+    trainer.fit(small, epochs=1, batch_size=16, rng=rng)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_mean_squared_error_trains_on_one_hot_rows_full_batch():
+    # A network of any depth, sigmoid everywhere, full-batch gradient descent.
+    train, test = load_digits()
+    rng = np.random.default_rng(0)
+    layers = nnxp.mlp([64, 32, 10], rng=rng, activation="sigmoid").layers
+    trainer = nnxp.Trainer(
+        nnxp.Sequential([*layers, nnxp.Sigmoid()]), nnxp.MeanSquaredError(), nnxp.SGD(20.0)
+    )
+    train, test = (Dataset(d.inputs, one_hot(d.labels, 10)) for d in (train, test))
+    history = trainer.fit(train, epochs=400, batch_size=len(train), validation=test, rng=rng)
+    assert history[-1].validation_accuracy > 0.9
+
+
+def test_regression_has_no_accuracy():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20, 2))
+    dataset = Dataset(x, x @ np.array([[1.0], [2.0]]))
+    trainer = nnxp.Trainer(nnxp.mlp([2, 1], rng=rng), nnxp.MeanSquaredError(), nnxp.SGD(0.1))
+    history = trainer.fit(dataset, epochs=200, batch_size=5, rng=rng)
+    assert history[-1].train_loss < 1e-6
+    assert math.isnan(history[-1].train_accuracy)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"epochs": 1.5}, "epochs must be a whole number of at least 1, got 1.5"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"rng": 0}, "rng must be a numpy.random.Generator, got 0"),
+        ({"train": "digits"}, r"expected a Dataset, got str; .*Dataset\(inputs, labels\)"),
+        ({"validation": 3}, "expected a Dataset, got int"),
+        (
+            {"train": Dataset(np.ones((4, 7)), np.zeros(4, int))},
+            r"training data do not suit: Affine expects inputs of shape \(batch, 6\), got \(1, 7\)",
+        ),
+        (
+            {"train": Dataset(np.ones((4, 6)), np.array([0, 1, 2, 3]))},
+            "training data do not suit: .* labels from 0 to 2, got 3",
+        ),
+        (
+            {"train": Dataset(np.ones((4, 6)), np.array([0.0, 1.0, 2.0, 2.0]))},
+            "training data do not suit: .* got float64",
+        ),
+        (
+            {"validation": Dataset(np.ones((4, 6)), np.array([0, 1, 2, -1]))},
+            "validation data do not suit: .* got -1",
+        ),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(small, options, message):
+    trainer = small_trainer()
+    before = {name: x.copy() for name, x in trainer.network.parameters().items()}
+    given = {"train": small, "epochs": 1, "batch_size": 8, "rng": np.random.default_rng(0)}
+    with pytest.raises(nnxp.InputError, match=message):
+        trainer.fit(**(given | options))
+    assert trainer.history == []
+    for name, x in trainer.network.parameters().items():
+        np.testing.assert_array_equal(x, before[name])
+
+
+def test_a_network_without_parameters_is_refused():
+    with pytest.raises(nnxp.InputError, match=r"Sequential\(ReLU\(\)\) has no parameters to train"):
+        nnxp.Trainer(nnxp.Sequential([nnxp.ReLU()]), nnxp.SoftmaxWithLoss(), nnxp.SGD())
+
+
+def test_divergence_is_named():
+    inputs = np.random.default_rng(0).normal(size=(20, 6))
+    rng = np.random.default_rng(0)
+    network = nnxp.mlp([6, 1], rng=rng, dtype="float64")
+    trainer = nnxp.Trainer(network, nnxp.MeanSquaredError(), nnxp.SGD(1e6))
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(nnxp.DivergenceError, match="the loss is (nan|inf) after epoch .*now 1e"),
+    ):
+        trainer.fit(Dataset(inputs, inputs[:, :1]), epochs=99, batch_size=2, rng=rng)
+
+
+def test_an_interruption_keeps_the_finished_epochs(small, monkeypatch):
+    trainer = small_trainer()
+    step, calls = trainer.step, []
+
+    def interrupted_step(*batch):
+        calls.append(1)
+        if len(calls) == 8:  # in the third epoch of three steps
+            raise KeyboardInterrupt
+        return step(*batch)
+
+    monkeypatch.setattr(trainer, "step", interrupted_step)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(small, epochs=9, batch_size=16, rng=np.random.default_rng(0))
+    assert [record.epoch for record in trainer.history] == [1, 2]
