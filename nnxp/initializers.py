@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from nnxp.errors import POSITIVE, require_number
 
-Weights = npt.NDArray[np.float64]
-Initializer = Callable[[np.random.Generator, tuple[int, ...]], Weights]
+Weights: TypeAlias = npt.NDArray[np.float64]
+# In quotes, since naming numpy.random imports it, which would slow `import nnxp` down.
+Initializer: TypeAlias = "Callable[[np.random.Generator, tuple[int, ...]], Weights]"
 
 
 def normal(std: float) -> Initializer:

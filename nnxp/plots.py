@@ -62,11 +62,12 @@ def plot_histories(
         axes.set_ylabel(quantity)
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    loss_axes.set_ylim(bottom=0)
     handles, labels = accuracy_axes.get_legend_handles_labels()
     if single:
+        loss_axes.set_ylim(bottom=0)
         accuracy_axes.legend(handles, labels, loc="lower right")
     else:
+        loss_axes.set_yscale("log")  # pulls the many good runs apart
         figure.legend(handles, labels, loc="outside right center", fontsize="small")
     if title:
         figure.suptitle(title, fontsize="medium")
