@@ -101,8 +101,8 @@ def run(code: str) -> str:
 def test_import_brings_no_heavy_package():
     loaded = set(run("import sys, nnxp; print(*sys.modules)").split())
     heavy = {
-        "array_api_strict", "cupy", "importlib.metadata", "jax", "matplotlib", "numpy.random", "platformdirs",
-        "pooch", "requests", "scipy", "sklearn", "torch", "tqdm",
+        "array_api_strict", "cupy", "importlib.metadata", "jax", "matplotlib", "numpy.random",
+        "platformdirs", "pooch", "requests", "scipy", "sklearn", "torch", "tqdm",
     }  # fmt: skip
     assert not loaded & heavy
 
