@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from common import (
@@ -24,16 +24,26 @@ from nnxp.data import Dataset
 from nnxp.initializers import Initializer, normal
 from nnxp.optimizers import OPTIMIZERS
 
-# Hidden widths, activation, initializer and optimizer. The first four are the published settings:
-# N(0, 0.01²) weights and plain SGD at 0.1. The rest differ by the optimizer alone, each at its own
-# default learning rate, from He weights.
-Run = tuple[list[int], str, Initializer | None, Callable[[], nnxp.Optimizer]]
-RUNS: dict[str, Run] = {
-    "2 layers, relu": ([50], "relu", normal(0.01), nnxp.SGD),
-    "2 layers, sigmoid": ([50], "sigmoid", normal(0.01), nnxp.SGD),
-    "3 layers, relu": ([50, 30], "relu", normal(0.01), nnxp.SGD),
-    "3 layers, sigmoid": ([50, 30], "sigmoid", normal(0.01), nnxp.SGD),
-    **{f"3 layers, relu, he, {key}": ([50, 30], "relu", None, o) for key, o in OPTIMIZERS.items()},
+
+class Settings(NamedTuple):
+    """What the runs differ in."""
+
+    hidden: list[int]
+    activation: str
+    initializer: Initializer | None
+    optimizer: type[nnxp.Optimizer]
+
+
+# The first four are the published settings: N(0, 0.01²) weights and plain SGD at 0.1. The rest
+# differ by the optimizer alone, each at its own default learning rate, from He weights.
+RUNS = {
+    "2 layers, relu": Settings([50], "relu", normal(0.01), nnxp.SGD),
+    "2 layers, sigmoid": Settings([50], "sigmoid", normal(0.01), nnxp.SGD),
+    "3 layers, relu": Settings([50, 30], "relu", normal(0.01), nnxp.SGD),
+    "3 layers, sigmoid": Settings([50, 30], "sigmoid", normal(0.01), nnxp.SGD),
+} | {
+    f"3 layers, relu, he, {name}": Settings([50, 30], "relu", None, optimizer)
+    for name, optimizer in OPTIMIZERS.items()
 }
 
 
@@ -78,20 +88,19 @@ def main() -> None:
 
 
 def train_once(
-    settings: Run,
+    settings: Settings,
     seed: int,
     train: Dataset,
     test: Dataset,
     device: nnxp.Device,
     args: argparse.Namespace,
 ) -> list[nnxp.Record]:
-    hidden, activation, initializer, optimizer = settings
     rng = np.random.default_rng(seed)
     network = nnxp.mlp(
-        [train.inputs.shape[1], *hidden, class_count(train, test)],
-        rng=rng, activation=activation, initializer=initializer, device=device,
+        [train.inputs.shape[1], *settings.hidden, class_count(train, test)],
+        rng=rng, activation=settings.activation, initializer=settings.initializer, device=device,
     )  # fmt: skip
-    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer())
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), settings.optimizer())
     return trainer.fit(
         train, epochs=args.epochs, batch_size=args.batch_size, validation=test, rng=rng
     )

@@ -1,0 +1,114 @@
+#!/usr/bin/env -S uv run --script
+
+# /// script
+# dependencies = ["nox"]
+# ///
+
+"""The one door to all checks: `nox` runs lint, types and tests, `nox -l` lists the other sessions.
+
+What follows `--` goes to pytest, or to the script: `nox -s tests -- -k affine`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2026.8.10"  # passes over a pyenv shim of an inactive Python
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False  # skipped with the reason, under CI as well
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+OLDEST = [bound.replace(">=", "==") for bound in PROJECT["project"]["dependencies"]]
+WITHOUT_OLDEST_NUMPY = {"3.14"}  # newer than the oldest NumPy, which has no wheel for it
+
+
+def group(name: str) -> tuple[str, ...]:
+    """Return the requirements of a dependency group of pyproject.toml."""
+    return nox.project.dependency_groups(PROJECT, name)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and the repository's layout."""
+    session.install(*group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("sp-repo-review", "--show=err", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of the package, strictly."""
+    session.install("-e", ".", *group("types"))
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests that need neither a GPU nor other libraries to compare with."""
+    session.install("-e", ".", *group("test"))
+    session.run("pytest", "-m", "not gpu and not interop", *session.posargs)
+
+
+@nox.session(name="tests-matrix", python=nox.project.python_versions(PROJECT), default=False)
+@nox.parametrize("dependencies", ["oldest", "newest"], ids=["oldest", "newest"])
+def tests_matrix(session: nox.Session, dependencies: str) -> None:
+    """Run the tests on each Python, with the oldest and the newest dependencies."""
+    oldest = OLDEST if dependencies == "oldest" else []
+    if oldest and session.python in WITHOUT_OLDEST_NUMPY:
+        session.skip(f"{OLDEST[0]} has no wheel for Python {session.python}")
+    session.install("-e", ".", *oldest, *group("test"), "--only-binary=numpy")
+    session.run("pytest", "-m", "not gpu and not interop", *session.posargs)
+
+
+@nox.session(venv_backend="virtualenv", default=False)  # pip's settings may name a CPU PyTorch
+def interop(session: nox.Session) -> None:
+    """Run the tests that compare with PyTorch, JAX and scikit-learn."""
+    session.install("-e", ".", *group("test"), *group("interop"))
+    session.run("pytest", "-m", "interop", *session.posargs)
+
+
+@nox.session(name="tests-gpu", default=False)
+def tests_gpu(session: nox.Session) -> None:
+    """Run the tests on a CUDA device; `-- cuda12` takes CuPy for an older NVIDIA driver."""
+    try:
+        subprocess.run(["nvidia-smi"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        session.skip(f"no NVIDIA driver: {error}")
+    arguments = list(session.posargs)
+    cuda = arguments.pop(0) if arguments[:1] == ["cuda12"] else "cuda13"
+    session.install("-e", f".[{cuda}]", *group("test"))
+    session.run("pytest", "-m", "gpu", *arguments)
+
+
+@nox.session(default=False)
+def build(session: nox.Session) -> None:
+    """Build sdist and wheel into dist/, and try the wheel outside the checkout."""
+    shutil.rmtree("dist", ignore_errors=True)
+    session.install("build")
+    session.run("python", "-m", "build")
+    (wheel,) = Path("dist").resolve().glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        wanted = {"nnxp/data/digits.csv.gz", "nnxp/data/digits.txt", "nnxp/py.typed"}
+        if missing := wanted.difference(archive.namelist()):
+            session.error(f"{wheel.name} lacks {', '.join(sorted(missing))}")
+    session.install(str(wheel))
+    session.chdir(session.create_tmp())
+    session.run("python", "-I", "-c", "import nnxp; print(*map(len, nnxp.data.load_digits()))")
+
+
+@nox.session(default=False)
+def train(session: nox.Session) -> None:
+    """Train on MNIST with scripts/train_mnist.py."""
+    session.install("-e", ".[download,plot]")
+    session.run("python", "scripts/train_mnist.py", *session.posargs)
+
+
+if __name__ == "__main__":
+    nox.main()
