@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+import numpy as np
 from array_api_compat import array_namespace
 
 from nnxp.errors import InputError
@@ -15,8 +16,17 @@ Namespace: TypeAlias = Any
 """The functions that come with an array: ``array_namespace(x)``."""
 
 
+def is_odd_numpy(x: object) -> bool:
+    """Tell whether `x` is a matrix or masked array, whose operators mean something else."""
+    return isinstance(x, np.ndarray) and type(x) not in (np.ndarray, np.memmap)
+
+
 def array_library(x: Array, owner: object) -> Namespace:
     """Return the namespace of `x`; anything that is no array is refused in `owner`'s name."""
+    if is_odd_numpy(x):
+        raise InputError(
+            f"{owner} expects a plain array, got {type(x).__name__}; convert with numpy.asarray(x)"
+        )
     try:
         return array_namespace(x)
     except TypeError:

@@ -13,11 +13,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.arrays import Array, Namespace
+from nnxp.arrays import Array, Namespace, is_odd_numpy
 from nnxp.errors import DeviceError, InputError, unknown_name
 
 DTYPES = ("float32", "float64")
 """The dtypes that networks compute in."""
+
+_CARRIED = (
+    *DTYPES, "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool",
+)  # fmt: skip
+
+
+def require_dtype(dtype: str) -> str:
+    """Return `dtype` if it is one of `DTYPES`."""
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
+    return dtype
 
 
 @dataclass(frozen=True)
@@ -43,21 +54,29 @@ class Device:
     xp: Namespace = field(compare=False, repr=False)
     _array_type: type | tuple[type, ...] = field(compare=False, repr=False)
     _handle: Any = field(compare=False, repr=False)
+    _from_host: Callable[[npt.NDArray[Any]], Array] = field(compare=False, repr=False)
     _to_host: Callable[[Array], npt.NDArray[Any]] = field(compare=False, repr=False)
     reason: str = field(default="", compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.spec} ({self.description})"
 
+    def __reduce__(self) -> tuple[Callable[[str], Device], tuple[str]]:
+        return device, (self.spec,)  # copies and other processes open it anew
+
     def holds(self, x: object) -> bool:
         """Tell whether `x` is an array of this device's library, on this device."""
-        return isinstance(x, self._array_type) and x.device == self._handle  # type: ignore[attr-defined]
+        # A JAX array that is being traced has no device.
+        return isinstance(x, self._array_type) and getattr(x, "device", None) in (
+            self._handle,
+            None,
+        )
 
     def require(self, x: Array, owner: object) -> None:
         """Raise a `DeviceError` that names both devices unless this device holds `x`."""
         if not self.holds(x):
             here = f'nnxp.device("{self.spec}").asarray(x)'
-            remedy = here if _on_host(x) else f"its own device's to_host(x), then with {here}"
+            remedy = here if _on_host(x) else f"its own device's to_host(x), then {here}"
             raise DeviceError(
                 f"{owner} is on {self.spec}, got {_describe(x)}; convert with {remedy}"
             )
@@ -80,25 +99,35 @@ class Device:
         InputError
             If `host` is no array of numbers, or `dtype` no name of a dtype.
         """
-        try:
-            name = None if dtype is None else np.dtype(dtype).name
-        except TypeError:
-            raise InputError(f'dtype must be a name such as "float32", got {dtype!r}') from None
-        if self.holds(host):
-            wanted = host.dtype if name is None else getattr(self.xp, name)
+        if dtype is not None and dtype not in _CARRIED:
+            raise unknown_name("dtype", dtype, _CARRIED)
+        if self.holds(host) and not isinstance(host, np.ndarray):
+            wanted = host.dtype if dtype is None else getattr(self.xp, dtype)
             return self.xp.astype(host, wanted, copy=False)
         if not _on_host(host):
             raise DeviceError(
                 f"asarray carries arrays from the host to {self.spec}, got {_describe(host)}; "
                 "bring it to the host first with its own device's to_host(x)"
             )
+        if is_odd_numpy(host):
+            raise InputError(
+                f"asarray expects a plain array, got {type(host).__name__}; convert with "
+                "numpy.asarray(x)"
+            )
         try:
-            data = np.asarray(host, dtype=name)
+            given = np.asarray(host)
         except (TypeError, ValueError) as error:
             raise InputError(f"asarray expects an array of numbers: {error}") from None
-        if data.dtype.kind not in "biuf":
-            raise InputError(f"asarray expects an array of numbers, got dtype {data.dtype}")
-        return self.xp.asarray(data, device=self._handle)
+        name = dtype or given.dtype.name
+        if given.dtype.kind not in "biuf" or name not in _CARRIED:
+            raise InputError(
+                f"asarray expects an array of numbers, got dtype {given.dtype}; carried are "
+                f"{', '.join(_CARRIED)}"
+            )
+        data = given.astype(name, copy=False)
+        if data.dtype != given.dtype and data.dtype.kind in "biu" and (data != given).any():
+            raise InputError(f"asarray got {given.dtype} values that {name} cannot hold")
+        return self._from_host(data)
 
     def to_host(self, x: Array) -> npt.NDArray[Any]:
         """Bring an array of this device to the host, as NumPy; it waits for the device."""
@@ -145,6 +174,8 @@ def device(spec: str | Device = "auto") -> Device:
         except DeviceError as error:
             return _open_cpu("", reason=str(error))
     library, _, index = spec.partition(":")
+    if library == "gpu":
+        raise InputError(f'unknown device {spec!r}; GPUs are "cuda", "cuda:0", "cuda:1", …')
     if library not in _OPENERS:
         raise unknown_name("device", spec, ["auto", *_OPENERS])
     return _OPENERS[library](index)
@@ -161,6 +192,7 @@ def _open_cpu(index: str, *, reason: str = "") -> Device:
         xp=xp,
         _array_type=(np.ndarray, np.generic),  # a reduction of NumPy returns a scalar, not 0-d
         _handle="cpu",
+        _from_host=lambda x: x,
         _to_host=lambda x: x,
         reason=reason,
     )
@@ -187,7 +219,8 @@ def _open_strict(index: str) -> Device:
         xp=strict,
         _array_type=type(strict.empty(0)),
         _handle=handle,
-        _to_host=lambda x: np.asarray(x.to_device(host)),
+        _from_host=lambda x: strict.asarray(x, device=handle, copy=True),  # as a GPU does
+        _to_host=lambda x: np.array(x.to_device(host)),
     )
 
 
@@ -246,8 +279,7 @@ def _open_cuda(index: str) -> Device:
             f"CuPy cannot compute on cuda:{number} ({_one_line(error)}); if CUDA libraries are "
             "missing, pip install 'nnxp[cuda13]' or 'nnxp[cuda12]' brings them"
         ) from error
-    import array_api_compat.cupy as xp
-
+    xp: Namespace = importlib.import_module("array_api_compat.cupy")
     name = cupy.cuda.runtime.getDeviceProperties(number)["name"].decode()
     return Device(
         spec=f"cuda:{number}",
@@ -255,6 +287,7 @@ def _open_cuda(index: str) -> Device:
         xp=xp,
         _array_type=cupy.ndarray,
         _handle=handle,
+        _from_host=lambda x: xp.asarray(x, device=handle),
         _to_host=cupy.asnumpy,
     )
 

@@ -85,7 +85,7 @@ def optional_import(package: str, extra: str) -> ModuleType:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"{package} is not installed; pip install 'nnxp[{extra}]'", name=error.name
+            f"{error.name} is not installed; pip install 'nnxp[{extra}]'", name=error.name
         ) from None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
-import tempfile
+import time
 import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -19,16 +20,25 @@ def open_binary(path: Path) -> BinaryIO:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to a temporary file beside `path` and rename it: never half a file."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    """Write `data` to a temporary file beside `path` and rename it: never half a file.
+
+    Raises
+    ------
+    OSError
+        Naming `path`; what stood there is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)  # mkstemp makes it readable to its owner alone
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink()
-        raise
+        if path.exists() and not path.is_file():
+            raise FileExistsError(errno.EEXIST, "Not a regular file")
+        try:
+            with temporary.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error

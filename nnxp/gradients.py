@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from nnxp.arrays import Array, floating_namespace
+from nnxp.arrays import Array, array_library
 from nnxp.errors import InputError
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 
 # The error of a central difference is about step² f''' / 6 from truncation and eps |f| / step from
-# rounding; they balance near eps^(1/3) = 6e-6. A power of two adds no rounding of its own.
+# rounding; they balance near eps^(1/3) = 6e-6, for functions that vary on the scale of max(1, |x|).
 _STEP = 2.0**-17
 
 
@@ -36,7 +36,7 @@ def numerical_gradient(f: Callable[[Array], Array | float], x: Array) -> Array:
     >>> numerical_gradient(lambda x: (x * x).sum(), np.array([3.0, 4.0])).round(6)
     array([6., 8.])
     """
-    xp = floating_namespace(x, "numerical_gradient")
+    xp = array_library(x, "numerical_gradient")
     if x.dtype != xp.float64:
         raise InputError(
             f"numerical_gradient needs float64, got {x.dtype}; build the network with "
@@ -44,10 +44,17 @@ def numerical_gradient(f: Callable[[Array], Array | float], x: Array) -> Array:
         )
     size = math.prod(x.shape)
     position = xp.reshape(xp.arange(size, device=x.device), x.shape)
+    step = _STEP * xp.maximum(xp.abs(x), 1.0)
+    # As wide as x + step and x - step are apart after rounding.
+    widths = xp.reshape((x + step) - (x - step), (size,))
     slopes = []
     for i in range(size):
-        nudge = xp.astype(position == i, x.dtype) * _STEP
-        slopes.append((float(f(x + nudge)) - float(f(x - nudge))) / (2 * _STEP))
+        nudge = xp.astype(position == i, x.dtype) * step
+        try:
+            rise = float(f(x + nudge)) - float(f(x - nudge))
+        except TypeError as error:
+            raise InputError(f"f must return one number: {error}") from error
+        slopes.append(rise / float(widths[i]))
     return xp.reshape(xp.asarray(slopes, dtype=x.dtype, device=x.device), x.shape)
 
 
@@ -68,7 +75,7 @@ def check_gradients(
     -------
     dict of str to float
         For each parameter, and ``"inputs"``, the largest difference between the two gradients
-        relative to the largest entry of either.
+        relative to the largest entry of either; inf where one is not finite.
     """
 
     def loss_at(x: Array) -> float:
@@ -94,6 +101,9 @@ def check_gradients(
 
 
 def _relative_error(a: Array, b: Array) -> float:
-    xp = floating_namespace(a, "check_gradients")
+    xp = array_library(a, "check_gradients")
+    difference = float(xp.max(xp.abs(a - b)))
+    if not math.isfinite(difference):
+        return math.inf  # where nan would get lost in a maximum
     scale = max(float(xp.max(xp.abs(a))), float(xp.max(xp.abs(b))))
-    return float(xp.max(xp.abs(a - b))) / scale if scale else 0.0
+    return difference / scale if scale else 0.0

@@ -83,8 +83,9 @@ class SoftmaxWithLoss(Loss):
 
     With scores s and the label's class c of a row, the loss is ``log(sum(exp(s))) - s[c]``,
     averaged over the batch. The largest score is subtracted first, so nothing overflows and no
-    epsilon is needed. On other libraries than NumPy, a label that names no class has probability
-    0 and makes the loss inf.
+    epsilon is needed. On other libraries than NumPy, where looking at the labels would wait for
+    the device, a class number out of range has probability 0 and makes the loss inf, and rows are
+    trusted to be one-hot.
 
     Examples
     --------
@@ -232,7 +233,7 @@ class MeanSquaredError(Loss):
         return difference / math.prod(difference.shape)
 
     def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
-        """Check for a finite target for each output."""
+        """Check for a target for each output."""
         xp = array_library(labels, self)
         if not xp.isdtype(labels.dtype, ("integral", "real floating", "bool")):
             raise InputError(f"{self!r} expects targets of real numbers, got {labels.dtype}")

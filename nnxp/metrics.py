@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nnxp.arrays import Array, floating_namespace
+from nnxp.arrays import Array, array_library, floating_namespace
+from nnxp.errors import InputError
 
 
 def hits(scores: Array, labels: Array) -> Array:
@@ -17,8 +18,20 @@ def hits(scores: Array, labels: Array) -> Array:
     Returns
     -------
     (batch,) boolean array
+
+    Raises
+    ------
+    InputError
+        If the shapes are others.
     """
-    xp = floating_namespace(scores, "hits")
+    xp = floating_namespace(scores, "accuracy")
+    array_library(labels, "accuracy")
+    shape = tuple(labels.shape)
+    if scores.ndim != 2 or shape not in (tuple(scores.shape[:1]), tuple(scores.shape)):
+        raise InputError(
+            "accuracy expects scores of shape (batch, classes) and labels of shape (batch,) or "
+            f"(batch, classes), got {tuple(scores.shape)} and {shape}"
+        )
     if labels.ndim == 2:
         labels = xp.argmax(labels, axis=1)
     return xp.argmax(scores, axis=1) == labels
@@ -39,7 +52,7 @@ def binary_hits(scores: Array, labels: Array) -> Array:
     (batch,) boolean array
     """
     xp = floating_namespace(scores, "binary_hits")
-    right = (scores > 0) == (xp.reshape(labels, scores.shape) == 1)
+    right = (scores > 0) == (xp.reshape(xp.astype(labels, scores.dtype), scores.shape) > 0)
     return xp.all(right, axis=1)
 
 

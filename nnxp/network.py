@@ -31,8 +31,12 @@ class Parameters(MutableMapping[str, Array]):
         return layer.params[key]
 
     def __setitem__(self, name: str, value: Array) -> None:
+        if name not in self._slots:
+            raise unknown_name("parameter", name, self._slots)
         layer, key = self._slots[name]
-        layer.params[key] = value
+        if value is not layer.params[key]:  # as it is after a change in place
+            _require_like(name, value, layer, key)
+            layer.params[key] = value
 
     def __delitem__(self, name: str) -> None:
         raise InputError(f"a network keeps all its parameters; {name} cannot be deleted")
@@ -66,6 +70,8 @@ class Sequential:
     """
 
     def __init__(self, layers: Iterable[Layer]) -> None:
+        if isinstance(layers, Layer):
+            raise InputError(f"Sequential expects a list of layers, got {layers!r} alone")
         self.layers = tuple(layers)
         self._slots: dict[str, tuple[Layer, str]] = {}
         if not self.layers:
@@ -182,14 +188,8 @@ class Sequential:
             if name not in parameters:
                 raise InputError(f"parameter {name} is missing; got {', '.join(parameters)}")
             assert layer.device is not None  # a layer with parameters has a device
-            new, old = parameters[name], layer.params[key]
-            if not layer.device.holds(new):
-                new = layer.device.asarray(new)
-            if tuple(new.shape) != tuple(old.shape) or new.dtype != old.dtype:
-                raise InputError(
-                    f"parameter {name} expects {tuple(old.shape)} {old.dtype}, got "
-                    f"{tuple(new.shape)} {new.dtype}; convert with numpy.asarray(x, dtype=...)"
-                )
+            new = layer.device.asarray(parameters[name])
+            _require_like(name, new, layer, key)
             loaded[name] = layer.device.xp.asarray(new, copy=True)
         self.parameters().update(loaded)
 
@@ -294,8 +294,10 @@ def _stack(
     dtype: str,
     device: Device | str,
 ) -> list[Layer]:
-    if len(widths) < 2:
-        raise InputError(f"a network needs at least two widths, inputs and outputs, got {widths}")
+    if not isinstance(widths, (list, tuple)) or len(widths) < 2:
+        raise InputError(
+            f"a network needs a list of at least two widths, inputs and outputs, got {widths!r}"
+        )
     if activation not in ACTIVATIONS:
         raise unknown_name("activation", activation, ACTIVATIONS)
     if initializer is None:
@@ -308,3 +310,16 @@ def _stack(
             Affine(inputs, outputs, rng=rng, initializer=initializer, dtype=dtype, device=device)
         )
     return layers
+
+
+def _require_like(name: str, new: Array, layer: Layer, key: str) -> None:
+    """Raise unless `new` can take the place of the parameter `key` of `layer`."""
+    old = layer.params[key]
+    if layer.device is not None:
+        layer.device.require(new, f"parameter {name}")
+    if tuple(new.shape) != tuple(old.shape) or new.dtype != old.dtype:
+        convert = "; convert it with astype" if tuple(new.shape) == tuple(old.shape) else ""
+        raise InputError(
+            f"parameter {name} expects {tuple(old.shape)} {old.dtype}, got {tuple(new.shape)} "
+            f"{new.dtype}{convert}"
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, MutableMapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nnxp.arrays import Array, array_library
 from nnxp.errors import FRACTION, NOT_NEGATIVE, POSITIVE, InputError, require_number
@@ -61,7 +61,8 @@ class Optimizer:
         Raises
         ------
         InputError
-            If names, shapes or dtypes differ; nothing is changed then.
+            If names, shapes, dtypes or devices differ, from each other's or from those of the
+            updates before; nothing is changed then.
         """
         if params.keys() != grads.keys():
             raise InputError(
@@ -69,12 +70,18 @@ class Optimizer:
                 f"{', '.join(params)} and gradients {', '.join(grads)}"
             )
         for name, gradient in grads.items():
-            parameter = params[name]
-            if gradient.shape != parameter.shape or gradient.dtype != parameter.dtype:
+            like = _kind(params[name])
+            if _kind(gradient) != like:
                 raise InputError(
-                    f"update expects a gradient of {name} like it, {tuple(parameter.shape)} "
-                    f"{parameter.dtype}, got {tuple(gradient.shape)} {gradient.dtype}"
+                    f"update expects a gradient of {name} like it, {_words(like)}, got "
+                    f"{_words(_kind(gradient))}"
                 )
+            for slot in self.state.values():
+                if name in slot and _kind(slot[name]) != like:
+                    raise InputError(
+                        f"{self!r} has already trained another {name}, "
+                        f"{_words(_kind(slot[name]))}; make a new optimizer for each network"
+                    )
         self.steps += 1
         for name in params:
             for slot in self.state.values():
@@ -259,3 +266,17 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adamw": AdamW,
 }
 """The optimizers by name."""
+
+
+def _kind(x: Array) -> tuple[Any, ...]:
+    """Return what a parameter, its gradient and its state have in common."""
+    try:
+        # The device before the dtype: dtypes of two libraries may refuse to be compared.
+        return x.shape, getattr(x, "device", None), x.dtype
+    except AttributeError:
+        raise InputError(f"update expects arrays, got {type(x).__name__}") from None
+
+
+def _words(kind: tuple[Any, ...]) -> str:
+    shape, device, dtype = kind
+    return f"{tuple(shape)} {dtype} on {device}"

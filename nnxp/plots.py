@@ -13,6 +13,15 @@ from nnxp.history import Record
 _COLOURS = [f"C{i}" for i in range(10)]  # matplotlib's ten; further curves are dashed
 
 
+def _parts(records: Sequence[Record], single: bool) -> tuple[str, ...]:
+    """Return which curves of a run are drawn: training only where it is alone or all there is."""
+    if not records:
+        return ()
+    if records[0].validation_loss is None:
+        return ("train",)
+    return ("train", "validation") if single else ("validation",)
+
+
 def plot_histories(
     histories: Mapping[str, Sequence[Record]], path: str | Path, *, title: str = ""
 ) -> None:
@@ -22,7 +31,7 @@ def plot_histories(
     ----------
     histories : mapping of str to sequence of Record
         The records of each run under its name. A single run shows training and test curves,
-        several are compared by their test curves.
+        several are compared by their test curves, if they have them.
     path : str or Path
         The file to write.
     title : str, optional
@@ -44,8 +53,7 @@ def plot_histories(
     curves = [
         (run, part, records)
         for run, records in histories.items()
-        for part in (("train", "validation") if single else ("validation",))
-        if part == "train" or (records and records[0].validation_loss is not None)
+        for part in _parts(records, single)
     ]
     for axes, quantity in [(loss_axes, "loss"), (accuracy_axes, "accuracy")]:
         for i, (run, part, records) in enumerate(curves):
@@ -70,7 +78,7 @@ def plot_histories(
         loss_axes.set_yscale("log")  # pulls the many good runs apart
         figure.legend(handles, labels, loc="outside right center", fontsize="small")
     if title:
-        figure.suptitle(title, fontsize="medium")
+        figure.suptitle(title, fontsize="medium", parse_math=False)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     write_whole(Path(path), picture.getvalue())

@@ -55,6 +55,9 @@ class Trainer:
     """
 
     def __init__(self, network: Sequential, loss: Loss, optimizer: Optimizer) -> None:
+        for thing, kind in [(network, Sequential), (loss, Loss), (optimizer, Optimizer)]:
+            if not isinstance(thing, kind):
+                raise InputError(f"Trainer expects a {kind.__name__} object, got {thing!r}")
         if network.device is None or network.dtype is None:
             raise InputError(f"{network!r} has no parameters to train")
         self.network = network
@@ -119,9 +122,9 @@ class Trainer:
         require_count("epochs", epochs)
         require_rng(rng)
         batches = self._batches(train, batch_size, rng)
-        for name, dataset in [("training", train), ("validation", validation)]:
-            if dataset is not None:
-                self._check(name, dataset)
+        self._check(train, "training")
+        if validation is not None:
+            self._check(validation, "validation")
         for epoch in range(len(self.history) + 1, len(self.history) + 1 + epochs):
             start = time.perf_counter()
             for inputs, labels in _with_progress(batches, epoch) if verbose else batches:
@@ -129,10 +132,10 @@ class Trainer:
             on_train = self.evaluate(train)
             if not math.isfinite(on_train.loss):
                 raise DivergenceError(
-                    f"the loss is {on_train.loss} after epoch {epoch}; lower the learning rate, "
-                    f"now {self.optimizer.learning_rate:g}"
+                    f"the loss is {on_train.loss} after epoch {epoch}; start from new weights "
+                    f"with a lower learning rate, now {self.optimizer.learning_rate:g}"
                 )
-            on_validation = self.evaluate(validation) if validation else None
+            on_validation = None if validation is None else self.evaluate(validation)
             self.history.append(
                 Record(
                     epoch,
@@ -149,6 +152,7 @@ class Trainer:
 
     def evaluate(self, dataset: Dataset, batch_size: int = 1000) -> Evaluation:
         """Return mean loss and accuracy over all examples; it waits for the device once."""
+        self._check(dataset, "given")
         xp = self._device.xp
         losses, counts = [], []
         for inputs, labels in self._batches(dataset, batch_size):
@@ -170,10 +174,18 @@ class Trainer:
             )
         return Batches(dataset, batch_size, device=self._device, dtype=self._dtype, rng=rng)
 
-    def _check(self, name: str, dataset: Dataset) -> None:
-        """Try the first example, and all labels on the host, before any work is done."""
-        inputs, _ = next(iter(self._batches(dataset, 1)))
+    def _check(self, dataset: Dataset, name: str) -> None:
+        """Try the first example, and all numbers on the host, before any work is done."""
+        batches = self._batches(dataset, 1)
+        for values in (dataset.inputs, dataset.labels):
+            if values.dtype.kind == "f" and values.dtype != self._dtype:
+                largest = max(abs(float(values.min())), abs(float(values.max())))
+                if largest > float(np.finfo(self._dtype).max):
+                    raise InputError(
+                        f"the {name} data hold {largest:g}, which {self._dtype} cannot; scale them"
+                    )
         try:
+            inputs, _ = next(iter(batches))
             scores = self.network.predict(inputs)
             self.loss.check_labels(dataset.labels, tuple(scores.shape[1:]))
         except InputError as error:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
+
+import numpy as np
 
 import nnxp
 from nnxp.data import Dataset
@@ -27,6 +31,8 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script: an expected error becomes one line and status 1, Ctrl-C status 130."""
     program = Path(sys.argv[0]).name
+    # A loss that overflows ends in one error of its own; NumPy's warnings would come before it.
+    np.seterr(over="ignore", invalid="ignore")
     try:
         sys.exit(main())
     except KeyboardInterrupt:
@@ -34,6 +40,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(130)
     except (nnxp.NnxpError, OSError) as error:
         print(f"{program}: error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except MemoryError as error:
+        print(f"{program}: error: not enough memory: {error}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -96,24 +105,52 @@ def class_count(train: Dataset, test: Dataset) -> int:
     return int(max(train.labels.max(), test.labels.max())) + 1
 
 
-def new_run_folder(wanted: Path | None) -> Path:
-    """Return a folder for a run's files, made if need be; one that holds a run is refused."""
-    folder = wanted or Path("runs") / time.strftime("%Y-%m-%d-%H%M%S")
-    suffix = 1
-    while wanted is None and folder.exists():
-        suffix += 1
-        folder = folder.with_name(f"{time.strftime('%Y-%m-%d-%H%M%S')}-{suffix}")
-    if (folder / "config.json").exists():
-        raise nnxp.InputError(f"{folder} already holds a run; choose another --out, or remove it")
+def new_run_folder(wanted: Path | None, config: dict[str, Any]) -> Path:
+    """Return an empty folder for a run's files, with `config` and all versions in config.json.
+
+    Without a wish it is a new one in runs/. A folder that holds anything is refused, and of two
+    runs that want the same one at the same moment only one gets it.
+    """
     try:
+        folder = _new_folder() if wanted is None else wanted
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        if any(folder.iterdir()):
+            raise nnxp.InputError(
+                f"{folder} already holds a run or other files; choose another --out"
+            )
+        (folder / "config.json").touch(exist_ok=False)
     except OSError as error:
         raise nnxp.InputError(
-            f"cannot write to {folder} ({error.strerror}); choose another --out"
+            f"cannot write to {wanted or 'runs/'} ({error.strerror}); choose another --out"
         ) from error
+    packages = ["nnxp", "numpy", "array-api-compat"]
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    write_json(
+        folder / "config.json",
+        {key: str(value) if isinstance(value, Path) else value for key, value in config.items()}
+        | {
+            "command": sys.argv,
+            "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+            "platform": platform.platform(),
+            "processors": os.cpu_count(),
+            "threads": {name: os.environ[name] for name in threads if name in os.environ},
+        },
+    )
     return folder
+
+
+def _new_folder() -> Path:
+    """Make a folder in runs/ that no other process has made."""
+    Path("runs").mkdir(exist_ok=True)
+    name = time.strftime("%Y-%m-%d-%H%M%S")
+    folder, count = Path("runs") / name, 1
+    while True:
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            count += 1
+            folder = Path("runs") / f"{name}-{count}"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -61,7 +61,7 @@ def main() -> None:
     args = parser.parse_args()
     device = nnxp.device(args.device)
     name, train, test = load_dataset(args.dataset, args.data_dir)
-    folder = new_run_folder(args.out)
+    folder = new_run_folder(args.out, vars(args) | {"dataset": name, "device": str(device)})
     print(f"{name} on {device}, {args.epochs} epochs of batches of {args.batch_size}")
     print(f"mean and standard deviation over {args.seeds} seed(s)")
     print(f"{'run':<28}  {'train accuracy':<16}  {'test accuracy':<16}  seconds a run")
@@ -84,7 +84,7 @@ def main() -> None:
         cells = [mean_and_deviation(row[key]) for key in ("train_accuracy", "test_accuracy")]
         print(f"{run_name:<28}  {cells[0]:<16}  {cells[1]:<16}  {row['seconds']:.1f}", flush=True)
     nnxp.plots.plot_histories(first_histories, folder / "compare.png", title=f"{name}, test")
-    print(f"files in {folder}: compare.json, compare.png")
+    print(f"files in {folder}: compare.json, compare.png, config.json")
 
 
 def train_once(

@@ -36,7 +36,7 @@ def main() -> None:
     errors = nnxp.check_gradients(network, loss, inputs, labels)
     numerical_seconds = time.perf_counter() - start
 
-    print(f"{name}, {args.examples} examples, {network!r}, float64")
+    print(f"{name}, {len(inputs)} examples, {network!r}, float64")
     print("gradient  shape        largest difference / largest entry")
     for key, error in errors.items():
         shape = inputs.shape if key == "inputs" else network.parameters()[key].shape

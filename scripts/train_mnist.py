@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from common import (
@@ -67,6 +64,7 @@ def main() -> int:
     optimizer = OPTIMIZERS[args.optimizer](
         **({} if args.learning_rate is None else {"learning_rate": args.learning_rate})
     )
+    data_dir = args.data_dir or os.environ.get("NNXP_DATA_DIR")
     name, train, test = load_dataset(args.dataset, args.data_dir)
     rng = np.random.default_rng(args.seed)
     widths = [train.inputs.shape[1], *args.hidden, class_count(train, test)]
@@ -79,55 +77,49 @@ def main() -> int:
         device=device,
     )
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer)
-    folder = new_run_folder(args.out)
-    write_json(folder / "config.json", config(args, name, device, optimizer))
+    folder = new_run_folder(
+        args.out,
+        vars(args)
+        | {
+            "dataset": name,
+            "data_dir": data_dir if name == "mnist" else None,
+            "device": device.spec,
+            "device_description": device.description,
+            "learning_rate": optimizer.learning_rate,
+        },
+    )
     if not args.quiet:
         print(f"nnxp {nnxp.__version__} on {device}")
         print(f"{name}: {len(train)} training and {len(test)} test images")
         print(network.summary())
-    interrupted = False
     try:
-        trainer.fit(
-            train,
-            epochs=args.epochs,
-            batch_size=args.batch_size,
-            validation=test,
-            rng=rng,
-            verbose=not args.quiet,
-        )
+        for _ in range(args.epochs):
+            trainer.fit(
+                train,
+                epochs=1,
+                batch_size=args.batch_size,
+                validation=test,
+                rng=rng,
+                verbose=not args.quiet,
+            )
+            write_history(folder / "history.json", trainer.history)
     except KeyboardInterrupt:
-        interrupted = True
         print("interrupted: keeping the finished epochs", file=sys.stderr)
+        status = 130
+    else:
+        status = 0
     finally:
-        save(folder, trainer.history, title=f"{name}, {'-'.join(map(str, widths))}, {optimizer!r}")
+        title = f"{name}, {'-'.join(map(str, widths))}, {optimizer!r}"
+        draw(trainer.history, folder / "curves.png", title)
     if trainer.history and not args.quiet:
         report(trainer.history, folder)
-    return 130 if interrupted else 0
+    return status
 
 
-def config(
-    args: argparse.Namespace, dataset: str, device: nnxp.Device, optimizer: nnxp.Optimizer
-) -> dict[str, Any]:
-    """Return all that is needed to repeat the run."""
-    options = {key: str(x) if isinstance(x, Path) else x for key, x in vars(args).items()}
-    packages = ["nnxp", "numpy", "array-api-compat"]
-    return {
-        **options,
-        "command": sys.argv,
-        "dataset": dataset,
-        "data_dir": str(args.data_dir or os.environ.get("NNXP_DATA_DIR", "")) or None,
-        "device": device.spec,
-        "device_description": device.description,
-        "learning_rate": optimizer.learning_rate,
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-        "platform": platform.platform(),
-    }
-
-
-def save(folder: Path, history: list[nnxp.Record], *, title: str) -> None:
-    """Write the finished epochs as numbers and, where matplotlib is installed, as a picture."""
+def write_history(path: Path, history: list[nnxp.Record]) -> None:
+    """Write the finished epochs as JSON."""
     write_json(
-        folder / "history.json",
+        path,
         [
             {
                 "epoch": record.epoch,
@@ -140,12 +132,16 @@ def save(folder: Path, history: list[nnxp.Record], *, title: str) -> None:
             for record in history
         ],
     )
+
+
+def draw(history: list[nnxp.Record], path: Path, title: str) -> None:
+    """Draw the finished epochs, if there are any, where matplotlib is installed."""
     if not history:
         return
     try:
-        nnxp.plots.plot_histories({"": history}, folder / "curves.png", title=title)
+        nnxp.plots.plot_histories({"": history}, path, title=title)
     except nnxp.MissingExtraError as error:
-        print(f"no curves.png: {error}", file=sys.stderr)
+        print(f"no {path.name}: {error}", file=sys.stderr)
 
 
 def report(history: list[nnxp.Record], folder: Path) -> None:
@@ -153,7 +149,7 @@ def report(history: list[nnxp.Record], folder: Path) -> None:
     best = max(history, key=lambda record: record.validation_accuracy or 0.0)
     seconds = sum(record.seconds for record in history)
     print(
-        f"test accuracy {history[-1].validation_accuracy:.4f} after {len(history)} epochs in "
+        f"test accuracy {history[-1].validation_accuracy:.4f} after {len(history)} epoch(s) in "
         f"{seconds:.1f} s (best {best.validation_accuracy:.4f}, epoch {best.epoch})"
     )
     print(f"files in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")

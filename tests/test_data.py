@@ -25,7 +25,7 @@ from nnxp.data import Batches, Dataset, mnist, one_hot, read_idx
 @pytest.mark.parametrize(
     ("inputs", "labels", "message"),
     [
-        ([[1.0]], np.zeros(1, int), "inputs as a NumPy array, got list"),
+        ([[1.0]], np.zeros(1, int), "inputs as a plain NumPy array, got list"),
         (np.ones(3), np.zeros(3, int), r"inputs of shape \(examples, features\), got \(3,\)"),
         (np.ones((3, 2)), np.zeros((3, 1, 1)), r"labels of shape .* got \(3, 1, 1\)"),
         (np.ones((3, 2)), np.zeros(4, int), "got 3 inputs and 4 labels"),
@@ -36,6 +36,8 @@ from nnxp.data import Batches, Dataset, mnist, one_hot, read_idx
         (np.array([[1.0], [np.nan], [2.0]]), np.zeros(3, int), "not finite, first in example 1"),
         (np.array([[1.0], [2.0], [np.inf]]), np.zeros(3, int), "not finite, first in example 2"),
         (np.ones((2, 2)), np.array([0.5, np.nan]), "labels hold .* example 1"),
+        (np.ones((2, 2)), np.array([0, 2**31]), "labels of at most 32 bits"),
+        (np.ma.array(np.ones((2, 2))), np.zeros(2, int), "plain NumPy array, got MaskedArray"),
     ],
 )
 def test_wrong_data_are_named(inputs, labels, message):
@@ -133,6 +135,16 @@ def test_batch_size_is_checked(small, size):
         Batches(small, size, device=nnxp.device("cpu"), dtype="float32")
 
 
+def test_batches_check_what_they_are_given(small):
+    for options, message in [
+        ({"rng": 0}, "rng must be a numpy.random.Generator, got 0"),
+        ({"dtype": "f32"}, "unknown dtype 'f32'; did you mean 'float32'"),
+        ({"device": "cup"}, "unknown device 'cup'"),
+    ]:
+        with pytest.raises(nnxp.InputError, match=message):
+            Batches(small, 4, **({"device": "cpu", "dtype": "float32"} | options))
+
+
 # IDX
 
 
@@ -149,7 +161,7 @@ def test_idx_files_are_read_back(tmp_path_factory, shape):
 
 GOOD = idx_bytes(np.ones((2, 3, 3)))
 WRONG_IDX = {
-    "empty": (b"", "no IDX file"),
+    "empty": (b"", "truncated: it has 0 bytes"),
     "text": (b"<html>not found</html>", "no IDX file: it begins with b'<htm'"),
     "type": (b"\0\0\x0d\3" + GOOD[4:], "IDX type 13; only 8"),
     "swapped": (idx_bytes(np.ones(4)), r"holds labels \(1 axis\), wanted images \(3 axes\)"),
@@ -176,7 +188,7 @@ def test_wrong_idx_files_are_named(tmp_path, data, message, packed):
 )
 def test_corrupt_gzip_is_named(tmp_path, data):
     (tmp_path / "images.gz").write_bytes(data)
-    with pytest.raises(nnxp.DataError, match=r"images.gz cannot be read \(.*fetch it again"):
+    with pytest.raises(nnxp.DataError, match=r"images.gz cannot be read \("):
         read_idx(tmp_path / "images.gz", axes=3)
 
 
@@ -217,8 +229,21 @@ def test_swapped_and_unequal_files_are_named(idx_folder):
         nnxp.data.load_mnist(idx_folder)
     names[1].write_bytes(contents[1])
     (idx_folder / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(np.ones((359, 9, 9))))
-    with pytest.raises(nnxp.DataError, match="training images have 64 pixels and test images 81"):
+    with pytest.raises(
+        nnxp.DataError, match=r"training images are of \(8, 8\) pixels and test images of \(9, 9\)"
+    ):
         nnxp.data.load_mnist(idx_folder)
+
+
+def test_a_corrupt_cache_says_what_to_delete(idx_folder, tmp_path, monkeypatch):
+    cache = tmp_path / "cache" / "nnxp"
+    cache.mkdir(parents=True)
+    (idx_folder / "train-labels-idx1-ubyte").write_bytes(b"\0\0")
+    idx_folder.rename(cache / "mnist")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("NNXP_DATA_DIR", raising=False)
+    with pytest.raises(nnxp.DataError, match="truncated: it has 2 bytes; delete .*cache/nnxp"):
+        nnxp.data.load_mnist()
 
 
 @pytest.fixture
@@ -341,6 +366,11 @@ def test_wrong_csv_is_named(tmp_path, text, message):
         nnxp.data.load_csv(path)
     assert "train.csv" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_csv_with_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "train.csv").write_text("label,pixel0\n3,0\n", encoding="utf-8-sig")
+    assert nnxp.data.load_csv(tmp_path / "train.csv").labels.tolist() == [3]
 
 
 def test_unreadable_csv_is_named(tmp_path):

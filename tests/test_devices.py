@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import pickle
 import sys
 from types import SimpleNamespace
 
@@ -27,7 +29,7 @@ def test_names_and_equality():
     ("spec", "message"),
     [
         ("cdua", "unknown device 'cdua'; did you mean 'cuda'.*auto, cpu, cuda, strict"),
-        ("gpu", "unknown device 'gpu'"),
+        ("gpu", "unknown device 'gpu'; GPUs are \"cuda\""),
         ("cpu:1", 'the CPU has no number, got "cpu:1"'),
         ("cuda:one", 'a GPU has a number, got "cuda:one"'),
         (0, 'a name such as "cpu" or "cuda:0", got int'),
@@ -53,19 +55,59 @@ def test_there_and_back(backend):
     assert backend.device.asarray([1, 2], dtype="float32").dtype == backend.device.xp.float32
 
 
-def test_asarray_names_what_it_cannot_carry():
+@pytest.mark.parametrize(
+    ("given", "dtype", "message"),
+    [
+        ([1.0], "flaot32", "unknown dtype 'flaot32'; did you mean 'float32'"),
+        ([1.0], object(), "unknown dtype <object"),
+        (["a"], None, "expects an array of numbers, got dtype <U1"),
+        ([[1], [1, 2]], None, "expects an array of numbers: "),
+        (None, "float32", "expects an array of numbers, got dtype object"),
+        (np.array(["2020"], "M8[D]"), None, r"numbers, got dtype datetime64\[D\]"),
+        (np.ones(2, "float16"), None, "got dtype float16; carried are float32, float64, int8"),
+        (np.array([300]), "uint8", "int64 values that uint8 cannot hold"),
+        ([0.5], "int32", "float64 values that int32 cannot hold"),
+        (
+            np.ones((1, 1)).view(np.matrix),
+            None,
+            "a plain array, got matrix; convert with numpy.asarray",
+        ),
+        (np.ma.array([1.0], mask=[True]), None, "a plain array, got MaskedArray"),
+    ],
+)
+def test_asarray_names_what_it_cannot_carry(backend, given, dtype, message):
+    with pytest.raises(nnxp.InputError, match=message):
+        backend.device.asarray(given, dtype=dtype)
+
+
+def test_asarray_carries_any_byte_order_and_copies_off_the_cpu(backend):
+    host = np.array([1.0, 2.0], dtype=">f4")
+    x = backend.device.asarray(host)
+    assert x.dtype == backend.device.xp.float32
+    host = np.array([1.0, 2.0])
+    x = backend.device.asarray(host)
+    host[0] = 9.0
+    if backend.device != nnxp.device("cpu"):
+        np.testing.assert_array_equal(backend.host(x), [1, 2])
+
+
+def test_arrays_of_other_devices_are_not_carried():
     cpu, strict = nnxp.device("cpu"), nnxp.device("strict:device1")
-    with pytest.raises(nnxp.InputError, match='a name such as "float32", got .*object'):
-        cpu.asarray([1.0], dtype=object())
-    for wrong in (["a"], [[1], [1, 2]], [None]):
-        with pytest.raises(nnxp.InputError, match="expects an array of numbers"):
-            cpu.asarray(wrong)
     with pytest.raises(
         nnxp.DeviceError, match=r"to cpu, got an array of array_api_strict.*to_host\(x\)"
     ):
         cpu.asarray(strict.asarray([1.0]))
     with pytest.raises(nnxp.DeviceError, match="to_host of cpu expects an array of that device"):
         cpu.to_host(strict.asarray([1.0]))
+
+
+def test_networks_are_copied_and_pickled_with_their_device(backend):
+    network = nnxp.ThreeLayerNet(4, 3, 3, 2, rng=np.random.default_rng(0), device=backend.device)
+    twin = copy.deepcopy(network)
+    twin.parameters()["b1"] = twin.parameters()["b1"] + 1.0
+    assert twin.device == network.device
+    assert float(backend.device.xp.sum(network.parameters()["b1"])) == 0
+    assert pickle.loads(pickle.dumps(nnxp.device("cpu"))) == nnxp.device("cpu")
 
 
 def test_arrays_of_the_wrong_device_name_both_and_the_call():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -15,7 +19,8 @@ def test_a_file_is_replaced_whole(tmp_path):
     write_whole(path, b"second")
     assert path.read_bytes() == b"second"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-    assert path.stat().st_mode & 0o777 == 0o644
+    (tmp_path / "b").touch()
+    assert path.stat().st_mode == (tmp_path / "b").stat().st_mode  # as the umask wants it
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -30,6 +35,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         write_whole(path, b"second")
     assert path.read_bytes() == b"first"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_devices_folders_and_missing_folders_are_named(tmp_path):
+    for path in (Path(os.devnull), tmp_path, tmp_path / "none" / "a.json"):
+        with pytest.raises(OSError, match=re.escape(repr(str(path)))):
+            write_whole(path, b"x")
+    assert Path(os.devnull).is_char_device()
 
 
 RECORDS = [nnxp.Record(i, 1 / i, 1 - 1 / i, 2 / i, 1 - 2 / (i + 1), 0.1) for i in range(1, 4)]
@@ -51,8 +63,11 @@ def test_curves_are_drawn(tmp_path, runs):
 
 def test_runs_without_validation_are_drawn(tmp_path):
     records = [nnxp.Record(1, 1.0, 0.5, None, None, 0.1)]
-    nnxp.plots.plot_histories({"": records}, tmp_path / "curves.png")
-    assert pixels(tmp_path / "curves.png").size
+    nnxp.plots.plot_histories({"": records}, tmp_path / "one.png", title=r"a$\b$")
+    nnxp.plots.plot_histories({"a": records, "b": records}, tmp_path / "two.png")
+    for name in ("one.png", "two.png"):
+        blue = [31 / 255, 119 / 255, 180 / 255]  # matplotlib's first colour
+        assert (np.abs(pixels(tmp_path / name)[..., :3] - blue) < 0.02).all(axis=-1).any()
 
 
 def test_nothing_to_plot_and_no_matplotlib_are_named(tmp_path, monkeypatch):

@@ -39,6 +39,19 @@ def test_whole_networks_agree_and_stay_as_they_were(activation):
         np.testing.assert_array_equal(x, before[name])
 
 
+def test_a_gradient_that_is_no_number_is_found():
+    network, inputs, labels = network_and_batch()
+    errors = nnxp.check_gradients(network, nnxp.SoftmaxWithLoss(), inputs * np.nan, labels)
+    assert max(errors.values()) == np.inf
+
+
+def test_differences_are_scaled_to_large_inputs():
+    x = np.array([1e11, -3.0])
+    np.testing.assert_allclose(nnxp.numerical_gradient(lambda x: (x * x).sum(), x)[0], 2e11)
+    with pytest.raises(nnxp.InputError, match="f must return one number"):
+        nnxp.numerical_gradient(lambda x: x, np.ones(2))
+
+
 @pytest.mark.parametrize("name", ["W2", "b1", "inputs"])
 def test_a_wrong_backward_is_found(monkeypatch, name):
     network, inputs, labels = network_and_batch()

@@ -145,6 +145,7 @@ def test_affine_names_shape_dtype_and_device():
         ((4, 2.5), {}, "outputs must be a whole number of at least 1, got 2.5"),
         ((4, 3), {"rng": 0}, r"rng must be .*Generator, got 0; make one with .*default_rng"),
         ((4, 3), {"dtype": "float3"}, "unknown dtype 'float3'; did you mean 'float32'"),
+        ((4, 3), {"initializer": "he"}, "a function such as .*he_normal, got 'he'"),
         ((4, 3), {"device": "cup"}, "unknown device 'cup'; did you mean 'cpu'"),
         ((4, 3), {"initializer": lambda rng, shape: np.zeros(3)}, r"return shape \(4, 3\), got"),
     ],
@@ -230,3 +231,21 @@ def test_nodes_run_on_every_backend(backend):
         np.testing.assert_array_equal(backend.host(got), expected)
     for got in total.backward(dz):
         np.testing.assert_array_equal(backend.host(got), [5, 2])
+
+
+def on_first_and_second(host):
+    return [nnxp.device(f"strict:device{i}").asarray(host) for i in (1, 2)]
+
+
+@pytest.mark.parametrize("kind", [nnxp.ReLU, nnxp.Sigmoid, nnxp.Identity])
+def test_gradients_of_another_device_and_odd_arrays_are_refused(kind):
+    layer = kind()
+    first, second = on_first_and_second(np.ones((1, 2)))
+    layer.forward(first, training=True)
+    with pytest.raises(nnxp.DeviceError, match="gradient on .*device1.*, got one on .*device2"):
+        layer.backward(second)
+    for odd in (np.ones((1, 2)).view(np.matrix), np.ma.array([[1.0, 2.0]], mask=[[0, 1]])):
+        with pytest.raises(nnxp.InputError, match=f"plain array, got {type(odd).__name__}"):
+            kind().forward(odd)
+    with pytest.raises(nnxp.DeviceError, match="expects inputs on one device, got cpu and"):
+        nnxp.Add().forward(np.ones(2), nnxp.device("strict:device1").asarray([1.0, 1.0]))

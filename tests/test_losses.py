@@ -153,3 +153,16 @@ def test_hits_are_the_losses_own(backend):
         False,
     ]
     assert nnxp.MeanSquaredError().hits(column, column) is None
+
+
+@pytest.mark.parametrize(
+    "labels", [np.array([[0], [1]]), np.array([0]), np.array(0), np.array([0, 1, 1])]
+)
+def test_accuracy_names_wrong_shapes(labels):
+    with pytest.raises(nnxp.InputError, match=r"accuracy expects .* got \(2, 3\) and"):
+        nnxp.accuracy(np.ones((2, 3)), labels)
+
+
+def test_binary_hits_take_booleans(backend):
+    hits = nnxp.SigmoidWithLoss().hits(backend.array([[0.3], [-2.0]]), backend.array([True, False]))
+    assert backend.host(hits).tolist() == [True, True]

@@ -26,6 +26,16 @@ def test_parameters_write_through_to_the_layers():
     replaced = np.zeros((5, 4), "float32")
     network.parameters()["W2"] = replaced
     assert network.layers[2].params["W"] is replaced
+    for wrong, message in [
+        (np.zeros((5, 5), "float32"), r"W2 expects \(5, 4\) float32, got \(5, 5\) float32$"),
+        (np.zeros((5, 4)), "got .* float64; convert it with astype"),
+    ]:
+        with pytest.raises(nnxp.InputError, match=message):
+            network.parameters()["W2"] = wrong
+    with pytest.raises(nnxp.DeviceError, match="parameter W2 is on cpu, got a list"):
+        network.parameters()["W2"] = [1.0]
+    with pytest.raises(nnxp.InputError, match="unknown parameter 'W9'"):
+        network.parameters()["W9"] = replaced
     with pytest.raises(nnxp.InputError, match="W2 cannot be deleted"):
         del network.parameters()["W2"]
 
@@ -101,8 +111,11 @@ def test_names_of_activations_and_widths_are_checked():
     rng = np.random.default_rng(0)
     with pytest.raises(nnxp.InputError, match="unknown activation 'rellu'; did you mean 'relu'"):
         nnxp.mlp([6, 3], rng=rng, activation="rellu")
-    with pytest.raises(nnxp.InputError, match="at least two widths"):
-        nnxp.mlp([6], rng=rng)
+    for wrong in ([6], 6, {6, 3}):
+        with pytest.raises(nnxp.InputError, match="a list of at least two widths"):
+            nnxp.mlp(wrong, rng=rng)
+    with pytest.raises(nnxp.InputError, match=r"a list of layers, got ReLU\(\) alone"):
+        nnxp.Sequential(nnxp.ReLU())
 
 
 def test_the_same_seed_gives_the_same_weights_on_every_device(backend):

@@ -265,7 +265,28 @@ def test_a_changed_learning_rate_is_checked_and_stays_a_plain_float():
 def test_a_gradient_unlike_its_parameter_changes_nothing(name, wrong):
     params = {"V": np.ones(2), "W": np.ones((3, 2))}
     optimizer = OPTIMIZERS[name]()
-    with pytest.raises(nnxp.InputError, match=r"gradient of W like it, \(3, 2\) float64, got"):
+    with pytest.raises(
+        nnxp.InputError, match=r"gradient of W like it, \(3, 2\) float64 on cpu, got"
+    ):
         optimizer.update(params, {"V": np.ones(2), "W": wrong})
     assert (params["V"] == 1).all()
     assert optimizer.steps == 0
+
+
+@pytest.mark.parametrize("name", [n for n, kind in OPTIMIZERS.items() if kind.slots])
+def test_an_optimizer_of_another_network_is_refused(name):
+    optimizer = OPTIMIZERS[name]()
+    optimizer.update({"W": np.ones(2)}, {"W": np.ones(2)})
+    params = {"W": np.ones(3)}
+    with pytest.raises(nnxp.InputError, match="already trained another W.*make a new optimizer"):
+        optimizer.update(params, {"W": np.ones(3)})
+    assert (params["W"] == 1).all()
+    assert optimizer.steps == 1
+
+
+def test_what_is_no_array_or_elsewhere_is_named():
+    with pytest.raises(nnxp.InputError, match="update expects arrays, got list"):
+        nnxp.SGD().update({"W": [1.0]}, {"W": [1.0]})
+    elsewhere = nnxp.device("strict:device1").asarray([1.0])
+    with pytest.raises(nnxp.InputError, match=r"float64 on cpu, got \(1,\) .*device1"):
+        nnxp.SGD().update({"W": np.ones(1)}, {"W": elsewhere})

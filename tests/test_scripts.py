@@ -44,7 +44,7 @@ def test_train_on_the_digits(tmp_path):
     pattern = r"epoch   \d  train loss \d\.\d{4}  train accuracy 0\.\d{4}  test accuracy 0\.\d{4}  "
     assert len(epochs) == 3
     assert all(re.match(pattern + r"\d+\.\d\d s$", line) for line in epochs)
-    assert re.match(r"test accuracy 0\.\d{4} after 3 epochs in", lines[-2])
+    assert re.match(r"test accuracy 0\.\d{4} after 3 epoch", lines[-2])
     assert sorted(path.name for path in out.iterdir()) == [
         "config.json", "curves.png", "history.json",
     ]  # fmt: skip
@@ -137,7 +137,7 @@ def test_folders_that_cannot_take_a_run_are_refused(tmp_path):
     run("train_mnist.py", *options, tmp_path / "a")
     before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     result = run("train_mnist.py", *options, tmp_path / "a", status=1)
-    assert "already holds a run; choose another --out" in result.stderr
+    assert "already holds a run or other files; choose another --out" in result.stderr
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nnxp"):
@@ -151,7 +151,7 @@ def test_without_matplotlib_training_goes_on(tmp_path):
         "train_mnist.py", "--dataset", "digits", "--epochs", 1, "--out", tmp_path / "run",
         env={"PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
-    assert "no curves.png: matplotlib.figure is not installed; pip install" in result.stderr
+    assert "no curves.png: matplotlib is not installed; pip install" in result.stderr
     assert (tmp_path / "run" / "history.json").exists()
 
 
@@ -176,13 +176,46 @@ def test_ctrl_c_keeps_the_finished_epochs_and_exits_130(tmp_path):
     assert (out / "curves.png").exists()
 
 
-def test_divergence_is_one_line_and_keeps_the_finished_epochs(tmp_path):
+def test_a_kill_keeps_the_finished_epochs(tmp_path):
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, SCRIPTS / "train_mnist.py", "--dataset", "digits", "--epochs", "1000000",
+         "--out", out],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("epoch   5"):
+            break
+    process.kill()
+    process.communicate(timeout=60)
+    assert len(json.loads((out / "history.json").read_text())) >= 4
+
+
+def test_runs_at_the_same_moment_get_folders_of_their_own(tmp_path):
+    command = [sys.executable, SCRIPTS / "train_mnist.py", "--dataset", "digits", "--epochs", "1",
+               "--quiet"]  # fmt: skip
+    for _ in range(2):
+        processes = [subprocess.Popen(command, cwd=tmp_path) for _ in range(4)]
+        assert [process.wait(timeout=120) for process in processes] == [0] * 4
+    folders = list((tmp_path / "runs").iterdir())
+    assert len(folders) == 8
+    assert all((folder / "history.json").exists() for folder in folders)
+
+
+def test_divergence_is_one_line(tmp_path):
     result = run(
         "train_mnist.py", "--dataset", "digits", "--learning-rate", "1e30", "--out",
-        tmp_path / "run", status=1, env={"PYTHONWARNINGS": "ignore"},
+        tmp_path / "run", status=1,
     )  # fmt: skip
-    assert re.search(r"error: the loss is (nan|inf) after epoch \d+; lower the", result.stderr)
-    assert (tmp_path / "run" / "history.json").exists()
+    assert re.search(r"error: the loss is (nan|inf) after epoch \d+; start from", result.stderr)
+    assert result.stderr.count("\n") == 1
+
+
+def test_too_large_a_network_is_one_line(tmp_path):
+    result = run(
+        "train_mnist.py", "--dataset", "digits", "--hidden", 10**11, cwd=tmp_path, status=1
+    )  # fmt: skip
+    assert re.match(r"train_mnist.py: error: not enough memory: .*\n$", result.stderr)
 
 
 def test_fruit_graph():

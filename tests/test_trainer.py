@@ -203,6 +203,31 @@ def test_a_network_without_parameters_is_refused():
         nnxp.Trainer(nnxp.Sequential([nnxp.ReLU()]), nnxp.SoftmaxWithLoss(), nnxp.SGD())
 
 
+def test_classes_in_place_of_objects_are_refused():
+    network = nnxp.mlp([2, 2], rng=np.random.default_rng(0))
+    for wrong in [
+        (network, nnxp.SoftmaxWithLoss, nnxp.SGD()),
+        (network, nnxp.MeanSquaredError(), "sgd"),
+    ]:
+        with pytest.raises(
+            nnxp.InputError, match=r"Trainer expects a (Loss|Optimizer) object, got"
+        ):
+            nnxp.Trainer(*wrong)
+
+
+def test_numbers_beyond_the_networks_dtype_are_refused():
+    trainer = small_trainer()
+    dataset = Dataset(np.full((4, 6), 1e300), np.zeros(4, int))
+    with pytest.raises(nnxp.InputError, match=r"data hold 1e\+300, which float32 cannot; scale"):
+        trainer.fit(dataset, epochs=1, batch_size=2, rng=np.random.default_rng(0))
+
+
+def test_evaluate_checks_labels_on_every_backend(backend, small):
+    trainer = small_trainer(device=backend.device)
+    with pytest.raises(nnxp.InputError, match="given data do not suit: .* from 0 to 2, got 9"):
+        trainer.evaluate(Dataset(small.inputs, np.full(40, 9)))
+
+
 def test_divergence_is_named():
     inputs = np.random.default_rng(0).normal(size=(20, 6))
     rng = np.random.default_rng(0)

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from nnxp.arrays import Array
 from nnxp.data.dataset import Dataset
-from nnxp.devices import Device
-from nnxp.errors import require_count
+from nnxp.devices import Device, require_dtype
+from nnxp.devices import device as open_device
+from nnxp.errors import require_count, require_rng
 
 
 class Batches:
@@ -23,7 +24,7 @@ class Batches:
     dataset : Dataset
     batch_size : int
         The last batch of an epoch is shorter when the examples do not divide evenly.
-    device : Device
+    device : Device or str
     dtype : str
         Dtype of the batches' inputs.
     rng : numpy.random.Generator, optional
@@ -42,14 +43,16 @@ class Batches:
         dataset: Dataset,
         batch_size: int,
         *,
-        device: Device,
+        device: Device | str,
         dtype: str,
         rng: np.random.Generator | None = None,
     ) -> None:
         self.dataset = dataset
         self.batch_size = require_count("batch_size", batch_size)
-        self.device = device
-        self.dtype = dtype
+        self.device = open_device(device)
+        self.dtype = require_dtype(dtype)
+        if rng is not None:
+            require_rng(rng)
         self.rng = rng
 
     def __len__(self) -> int:
@@ -57,7 +60,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         count = len(self.dataset)
-        order = self.rng.permutation(count) if self.rng else None
+        order = None if self.rng is None else self.rng.permutation(count)
         for start in range(0, count, self.batch_size):
             end = start + self.batch_size
             yield self._carry(slice(start, end) if order is None else order[start:end])

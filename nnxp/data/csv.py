@@ -35,7 +35,7 @@ def load_csv(path: str | Path) -> Dataset:
     """
     path = Path(path)
     try:
-        with open_binary(path) as file, io.TextIOWrapper(file, encoding="utf-8") as stream:
+        with open_binary(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as stream:
             header = stream.readline().strip().split(",")
             if header[0].strip('"').lower() != "label" or len(header) < 2:
                 raise DataError(
@@ -47,10 +47,12 @@ def load_csv(path: str | Path) -> Dataset:
                 table = np.loadtxt(stream, delimiter=",", dtype=np.int32, ndmin=2, comments=None)
     except DataError:
         raise
-    except (*READ_ERRORS, ValueError, OverflowError) as error:
+    except READ_ERRORS as error:
+        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+    except (ValueError, OverflowError) as error:
+        what = str(error).splitlines()[0].partition(";")[0]
         raise DataError(
-            f"{path} cannot be read as CSV ({str(error).splitlines()[0]}; lines count from the "
-            "header's next)"
+            f"{path} cannot be read as CSV ({what}; rows count from the header's next line)"
         ) from error
     if table.size == 0:
         raise DataError(f"{path} holds no example: only the header line is there")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnxp.arrays import is_odd_numpy
 from nnxp.errors import InputError, require_count
 
 
@@ -21,13 +22,13 @@ class Dataset:
         uint8 for images, which stay so in memory and are divided by 255 batch by batch; or
         floating-point numbers, which are used as they are.
     labels : (examples,) or (examples, outputs) array
-        Class numbers, one-hot rows or, as floating-point numbers, targets.
+        Class numbers or one-hot rows as integers, or targets as floating-point numbers.
 
     Raises
     ------
     InputError
-        If there is no example, the lengths differ, a dtype is neither of these, or a number is
-        not finite.
+        If there is no example, the lengths differ, a dtype is neither of these, a number is not
+        finite, or an integer label needs more than 32 bits.
     """
 
     inputs: npt.NDArray[Any]
@@ -36,10 +37,10 @@ class Dataset:
     def __post_init__(self) -> None:
         for name in ("inputs", "labels"):
             values = getattr(self, name)
-            if not isinstance(values, np.ndarray):
+            if not isinstance(values, np.ndarray) or is_odd_numpy(values):
                 raise InputError(
-                    f"Dataset expects {name} as a NumPy array, got {type(values).__name__}; "
-                    "convert with numpy.asarray"
+                    f"Dataset expects {name} as a plain NumPy array, got "
+                    f"{type(values).__name__}; convert with numpy.asarray"
                 )
         if self.inputs.ndim < 2:
             raise InputError(
@@ -64,6 +65,13 @@ class Dataset:
             )
         if self.labels.dtype.kind not in "biuf":
             raise InputError(f"Dataset expects labels as numbers, got {self.labels.dtype}")
+        if self.labels.dtype.kind in "iu" and not (
+            self.labels.min() >= -(2**31) and self.labels.max() < 2**31
+        ):
+            raise InputError(
+                "Dataset expects integer labels of at most 32 bits, got one beyond; give targets "
+                "as floating-point numbers"
+            )
         for name in ("inputs", "labels"):
             values = getattr(self, name)
             if values.dtype.kind == "f" and not np.isfinite(values).all():

@@ -40,14 +40,14 @@ def read_idx(path: str | Path, *, axes: int) -> npt.NDArray[np.uint8]:
         with open_binary(path) as stream:
             return _read(stream, path, axes)
     except READ_ERRORS as error:
-        raise DataError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); fetch it again"
-        ) from error
+        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _read(stream: BinaryIO, path: Path, axes: int) -> npt.NDArray[np.uint8]:
     head = stream.read(4)
-    if len(head) < 4 or head[:2] != b"\0\0":
+    if len(head) < 4:
+        raise DataError(f"{path} is truncated: it has {len(head)} bytes")
+    if head[:2] != b"\0\0":
         raise DataError(f"{path} is no IDX file: it begins with {head!r}, not with two zero bytes")
     if head[2] != _UNSIGNED_BYTE:
         raise DataError(f"{path} holds IDX type {head[2]}; only 8, unsigned bytes, is read")

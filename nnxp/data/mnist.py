@@ -53,24 +53,19 @@ def load_mnist(folder: str | Path | None = None) -> tuple[Dataset, Dataset]:
     """
     chosen = folder or os.environ.get("NNXP_DATA_DIR")
     if chosen:
-        found = _find(Path(chosen).expanduser())
-    else:
-        from platformdirs import user_cache_path
+        return _read(_find(Path(chosen)))
+    from platformdirs import user_cache_path
 
-        cache = user_cache_path("nnxp", appauthor=False) / "mnist"
-        try:
-            found = _find(cache)
-        except DataUnavailableError:
-            _download(cache)
-            found = _find(cache)
-    train_images, train_labels, test_images, test_labels = (found[name] for name in FILES)
-    train, test = _read_pair(train_images, train_labels), _read_pair(test_images, test_labels)
-    if train.inputs.shape[1] != test.inputs.shape[1]:
-        raise DataError(
-            f"training images have {train.inputs.shape[1]} pixels and test images "
-            f"{test.inputs.shape[1]}; are the files of one set?"
-        )
-    return train, test
+    cache = user_cache_path("nnxp", appauthor=False) / "mnist"
+    try:
+        found = _find(cache)
+    except DataUnavailableError:
+        _download(cache)
+        found = _find(cache)
+    try:
+        return _read(found)
+    except DataError as error:
+        raise DataError(f"{error}; delete {cache} to download the files anew") from error
 
 
 def _find(folder: Path) -> dict[str, Path]:
@@ -86,14 +81,25 @@ def _find(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _read_pair(images_path: Path, labels_path: Path) -> Dataset:
-    images, labels = read_idx(images_path, axes=3), read_idx(labels_path, axes=1)
-    if len(images) != len(labels):
+def _read(found: dict[str, Path]) -> tuple[Dataset, Dataset]:
+    datasets, sizes = [], []
+    for part in ("train", "t10k"):
+        images_name, labels_name = (name for name in FILES if name.startswith(part))
+        images = read_idx(found[images_name], axes=3)
+        labels = read_idx(found[labels_name], axes=1)
+        if len(images) != len(labels):
+            raise DataError(
+                f"{found[images_name]} holds {len(images)} images, {found[labels_name]} "
+                f"{len(labels)} labels; are they of one set?"
+            )
+        datasets.append(Dataset(images.reshape(len(images), -1), labels))
+        sizes.append(images.shape[1:])
+    if sizes[0] != sizes[1]:
         raise DataError(
-            f"{images_path} holds {len(images)} images, {labels_path} {len(labels)} labels; are "
-            "they of one set?"
+            f"training images are of {sizes[0]} pixels and test images of {sizes[1]}; are the "
+            "files of one set?"
         )
-    return Dataset(images.reshape(len(images), -1), labels)
+    return datasets[0], datasets[1]
 
 
 def _download(folder: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from nnxp.arrays import Array, array_library
-from nnxp.devices import DTYPES, Device
+from nnxp.devices import Device, require_dtype
 from nnxp.devices import device as open_device
-from nnxp.errors import InputError, require_count, require_rng, unknown_name
+from nnxp.errors import InputError, require_count, require_rng
 from nnxp.initializers import Initializer, he_normal
 from nnxp.layers.base import Layer
 
@@ -56,10 +56,13 @@ class Affine(Layer):
         self.inputs = require_count("inputs", inputs)
         self.outputs = require_count("outputs", outputs)
         require_rng(rng)
-        if dtype not in DTYPES:
-            raise unknown_name("dtype", dtype, DTYPES)
+        if not callable(initializer):
+            raise InputError(
+                "initializer must be a function such as nnxp.initializers.he_normal, got "
+                f"{initializer!r}"
+            )
         self.device = open_device(device)
-        self.dtype = dtype
+        self.dtype = require_dtype(dtype)
         # A copy, since training changes the weights in place and an initializer may keep its own.
         weights = np.array(initializer(rng, (inputs, outputs)), dtype=dtype)
         if weights.shape != (inputs, outputs):

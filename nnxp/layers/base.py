@@ -6,14 +6,15 @@ from typing import Any
 
 from nnxp.arrays import Array
 from nnxp.devices import Device
-from nnxp.errors import CallOrderError, InputError
+from nnxp.errors import CallOrderError, DeviceError, InputError
 
 
 class Layer:
     """Base class of all layers.
 
     A subclass writes `forward` and `backward`. A training forward ends with ``self._keep(y, …)``,
-    and backward begins with ``self._take(dy)``, which hands the kept values out once.
+    and backward begins with ``self._take(dy)``, which hands the kept values out once. What is kept
+    is not copied: leave inputs and outputs as they are until backward.
 
     Attributes
     ----------
@@ -25,7 +26,7 @@ class Layer:
 
     device: Device | None = None
     dtype: str | None = None
-    _kept: tuple[tuple[int, ...], Any, Any] | None = None
+    _kept: tuple[tuple[int, ...], Any, Any, Any] | None = None
 
     def __init__(self) -> None:
         self.params: dict[str, Array] = {}
@@ -49,6 +50,8 @@ class Layer:
             Without a training forward since the last backward.
         InputError
             If `dy` has not the shape and dtype of the outputs.
+        DeviceError
+            If `dy` is on another device than the outputs.
         """
         raise NotImplementedError
 
@@ -61,7 +64,8 @@ class Layer:
         return shape
 
     def _keep(self, y: Array, values: Any = None) -> None:
-        self._kept = y.shape, y.dtype, values
+        # A JAX array that is being traced has no device.
+        self._kept = y.shape, y.dtype, getattr(y, "device", None), values
 
     def _take(self, dy: Array) -> Any:
         if self._kept is None:
@@ -69,11 +73,16 @@ class Layer:
                 f"{self!r}.backward needs forward(x, training=True) first; "
                 "each such forward serves one backward"
             )
-        shape, dtype, values = self._kept
+        shape, dtype, device, values = self._kept
         if getattr(dy, "shape", None) != shape or dy.dtype != dtype:
             raise InputError(
                 f"{self!r}.backward expects a gradient of the outputs' shape {shape} and dtype "
                 f"{dtype}, got {describe(dy)}"
+            )
+        if getattr(dy, "device", None) != device:
+            raise DeviceError(
+                f"{self!r}.backward expects a gradient on {device}, where its outputs are, got "
+                f"one on {dy.device}; carry it over with the network's device.asarray(dy)"
             )
         self._kept = None
         return values

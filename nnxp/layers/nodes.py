@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnxp.errors import CallOrderError, InputError
+from nnxp.errors import CallOrderError, DeviceError, InputError
 
 
 class _Node:
@@ -29,6 +29,9 @@ class _Node:
         first, second = getattr(x, "shape", ()), getattr(y, "shape", ())
         if first != second:
             raise InputError(f"{self!r} expects two inputs of one shape, got {first} and {second}")
+        first, second = getattr(x, "device", None), getattr(y, "device", None)
+        if first != second:
+            raise DeviceError(f"{self!r} expects inputs on one device, got {first} and {second}")
         self._inputs = x, y
 
     def _take(self, dz: Any) -> tuple[Any, Any]:
