@@ -242,7 +242,7 @@ def test_gradients_of_another_device_and_odd_arrays_are_refused(kind):
     layer = kind()
     first, second = on_first_and_second(np.ones((1, 2)))
     layer.forward(first, training=True)
-    with pytest.raises(nnxp.DeviceError, match="gradient on .*device1.*, got one on .*device2"):
+    with pytest.raises(nnxp.DeviceError, match="gradient on .*device1.*, got .*device2"):
         layer.backward(second)
     for odd in (np.ones((1, 2)).view(np.matrix), np.ma.array([[1.0, 2.0]], mask=[[0, 1]])):
         with pytest.raises(nnxp.InputError, match=f"plain array, got {type(odd).__name__}"):

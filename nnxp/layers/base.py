@@ -74,15 +74,16 @@ class Layer:
                 "each such forward serves one backward"
             )
         shape, dtype, device, values = self._kept
+        # The device before the dtype: dtypes of two libraries may refuse to be compared.
+        if getattr(dy, "device", None) != device:
+            raise DeviceError(
+                f"{self!r}.backward expects a gradient on {device}, where its outputs are, got "
+                f"{describe(dy)}; carry it over with the network's device.asarray(dy)"
+            )
         if getattr(dy, "shape", None) != shape or dy.dtype != dtype:
             raise InputError(
                 f"{self!r}.backward expects a gradient of the outputs' shape {shape} and dtype "
                 f"{dtype}, got {describe(dy)}"
-            )
-        if getattr(dy, "device", None) != device:
-            raise DeviceError(
-                f"{self!r}.backward expects a gradient on {device}, where its outputs are, got "
-                f"one on {dy.device}; carry it over with the network's device.asarray(dy)"
             )
         self._kept = None
         return values
@@ -92,4 +93,4 @@ def describe(x: Array) -> str:
     """Return shape and dtype of `x` in words."""
     if not hasattr(x, "shape"):
         return f"a {type(x).__name__}"
-    return f"{tuple(x.shape)} {x.dtype}"
+    return f"{tuple(x.shape)} {x.dtype} on {getattr(x, 'device', None)}"
