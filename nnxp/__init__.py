@@ -5,7 +5,7 @@ Layers are written once in the calls of the Array API standard; `device` says wh
 
 from __future__ import annotations
 
-from nnxp import data, initializers, plots
+from nnxp import data, initializers, plots, testing
 from nnxp.devices import Device, device
 from nnxp.errors import (
     CallOrderError,
@@ -14,6 +14,7 @@ from nnxp.errors import (
     DeviceError,
     DivergenceError,
     InputError,
+    LayerError,
     MissingExtraError,
     NnxpError,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "Identity",
     "InputError",
     "Layer",
+    "LayerError",
     "Loss",
     "MeanSquaredError",
     "MissingExtraError",
@@ -91,6 +93,7 @@ __all__ = [
     "mlp",
     "numerical_gradient",
     "plots",
+    "testing",
 ]
 
 

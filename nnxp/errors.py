@@ -33,6 +33,10 @@ class DivergenceError(NnxpError, ArithmeticError):
     """The loss is no longer a finite number."""
 
 
+class LayerError(NnxpError, AssertionError):
+    """A layer that is not what a layer must be."""
+
+
 class DataError(NnxpError, ValueError):
     """A data file that is not what it should be."""
 

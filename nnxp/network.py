@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Self
 
 import numpy as np
 
@@ -142,6 +144,28 @@ class Sequential:
         for layer in reversed(self.layers[first + 1 :]):
             dy = layer.backward(dy)
         self.layers[first].parameter_gradients(dy)
+
+    def to(self, device: Device | str, *, dtype: str | None = None) -> Self:
+        """Return a copy of the network on another device, or in another dtype; this one stays.
+
+        Parameters
+        ----------
+        device : Device or str
+            As in `nnxp.device`.
+        dtype : str, optional
+            ``"float32"`` or ``"float64"``; the network's own by default.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import nnxp
+        >>> network = nnxp.mlp([4, 3, 2], rng=np.random.default_rng(0))
+        >>> network.to("strict:device1", dtype="float64").parameters()["b1"].device
+        array_api_strict.Device('device1')
+        """
+        twin = copy.copy(self)
+        Sequential.__init__(twin, [layer.to(device, dtype=dtype) for layer in self.layers])
+        return twin
 
     def predict(self, x: Array) -> Array:
         """Return the outputs for inputs `x`, as `forward` does when not training."""

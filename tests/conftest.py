@@ -14,6 +14,8 @@ import pytest
 
 import nnxp
 
+os.environ.setdefault("JAX_ENABLE_X64", "1")  # before JAX starts: it holds no float64 else
+
 # The lowest version of the standard that nnxp asks for.
 array_api_strict.set_array_api_strict_flags(api_version="2024.12")
 
@@ -35,18 +37,26 @@ class Backend:
         return self.device.to_host(x)
 
 
-@pytest.fixture(
-    params=["numpy", "numpy-readonly", "strict", pytest.param("cupy", marks=pytest.mark.gpu)]
-)
+BACKENDS = {
+    "numpy": ("cpu", ()),
+    "numpy-readonly": ("cpu", ()),
+    "strict": ("strict:device1", ()),
+    "torch": ("torch:cpu", pytest.mark.interop),
+    "jax": ("jax:cpu", pytest.mark.interop),
+    "cupy": ("cuda", pytest.mark.gpu),
+    "torch-cuda": ("torch:cuda", pytest.mark.gpu),
+    "jax-cuda": ("jax:cuda", pytest.mark.gpu),
+}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=marks) for name, (_, marks) in BACKENDS.items()])
 def backend(request: pytest.FixtureRequest) -> Backend:
-    """NumPy, NumPy with read-only inputs, array-api-strict's second device, and CuPy on a GPU."""
-    if request.param == "cupy":
-        try:
-            return Backend(nnxp.device("cuda"))
-        except nnxp.DeviceError as error:
-            pytest.skip(f"cupy: {error}")
-    spec = "strict:device1" if request.param == "strict" else "cpu"
-    return Backend(nnxp.device(spec), read_only=request.param == "numpy-readonly")
+    """Every library: NumPy also with read-only inputs, array-api-strict on its second device."""
+    try:
+        device = nnxp.device(BACKENDS[request.param][0])
+    except nnxp.DeviceError as error:
+        pytest.skip(f"{request.param}: {error}")
+    return Backend(device, read_only=request.param == "numpy-readonly")
 
 
 def idx_bytes(values: np.ndarray) -> bytes:

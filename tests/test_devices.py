@@ -28,7 +28,7 @@ def test_names_and_equality():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("cdua", "unknown device 'cdua'; did you mean 'cuda'.*auto, cpu, cuda, strict"),
+        ("cdua", "unknown device 'cdua'; did you mean 'cuda'.*auto, cpu, cuda, torch, jax, strict"),
         ("gpu", "unknown device 'gpu'; GPUs are \"cuda\""),
         ("cpu:1", 'the CPU has no number, got "cpu:1"'),
         ("cuda:one", 'a GPU has a number, got "cuda:one"'),
@@ -144,6 +144,7 @@ def stand_in(count, trial_error=None):
         raise trial_error
 
     return SimpleNamespace(
+        __version__="14.2.0",
         ones=ones,
         cuda=SimpleNamespace(
             runtime=SimpleNamespace(getDeviceCount=get_device_count),
@@ -178,7 +179,7 @@ UNUSABLE = {
     "library missing": (
         "cuda",
         stand_in(1, ImportError("libnvrtc.so.13: cannot open shared object file\nmore")),
-        r"cannot compute on cuda:0 \(ImportError: libnvrtc.so.13.*file\); if CUDA libraries",
+        r"cannot compute a kernel on cuda:0 \(ImportError: libnvrtc.so.13.*file\); if CUDA",
     ),
 }
 
@@ -201,6 +202,7 @@ def test_an_unusable_gpu_is_one_line_with_the_remedy(monkeypatch, spec, cupy, me
         "raise ImportError('libcuda.so.1: cannot open shared object file')",
         "import numpy; numpy.no_such_name",
         "import no_such_module_of_cupy",
+        "# imports, and is empty",
     ],
 )
 def test_a_broken_cupy_is_told_from_a_missing_one(monkeypatch, tmp_path, line):

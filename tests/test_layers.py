@@ -40,7 +40,9 @@ def normal(*shape, seed=0):
 
 
 def test_the_table_holds_every_layer():
-    assert set(LAYERS) == {kind.__name__ for kind in nnxp.Layer.__subclasses__()}
+    kinds = {kind for kind in vars(nnxp).values() if isinstance(kind, type)}
+    own = {kind for kind in kinds if issubclass(kind, nnxp.Layer) and kind is not nnxp.Layer}
+    assert set(LAYERS) == {kind.__name__ for kind in own}
 
 
 @layers

@@ -98,7 +98,7 @@ class Affine(Layer):
         self._check(x)
         y = x @ W + b
         if training:
-            self._keep(y, x)
+            self.remember(y, x)
         return y
 
     def backward(self, dy: Array) -> Array:
@@ -109,7 +109,7 @@ class Affine(Layer):
     def parameter_gradients(self, dy: Array) -> None:
         """Compute the gradients of ``W`` and ``b`` alone."""
         self.device.require(dy, self)
-        x = self._take(dy)
+        x = self.recall(dy)
         xp = array_library(dy, self)
         self.grads["W"] = x.T @ dy
         self.grads["b"] = xp.sum(dy, axis=0)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 from nnxp.arrays import Array
-from nnxp.devices import Device
+from nnxp.devices import Device, require_dtype
+from nnxp.devices import device as open_device
 from nnxp.errors import CallOrderError, DeviceError, InputError
 
 
 class Layer:
     """Base class of all layers.
 
-    A subclass writes `forward` and `backward`. A training forward ends with ``self._keep(y, …)``,
-    and backward begins with ``self._take(dy)``, which hands the kept values out once. What is kept
-    is not copied: leave inputs and outputs as they are until backward.
+    A subclass writes `forward` and `backward`. A training forward ends with
+    ``self.remember(y, …)``, and backward begins with ``self.recall(dy)``, which hands the kept
+    values out once. What is kept is not copied: leave inputs and outputs as they are until
+    backward. `nnxp.testing.check_layer` tries a layer of your own.
 
     Attributes
     ----------
@@ -63,11 +66,25 @@ class Layer:
         """Return the shape of one example's output, given its input's; None is unknown."""
         return shape
 
-    def _keep(self, y: Array, values: Any = None) -> None:
+    def to(self, device: Device | str, *, dtype: str | None = None) -> Self:
+        """Return a copy of the layer with its parameters on another device, or in another dtype."""
+        twin = copy.copy(self)
+        twin.params, twin.grads, twin._kept = {}, {}, None
+        if self.device is not None:
+            twin.device = open_device(device)
+            twin.dtype = self.dtype if dtype is None else require_dtype(dtype)
+            for name, x in self.params.items():
+                carried = twin.device.asarray(self.device.to_host(x), dtype=twin.dtype)
+                twin.params[name] = twin.device.xp.asarray(carried, copy=True)
+        return twin
+
+    def remember(self, y: Array, values: Any = None) -> None:
+        """End a training forward: keep `values` for the backward of the outputs `y`."""
         # A JAX array that is being traced has no device.
         self._kept = y.shape, y.dtype, getattr(y, "device", None), values
 
-    def _take(self, dy: Array) -> Any:
+    def recall(self, dy: Array) -> Any:
+        """Begin a backward: check `dy` against the outputs, and hand out what was kept, once."""
         if self._kept is None:
             raise CallOrderError(
                 f"{self!r}.backward needs forward(x, training=True) first; "

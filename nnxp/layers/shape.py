@@ -16,12 +16,12 @@ class Flatten(Layer):
         xp = floating_namespace(x, self)
         y = xp.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
         if training:
-            self._keep(y, x.shape)
+            self.remember(y, x.shape)
         return y
 
     def backward(self, dy: Array) -> Array:
         """Return `dy` in the shape of the inputs."""
-        shape = self._take(dy)
+        shape = self.recall(dy)
         return floating_namespace(dy, self).reshape(dy, shape)
 
     def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:

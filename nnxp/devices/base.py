@@ -1,0 +1,152 @@
+"""Device: where arrays live, and the one border between them and the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnxp.arrays import Array, Namespace, is_odd_numpy
+from nnxp.errors import DeviceError, InputError, unknown_name
+
+DTYPES = ("float32", "float64")
+"""The dtypes that networks compute in."""
+
+_CARRIED = (
+    *DTYPES, "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool",
+)  # fmt: skip
+
+
+def require_dtype(dtype: str) -> str:
+    """Return `dtype` if it is one of `DTYPES`."""
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
+    return dtype
+
+
+@dataclass(frozen=True)
+class Device:
+    """A place where arrays live: one library, and one device of that library.
+
+    Made by `nnxp.device`; two are equal when their `spec` is.
+
+    Attributes
+    ----------
+    spec : str
+        The name that opens this device again, such as ``"cpu"`` or ``"cuda:0"``.
+    description : str
+        Library, version and hardware, for people.
+    xp : module
+        The library's Array API namespace.
+    reason : str
+        Why ``"auto"`` did not choose a GPU; empty otherwise.
+    """
+
+    spec: str
+    description: str = field(compare=False)
+    xp: Namespace = field(compare=False, repr=False)
+    _array_type: type | tuple[type, ...] = field(compare=False, repr=False)
+    _handle: Any = field(compare=False, repr=False)
+    _from_host: Callable[[npt.NDArray[Any]], Array] = field(compare=False, repr=False)
+    _to_host: Callable[[Array], npt.NDArray[Any]] = field(compare=False, repr=False)
+    reason: str = field(default="", compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.spec} ({self.description})"
+
+    def __reduce__(self) -> tuple[Callable[[str], Device], tuple[str]]:
+        return _reopen, (self.spec,)  # copies and other processes open it anew
+
+    def holds(self, x: object) -> bool:
+        """Tell whether `x` is an array of this device's library, on this device."""
+        # A JAX array that is being traced has no device.
+        return isinstance(x, self._array_type) and getattr(x, "device", None) in (
+            self._handle,
+            None,
+        )
+
+    def require(self, x: Array, owner: object) -> None:
+        """Raise a `DeviceError` that names both devices unless this device holds `x`."""
+        if not self.holds(x):
+            here = f'nnxp.device("{self.spec}").asarray(x)'
+            remedy = here if _on_host(x) else f"its own device's to_host(x), then {here}"
+            raise DeviceError(
+                f"{owner} is on {self.spec}, got {_describe(x)}; convert with {remedy}"
+            )
+
+    def asarray(self, host: Any, *, dtype: str | None = None) -> Array:
+        """Carry a host array (NumPy, list or number) to this device.
+
+        Parameters
+        ----------
+        host : array_like
+            Data on the host, or an array that this device holds already. On the CPU the result
+            may share its memory.
+        dtype : str, optional
+            Name of the wanted dtype, such as ``"float32"``; the data's own by default.
+
+        Raises
+        ------
+        DeviceError
+            If `host` is an array on another device.
+        InputError
+            If `host` is no array of numbers, or `dtype` no name of a dtype.
+        """
+        if dtype is not None and dtype not in _CARRIED:
+            raise unknown_name("dtype", dtype, _CARRIED)
+        if self.holds(host) and not isinstance(host, np.ndarray):
+            wanted = host.dtype if dtype is None else getattr(self.xp, dtype)
+            return self.xp.astype(host, wanted, copy=False)
+        if not _on_host(host):
+            raise DeviceError(
+                f"asarray carries arrays from the host to {self.spec}, got {_describe(host)}; "
+                "bring it to the host first with its own device's to_host(x)"
+            )
+        if is_odd_numpy(host):
+            raise InputError(
+                f"asarray expects a plain array, got {type(host).__name__}; convert with "
+                "numpy.asarray(x)"
+            )
+        try:
+            given = np.asarray(host)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"asarray expects an array of numbers: {error}") from None
+        name = dtype or given.dtype.name
+        if given.dtype.kind not in "biuf" or name not in _CARRIED:
+            raise InputError(
+                f"asarray expects an array of numbers, got dtype {given.dtype}; carried are "
+                f"{', '.join(_CARRIED)}"
+            )
+        data = given.astype(name, copy=False)
+        if data.dtype != given.dtype and data.dtype.kind in "biu" and (data != given).any():
+            raise InputError(f"asarray got {given.dtype} values that {name} cannot hold")
+        return self._from_host(data)
+
+    def to_host(self, x: Array) -> npt.NDArray[Any]:
+        """Bring an array of this device to the host, as NumPy; it waits for the device."""
+        if not self.holds(x):
+            raise DeviceError(
+                f"to_host of {self.spec} expects an array of that device, got {_describe(x)}"
+            )
+        return self._to_host(x)
+
+
+def _reopen(spec: str) -> Device:
+    from nnxp.devices import device
+
+    return device(spec)
+
+
+def _on_host(x: object) -> bool:
+    """Tell whether `x` is host data: NumPy, or anything that is no array of another library."""
+    return isinstance(x, (np.ndarray, np.generic)) or not hasattr(x, "__dlpack__")
+
+
+def _describe(x: object) -> str:
+    if not hasattr(x, "__dlpack__"):
+        return f"a {type(x).__name__}"
+    library = type(x).__module__.partition(".")[0]
+    return f"an array of {library} on {getattr(x, 'device', 'cpu')}"
