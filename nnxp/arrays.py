@@ -16,6 +16,16 @@ Namespace: TypeAlias = Any
 """The functions that come with an array: ``array_namespace(x)``."""
 
 
+def device_of(x: object) -> Any:
+    """Return the device of an array; None for a number, or a JAX array that is being traced."""
+    return getattr(x, "device", None)
+
+
+def differ(device: Any, other: Any) -> bool:
+    """Tell whether two devices are known and different."""
+    return device is not None and other is not None and bool(device != other)
+
+
 def is_odd_numpy(x: object) -> bool:
     """Tell whether `x` is a matrix or masked array, whose operators mean something else."""
     return isinstance(x, np.ndarray) and type(x) not in (np.ndarray, np.memmap)

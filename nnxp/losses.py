@@ -7,7 +7,7 @@ from typing import Any
 
 from array_api_compat import is_numpy_array
 
-from nnxp.arrays import Array, Namespace, array_library, floating_namespace
+from nnxp.arrays import Array, Namespace, array_library, device_of, differ, floating_namespace
 from nnxp.errors import CallOrderError, DeviceError, InputError
 from nnxp.functions import sigmoid
 from nnxp.metrics import binary_hits, hits
@@ -50,11 +50,12 @@ class Loss:
     def _namespace(self, scores: Array, labels: Array) -> Namespace:
         """Check scores and labels against each other and return their namespace."""
         xp = floating_namespace(scores, self)
-        if array_library(labels, self) is not xp or labels.device != scores.device:
+        here, there = device_of(scores), device_of(labels)
+        if array_library(labels, self) is not xp or differ(here, there):
             raise DeviceError(
-                f"{self!r} got scores of {type(scores).__module__} on {scores.device} and labels "
-                f"of {type(labels).__module__} on {labels.device}; carry the labels over with the "
-                "network's device.asarray(labels)"
+                f"{self!r} got scores of {type(scores).__module__} on {here} and labels of "
+                f"{type(labels).__module__} on {there}; carry the labels over with the network's "
+                "device.asarray(labels)"
             )
         if scores.ndim < 2 or labels.ndim < 1 or scores.shape[0] == 0:
             raise InputError(
@@ -112,7 +113,7 @@ class SoftmaxWithLoss(Loss):
         shifted = scores - xp.max(scores, axis=1, keepdims=True)
         e = xp.exp(shifted)
         z = xp.sum(e, axis=1)
-        classes = xp.arange(scores.shape[1], device=scores.device)
+        classes = xp.arange(scores.shape[1], device=device_of(scores))
         hot = labels == 1 if labels.ndim == 2 else labels[:, None] == classes[None, :]
         label_score = xp.max(xp.where(hot, shifted, -math.inf), axis=1)
         self._kept = e / z[:, None], hot

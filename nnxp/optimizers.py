@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, MutableMapping
 from typing import Any, ClassVar
 
-from nnxp.arrays import Array, array_library
+from nnxp.arrays import Array, array_library, device_of
 from nnxp.errors import FRACTION, NOT_NEGATIVE, POSITIVE, InputError, require_number
 
 
@@ -272,7 +272,7 @@ def _kind(x: Array) -> tuple[Any, ...]:
     """Return what a parameter, its gradient and its state have in common."""
     try:
         # The device before the dtype: dtypes of two libraries may refuse to be compared.
-        return x.shape, getattr(x, "device", None), x.dtype
+        return x.shape, device_of(x), x.dtype
     except AttributeError:
         raise InputError(f"update expects arrays, got {type(x).__name__}") from None
 

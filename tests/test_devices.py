@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
 import pickle
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -32,6 +34,10 @@ def test_names_and_equality():
         ("gpu", "unknown device 'gpu'; GPUs are \"cuda\""),
         ("cpu:1", 'the CPU has no number, got "cpu:1"'),
         ("cuda:one", 'a GPU has a number, got "cuda:one"'),
+        ("torch:tpu", 'PyTorch.s devices are .* got "torch:tpu"'),
+        ("torch:cuda:x", 'a GPU has a number, got "torch:cuda:x"'),
+        ("torch:cpu:1", 'got "torch:cpu:1"'),
+        ("jax:tpu", 'JAX.s devices are .* got "jax:tpu"'),
         (0, 'a name such as "cpu" or "cuda:0", got int'),
     ],
 )
@@ -243,3 +249,57 @@ def test_the_real_cupy_without_a_gpu():
         assert "\n" not in str(error)
     else:
         pytest.skip("cupy: a GPU is there")
+
+
+@pytest.mark.parametrize(
+    ("module", "spec", "message"),
+    [
+        ("torch", "torch", "PyTorch is not installed; pip install torch"),
+        ("jax", "jax", "JAX is not installed; pip install jax"),
+        ("array_api_strict", "strict", "array-api-strict is not installed; pip install array-api"),
+    ],
+)
+def test_a_missing_library_says_how_to_install_it(monkeypatch, module, spec, message):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(nnxp.DeviceError, match=message):
+        nnxp.device(spec)
+
+
+@pytest.mark.interop
+def test_torch_and_jax_devices():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    assert nnxp.device("torch") == nnxp.device("torch:cpu")
+    assert nnxp.device("jax:cpu").asarray([1.0]).device == jax.devices("cpu")[0]
+    host = np.ones((2, 3))[:, ::-1]
+    host.flags.writeable = False
+    for spec in ("torch", "jax:cpu"):
+        x = nnxp.device(spec).asarray(host)
+        np.testing.assert_array_equal(nnxp.device(spec).to_host(x), host)
+    if not torch.cuda.is_available():
+        with pytest.raises(nnxp.DeviceError, match="shows no GPU.*nvidia-smi"):
+            nnxp.device("torch:cuda")
+        with pytest.raises(nnxp.DeviceError, match=r"JAX shows no cuda device .*jax\[cuda13\]"):
+            nnxp.device("jax:cuda")
+    if not torch.backends.mps.is_available():
+        with pytest.raises(nnxp.DeviceError, match="no Apple GPU"):
+            nnxp.device("torch:mps")
+
+
+@pytest.mark.interop
+def test_jax_without_64_bits_says_so():
+    code = (
+        "import numpy as np, nnxp\n"
+        "d = nnxp.device('jax:cpu')\n"
+        "assert d.asarray(np.array([7])).dtype == 'int32'\n"
+        "for wrong in ([0.5], [2**40]):\n"
+        "    try: d.asarray(np.array(wrong))\n"
+        "    except nnxp.InputError as error: print(error)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=os.environ | {"JAX_ENABLE_X64": "0"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    first, second = result.stdout.splitlines()
+    assert first.startswith("JAX holds float64 only if JAX_ENABLE_X64=1 is set")
+    assert second == "JAX holds int64 only if JAX_ENABLE_X64=1 is set"

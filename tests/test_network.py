@@ -172,3 +172,49 @@ def test_summary_of_unknown_shapes():
     assert "(batch, …)" in network.summary()
     assert network.summary().endswith("0 parameters")
     assert (network.device, network.dtype) == (None, None)
+
+
+def test_a_network_moves_and_predicts_the_same(backend):
+    train, test = nnxp.data.load_digits()
+    rng = np.random.default_rng(0)
+    network = nnxp.ThreeLayerNet(64, 50, 30, 10, rng=rng, dtype="float64")
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+    trainer.fit(train, epochs=2, batch_size=50, rng=rng)
+    before = {name: x.copy() for name, x in network.parameters().items()}
+    moved = network.to(backend.device)
+    assert type(moved) is nnxp.ThreeLayerNet
+    assert moved.device == backend.device
+    scores = moved.predict(backend.array(test.inputs / 255))
+    # Sums of 64 products of numbers near 1, three layers deep.
+    expected = network.predict(test.inputs / 255)
+    np.testing.assert_allclose(backend.host(scores), expected, rtol=1e-11, atol=1e-12)
+    back = moved.to("cpu")
+    parameters = moved.parameters()
+    for name in parameters:
+        parameters[name] -= 1.0
+        np.testing.assert_array_equal(back.parameters()[name], before[name])
+        np.testing.assert_array_equal(network.parameters()[name], before[name])
+    single = network.to(backend.device, dtype="float32")
+    assert single.dtype == "float32"
+    assert single.parameters()["W1"].dtype == backend.device.xp.float32
+    with pytest.raises(nnxp.InputError, match="unknown dtype 'float16'; did you mean"):
+        network.to(backend.device, dtype="float16")
+
+
+def test_what_moves_leaves_the_backward_behind():
+    network = three_layers()
+    network.forward(np.ones((2, 6), "float32"), training=True)
+    with pytest.raises(nnxp.CallOrderError):
+        network.to("cpu").backward(np.ones((2, 3), "float32"))
+    assert network.backward(np.ones((2, 3), "float32")).shape == (2, 6)
+
+
+def test_arrays_of_every_other_library_are_refused_by_name(backend):
+    network = three_layers(device=backend.device)
+    for spec in ("cpu", "strict:device2"):
+        other = nnxp.device(spec)
+        if other != backend.device:
+            here = backend.device.spec
+            message = rf'on {here}, got an array of .*nnxp.device\("{here}"\)'
+            with pytest.raises(nnxp.DeviceError, match=message):
+                network.predict(other.asarray(np.ones((2, 6)), dtype="float32"))

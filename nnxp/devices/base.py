@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.arrays import Array, Namespace, is_odd_numpy
+from nnxp.arrays import Array, Namespace, device_of, is_odd_numpy
 from nnxp.errors import DeviceError, InputError, unknown_name
 
 DTYPES = ("float32", "float64")
@@ -62,11 +62,7 @@ class Device:
 
     def holds(self, x: object) -> bool:
         """Tell whether `x` is an array of this device's library, on this device."""
-        # A JAX array that is being traced has no device.
-        return isinstance(x, self._array_type) and getattr(x, "device", None) in (
-            self._handle,
-            None,
-        )
+        return isinstance(x, self._array_type) and device_of(x) in (self._handle, None)
 
     def require(self, x: Array, owner: object) -> None:
         """Raise a `DeviceError` that names both devices unless this device holds `x`."""
@@ -149,4 +145,4 @@ def _describe(x: object) -> str:
     if not hasattr(x, "__dlpack__"):
         return f"a {type(x).__name__}"
     library = type(x).__module__.partition(".")[0]
-    return f"an array of {library} on {getattr(x, 'device', 'cpu')}"
+    return f"an array of {library} on {device_of(x)}"

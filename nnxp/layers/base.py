@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any, Self
 
-from nnxp.arrays import Array
+from nnxp.arrays import Array, device_of, differ
 from nnxp.devices import Device, require_dtype
 from nnxp.devices import device as open_device
 from nnxp.errors import CallOrderError, DeviceError, InputError
@@ -80,8 +80,7 @@ class Layer:
 
     def remember(self, y: Array, values: Any = None) -> None:
         """End a training forward: keep `values` for the backward of the outputs `y`."""
-        # A JAX array that is being traced has no device.
-        self._kept = y.shape, y.dtype, getattr(y, "device", None), values
+        self._kept = y.shape, y.dtype, device_of(y), values
 
     def recall(self, dy: Array) -> Any:
         """Begin a backward: check `dy` against the outputs, and hand out what was kept, once."""
@@ -92,7 +91,7 @@ class Layer:
             )
         shape, dtype, device, values = self._kept
         # The device before the dtype: dtypes of two libraries may refuse to be compared.
-        if getattr(dy, "device", None) != device:
+        if differ(device_of(dy), device):
             raise DeviceError(
                 f"{self!r}.backward expects a gradient on {device}, where its outputs are, got "
                 f"{describe(dy)}; carry it over with the network's device.asarray(dy)"
@@ -110,4 +109,4 @@ def describe(x: Array) -> str:
     """Return shape and dtype of `x` in words."""
     if not hasattr(x, "shape"):
         return f"a {type(x).__name__}"
-    return f"{tuple(x.shape)} {x.dtype} on {getattr(x, 'device', None)}"
+    return f"{tuple(x.shape)} {x.dtype} on {device_of(x)}"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nnxp.arrays import device_of, differ
 from nnxp.errors import CallOrderError, DeviceError, InputError
 
 
@@ -29,8 +30,8 @@ class _Node:
         first, second = getattr(x, "shape", ()), getattr(y, "shape", ())
         if first != second:
             raise InputError(f"{self!r} expects two inputs of one shape, got {first} and {second}")
-        first, second = getattr(x, "device", None), getattr(y, "device", None)
-        if first != second:
+        first, second = device_of(x), device_of(y)
+        if differ(first, second):
             raise DeviceError(f"{self!r} expects inputs on one device, got {first} and {second}")
         self._inputs = x, y
 
