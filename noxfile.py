@@ -87,6 +87,13 @@ def tests_gpu(session: nox.Session) -> None:
     session.run("pytest", "-m", "gpu", *arguments)
 
 
+@nox.session(name="tests-cupy", default=False)
+def tests_cupy(session: nox.Session) -> None:
+    """Run the device tests with the real CuPy installed, GPU or not."""
+    session.install("-e", ".", *group("test"), *group("cupy"))
+    session.run("pytest", "tests/test_devices.py", "tests/test_doctor.py", *session.posargs)
+
+
 @nox.session(default=False)
 def build(session: nox.Session) -> None:
     """Build sdist and wheel into dist/, and try the wheel outside the checkout."""

@@ -33,6 +33,8 @@ DEVICES = ["cpu", "cuda", "torch:cpu", "torch:cuda", "torch:mps", "jax:cpu", "ja
 # the gradient by a finite amount. Its float32 difference is therefore shown and not bounded; in
 # float64 such an input is 10^9 times rarer.
 ACTIVATIONS = ("relu", "tanh")
+# JAX holds no float64 by itself, and multiplies float32 in fewer bits on GPUs.
+JAX_SETTINGS = {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
 FLOAT64_BOUND = 1e-9
 FLOAT32_GROWTH = 10 * 2.0**29
 
@@ -76,7 +78,7 @@ def in_own_process(spec: str, dtype: str, file: Path) -> dict[str, Any]:
     """Train in a process of its own, so that no library's settings or threads meet another's."""
     result = subprocess.run(
         [sys.executable, *sys.argv, "--worker", spec, dtype, file],
-        env=os.environ | {"JAX_ENABLE_X64": "1"}, stdout=subprocess.PIPE, text=True, check=False,
+        env=os.environ | JAX_SETTINGS, stdout=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     if result.returncode:
         raise nnxp.NnxpError(f"training on {spec} in {dtype} failed, see above")

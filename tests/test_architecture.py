@@ -19,6 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # knows all rooms; losses, metrics and optimizers know arrays alone.
 ROOMS = {
     "__init__": None,
+    "__main__": None,
     "arrays": set(),
     "errors": set(),
     "files": set(),

@@ -257,3 +257,58 @@ def test_compare_prints_a_table_and_draws_a_picture(tmp_path):
     assert {"2 layers, sigmoid", "3 layers, relu", "3 layers, relu, he, adamw"} <= set(rows)
     assert (tmp_path / "compare.png").exists()
     assert len(json.loads((tmp_path / "compare.json").read_text())) == 11
+
+
+def portability(tmp_path):
+    out = run(
+        "portability.py", "--dataset", "digits", "--steps", 60, "--out", tmp_path / "table.md"
+    ).stdout
+    rows = re.findall(r"^\| `(\S+)` \| .*? \| (float\d\d) \|", out, re.M)
+    assert {("cpu", "float32"), ("cpu", "float64"), ("strict:device1", "float64")} <= set(rows)
+    table = (tmp_path / "table.md").read_text().splitlines()
+    assert len({line.count("|") for line in table}) == 1
+    assert len(table) == len(rows) + 2
+    return rows, out
+
+
+def test_portability_prints_a_table_and_what_was_not_run(tmp_path):
+    rows, out = portability(tmp_path)
+    for spec in ("cuda", "torch:cpu", "jax:cpu"):
+        assert (spec in dict(rows)) or f"not run: {spec}" in out or f"`{spec}" in out
+
+
+@pytest.mark.interop
+def test_portability_on_torch_and_jax(tmp_path):
+    assert {("torch:cpu", "float64"), ("jax:cpu", "float32")} <= set(portability(tmp_path)[0])
+
+
+@pytest.mark.gpu
+def test_portability_on_the_gpu(tmp_path):
+    try:
+        nnxp.device("cuda")
+    except nnxp.DeviceError as error:
+        pytest.skip(f"cupy: {error}")
+    assert {("cuda:0", "float32"), ("cuda:0", "float64")} <= set(portability(tmp_path)[0])
+
+
+def test_portability_fails_when_a_library_differs():
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("portability", SCRIPTS / "portability.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    double = {"spec": "x", "dtype": "float64", "relu": 1e-15, "tanh": 1e-15}
+    single = double | {"dtype": "float32", "relu": 1e-2, "tanh": 1e-6}
+    rows = [double, single]
+    assert [text for row in rows for text in module.judge(row, rows)] == []
+    for row, wrong in [
+        (double | {"relu": 1e-8}, "x in float64 with relu differs from NumPy by 1.0e-08"),
+        (double | {"tanh": float("nan")}, "x in float64 with tanh differs from NumPy by nan"),
+        (single | {"tanh": 1e-5}, "x in float32 with tanh differs from NumPy by 1.0e-05, more"),
+    ]:
+        (text,) = module.judge(row, rows)
+        assert text.startswith(wrong)

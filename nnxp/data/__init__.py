@@ -5,11 +5,12 @@ from nnxp.data.csv import load_csv
 from nnxp.data.dataset import Dataset, one_hot
 from nnxp.data.digits import load_digits
 from nnxp.data.idx import read_idx
-from nnxp.data.mnist import load_mnist
+from nnxp.data.mnist import find_mnist, load_mnist
 
 __all__ = [
     "Batches",
     "Dataset",
+    "find_mnist",
     "load_csv",
     "load_digits",
     "load_mnist",

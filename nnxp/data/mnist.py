@@ -53,22 +53,33 @@ def load_mnist(folder: str | Path | None = None) -> tuple[Dataset, Dataset]:
     """
     chosen = folder or os.environ.get("NNXP_DATA_DIR")
     if chosen:
-        return _read(_find(Path(chosen)))
-    from platformdirs import user_cache_path
-
-    cache = user_cache_path("nnxp", appauthor=False) / "mnist"
+        return _read(find_mnist(chosen))
+    cache = _cache()
     try:
-        found = _find(cache)
+        found = find_mnist(cache)
     except DataUnavailableError:
         _download(cache)
-        found = _find(cache)
+        found = find_mnist(cache)
     try:
         return _read(found)
     except DataError as error:
         raise DataError(f"{error}; delete {cache} to download the files anew") from error
 
 
-def _find(folder: Path) -> dict[str, Path]:
+def find_mnist(folder: str | Path | None = None) -> dict[str, Path]:
+    """Return the paths of the four files by name, without downloading them.
+
+    Parameters
+    ----------
+    folder : path, optional
+        By default ``$NNXP_DATA_DIR``, else the user's cache.
+
+    Raises
+    ------
+    DataUnavailableError
+        If one is not there.
+    """
+    folder = Path(folder or os.environ.get("NNXP_DATA_DIR") or _cache())
     if not folder.is_dir():
         raise DataUnavailableError(f"there is no folder {folder}")
     found = {}
@@ -79,6 +90,12 @@ def _find(folder: Path) -> dict[str, Path]:
             raise DataUnavailableError(f"{folder} holds neither {name} nor {name}.gz")
         found[name] = existing[0]
     return found
+
+
+def _cache() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("nnxp", appauthor=False) / "mnist"
 
 
 def _read(found: dict[str, Path]) -> tuple[Dataset, Dataset]:

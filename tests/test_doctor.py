@@ -1,0 +1,88 @@
+"""Doctor: python -m nnxp doctor tells what works and what does not, with any CuPy or none."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+
+def doctor(*, status=0, **environment):
+    result = subprocess.run(
+        [sys.executable, "-m", "nnxp", "doctor"],
+        env=os.environ | environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stdout
+
+
+def section(out, name):
+    """Return the lines of one device."""
+    lines = re.search(rf"^  {name}\n((?:    .*\n)+)", out, re.M)[1]
+    return [line.strip() for line in lines.splitlines()]
+
+
+def test_it_names_versions_libraries_blas_and_mnist(idx_folder):
+    out = doctor(NNXP_DATA_DIR=str(idx_folder))
+    assert "  nnxp              0." in out
+    assert f"Python {sys.version.split()[0]} on " in out
+    assert f"ok    in {idx_folder}" in out
+    assert out.endswith("ok    a small network learns the embedded digits\n")
+    assert out.split("BLAS\n")[1].splitlines()[0].strip()
+    assert section(out, "cpu")[0].startswith("ok    NumPy")
+    assert section(out, "strict")[0].startswith("ok    array-api-strict")
+
+
+def test_it_names_a_missing_mnist(tmp_path):
+    assert f"--    there is no folder {tmp_path / 'none'}" in doctor(
+        NNXP_DATA_DIR=str(tmp_path / "none")
+    )
+
+
+def test_without_cupy():
+    if importlib.util.find_spec("cupy"):
+        pytest.skip("cupy: installed")
+    assert section(doctor(), "cuda") == [
+        "--    CuPy is not installed; pip install 'nnxp[cuda13]', or 'nnxp[cuda12]' for an older "
+        "NVIDIA driver"
+    ]
+
+
+def test_with_the_real_cupy():
+    if not importlib.util.find_spec("cupy"):
+        pytest.skip("cupy: not installed")
+    steps = section(doctor(), "cuda")
+    assert steps[0].startswith("ok    CuPy 1")
+    if steps[1].startswith("--"):
+        assert "CuPy finds no NVIDIA driver" in steps[1]
+    else:
+        assert steps[-1].startswith("ok    a matrix product (cuBLAS) runs on cuda:0")
+
+
+def test_with_a_broken_cupy(tmp_path):
+    (tmp_path / "cupy.py").write_text("raise AttributeError('broken\\nin two lines')\n")
+    steps = section(doctor(PYTHONPATH=str(tmp_path)), "cuda")
+    assert steps[0].startswith(
+        "--    CuPy is installed but does not import (AttributeError: broken); reinstall it"
+    )
+
+
+def test_it_fails_where_the_cpu_path_does(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nsys.modules['array_api_compat.numpy'] = None\n"
+    )
+    out = doctor(PYTHONPATH=str(tmp_path), status=1)
+    assert "FAIL  " in out
+
+
+def test_other_commands_are_refused():
+    result = subprocess.run(
+        [sys.executable, "-m", "nnxp", "docter"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert "invalid choice: 'docter'" in result.stderr
