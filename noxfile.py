@@ -91,7 +91,8 @@ def tests_gpu(session: nox.Session) -> None:
 def tests_cupy(session: nox.Session) -> None:
     """Run the device tests with the real CuPy installed, GPU or not."""
     session.install("-e", ".", *group("test"), *group("cupy"))
-    session.run("pytest", "tests/test_devices.py", "tests/test_doctor.py", *session.posargs)
+    files = ("tests/test_devices.py", "tests/test_doctor.py")
+    session.run("pytest", "-m", "not interop", *files, *session.posargs)
 
 
 @nox.session(default=False)

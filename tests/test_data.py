@@ -129,6 +129,17 @@ def test_each_array_crosses_the_border_once(monkeypatch, small):
     assert crossed == [16, 16, 16, 16, 8, 8]
 
 
+def test_images_cross_as_bytes(monkeypatch):
+    crossed = []
+    carry = nnxp.Device.asarray
+    monkeypatch.setattr(
+        nnxp.Device, "asarray", lambda *a, **k: crossed.append(a[1].dtype) or carry(*a, **k)
+    )
+    dataset = Dataset(np.zeros((3, 2), np.uint8), np.zeros(3, int))
+    list(Batches(dataset, 3, device="cpu", dtype="float32"))
+    assert crossed[0] == np.uint8
+
+
 @pytest.mark.parametrize("size", [0, -1, 2.5, "10", True])
 def test_batch_size_is_checked(small, size):
     with pytest.raises(nnxp.InputError, match="batch_size must be a whole number of at least 1"):
@@ -280,10 +291,16 @@ def mirrors(tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_download_fills_the_cache_once(mirrors, capfd):
+def test_download_fills_the_cache_once(mirrors, tmp_path, capfd):
     train, _ = nnxp.data.load_mnist()
     assert len(train) == 1438
     assert capfd.readouterr().err.count("downloading http") == 4
+    (cached,) = (tmp_path / "cache" / "nnxp" / "mnist").glob("t10k-labels*")
+    cached.unlink()
+    nnxp.data.load_mnist()
+    assert capfd.readouterr().err.count("downloading http") == 1  # what is missing alone
+    cached.with_suffix("").write_bytes(gzip.decompress(cached.read_bytes()))
+    cached.unlink()
     shutil.rmtree(mirrors)
     assert len(nnxp.data.load_mnist()[0]) == 1438  # from the cache
     assert capfd.readouterr().err == ""

@@ -138,8 +138,11 @@ class RuntimeStatusError(RuntimeError):
         self.status = status
 
 
-def stand_in(count, trial_error=None):
-    """A CuPy that counts `count` devices (or raises it), and fails its first computation."""
+def stand_in(count, trial_error=None, trial=None):
+    """A CuPy that counts `count` devices (or raises it), and fails its first computation.
+
+    It raises `trial_error`, or computes with `trial`, which is no array of twos afterwards.
+    """
 
     def get_device_count():
         if isinstance(count, Exception):
@@ -147,6 +150,8 @@ def stand_in(count, trial_error=None):
         return count
 
     def ones(*args, **kwargs):
+        if trial is not None:
+            return trial
         raise trial_error
 
     return SimpleNamespace(
@@ -181,6 +186,16 @@ UNUSABLE = {
         "cuda:2",
         stand_in(2),
         r"cuda:2 does not exist: this machine has 2 GPU\(s\), cuda:0 to cuda:1",
+    ),
+    "wrong kernel": (
+        "cuda",
+        stand_in(1, trial=np.full((2, 2), 3.0)),
+        "a kernel came out as 6.0, not 2: the installation is broken",
+    ),
+    "wrong product": (
+        "cuda",
+        stand_in(1, trial=np.array([[1.0, 1.0], [7.0, 1.0]])),
+        r"a matrix product \(cuBLAS\) came out as 8.0, not 2",
     ),
     "library missing": (
         "cuda",
@@ -288,6 +303,7 @@ def test_torch_and_jax_devices():
 
 @pytest.mark.interop
 def test_jax_without_64_bits_says_so():
+    pytest.importorskip("jax", reason="jax is not installed")
     code = (
         "import numpy as np, nnxp\n"
         "d = nnxp.device('jax:cpu')\n"

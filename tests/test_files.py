@@ -77,3 +77,33 @@ def test_nothing_to_plot_and_no_matplotlib_are_named(tmp_path, monkeypatch):
     with pytest.raises(nnxp.MissingExtraError, match=r"not installed; pip install 'nnxp\[plot\]'"):
         nnxp.plots.plot_histories({"": RECORDS}, tmp_path / "curves.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_curves_are_the_records_own(tmp_path, monkeypatch):
+    figures = []
+    figure_module = pytest.importorskip("matplotlib.figure", reason="matplotlib is not installed")
+    save = figure_module.Figure.savefig
+    monkeypatch.setattr(
+        figure_module.Figure,
+        "savefig",
+        lambda self, *a, **k: figures.append(self) or save(self, *a, **k),
+    )
+    nnxp.plots.plot_histories({"": RECORDS}, tmp_path / "a.png", title="what it is")
+    nnxp.plots.plot_histories({"x": RECORDS, "y": RECORDS[:2]}, tmp_path / "b.png")
+    single, several = (
+        [{line.get_label(): list(line.get_ydata()) for line in axes.lines} for axes in figure.axes]
+        for figure in figures
+    )
+    assert single == [
+        {"train": [r.train_loss for r in RECORDS], "test": [r.validation_loss for r in RECORDS]},
+        {
+            "train": [r.train_accuracy for r in RECORDS],
+            "test": [r.validation_accuracy for r in RECORDS],
+        },
+    ]
+    assert several[1] == {
+        "x": [r.validation_accuracy for r in RECORDS],
+        "y": [r.validation_accuracy for r in RECORDS[:2]],
+    }
+    assert figures[0].get_suptitle() == "what it is"
+    assert [axes.get_ylabel() for axes in figures[0].axes] == ["loss", "accuracy"]

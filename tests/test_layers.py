@@ -26,7 +26,7 @@ LAYERS = {
     "Identity": (plain(nnxp.Identity), (5, 4), (5, 4)),
     "ReLU": (plain(nnxp.ReLU), (5, 4), (5, 4)),
     "Sigmoid": (plain(nnxp.Sigmoid), (5, 4), (5, 4)),
-    "Softmax": (plain(nnxp.Softmax), (5, 4), (5, 4)),
+    "Softmax": (plain(nnxp.Softmax), (5, 2, 4), (5, 2, 4)),
     "Tanh": (plain(nnxp.Tanh), (5, 4), (5, 4)),
 }
 layers = pytest.mark.parametrize(

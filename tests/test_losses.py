@@ -166,3 +166,17 @@ def test_accuracy_names_wrong_shapes(labels):
 def test_binary_hits_take_booleans(backend):
     hits = nnxp.SigmoidWithLoss().hits(backend.array([[0.3], [-2.0]]), backend.array([True, False]))
     assert backend.host(hits).tolist() == [True, True]
+
+
+def test_labels_on_another_device_of_the_same_library_are_refused():
+    first, second = (nnxp.device(f"strict:device{i}") for i in (1, 2))
+    with pytest.raises(nnxp.DeviceError, match="scores .* on .*device1.* and labels .*device2"):
+        nnxp.SoftmaxWithLoss().forward(first.asarray(SCORES), second.asarray(CLASSES))
+
+
+def test_a_logit_of_zero_is_no_yes():
+    zero = np.zeros((1, 1))
+    assert nnxp.SigmoidWithLoss().hits(zero, np.array([0])).tolist() == [True]
+    assert nnxp.SigmoidWithLoss().hits(zero, np.array([1])).tolist() == [False]
+    rows = np.array([[0.2, 0.1], [0.3, 0.9]])
+    assert nnxp.MeanSquaredError().hits(rows, np.eye(2)).tolist() == [True, True]

@@ -75,6 +75,47 @@ def test_config_repeats_the_run(tmp_path):
     assert first == second
 
 
+def test_every_option_reaches_the_training(tmp_path):
+    result = run(
+        "train_mnist.py", "--dataset", "digits", "--epochs", 4, "--hidden", 16, 8, "--optimizer",
+        "adam", "--learning-rate", 0.02, "--activation", "tanh", "--init", "normal", "--seed", 5,
+        "--batch-size", 32, "--dtype", "float64", "--device", "cpu", "--out", tmp_path / "a",
+    )  # fmt: skip
+    rng = np.random.default_rng(5)
+    train, test = nnxp.data.load_digits()
+    network = nnxp.mlp(
+        [64, 16, 8, 10], rng=rng, activation="tanh", dtype="float64",
+        initializer=nnxp.initializers.normal(0.01),
+    )  # fmt: skip
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam(0.02))
+    expected = trainer.fit(train, epochs=4, batch_size=32, validation=test, rng=rng)
+    history = json.loads((tmp_path / "a" / "history.json").read_text())
+    for got, record in zip(history, expected, strict=True):
+        assert got["train_loss"] == record.train_loss
+        assert got["train_accuracy"] == record.train_accuracy
+        assert got["test_loss"] == record.validation_loss
+        assert got["test_accuracy"] == record.validation_accuracy
+    best = max(record.validation_accuracy for record in expected)
+    assert f"(best {best:.4f}, epoch" in result.stdout
+
+
+def test_v_says_why_auto_chose_the_cpu(tmp_path):
+    (tmp_path / "cupy.py").write_text("raise OSError('no')\n")
+    options = ["--dataset", "digits", "--epochs", 1, "--quiet", "--out"]
+    environment = {"PYTHONPATH": str(tmp_path)}
+    silent = run("train_mnist.py", *options, tmp_path / "a", env=environment)
+    assert silent.stderr == ""
+    result = run("train_mnist.py", "-v", *options, tmp_path / "b", env=environment)
+    assert result.stderr.startswith("no GPU: CuPy is installed but does not import (OSError: no)")
+
+
+def test_a_class_of_the_test_images_alone_counts(tmp_path):
+    rows = "".join(f"{7 if i == 5 else 0},{i}\n" for i in range(6))
+    (tmp_path / "a.csv").write_text("label,pixel0\n" + rows)
+    out = run("train_mnist.py", "--dataset", "a.csv", "--epochs", 1, cwd=tmp_path).stdout
+    assert "W3 (30, 8)" in out
+
+
 def test_auto_says_why_it_trains_on_the_digits(tmp_path):
     empty = {"NNXP_DATA_DIR": str(tmp_path)}
     out = tmp_path / "run"
@@ -238,6 +279,9 @@ def test_logistic_regression():
 def test_xor_is_learned():
     out = run("xor.py").stdout
     assert float(re.search(r"loss (\S+)$", out.splitlines()[-1])[1]) < 0.01
+    for x, y, label in [(0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)]:
+        predicted = re.search(rf"{x} xor {y} = {label}  predicted (\S+)", out)[1]
+        assert abs(float(predicted) - label) < 0.1
 
 
 def test_gradient_check_shows_agreement_and_speed():
@@ -256,7 +300,11 @@ def test_compare_prints_a_table_and_draws_a_picture(tmp_path):
     assert len(rows) == 11
     assert {"2 layers, sigmoid", "3 layers, relu", "3 layers, relu, he, adamw"} <= set(rows)
     assert (tmp_path / "compare.png").exists()
-    assert len(json.loads((tmp_path / "compare.json").read_text())) == 11
+    table = json.loads((tmp_path / "compare.json").read_text())
+    assert len(table) == 11
+    results = {tuple(row["train_accuracy"] + row["test_accuracy"]) for row in table}
+    assert len(results) >= 9  # no two settings alike, but for those that learn nothing in an epoch
+    assert sum(row["train_accuracy"][0] != row["train_accuracy"][1] for row in table) >= 8  # seeds
 
 
 def portability(tmp_path):

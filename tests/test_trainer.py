@@ -254,3 +254,33 @@ def test_an_interruption_keeps_the_finished_epochs(small, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(small, epochs=9, batch_size=16, rng=np.random.default_rng(0))
     assert [record.epoch for record in trainer.history] == [1, 2]
+
+
+def test_a_record_is_what_evaluate_says_after_the_epoch():
+    train, test = load_digits()
+    trainer, rng = digits_trainer()
+    (record,) = trainer.fit(train, epochs=1, batch_size=50, validation=test, rng=rng)
+    assert (record.train_loss, record.train_accuracy) == trainer.evaluate(train)
+    assert (record.validation_loss, record.validation_accuracy) == trainer.evaluate(test)
+    assert record.train_loss != record.validation_loss
+    assert 0 < record.seconds < 60
+
+
+def test_a_record_prints_its_own_figures():
+    record = nnxp.Record(3, 0.1, 0.2, 0.3, 0.4, 5.0)
+    assert str(record) == (
+        "epoch   3  train loss 0.1000  train accuracy 0.2000  test accuracy 0.4000  5.00 s"
+    )
+
+
+def test_a_step_leaves_the_gradient_at_the_inputs_alone(monkeypatch, small):
+    trainer = small_trainer()
+    monkeypatch.setattr(trainer.network.layers[0], "backward", None)
+    trainer.step(small.inputs.astype("float32"), small.labels)
+
+
+def test_evaluating_keeps_nothing_for_a_backward(small):
+    trainer = small_trainer()
+    trainer.evaluate(small)
+    with pytest.raises(nnxp.CallOrderError):
+        trainer.network.backward(np.ones((40, 3), "float32"))

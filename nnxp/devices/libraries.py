@@ -237,9 +237,9 @@ def _import(module: str, name: str, install: str) -> ModuleType:
         _ = imported.__version__
         return imported
     except Exception as error:
-        sys.modules.pop(module, None)  # array-api-compat would stumble over what is left of it
         if isinstance(error, ModuleNotFoundError) and error.name == module:
             raise DeviceError(f"{name} is not installed; {install}") from None
+        sys.modules.pop(module, None)  # array-api-compat would stumble over what is left of it
         raise DeviceError(
             f"{name} is installed but does not import ({_one_line(error)}); reinstall it alone: "
             f"pip uninstall every {module} package, then {install}"
