@@ -100,7 +100,10 @@ __all__ = [
 def __getattr__(name: str) -> str:
     # Read on demand: importlib.metadata takes longer to import than all of nnxp.
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("nnxp")
+        try:
+            return version("nnxp")
+        except PackageNotFoundError:
+            return "not installed"
     raise AttributeError(f"module 'nnxp' has no attribute {name!r}")

@@ -123,14 +123,15 @@ def new_run_folder(wanted: Path | None, config: dict[str, Any]) -> Path:
         raise nnxp.InputError(
             f"cannot write to {wanted or 'runs/'} ({error.strerror}); choose another --out"
         ) from error
-    packages = ["nnxp", "numpy", "array-api-compat"]
+    packages = ["numpy", "array-api-compat"]
     threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     write_json(
         folder / "config.json",
         {key: str(value) if isinstance(value, Path) else value for key, value in config.items()}
         | {
             "command": sys.argv,
-            "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+            "versions": {"python": platform.python_version(), "nnxp": nnxp.__version__}
+            | {package: version(package) for package in packages},
             "platform": platform.platform(),
             "processors": os.cpu_count(),
             "threads": {name: os.environ[name] for name in threads if name in os.environ},

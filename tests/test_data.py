@@ -318,7 +318,9 @@ def test_the_second_mirror_serves_what_the_first_lacks_or_has_wrong(mirrors, tmp
 def test_wrong_hashes_everywhere_leave_no_file(mirrors, tmp_path):
     for mirror in ("first", "second"):
         (mirrors / mirror / "train-images-idx3-ubyte.gz").write_bytes(b"changed on the way")
-    with pytest.raises(nnxp.DataUnavailableError, match="hash.*--data-dir or") as caught:
+    with pytest.raises(
+        nnxp.DataUnavailableError, match="another SHA-256 than published.*--data-dir or"
+    ) as caught:
         nnxp.data.load_mnist()
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "cache" / "nnxp" / "mnist").iterdir())

@@ -17,6 +17,10 @@ import pytest
 import nnxp
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
+# The scripts find nnxp as the tests do, be it installed or not.
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(SCRIPTS.parent), os.environ.get("PYTHONPATH")]))
+}
 pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="scripts: not beside the tests")
 
 
@@ -24,7 +28,7 @@ def run(name, *options, cwd=None, env=None, status=0):
     """Run a script and return what it printed, after checking its exit status."""
     result = subprocess.run(
         [sys.executable, SCRIPTS / name, *map(str, options)],
-        cwd=cwd, env=os.environ | (env or {}), capture_output=True, text=True, timeout=120,
+        cwd=cwd, env=ENVIRONMENT | (env or {}), capture_output=True, text=True, timeout=120,
         check=False,
     )  # fmt: skip
     assert result.returncode == status, result.stderr

@@ -140,15 +140,12 @@ def _download(folder: Path) -> None:
             try:
                 pooch.retrieve(url, f"sha256:{digest}", f"{name}.gz", folder, downloader=fetch)
                 break
-            except (OSError, ValueError) as error:  # no connection or no room; a wrong hash
-                failures.append(f"{url}: {_short(error)}")
+            except ValueError:  # pooch's word for a wrong hash
+                failures.append(f"{url} has another SHA-256 than published")
+            except OSError as error:  # no connection, or no room here
+                failures.append(f"{url}: {error.strerror or type(error).__name__}")
         else:
             raise DataUnavailableError(
                 f"MNIST cannot be downloaded ({'; '.join(failures)}); put the four files into a "
                 "folder and name it with --data-dir or $NNXP_DATA_DIR"
             )
-
-
-def _short(error: Exception) -> str:
-    first = str(error).splitlines()[0] if str(error) else ""
-    return f"{type(error).__name__}: {first[:120]}"
