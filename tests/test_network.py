@@ -218,3 +218,21 @@ def test_arrays_of_every_other_library_are_refused_by_name(backend):
             message = rf'on {here}, got an array of .*nnxp.device\("{here}"\)'
             with pytest.raises(nnxp.DeviceError, match=message):
                 network.predict(other.asarray(np.ones((2, 6)), dtype="float32"))
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("other", ["cpu", "torch:cpu", "jax:cpu", "strict:device2"])
+def test_each_library_refuses_each_other_ones_arrays(backend, other):
+    other = nnxp.device(other)
+    if other == backend.device:
+        pytest.skip("the same device")
+    x = other.asarray(np.ones((2, 6)), dtype="float32")
+    library = type(x).__module__.partition(".")[0]
+    with pytest.raises(nnxp.DeviceError) as caught:
+        three_layers(device=backend.device).predict(x)
+    message = str(caught.value)
+    assert f"on {backend.device.spec}, got an array of {library} on" in message
+    assert f'nnxp.device("{backend.device.spec}").asarray' in message
+    # The call that it names converts.
+    carried = backend.device.asarray(other.to_host(x))
+    assert three_layers(device=backend.device).predict(carried).shape == (2, 3)
