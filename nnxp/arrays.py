@@ -21,6 +21,15 @@ def device_of(x: object) -> Any:
     return getattr(x, "device", None)
 
 
+def describe(x: object) -> str:
+    """Return library, shape, dtype and device of an array in words."""
+    if not hasattr(x, "__dlpack__"):
+        return f"a {type(x).__name__}"
+    library = type(x).__module__.partition(".")[0]
+    shape, dtype = tuple(getattr(x, "shape", ())), getattr(x, "dtype", "")
+    return f"an array of {library} on {device_of(x)}, {shape} {dtype}"
+
+
 def differ(device: Any, other: Any) -> bool:
     """Tell whether two devices are known and different."""
     return device is not None and other is not None and bool(device != other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
+import operator
 from collections.abc import Callable, Iterable
 from numbers import Real
 from types import ModuleType
@@ -59,9 +60,13 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
 
 def require_count(name: str, value: object) -> int:
     """Return `value` if it is a whole number of at least 1."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        count = 0
+    if count < 1:
         raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return int(value.__index__())
+    return count
 
 
 Range: TypeAlias = tuple[Callable[[float], bool], str]

@@ -79,14 +79,13 @@ def check_gradients(
     """
 
     def loss_at(x: Array) -> float:
-        return float(loss.forward(network.forward(x), labels))
+        return float(loss.forward(network.forward(x), labels, training=False))
 
     loss.forward(network.forward(inputs, training=True), labels)
     exact = {"inputs": network.backward(loss.backward())}
     numerical = {"inputs": numerical_gradient(loss_at, inputs)}
     parameters = network.parameters()
-    if parameters:
-        exact |= network.gradients()
+    exact |= network.gradients()
     for name, value in parameters.items():
 
         def loss_with(changed: Array, name: str = name) -> float:

@@ -7,7 +7,15 @@ from typing import Any
 
 from array_api_compat import is_numpy_array
 
-from nnxp.arrays import Array, Namespace, array_library, device_of, differ, floating_namespace
+from nnxp.arrays import (
+    Array,
+    Namespace,
+    array_library,
+    describe,
+    device_of,
+    differ,
+    floating_namespace,
+)
 from nnxp.errors import CallOrderError, DeviceError, InputError
 from nnxp.functions import sigmoid
 from nnxp.metrics import binary_hits, hits
@@ -21,8 +29,8 @@ class Loss:
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
-    def forward(self, scores: Array, labels: Array) -> Array:
-        """Return the loss of a batch as a 0-d array, and keep what backward needs."""
+    def forward(self, scores: Array, labels: Array, training: bool = True) -> Array:
+        """Return the loss of a batch as a 0-d array; while `training`, keep what backward needs."""
         raise NotImplementedError
 
     def backward(self) -> Array:
@@ -31,7 +39,7 @@ class Loss:
         Raises
         ------
         CallOrderError
-            Without a forward since the last backward.
+            Without a training forward since the last backward.
         """
         raise NotImplementedError
 
@@ -50,12 +58,10 @@ class Loss:
     def _namespace(self, scores: Array, labels: Array) -> Namespace:
         """Check scores and labels against each other and return their namespace."""
         xp = floating_namespace(scores, self)
-        here, there = device_of(scores), device_of(labels)
-        if array_library(labels, self) is not xp or differ(here, there):
+        if array_library(labels, self) is not xp or differ(device_of(scores), device_of(labels)):
             raise DeviceError(
-                f"{self!r} got scores of {type(scores).__module__} on {here} and labels of "
-                f"{type(labels).__module__} on {there}; carry the labels over with the network's "
-                "device.asarray(labels)"
+                f"{self!r} expects scores and labels on one device, got {describe(scores)}; and "
+                f"{describe(labels)}; carry the labels over with device.asarray(labels)"
             )
         if scores.ndim < 2 or labels.ndim < 1 or scores.shape[0] == 0:
             raise InputError(
@@ -73,7 +79,8 @@ class Loss:
     def _take(self) -> tuple[Any, ...]:
         if self._kept is None:
             raise CallOrderError(
-                f"{self!r}.backward needs forward first; each forward serves one backward"
+                f"{self!r}.backward needs forward(scores, labels) first; "
+                "each forward serves one backward"
             )
         kept, self._kept = self._kept, None
         return kept
@@ -99,7 +106,7 @@ class SoftmaxWithLoss(Loss):
     array([[ 0.5, -0.5]])
     """
 
-    def forward(self, scores: Array, labels: Array) -> Array:
+    def forward(self, scores: Array, labels: Array, training: bool = True) -> Array:
         """Return the mean cross-entropy.
 
         Parameters
@@ -108,15 +115,20 @@ class SoftmaxWithLoss(Loss):
             Logits: any real numbers.
         labels : (batch,) integer array, or (batch, classes) array
             Class numbers, or one-hot rows.
+        training : bool, optional
+            Keep what backward needs.
         """
         xp = self._namespace(scores, labels)
         shifted = scores - xp.max(scores, axis=1, keepdims=True)
         e = xp.exp(shifted)
         z = xp.sum(e, axis=1)
         classes = xp.arange(scores.shape[1], device=device_of(scores))
-        hot = labels == 1 if labels.ndim == 2 else labels[:, None] == classes[None, :]
+        hot = (
+            xp.astype(labels, xp.bool) if labels.ndim == 2 else labels[:, None] == classes[None, :]
+        )
         label_score = xp.max(xp.where(hot, shifted, -math.inf), axis=1)
-        self._kept = e / z[:, None], hot
+        if training:
+            self._kept = e / z[:, None], hot
         return xp.mean(xp.log(z) - label_score)
 
     def backward(self) -> Array:
@@ -134,7 +146,7 @@ class SoftmaxWithLoss(Loss):
             )
         classes = outputs[0]
         if labels.ndim == 2:
-            if labels.shape[1] != classes or not xp.isdtype(labels.dtype, "numeric"):
+            if labels.shape[1] != classes or not xp.isdtype(labels.dtype, ("numeric", "bool")):
                 raise InputError(
                     f"{self!r} expects one-hot rows of {classes} numbers, got {labels.shape[1]} "
                     f"of {labels.dtype}"
@@ -164,7 +176,7 @@ class SigmoidWithLoss(Loss):
     averaged over all logits.
     """
 
-    def forward(self, scores: Array, labels: Array) -> Array:
+    def forward(self, scores: Array, labels: Array, training: bool = True) -> Array:
         """Return the mean binary cross-entropy.
 
         Parameters
@@ -173,10 +185,13 @@ class SigmoidWithLoss(Loss):
             Logits: any real numbers.
         labels : integer or boolean array
             0 or 1 for each logit; (batch,) will do for one output.
+        training : bool, optional
+            Keep what backward needs.
         """
         xp = self._namespace(scores, labels)
         t = xp.astype(xp.reshape(labels, scores.shape), scores.dtype)
-        self._kept = scores, t
+        if training:
+            self._kept = scores, t
         losses = xp.maximum(scores, 0.0) - scores * t + xp.log1p(xp.exp(-xp.abs(scores)))
         return xp.mean(losses)
 
@@ -209,7 +224,7 @@ class SigmoidWithLoss(Loss):
 class MeanSquaredError(Loss):
     """Half the mean squared error, ``mean((outputs - targets)**2) / 2``, over all numbers."""
 
-    def forward(self, scores: Array, labels: Array) -> Array:
+    def forward(self, scores: Array, labels: Array, training: bool = True) -> Array:
         """Return half the mean squared error.
 
         Parameters
@@ -218,6 +233,8 @@ class MeanSquaredError(Loss):
             The network's outputs.
         labels : array of the outputs' shape
             The targets, in the outputs' dtype or integers (one-hot rows, say).
+        training : bool, optional
+            Keep what backward needs.
         """
         xp = self._namespace(scores, labels)
         if xp.isdtype(labels.dtype, "real floating") and labels.dtype != scores.dtype:
@@ -225,7 +242,8 @@ class MeanSquaredError(Loss):
                 f"{self!r} expects targets of the outputs' dtype {scores.dtype}, got {labels.dtype}"
             )
         difference = scores - xp.astype(labels, scores.dtype, copy=False)
-        self._kept = (difference,)
+        if training:
+            self._kept = (difference,)
         return xp.mean(difference * difference) / 2
 
     def backward(self) -> Array:
@@ -246,8 +264,15 @@ class MeanSquaredError(Loss):
             )
 
     def hits(self, scores: Array, labels: Array) -> Array | None:
-        """Tell for each row whether its largest output is at the target's; None for one output."""
-        return hits(scores, labels) if scores.ndim == 2 and scores.shape[1] > 1 else None
+        """Tell for each row whether its largest output is at the 1 of a one-hot row.
+
+        None for real-valued targets, for a single output and for outputs of more axes: there are
+        no classes to get right.
+        """
+        xp = array_library(labels, self)
+        if xp.isdtype(labels.dtype, "real floating") or scores.ndim != 2 or scores.shape[1] == 1:
+            return None
+        return hits(scores, labels)
 
 
 def _require_range(loss: Loss, labels: Array, classes: int) -> None:

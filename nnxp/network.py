@@ -10,8 +10,9 @@ from typing import Self
 
 import numpy as np
 
-from nnxp.arrays import Array
+from nnxp.arrays import Array, array_library
 from nnxp.devices import Device
+from nnxp.devices import device as open_device
 from nnxp.errors import CallOrderError, DeviceError, InputError, unknown_name
 from nnxp.initializers import Initializer, he_normal, xavier_uniform
 from nnxp.layers import Affine, Layer
@@ -37,8 +38,7 @@ class Parameters(MutableMapping[str, Array]):
             raise unknown_name("parameter", name, self._slots)
         layer, key = self._slots[name]
         if value is not layer.params[key]:  # as it is after a change in place
-            _require_like(name, value, layer, key)
-            layer.params[key] = value
+            layer.params[key] = _fitting(name, value, layer, key)
 
     def __delitem__(self, name: str) -> None:
         raise InputError(f"a network keeps all its parameters; {name} cannot be deleted")
@@ -97,13 +97,18 @@ class Sequential:
                 counts[key] = counts.get(key, 0) + 1
                 self._slots[f"{key}{counts[key]}"] = layer, key
         owners = [layer for layer in self.layers if layer.params]
-        for layer in owners[1:]:
-            if (layer.device, layer.dtype) != (owners[0].device, owners[0].dtype):
-                raise DeviceError(
-                    f"all layers must be on one device in one dtype: {owners[0]!r} is on "
-                    f"{owners[0].device} in {owners[0].dtype}, {layer!r} on {layer.device} in "
-                    f"{layer.dtype}"
+        for layer in owners:
+            if layer.device is None or layer.dtype is None:
+                raise InputError(
+                    f"{layer!r} has parameters but no device or no dtype; set both in its __init__"
                 )
+            for what in ("device", "dtype"):
+                first, other = getattr(owners[0], what), getattr(layer, what)
+                if first != other:
+                    raise (DeviceError if what == "device" else InputError)(
+                        f"all layers must be on one device in one dtype: {owners[0]!r} has "
+                        f"{first}, {layer!r} has {other}; move one with layer.to(device, dtype=…)"
+                    )
         self.device = owners[0].device if owners else None
         self.dtype = owners[0].dtype if owners else None
 
@@ -164,6 +169,7 @@ class Sequential:
         array_api_strict.Device('device1')
         """
         twin = copy.copy(self)
+        device = open_device(device)
         Sequential.__init__(twin, [layer.to(device, dtype=dtype) for layer in self.layers])
         return twin
 
@@ -207,15 +213,16 @@ class Sequential:
         for name in parameters:
             if name not in self._slots:
                 raise unknown_name("parameter", name, self._slots)
-        loaded = {}
+        if self.device is None:
+            return
+        loaded = []
         for name, (layer, key) in self._slots.items():
             if name not in parameters:
                 raise InputError(f"parameter {name} is missing; got {', '.join(parameters)}")
-            assert layer.device is not None  # a layer with parameters has a device
-            new = layer.device.asarray(parameters[name])
-            _require_like(name, new, layer, key)
-            loaded[name] = layer.device.xp.asarray(new, copy=True)
-        self.parameters().update(loaded)
+            new = self.device.asarray(parameters[name])
+            loaded.append((layer, key, _fitting(name, new, layer, key)))
+        for layer, key, new in loaded:
+            layer.params[key] = new
 
     def summary(self) -> str:
         """Return a table of layers, shapes and parameter counts; ``print(network.summary())``."""
@@ -322,10 +329,11 @@ def _stack(
         raise InputError(
             f"a network needs a list of at least two widths, inputs and outputs, got {widths!r}"
         )
-    if activation not in ACTIVATIONS:
+    if str(activation) not in ACTIVATIONS:
         raise unknown_name("activation", activation, ACTIVATIONS)
     if initializer is None:
         initializer = he_normal if activation == "relu" else xavier_uniform
+    device = open_device(device)
     layers: list[Layer] = []
     for inputs, outputs in itertools.pairwise(widths):
         if layers:
@@ -336,8 +344,8 @@ def _stack(
     return layers
 
 
-def _require_like(name: str, new: Array, layer: Layer, key: str) -> None:
-    """Raise unless `new` can take the place of the parameter `key` of `layer`."""
+def _fitting(name: str, new: Array, layer: Layer, key: str) -> Array:
+    """Return a copy of `new` to take the place of the parameter `key` of `layer`, if it fits."""
     old = layer.params[key]
     if layer.device is not None:
         layer.device.require(new, f"parameter {name}")
@@ -347,3 +355,5 @@ def _require_like(name: str, new: Array, layer: Layer, key: str) -> None:
             f"parameter {name} expects {tuple(old.shape)} {old.dtype}, got {tuple(new.shape)} "
             f"{new.dtype}{convert}"
         )
+    # A copy, since training changes parameters in place and `new` belongs to the caller.
+    return array_library(new, name).asarray(new, copy=True)

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, MutableMapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
-from nnxp.arrays import Array, array_library, device_of
+from nnxp.arrays import Array, array_library, describe, device_of
 from nnxp.errors import FRACTION, NOT_NEGATIVE, POSITIVE, InputError, require_number
+
+Params: TypeAlias = MutableMapping[str, Array]
 
 
 class Optimizer:
     """Base class of all optimizers.
+
+    A subclass names in `slots` what it remembers of each parameter, and writes
+    ``_update_one(params, name, gradient, *factors)``, its rule for one parameter; and `factors`,
+    where more than the learning rate changes between steps.
 
     Parameters
     ----------
@@ -50,7 +56,7 @@ class Optimizer:
     def learning_rate(self, value: float) -> None:
         self._learning_rate = require_number("learning_rate", value, POSITIVE)
 
-    def update(self, params: MutableMapping[str, Array], grads: Mapping[str, Array]) -> None:
+    def update(self, params: Params, grads: Mapping[str, Array]) -> None:
         """Move each of `params` one step down its gradient.
 
         Parameters
@@ -73,26 +79,29 @@ class Optimizer:
             like = _kind(params[name])
             if _kind(gradient) != like:
                 raise InputError(
-                    f"update expects a gradient of {name} like it, {_words(like)}, got "
-                    f"{_words(_kind(gradient))}"
+                    f"update expects a gradient of {name} like it, got {describe(params[name])}; "
+                    f"and {describe(gradient)}; convert with the network's device.asarray"
                 )
             for slot in self.state.values():
                 if name in slot and _kind(slot[name]) != like:
                     raise InputError(
                         f"{self!r} has already trained another {name}, "
-                        f"{_words(_kind(slot[name]))}; make a new optimizer for each network"
+                        f"{describe(slot[name])}; make a new optimizer for each network"
                     )
         self.steps += 1
+        factors = self.factors()
         for name in params:
             for slot in self.state.values():
                 if name not in slot:
                     slot[name] = array_library(params[name], self).zeros_like(params[name])
-            self.update_parameter(params, name, grads[name])
+            self._update_one(params, name, grads[name], *factors)
 
-    def update_parameter(
-        self, params: MutableMapping[str, Array], name: str, gradient: Array
-    ) -> None:
-        """Move the one parameter `name`; its slots of `state` exist."""
+    def factors(self) -> tuple[float, ...]:
+        """Return the numbers of the coming step that change between steps: the learning rate."""
+        return (self.learning_rate,)
+
+    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
+        """Move the one parameter `name` by `factors`; its slots of `state` exist."""
         raise NotImplementedError
 
 
@@ -102,11 +111,9 @@ class SGD(Optimizer):
     def __init__(self, learning_rate: float = 0.1) -> None:
         super().__init__(learning_rate)
 
-    def update_parameter(
-        self, params: MutableMapping[str, Array], name: str, gradient: Array
-    ) -> None:
-        """Apply the class's rule to one parameter."""
-        params[name] -= self.learning_rate * gradient
+    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
+        (rate,) = factors
+        params[name] -= rate * gradient
 
 
 class Momentum(Optimizer):
@@ -121,14 +128,12 @@ class Momentum(Optimizer):
         super().__init__(learning_rate)
         self.momentum = require_number("momentum", momentum, FRACTION)
 
-    def update_parameter(
-        self, params: MutableMapping[str, Array], name: str, gradient: Array
-    ) -> None:
-        """Apply the class's rule to one parameter."""
+    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
+        (rate,) = factors
         velocity = self.state["velocity"]
         velocity[name] *= self.momentum
         velocity[name] += gradient
-        params[name] -= self.learning_rate * velocity[name]
+        params[name] -= rate * velocity[name]
 
 
 class Nesterov(Momentum):
@@ -138,14 +143,12 @@ class Nesterov(Momentum):
     PyTorch.
     """
 
-    def update_parameter(
-        self, params: MutableMapping[str, Array], name: str, gradient: Array
-    ) -> None:
-        """Apply the class's rule to one parameter."""
+    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
+        (rate,) = factors
         velocity = self.state["velocity"]
         velocity[name] *= self.momentum
         velocity[name] += gradient
-        params[name] -= self.learning_rate * (gradient + self.momentum * velocity[name])
+        params[name] -= rate * (gradient + self.momentum * velocity[name])
 
 
 class AdaGrad(Optimizer):
@@ -160,14 +163,12 @@ class AdaGrad(Optimizer):
         super().__init__(learning_rate)
         self.epsilon = require_number("epsilon", epsilon, POSITIVE)
 
-    def update_parameter(
-        self, params: MutableMapping[str, Array], name: str, gradient: Array
-    ) -> None:
-        """Apply the class's rule to one parameter."""
+    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
+        (rate,) = factors
         xp = array_library(gradient, self)
         square_sum = self.state["square_sum"]
         square_sum[name] += gradient * gradient
-        params[name] -= self.learning_rate * gradient / (xp.sqrt(square_sum[name]) + self.epsilon)
+        params[name] -= rate * gradient / (xp.sqrt(square_sum[name]) + self.epsilon)
 
 
 class RMSprop(Optimizer):
@@ -185,15 +186,13 @@ class RMSprop(Optimizer):
         self.decay = require_number("decay", decay, FRACTION)
         self.epsilon = require_number("epsilon", epsilon, POSITIVE)
 
-    def update_parameter(
-        self, params: MutableMapping[str, Array], name: str, gradient: Array
-    ) -> None:
-        """Apply the class's rule to one parameter."""
+    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
+        (rate,) = factors
         xp = array_library(gradient, self)
         square_mean = self.state["square_mean"]
         square_mean[name] *= self.decay
         square_mean[name] += (1 - self.decay) * gradient * gradient
-        params[name] -= self.learning_rate * gradient / (xp.sqrt(square_mean[name]) + self.epsilon)
+        params[name] -= rate * gradient / (xp.sqrt(square_mean[name]) + self.epsilon)
 
 
 class Adam(Optimizer):
@@ -216,18 +215,19 @@ class Adam(Optimizer):
         self.beta2 = require_number("beta2", beta2, FRACTION)
         self.epsilon = require_number("epsilon", epsilon, POSITIVE)
 
-    def update_parameter(
-        self, params: MutableMapping[str, Array], name: str, gradient: Array
-    ) -> None:
-        """Apply the class's rule to one parameter."""
+    def factors(self) -> tuple[float, ...]:
+        """Return the rate with the mean's correction, and the root of the square mean's."""
+        rate = self.learning_rate / (1 - self.beta1**self.steps)
+        return rate, math.sqrt(1 - self.beta2**self.steps)
+
+    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
+        rate, correction = factors
         xp = array_library(gradient, self)
         mean, square_mean = self.state["mean"], self.state["square_mean"]
         mean[name] *= self.beta1
         mean[name] += (1 - self.beta1) * gradient
         square_mean[name] *= self.beta2
         square_mean[name] += (1 - self.beta2) * gradient * gradient
-        rate = self.learning_rate / (1 - self.beta1**self.steps)
-        correction = math.sqrt(1 - self.beta2**self.steps)
         params[name] -= rate * mean[name] / (xp.sqrt(square_mean[name]) / correction + self.epsilon)
 
 
@@ -248,12 +248,14 @@ class AdamW(Adam):
         super().__init__(learning_rate, beta1, beta2, epsilon)
         self.weight_decay = require_number("weight_decay", weight_decay, NOT_NEGATIVE)
 
-    def update_parameter(
-        self, params: MutableMapping[str, Array], name: str, gradient: Array
-    ) -> None:
-        """Apply the class's rule to one parameter."""
-        params[name] *= 1 - self.learning_rate * self.weight_decay
-        super().update_parameter(params, name, gradient)
+    def factors(self) -> tuple[float, ...]:
+        """Return Adam's, and the share of each parameter that the decay leaves."""
+        return *super().factors(), 1 - self.learning_rate * self.weight_decay
+
+    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
+        *adams, kept = factors
+        params[name] *= kept
+        super()._update_one(params, name, gradient, *adams)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
@@ -275,8 +277,3 @@ def _kind(x: Array) -> tuple[Any, ...]:
         return x.shape, device_of(x), x.dtype
     except AttributeError:
         raise InputError(f"update expects arrays, got {type(x).__name__}") from None
-
-
-def _words(kind: tuple[Any, ...]) -> str:
-    shape, device, dtype = kind
-    return f"{tuple(shape)} {dtype} on {device}"

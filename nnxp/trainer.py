@@ -129,13 +129,13 @@ class Trainer:
             start = time.perf_counter()
             for inputs, labels in _with_progress(batches, epoch) if verbose else batches:
                 self.step(inputs, labels)
-            on_train = self.evaluate(train)
+            on_train = self._evaluate(train)
             if not math.isfinite(on_train.loss):
                 raise DivergenceError(
                     f"the loss is {on_train.loss} after epoch {epoch}; start from new weights "
                     f"with a lower learning rate, now {self.optimizer.learning_rate:g}"
                 )
-            on_validation = None if validation is None else self.evaluate(validation)
+            on_validation = None if validation is None else self._evaluate(validation)
             self.history.append(
                 Record(
                     epoch,
@@ -151,13 +151,24 @@ class Trainer:
         return self.history
 
     def evaluate(self, dataset: Dataset, batch_size: int = 1000) -> Evaluation:
-        """Return mean loss and accuracy over all examples; it waits for the device once."""
+        """Return mean loss and accuracy over all examples.
+
+        Parameters
+        ----------
+        dataset : Dataset
+        batch_size : int, optional
+            How many examples are on the device at once.
+        """
         self._check(dataset, "given")
+        return self._evaluate(dataset, batch_size)
+
+    def _evaluate(self, dataset: Dataset, batch_size: int = 1000) -> Evaluation:
+        """Evaluate a data set that has been checked; it waits for the device at the end only."""
         xp = self._device.xp
         losses, counts = [], []
         for inputs, labels in self._batches(dataset, batch_size):
             scores = self.network.predict(inputs)
-            losses.append(self.loss.forward(scores, labels) * inputs.shape[0])
+            losses.append(self.loss.forward(scores, labels, training=False) * inputs.shape[0])
             hits = self.loss.hits(scores, labels)
             if hits is not None:
                 counts.append(xp.sum(xp.astype(hits, xp.int32)))

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import nnxp
+from nnxp.optimizers import OPTIMIZERS
 
 PACKAGE = Path(nnxp.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -84,6 +86,29 @@ def test_layers_losses_and_optimizers_name_no_library_and_wait_for_no_device():
             assert not re.search(
                 r"\bfloat\(|\.item\(", path.read_text().replace("``float()``", "")
             ), path
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("loss", nnxp.Loss.__subclasses__())
+def test_a_step_waits_for_no_device(monkeypatch, loss, optimizer):
+    device = nnxp.device("strict:device1")
+    rng = np.random.default_rng(0)
+    hidden = [kind() for kind in nnxp.Layer.__subclasses__() if kind is not nnxp.Affine]
+    hidden = [layer for layer in hidden if type(layer).__module__.startswith("nnxp.")]
+    assert len(hidden) >= 6
+    first, last = (nnxp.Affine(4, 4, rng=rng, device=device) for _ in range(2))
+    network = nnxp.Sequential([first, *hidden, last])
+    trainer = nnxp.Trainer(network, loss(), OPTIMIZERS[optimizer]())
+    inputs = device.asarray(rng.random((3, 4)), dtype="float32")
+    labels = device.asarray(np.eye(4, dtype="int32")[:3])
+
+    def wait(*_, **__):
+        raise AssertionError("this would wait for the device")
+
+    for name in ("__bool__", "__float__", "__int__", "__index__", "__complex__", "to_device"):
+        monkeypatch.setattr(type(inputs), name, wait)
+    for _ in range(2):
+        trainer.step(inputs, labels)
 
 
 def test_the_networks_own_words_stay_in_the_standard():

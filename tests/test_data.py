@@ -50,6 +50,8 @@ def test_split_takes_every_nth_example():
     train, test = dataset.split(5)
     assert test.labels.tolist() == [4, 9]
     assert train.inputs[:, 0].tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
+    skewed = Dataset(np.zeros((12, 1)), np.array([0, 1] * 6)).split(2)  # all ones stand evenly
+    assert [np.bincount(part.labels).tolist() for part in skewed] == [[3, 3], [3, 3]]
     for wrong in (1, 11):
         with pytest.raises(nnxp.InputError, match=f"every must be from 2 to 10 .* got {wrong}"):
             dataset.split(wrong)
@@ -407,6 +409,8 @@ def test_the_embedded_digits_are_the_published_ones():
     train, test = nnxp.data.load_digits()
     assert (len(train), len(test)) == (1438, 359)
     assert train.inputs.max() == 255
+    # Every class gives a fifth of its own.
+    assert np.bincount(test.labels).tolist() == [35, 37, 35, 37, 36, 36, 36, 36, 35, 36]
     # Of each class, as the publishers count them.
     counts = np.bincount(train.labels) + np.bincount(test.labels)
     assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]

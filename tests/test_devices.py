@@ -56,6 +56,9 @@ def test_there_and_back(backend):
     x = backend.device.asarray(host)
     assert backend.device.holds(x)
     np.testing.assert_array_equal(backend.device.to_host(x), host)
+    assert tuple(backend.device.asarray(3.0).shape) == ()
+    infinite = backend.device.asarray([np.inf, np.nan], dtype="float32")  # they stay what they are
+    np.testing.assert_array_equal(backend.host(infinite), [np.inf, np.nan])
     again = backend.device.asarray(x, dtype="float64")
     assert again.dtype == backend.device.xp.float64
     assert backend.device.asarray([1, 2], dtype="float32").dtype == backend.device.xp.float32
@@ -71,8 +74,11 @@ def test_there_and_back(backend):
         (None, "float32", "expects an array of numbers, got dtype object"),
         (np.array(["2020"], "M8[D]"), None, r"numbers, got dtype datetime64\[D\]"),
         (np.ones(2, "float16"), None, "got dtype float16; carried are float32, float64, int8"),
-        (np.array([300]), "uint8", "int64 values that uint8 cannot hold"),
-        ([0.5], "int32", "float64 values that int32 cannot hold"),
+        (np.array([300]), "uint8", "got 300 of int64, which uint8 cannot hold"),
+        ([0.5], "int32", "got 0.5 of float64, which int32 cannot hold"),
+        ([1.0, np.nan], "int32", "got nan of float64, which int32 cannot hold"),
+        ([1e300], "float32", r"got 1e\+300 of float64, which float32 cannot hold"),
+        (np.str_("a"), None, "expects an array of numbers, got dtype <U1"),
         (
             np.ones((1, 1)).view(np.matrix),
             None,
@@ -120,8 +126,8 @@ def test_arrays_of_the_wrong_device_name_both_and_the_call():
     strict = nnxp.device("strict:device1")
     with pytest.raises(
         nnxp.DeviceError,
-        match=r"Layer is on strict:device1, got an array of numpy on cpu; convert with "
-        r'nnxp.device\("strict:device1"\).asarray\(x\)',
+        match=r"Layer is on strict:device1, got an array of numpy on cpu, \(2,\) float64; convert "
+        r'with nnxp.device\("strict:device1"\).asarray\(x\)',
     ):
         strict.require(np.ones(2), "Layer")
     with pytest.raises(nnxp.DeviceError, match="got an array of array_api_strict on .*device2"):
@@ -185,7 +191,7 @@ UNUSABLE = {
     "number too large": (
         "cuda:2",
         stand_in(2),
-        r"cuda:2 does not exist: this machine has 2 GPU\(s\), cuda:0 to cuda:1",
+        r"cuda:2 does not exist: this machine shows 2 device\(s\), cuda:0 to cuda:1",
     ),
     "wrong kernel": (
         "cuda",

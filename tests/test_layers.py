@@ -186,6 +186,25 @@ def test_parameter_gradients_are_backwards_own(backend):
         )
 
 
+def test_shapes_without_rows_or_scores_are_named():
+    with pytest.raises(nnxp.InputError, match="Flatten expects .* got a single number"):
+        nnxp.Flatten().forward(np.array(1.0))
+    for shape in ((), (2, 0)):
+        with pytest.raises(nnxp.InputError, match="Softmax expects rows of scores, got"):
+            nnxp.Softmax().forward(np.ones(shape))
+
+
+def test_an_initializers_number_beyond_the_dtype_is_refused():
+    with pytest.raises(nnxp.InputError, match=r"1e\+300 of float64, which float32 cannot hold"):
+        nnxp.Affine(
+            1, 1, rng=np.random.default_rng(0), initializer=lambda rng, shape: np.full(shape, 1e300)
+        )
+    wide = nnxp.Affine(1, 1, rng=np.random.default_rng(0), dtype="float64")
+    wide.params["W"][...] = 1e300
+    with pytest.raises(nnxp.InputError, match="cannot hold"):
+        wide.to("cpu", dtype="float32")
+
+
 @settings(deadline=None)
 @given(st.integers(0, 6), st.integers(1, 6), st.integers(1, 6))
 def test_affine_gives_the_shapes_it_says(batch, inputs, outputs):
@@ -217,7 +236,7 @@ def test_nodes_name_wrong_inputs_and_order(node):
         node().forward(np.ones(2), np.ones(3))
     used = node()
     used.forward(np.ones(2), np.ones(2))
-    with pytest.raises(nnxp.InputError, match=r"gradient of shape \(2,\), got \(\)"):
+    with pytest.raises(nnxp.InputError, match=r"a gradient of one shape, got \(2,\) and \(\)"):
         used.backward(1.0)
     used.backward(np.ones(2))
     with pytest.raises(nnxp.CallOrderError, match="each forward serves one backward"):
@@ -249,5 +268,11 @@ def test_gradients_of_another_device_and_odd_arrays_are_refused(kind):
     for odd in (np.ones((1, 2)).view(np.matrix), np.ma.array([[1.0, 2.0]], mask=[[0, 1]])):
         with pytest.raises(nnxp.InputError, match=f"plain array, got {type(odd).__name__}"):
             kind().forward(odd)
-    with pytest.raises(nnxp.DeviceError, match="expects inputs on one device, got cpu and"):
+        with pytest.raises(nnxp.InputError, match=f"plain array, got {type(odd).__name__}"):
+            layer.backward(odd)
+        with pytest.raises(nnxp.InputError, match=f"plain array, got {type(odd).__name__}"):
+            nnxp.Multiply().forward(odd, odd)
+    with pytest.raises(
+        nnxp.DeviceError, match="expects two inputs on one device, got cpu and .*asarray"
+    ):
         nnxp.Add().forward(np.ones(2), nnxp.device("strict:device1").asarray([1.0, 1.0]))

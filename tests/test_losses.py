@@ -70,7 +70,7 @@ def test_values_are_numpys(backend, make, scores, labels):
 @losses
 def test_a_forward_serves_one_backward(make, scores, labels):
     loss = make()
-    with pytest.raises(nnxp.CallOrderError, match="needs forward first"):
+    with pytest.raises(nnxp.CallOrderError, match="needs forward"):
         loss.backward()
     loss.forward(scores, labels)
     loss.backward()
@@ -88,7 +88,9 @@ def test_wrong_shapes_and_devices_are_named(make, scores, labels):
     with pytest.raises(nnxp.InputError, match="floating-point arrays, got int64"):
         loss.forward(scores.astype(int), labels)
     elsewhere = nnxp.device("strict:device1").asarray(labels)
-    with pytest.raises(nnxp.DeviceError, match=r"scores of numpy on cpu and labels of array_api"):
+    with pytest.raises(
+        nnxp.DeviceError, match=r"one device, got an array of numpy on cpu.* an array of array_api"
+    ):
         loss.forward(scores, elsewhere)
 
 
@@ -170,7 +172,9 @@ def test_binary_hits_take_booleans(backend):
 
 def test_labels_on_another_device_of_the_same_library_are_refused():
     first, second = (nnxp.device(f"strict:device{i}") for i in (1, 2))
-    with pytest.raises(nnxp.DeviceError, match="scores .* on .*device1.* and labels .*device2"):
+    with pytest.raises(
+        nnxp.DeviceError, match="on one device, got .* on .*device1.* and .*device2.*asarray"
+    ):
         nnxp.SoftmaxWithLoss().forward(first.asarray(SCORES), second.asarray(CLASSES))
 
 
@@ -178,5 +182,29 @@ def test_a_logit_of_zero_is_no_yes():
     zero = np.zeros((1, 1))
     assert nnxp.SigmoidWithLoss().hits(zero, np.array([0])).tolist() == [True]
     assert nnxp.SigmoidWithLoss().hits(zero, np.array([1])).tolist() == [False]
+
+
+def test_squared_error_counts_hits_of_one_hot_rows_and_of_nothing_else():
     rows = np.array([[0.2, 0.1], [0.3, 0.9]])
-    assert nnxp.MeanSquaredError().hits(rows, np.eye(2)).tolist() == [True, True]
+    loss = nnxp.MeanSquaredError()
+    assert loss.hits(rows, np.eye(2, dtype="int32")).tolist() == [True, True]
+    assert loss.hits(rows, rows) is None  # several real-valued targets have no class
+    assert loss.hits(rows[:, :1], np.ones((2, 1), "int32")) is None
+
+
+def test_one_hot_rows_may_be_booleans(backend):
+    scores, rows = backend.array(SCORES), np.eye(3)[CLASSES]
+    expected = nnxp.SoftmaxWithLoss().forward(scores, backend.array(CLASSES))
+    got = nnxp.SoftmaxWithLoss().forward(scores, backend.array(rows.astype(bool)))
+    assert float(got) == float(expected)
+
+
+@losses
+def test_a_look_at_the_loss_leaves_no_backward(make, scores, labels):
+    loss = make()
+    loss.forward(scores, labels, training=False)
+    with pytest.raises(nnxp.CallOrderError, match=r"needs forward\(scores, labels\) first"):
+        loss.backward()
+    loss.forward(scores, labels)
+    loss.forward(scores[:1], labels[:1], training=False)  # between the two changes nothing
+    assert loss.backward().shape == scores.shape

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import nnxp
+from nnxp.devices.libraries import LIBRARIES
 
 
 def three_layers(seed=0, **options):
@@ -25,7 +26,10 @@ def test_parameters_write_through_to_the_layers():
     network = three_layers()
     replaced = np.zeros((5, 4), "float32")
     network.parameters()["W2"] = replaced
-    assert network.layers[2].params["W"] is replaced
+    np.testing.assert_array_equal(network.layers[2].params["W"], replaced)
+    network.parameters()["W2"] -= 1  # what was handed in stays the caller's
+    assert (network.layers[2].params["W"] == -1).all()
+    assert (replaced == 0).all()
     for wrong, message in [
         (np.zeros((5, 5), "float32"), r"W2 expects \(5, 4\) float32, got \(5, 5\) float32$"),
         (np.zeros((5, 4)), "got .* float64; convert it with astype"),
@@ -102,15 +106,44 @@ def test_layers_that_do_not_fit_or_live_apart_are_refused():
     first = nnxp.Affine(6, 5, rng=rng)
     with pytest.raises(nnxp.InputError, match=r"Affine\(4, 3\) expects 4 features.*\(5,\)"):
         nnxp.Sequential([first, nnxp.ReLU(), nnxp.Affine(4, 3, rng=rng)])
-    for options in ({"device": "strict:device1"}, {"dtype": "float64"}):
-        with pytest.raises(nnxp.DeviceError, match="on one device in one dtype"):
+    for options, error in [
+        ({"device": "strict:device1"}, nnxp.DeviceError),
+        ({"dtype": "float64"}, nnxp.InputError),
+    ]:
+        with pytest.raises(error, match=r"one device in one dtype.*move one with layer.to\("):
             nnxp.Sequential([first, nnxp.Affine(5, 3, rng=rng, **options)])
+
+
+def test_a_layer_whose_parameters_have_no_device_is_refused():
+    class Scale(nnxp.Layer):
+        def __init__(self):
+            super().__init__()
+            self.params["s"] = np.ones(1)
+
+    with pytest.raises(nnxp.InputError, match=r"Scale\(\) has parameters but no device or no dty"):
+        nnxp.Sequential([Scale()])
+
+
+def test_a_device_is_opened_once_for_all_layers(monkeypatch):
+    opened = []
+
+    def count(place):
+        opened.append(place)
+        return open_strict(place)
+
+    open_strict = LIBRARIES["strict"]
+    monkeypatch.setitem(LIBRARIES, "strict", count)
+    three_layers().to("strict")
+    three_layers(device="strict")
+    assert len(opened) == 2
 
 
 def test_names_of_activations_and_widths_are_checked():
     rng = np.random.default_rng(0)
     with pytest.raises(nnxp.InputError, match="unknown activation 'rellu'; did you mean 'relu'"):
         nnxp.mlp([6, 3], rng=rng, activation="rellu")
+    with pytest.raises(nnxp.InputError, match=r"unknown activation \['relu'\]; did you mean"):
+        nnxp.mlp([6, 3], rng=rng, activation=["relu"])
     for wrong in ([6], 6, {6, 3}):
         with pytest.raises(nnxp.InputError, match="a list of at least two widths"):
             nnxp.mlp(wrong, rng=rng)

@@ -266,7 +266,8 @@ def test_a_gradient_unlike_its_parameter_changes_nothing(name, wrong):
     params = {"V": np.ones(2), "W": np.ones((3, 2))}
     optimizer = OPTIMIZERS[name]()
     with pytest.raises(
-        nnxp.InputError, match=r"gradient of W like it, \(3, 2\) float64 on cpu, got"
+        nnxp.InputError,
+        match=r"gradient of W like it, got .* on cpu, \(3, 2\) float64; and an array",
     ):
         optimizer.update(params, {"V": np.ones(2), "W": wrong})
     assert (params["V"] == 1).all()
@@ -288,5 +289,7 @@ def test_what_is_no_array_or_elsewhere_is_named():
     with pytest.raises(nnxp.InputError, match="update expects arrays, got list"):
         nnxp.SGD().update({"W": [1.0]}, {"W": [1.0]})
     elsewhere = nnxp.device("strict:device1").asarray([1.0])
-    with pytest.raises(nnxp.InputError, match=r"float64 on cpu, got \(1,\) .*device1"):
+    with pytest.raises(
+        nnxp.InputError, match=r"numpy on cpu, .* and an array of array_api_strict.*asarray"
+    ):
         nnxp.SGD().update({"W": np.ones(1)}, {"W": elsewhere})

@@ -91,10 +91,15 @@ class Dataset:
         )
 
     def split(self, every: int) -> tuple[Dataset, Dataset]:
-        """Return training and test examples: every `every`-th example goes to the test."""
+        """Return training and test examples: every `every`-th example goes to the test.
+
+        Classes are counted through one after the other, so each gives its share.
+        """
         if require_count("every", every) < 2 or every > len(self):
             raise InputError(f"every must be from 2 to {len(self)} (the examples), got {every}")
-        test = np.arange(len(self)) % every == every - 1
+        classes = self.labels if self.labels.ndim == 1 else np.zeros(len(self))
+        test = np.zeros(len(self), dtype=bool)
+        test[np.argsort(classes, kind="stable")[every - 1 :: every]] = True
         return (
             Dataset(self.inputs[~test], self.labels[~test]),
             Dataset(self.inputs[test], self.labels[test]),

@@ -15,7 +15,7 @@ from nnxp.data.dataset import Dataset
 
 
 def load_digits() -> tuple[Dataset, Dataset]:
-    """Load the embedded digits as training and test examples; every fifth is for the test.
+    """Load the embedded digits as training and test examples, a fifth of each class for the test.
 
     Returns
     -------

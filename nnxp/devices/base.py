@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.arrays import Array, Namespace, device_of, is_odd_numpy
+from nnxp.arrays import Array, Namespace, describe, device_of, is_odd_numpy
 from nnxp.errors import DeviceError, InputError, unknown_name
 
 DTYPES = ("float32", "float64")
@@ -70,7 +70,7 @@ class Device:
             here = f'nnxp.device("{self.spec}").asarray(x)'
             remedy = here if _on_host(x) else f"its own device's to_host(x), then {here}"
             raise DeviceError(
-                f"{owner} is on {self.spec}, got {_describe(x)}; convert with {remedy}"
+                f"{owner} is on {self.spec}, got {describe(x)}; convert with {remedy}"
             )
 
     def asarray(self, host: Any, *, dtype: str | None = None) -> Array:
@@ -89,16 +89,16 @@ class Device:
         DeviceError
             If `host` is an array on another device.
         InputError
-            If `host` is no array of numbers, or `dtype` no name of a dtype.
+            If `host` is no array of numbers, `dtype` no name of a dtype, or a number beyond it.
         """
         if dtype is not None and dtype not in _CARRIED:
             raise unknown_name("dtype", dtype, _CARRIED)
-        if self.holds(host) and not isinstance(host, np.ndarray):
+        if self.holds(host) and not isinstance(host, (np.ndarray, np.generic)):
             wanted = host.dtype if dtype is None else getattr(self.xp, dtype)
             return self.xp.astype(host, wanted, copy=False)
         if not _on_host(host):
             raise DeviceError(
-                f"asarray carries arrays from the host to {self.spec}, got {_describe(host)}; "
+                f"asarray carries arrays from the host to {self.spec}, got {describe(host)}; "
                 "bring it to the host first with its own device's to_host(x)"
             )
         if is_odd_numpy(host):
@@ -116,16 +116,13 @@ class Device:
                 f"asarray expects an array of numbers, got dtype {given.dtype}; carried are "
                 f"{', '.join(_CARRIED)}"
             )
-        data = given.astype(name, copy=False)
-        if data.dtype != given.dtype and data.dtype.kind in "biu" and (data != given).any():
-            raise InputError(f"asarray got {given.dtype} values that {name} cannot hold")
-        return self._from_host(data)
+        return self._from_host(_convert(given, np.dtype(name)))
 
     def to_host(self, x: Array) -> npt.NDArray[Any]:
         """Bring an array of this device to the host, as NumPy; it waits for the device."""
         if not self.holds(x):
             raise DeviceError(
-                f"to_host of {self.spec} expects an array of that device, got {_describe(x)}"
+                f"to_host of {self.spec} expects an array of that device, got {describe(x)}"
             )
         return self._to_host(x)
 
@@ -136,13 +133,20 @@ def _reopen(spec: str) -> Device:
     return device(spec)
 
 
+def _convert(given: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return `given` in `dtype`, in this machine's byte order; refuse what would be lost."""
+    if given.dtype == dtype:
+        return given
+    with np.errstate(invalid="ignore", over="ignore"):
+        data = given.astype(dtype)
+    lost = np.isfinite(given) & ~np.isfinite(data) if dtype.kind == "f" else data != given
+    if lost.any():
+        raise InputError(
+            f"asarray got {given[lost].flat[0]!s} of {given.dtype}, which {dtype} cannot hold"
+        )
+    return data
+
+
 def _on_host(x: object) -> bool:
     """Tell whether `x` is host data: NumPy, or anything that is no array of another library."""
     return isinstance(x, (np.ndarray, np.generic)) or not hasattr(x, "__dlpack__")
-
-
-def _describe(x: object) -> str:
-    if not hasattr(x, "__dlpack__"):
-        return f"a {type(x).__name__}"
-    library = type(x).__module__.partition(".")[0]
-    return f"an array of {library} on {device_of(x)}"

@@ -129,7 +129,7 @@ def open_torch(place: str) -> Opening:
     def from_host(x: npt.NDArray[Any]) -> Array:
         if kind == "mps" and x.dtype == np.float64:
             raise InputError('torch:mps holds no float64; use dtype="float32"')
-        return torch.tensor(np.ascontiguousarray(x), device=trial.device)
+        return torch.tensor(np.array(x, order="C"), device=trial.device)
 
     return Device(
         spec=f"torch:{spec}",
@@ -149,7 +149,7 @@ def open_jax(place: str) -> Opening:
         raise InputError(
             f'JAX\'s devices are "jax", "jax:cpu", "jax:cuda" and "jax:cuda:N", got "jax:{place}"'
         )
-    number = _number("jax:cuda", index)
+    number = _number(f"jax:{kind}", index)
     jax = _import("jax", "JAX", "pip install jax")
     jnp: Namespace = importlib.import_module("jax.numpy")
     yield f"JAX {jax.__version__} imports"
@@ -186,7 +186,7 @@ def open_jax(place: str) -> Opening:
 
     spec = kind or handle.platform.replace("gpu", "cuda")
     return Device(
-        spec=f"jax:{spec}:{number}" if spec == "cuda" else f"jax:{spec}",
+        spec=f"jax:{spec}:{number}" if spec == "cuda" or number else f"jax:{spec}",
         description=f"{handle.device_kind}, JAX {jax.__version__}",
         xp=jnp,
         _array_type=jax.Array,
@@ -262,7 +262,7 @@ def _require_gpu(library: str, number: int, count: int, why: str = "") -> None:
         )
     if number >= count:
         raise DeviceError(
-            f"{library}:{number} does not exist: this machine has {count} GPU(s), "
+            f"{library}:{number} does not exist: this machine shows {count} device(s), "
             f"{library}:0 to {library}:{count - 1}"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nnxp.arrays import Array, floating_namespace
+from nnxp.errors import InputError
 from nnxp.functions import sigmoid
 from nnxp.layers.base import Layer
 
@@ -84,6 +85,10 @@ class Softmax(Layer):
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return ``exp(x) / sum(exp(x))``, of the shape of `x`."""
         xp = floating_namespace(x, self)
+        if x.ndim == 0 or x.shape[-1] == 0:
+            raise InputError(
+                f"Softmax expects rows of scores, got inputs of shape {tuple(x.shape)}"
+            )
         e = xp.exp(x - xp.max(x, axis=-1, keepdims=True))
         y = e / xp.sum(e, axis=-1, keepdims=True)
         if training:

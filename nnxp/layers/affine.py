@@ -64,12 +64,12 @@ class Affine(Layer):
         self.device = open_device(device)
         self.dtype = require_dtype(dtype)
         # A copy, since training changes the weights in place and an initializer may keep its own.
-        weights = np.array(initializer(rng, (inputs, outputs)), dtype=dtype)
+        weights = np.array(initializer(rng, (inputs, outputs)))
         if weights.shape != (inputs, outputs):
             raise InputError(
                 f"the initializer must return shape {(inputs, outputs)}, got {weights.shape}"
             )
-        self.params["W"] = self.device.asarray(weights)
+        self.params["W"] = self.device.asarray(weights, dtype=dtype)
         self.params["b"] = self.device.asarray(np.zeros(outputs), dtype=dtype)
 
     def __repr__(self) -> str:

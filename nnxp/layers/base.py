@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any, Self
 
-from nnxp.arrays import Array, device_of, differ
+from nnxp.arrays import Array, array_library, describe, device_of, differ
 from nnxp.devices import Device, require_dtype
 from nnxp.devices import device as open_device
 from nnxp.errors import CallOrderError, DeviceError, InputError
@@ -24,7 +24,9 @@ class Layer:
     params, grads : dict of str to array
         Parameters and, after backward, their gradients, under the same names.
     device : Device or None
-        Where the parameters live; None for a layer that has none, which follows its input.
+    dtype : str or None
+        Where the parameters live and what they are; a layer that has some sets both. None for a
+        layer without parameters, which follows its input.
     """
 
     device: Device | None = None
@@ -90,23 +92,17 @@ class Layer:
                 "each such forward serves one backward"
             )
         shape, dtype, device, values = self._kept
+        array_library(dy, f"{self!r}.backward")
         # The device before the dtype: dtypes of two libraries may refuse to be compared.
         if differ(device_of(dy), device):
             raise DeviceError(
                 f"{self!r}.backward expects a gradient on {device}, where its outputs are, got "
                 f"{describe(dy)}; carry it over with the network's device.asarray(dy)"
             )
-        if getattr(dy, "shape", None) != shape or dy.dtype != dtype:
+        if dy.shape != shape or dy.dtype != dtype:
             raise InputError(
                 f"{self!r}.backward expects a gradient of the outputs' shape {shape} and dtype "
                 f"{dtype}, got {describe(dy)}"
             )
         self._kept = None
         return values
-
-
-def describe(x: Array) -> str:
-    """Return shape and dtype of `x` in words."""
-    if not hasattr(x, "shape"):
-        return f"a {type(x).__name__}"
-    return f"{tuple(x.shape)} {x.dtype} on {device_of(x)}"

@@ -12,9 +12,10 @@ They take arrays or plain numbers, so a graph can be followed with a pencil:
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
-from nnxp.arrays import device_of, differ
+from nnxp.arrays import array_library, device_of, differ
 from nnxp.errors import CallOrderError, DeviceError, InputError
 
 
@@ -27,12 +28,7 @@ class _Node:
         return f"{type(self).__name__}()"
 
     def _keep(self, x: Any, y: Any) -> None:
-        first, second = getattr(x, "shape", ()), getattr(y, "shape", ())
-        if first != second:
-            raise InputError(f"{self!r} expects two inputs of one shape, got {first} and {second}")
-        first, second = device_of(x), device_of(y)
-        if differ(first, second):
-            raise DeviceError(f"{self!r} expects inputs on one device, got {first} and {second}")
+        self._require_alike(x, y, "expects two inputs")
         self._inputs = x, y
 
     def _take(self, dz: Any) -> tuple[Any, Any]:
@@ -40,11 +36,23 @@ class _Node:
             raise CallOrderError(
                 f"{self!r}.backward needs forward first; each forward serves one backward"
             )
-        wanted, got = getattr(self._inputs[0], "shape", ()), getattr(dz, "shape", ())
-        if got != wanted:
-            raise InputError(f"{self!r}.backward expects a gradient of shape {wanted}, got {got}")
+        self._require_alike(self._inputs[0], dz, "expects inputs and a gradient")
         inputs, self._inputs = self._inputs, None
         return inputs
+
+    def _require_alike(self, x: Any, y: Any, expects: str) -> None:
+        for value in (x, y):
+            if not isinstance(value, Real):
+                array_library(value, self)
+        first, second = getattr(x, "shape", ()), getattr(y, "shape", ())
+        if first != second:
+            raise InputError(f"{self!r} {expects} of one shape, got {first} and {second}")
+        first, second = device_of(x), device_of(y)
+        if differ(first, second):
+            raise DeviceError(
+                f"{self!r} {expects} on one device, got {first} and {second}; carry one over with "
+                "device.asarray of the other's device"
+            )
 
 
 class Add(_Node):

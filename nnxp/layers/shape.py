@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from nnxp.arrays import Array, floating_namespace
+from nnxp.errors import InputError
 from nnxp.layers.base import Layer
 
 
@@ -14,6 +15,8 @@ class Flatten(Layer):
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return `x` as (batch, features)."""
         xp = floating_namespace(x, self)
+        if x.ndim == 0:
+            raise InputError("Flatten expects inputs of shape (batch, …), got a single number")
         y = xp.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
         if training:
             self.remember(y, x.shape)
