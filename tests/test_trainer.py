@@ -284,3 +284,5 @@ def test_evaluating_keeps_nothing_for_a_backward(small):
     trainer.evaluate(small)
     with pytest.raises(nnxp.CallOrderError):
         trainer.network.backward(np.ones((40, 3), "float32"))
+    with pytest.raises(nnxp.CallOrderError):
+        trainer.loss.backward()
