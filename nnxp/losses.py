@@ -19,9 +19,10 @@ from nnxp.arrays import (
 from nnxp.errors import CallOrderError, DeviceError, InputError
 from nnxp.functions import sigmoid
 from nnxp.metrics import binary_hits, hits
+from nnxp.parts import Part
 
 
-class Loss:
+class Loss(Part):
     """Base class of all losses: forward is the mean loss of a batch, backward its gradient."""
 
     _kept: tuple[Any, ...] | None = None
@@ -86,7 +87,7 @@ class Loss:
         return kept
 
 
-class SoftmaxWithLoss(Loss):
+class SoftmaxWithLoss(Loss, replayable=True):
     """Softmax and cross-entropy in one, for one class of several.
 
     With scores s and the label's class c of a row, the loss is ``log(sum(exp(s))) - s[c]``,
@@ -169,7 +170,7 @@ class SoftmaxWithLoss(Loss):
             _require_range(self, labels, classes)
 
 
-class SigmoidWithLoss(Loss):
+class SigmoidWithLoss(Loss, replayable=True):
     """Sigmoid and binary cross-entropy in one, for yes-or-no labels.
 
     With a logit s and its label t the loss is ``max(s, 0) - s * t + log(1 + exp(-|s|))``,
@@ -221,7 +222,7 @@ class SigmoidWithLoss(Loss):
         return binary_hits(scores, labels)
 
 
-class MeanSquaredError(Loss):
+class MeanSquaredError(Loss, replayable=True):
     """Half the mean squared error, ``mean((outputs - targets)**2) / 2``, over all numbers."""
 
     def forward(self, scores: Array, labels: Array, training: bool = True) -> Array:

@@ -12,11 +12,12 @@ from typing import Any, ClassVar, TypeAlias
 
 from nnxp.arrays import Array, array_library, describe, device_of
 from nnxp.errors import FRACTION, NOT_NEGATIVE, POSITIVE, InputError, require_number
+from nnxp.parts import Part
 
 Params: TypeAlias = MutableMapping[str, Array]
 
 
-class Optimizer:
+class Optimizer(Part):
     """Base class of all optimizers.
 
     A subclass names in `slots` what it remembers of each parameter, and writes
@@ -70,6 +71,17 @@ class Optimizer:
             If names, shapes, dtypes or devices differ, from each other's or from those of the
             updates before; nothing is changed then.
         """
+        self.require(params, grads)
+        self.steps += 1
+        factors = self.factors()
+        for name in params:
+            for slot in self.state.values():
+                if name not in slot:
+                    slot[name] = array_library(params[name], self).zeros_like(params[name])
+            self._update_one(params, name, grads[name], *factors)
+
+    def require(self, params: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
+        """Raise `update`'s errors, if any."""
         if params.keys() != grads.keys():
             raise InputError(
                 f"update expects a gradient for each parameter, got parameters "
@@ -88,13 +100,6 @@ class Optimizer:
                         f"{self!r} has already trained another {name}, "
                         f"{describe(slot[name])}; make a new optimizer for each network"
                     )
-        self.steps += 1
-        factors = self.factors()
-        for name in params:
-            for slot in self.state.values():
-                if name not in slot:
-                    slot[name] = array_library(params[name], self).zeros_like(params[name])
-            self._update_one(params, name, grads[name], *factors)
 
     def factors(self) -> tuple[float, ...]:
         """Return the numbers of the coming step that change between steps: the learning rate."""
@@ -105,7 +110,7 @@ class Optimizer:
         raise NotImplementedError
 
 
-class SGD(Optimizer):
+class SGD(Optimizer, replayable=True):
     """Stochastic gradient descent: ``w -= learning_rate * g``."""
 
     def __init__(self, learning_rate: float = 0.1) -> None:
@@ -116,7 +121,7 @@ class SGD(Optimizer):
         params[name] -= rate * gradient
 
 
-class Momentum(Optimizer):
+class Momentum(Optimizer, replayable=True):
     """Heavy ball: ``v = momentum * v + g``, ``w -= learning_rate * v`` (Polyak 1964).
 
     As in PyTorch, the learning rate stands outside the velocity, so changing it acts at once.
@@ -136,7 +141,7 @@ class Momentum(Optimizer):
         params[name] -= rate * velocity[name]
 
 
-class Nesterov(Momentum):
+class Nesterov(Momentum, replayable=True):
     """Nesterov's momentum: ``v = momentum * v + g``, ``w -= learning_rate * (g + momentum * v)``.
 
     The form of Sutskever et al. 2013, sec. 2, evaluated at the point looked ahead to, as in
@@ -151,7 +156,7 @@ class Nesterov(Momentum):
         params[name] -= rate * (gradient + self.momentum * velocity[name])
 
 
-class AdaGrad(Optimizer):
+class AdaGrad(Optimizer, replayable=True):
     """AdaGrad: ``s += g²``, ``w -= learning_rate * g / (sqrt(s) + epsilon)``.
 
     Duchi et al. 2011, the diagonal form of sec. 1.1.
@@ -171,7 +176,7 @@ class AdaGrad(Optimizer):
         params[name] -= rate * gradient / (xp.sqrt(square_sum[name]) + self.epsilon)
 
 
-class RMSprop(Optimizer):
+class RMSprop(Optimizer, replayable=True):
     """RMSprop: ``s = decay * s + (1 - decay) * g²``, then AdaGrad's step.
 
     Tieleman and Hinton 2012, lecture 6.5.
@@ -195,7 +200,7 @@ class RMSprop(Optimizer):
         params[name] -= rate * gradient / (xp.sqrt(square_mean[name]) + self.epsilon)
 
 
-class Adam(Optimizer):
+class Adam(Optimizer, replayable=True):
     """Adam: momentum and RMSprop, both corrected for their start at 0.
 
     Kingma and Ba 2015, algorithm 1.
@@ -231,7 +236,7 @@ class Adam(Optimizer):
         params[name] -= rate * mean[name] / (xp.sqrt(square_mean[name]) / correction + self.epsilon)
 
 
-class AdamW(Adam):
+class AdamW(Adam, replayable=True):
     """Adam with decoupled weight decay: first ``w -= learning_rate * weight_decay * w``.
 
     Loshchilov and Hutter 2019, algorithm 2; as in PyTorch, biases decay too.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from nnxp.arrays import Array
-from nnxp.data.batches import Batches
+from nnxp.data.batches import Batches, Rows
 from nnxp.data.dataset import Dataset
 from nnxp.devices import Device
 from nnxp.errors import DivergenceError, InputError, require_count, require_rng
@@ -127,8 +128,7 @@ class Trainer:
             self._check(validation, "validation")
         for epoch in range(len(self.history) + 1, len(self.history) + 1 + epochs):
             start = time.perf_counter()
-            for inputs, labels in _with_progress(batches, epoch) if verbose else batches:
-                self.step(inputs, labels)
+            self._train(batches, f"epoch {epoch:3d}" if verbose else None)
             on_train = self._evaluate(train)
             if not math.isfinite(on_train.loss):
                 raise DivergenceError(
@@ -149,6 +149,43 @@ class Trainer:
             if verbose:
                 print(self.history[-1], flush=True)
         return self.history
+
+    def train_epoch(self, train: Dataset, *, batch_size: int, rng: np.random.Generator) -> None:
+        """Do the updates of one epoch, over all examples in a new order, and nothing else.
+
+        `fit` is this and the evaluations after it, epoch by epoch. Parameters and errors are its.
+        """
+        require_rng(rng)
+        self._check(train, "training")
+        self._train(self._batches(train, batch_size, rng))
+
+    def _train(self, batches: Batches, progress: str | None = None) -> None:
+        rows: Iterable[Rows] = batches.rows()
+        if progress is not None:
+            from tqdm import tqdm
+
+            # disable=None: shown on a terminal only.
+            rows = tqdm(rows, progress, total=len(batches), leave=False, disable=None, unit="batch")
+        with self._stepping(batches) as step:
+            for batch in rows:
+                step(batch)
+
+    @contextlib.contextmanager
+    def _stepping(self, batches: Batches) -> Iterator[Callable[[Rows], object]]:
+        """Provide what does one update for a batch: `step`, or on NumPy the same, faster."""
+        if self._device.spec != "cpu":
+            yield lambda rows: self.step(*batches.take(rows))
+            return
+        from nnxp.fast import Replay, is_replayable, one_thread_if_small
+
+        largest = max(math.prod(x.shape) for x in self.network.parameters().values())
+        with one_thread_if_small(largest * batches.batch_size):
+            # A subclass may have a step of its own.
+            if type(self) is Trainer and is_replayable(self.network, self.loss, self.optimizer):
+                with Replay(self.network, self.loss, self.optimizer, batches.dataset) as step:
+                    yield step
+            else:
+                yield lambda rows: self.step(*batches.take(rows))
 
     def evaluate(self, dataset: Dataset, batch_size: int = 1000) -> Evaluation:
         """Return mean loss and accuracy over all examples.
@@ -201,13 +238,3 @@ class Trainer:
             self.loss.check_labels(dataset.labels, tuple(scores.shape[1:]))
         except InputError as error:
             raise InputError(f"the {name} data do not suit: {error}") from error
-
-
-def _with_progress(batches: Batches, epoch: int) -> Iterable[tuple[Array, Array]]:
-    from tqdm import tqdm
-
-    # disable=None: shown on a terminal only.
-    bar: Iterable[tuple[Array, Array]] = tqdm(
-        batches, desc=f"epoch {epoch:3d}", leave=False, disable=None, unit="batch"
-    )
-    return bar

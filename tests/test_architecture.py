@@ -17,8 +17,8 @@ from nnxp.optimizers import OPTIMIZERS
 PACKAGE = Path(nnxp.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# What each room may import of nnxp besides arrays and errors, which all may. Only the trainer
-# knows all rooms; losses, metrics and optimizers know arrays alone.
+# What each room may import of nnxp besides arrays, errors and parts, which all may. Only the
+# trainer knows all rooms; losses, metrics and optimizers know arrays alone.
 ROOMS = {
     "__init__": None,
     "__main__": None,
@@ -30,6 +30,7 @@ ROOMS = {
     "initializers": set(),
     "metrics": set(),
     "optimizers": set(),
+    "parts": set(),
     "devices": set(),
     "plots": {"files", "history"},
     "losses": {"functions", "metrics"},
@@ -38,7 +39,8 @@ ROOMS = {
     "gradients": {"losses", "network"},
     "data": {"devices", "files"},
     "testing": {"devices", "gradients", "layers", "losses", "network"},
-    "trainer": {"data", "devices", "history", "losses", "network", "optimizers"},
+    "trainer": {"data", "devices", "fast", "history", "losses", "network", "optimizers"},
+    "fast": {"data", "devices", "losses", "network", "optimizers"},
 }
 
 
@@ -64,7 +66,7 @@ def test_imports_point_one_way(path):
     if allowed is None:
         return
     inner = {name.split(".")[1] for name in imports(path) if name.startswith("nnxp.")}
-    assert inner <= allowed | {room(path), "arrays", "errors"}
+    assert inner <= allowed | {room(path), "arrays", "errors", "parts"}
     assert "nnxp" not in imports(path)
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from nnxp.arrays import Array
 from nnxp.data.dataset import Dataset
 from nnxp.devices import Device, require_dtype
 from nnxp.devices import device as open_device
 from nnxp.errors import require_count, require_rng
+
+Rows: TypeAlias = Any
+"""What picks examples: their numbers in an array, or a slice."""
 
 
 class Batches:
@@ -59,20 +61,29 @@ class Batches:
         return math.ceil(len(self.dataset) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
+        return map(self.take, self.rows())
+
+    def rows(self) -> Iterator[Rows]:
+        """Yield which examples are in each batch of an epoch: their numbers, or a slice."""
         count = len(self.dataset)
         order = None if self.rng is None else self.rng.permutation(count)
         for start in range(0, count, self.batch_size):
-            end = start + self.batch_size
-            yield self._carry(slice(start, end) if order is None else order[start:end])
+            rows = slice(start, start + self.batch_size)
+            yield rows if order is None else order[rows]
 
-    def _carry(self, rows: slice | npt.NDArray[Any]) -> tuple[Array, Array]:
-        inputs, labels = self.dataset.inputs[rows], self.dataset.labels[rows]
-        label_dtype = self.dtype if labels.dtype.kind == "f" else "int32"
-        if inputs.dtype == np.uint8:
-            # A quarter of float32's bytes cross the border; scaling is the device's work.
-            xp = self.device.xp
-            x = xp.astype(self.device.asarray(inputs), getattr(xp, self.dtype))
-            x /= 255.0
-        else:
-            x = self.device.asarray(inputs, dtype=self.dtype)
-        return x, self.device.asarray(labels, dtype=label_dtype)
+    def take(self, rows: Rows) -> tuple[Array, Array]:
+        """Return the batch of these examples."""
+        return carry(self.dataset.inputs[rows], self.dataset.labels[rows], self.device, self.dtype)
+
+
+def carry(inputs: Array, labels: Array, device: Device, dtype: str) -> tuple[Array, Array]:
+    """Return a batch on `device`, as `Batches` yields it."""
+    xp = device.xp
+    label_dtype = dtype if labels.dtype.kind == "f" else "int32"
+    if inputs.dtype == np.uint8:
+        # A quarter of float32's bytes cross the border; scaling is the device's work.
+        x = xp.astype(device.asarray(inputs), getattr(xp, dtype))
+        x *= 1 / 255  # faster than a division
+    else:
+        x = device.asarray(inputs, dtype=dtype)
+    return x, device.asarray(labels, dtype=label_dtype)

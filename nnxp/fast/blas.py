@@ -1,0 +1,79 @@
+"""BLAS: what NumPy's matrix product can do and NumPy passes on to nobody.
+
+NumPy's wheels carry OpenBLAS, whose product may add to what is there, in the pass that computes
+it, and whose number of threads may be set. With another BLAS the first is not to be had.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy.typing as npt
+
+# NumPy's own OpenBLAS has this prefix, and this suffix since its integers have 64 bits.
+_PRODUCTS = {
+    "float32": ("scipy_cblas_sgemm64_", ctypes.c_float),
+    "float64": ("scipy_cblas_dgemm64_", ctypes.c_double),
+}
+_ROW_MAJOR, _AS_IT_IS, _TRANSPOSED = 101, 111, 112  # as in cblas.h
+
+# Multiply-adds of a step's largest product from which threads gain more than they cost: below,
+# they fall asleep between the products.
+_WORTH_THREADS = 1 << 24
+
+
+def one_thread_if_small(multiplications: int) -> contextlib.AbstractContextManager[object]:
+    """Return a context in which BLAS uses one thread, if products of this size gain by no more."""
+    if multiplications >= _WORTH_THREADS:
+        return contextlib.nullcontext()
+    limit: contextlib.AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
+    return limit
+
+
+def subtracting_product(
+    out: npt.NDArray[Any], factor: npt.NDArray[Any], a: npt.NDArray[Any], b: npt.NDArray[Any]
+) -> Callable[[], object] | None:
+    """Return a call that does ``out -= factor * (a @ b)`` in one pass; None if that needs NumPy.
+
+    Parameters
+    ----------
+    out : (rows, columns) array
+    factor : 0-d array
+        Read at each call.
+    a : (rows, inner) array
+    b : (inner, columns) array
+    """
+    name, real = _PRODUCTS.get(out.dtype.name, ("", ctypes.c_double))
+    libraries = [x.dynlib for x in _libraries().lib_controllers]
+    product = next((getattr(x, name) for x in libraries if hasattr(x, name)), None)
+    if product is None or {a.dtype, b.dtype} != {out.dtype}:
+        return None
+    if not (a.flags.forc and b.flags.forc and out.flags.c_contiguous):
+        return None
+    size = ctypes.c_int64
+    arguments: list[Any] = [ctypes.c_int(_ROW_MAJOR)]
+    arguments += [ctypes.c_int(_AS_IT_IS if x.flags.c_contiguous else _TRANSPOSED) for x in (a, b)]
+    arguments += [size(n) for n in (*out.shape, a.shape[1])]
+    arguments += [real()]
+    for x in (a, b):
+        row = x.shape[1] if x.flags.c_contiguous else x.shape[0]
+        arguments += [x.ctypes.data_as(ctypes.c_void_p), size(row)]
+    arguments += [real(1), out.ctypes.data_as(ctypes.c_void_p), size(out.shape[1])]
+
+    def subtract() -> None:
+        # data_as keeps each array alive with its pointer.
+        arguments[6].value = -factor
+        product(*arguments)
+
+    return subtract
+
+
+@functools.cache
+def _libraries() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

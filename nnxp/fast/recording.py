@@ -1,0 +1,376 @@
+"""Recording: calls of the standard written down once, then replayed by NumPy in place.
+
+A `Recorded` array belongs to a small array library of its own: immutable, like JAX's, and with
+NumPy underneath. What layers, losses and optimizers do with such arrays goes on a tape. `compile`
+turns the tape into a list of NumPy calls whose arguments and results are laid out in memory for
+good, so a replay allocates nothing, checks nothing, and rounds as the plain calls do.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NoReturn
+
+import array_api_compat.numpy
+import numpy as np
+import numpy.typing as npt
+
+from nnxp.arrays import Array, Namespace
+from nnxp.devices.base import Device
+from nnxp.errors import InputError
+from nnxp.fast.blas import subtracting_product
+
+xp: Namespace = array_api_compat.numpy
+
+_ALIGNMENT = 64  # bytes of a cache line
+_SHORT_ROW = 32
+
+Memory = npt.NDArray[Any]
+Program = list[Callable[[], object]]
+
+
+class Recorded:
+    """An array whose calls are written on a tape.
+
+    Attributes
+    ----------
+    sample : numpy.ndarray
+        What the array may hold: its shape and dtype count, its numbers do not.
+    owner : Recorded
+        Whose memory this one is a view of; itself for most.
+    """
+
+    __array_ufunc__ = None  # NumPy arrays leave operators with a Recorded to it
+
+    def __init__(self, tape: Tape, sample: Memory) -> None:
+        self.tape = tape
+        self.sample = sample
+        self.owner = self
+
+    dtype = property(lambda self: self.sample.dtype)
+    shape = property(lambda self: self.sample.shape)
+    ndim = property(lambda self: self.sample.ndim)
+    size = property(lambda self: self.sample.size)
+    device = "cpu"
+
+    def __array_namespace__(self, api_version: str | None = None) -> Namespace:
+        return self.tape.namespace
+
+    @property
+    def T(self) -> Any:  # noqa: N802 - the standard's name
+        """The transpose of a matrix."""
+        return self.tape.call(np.transpose, self)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.tape.call(operator.getitem, self, key)
+
+    def _has_no_value(self, *_: object, **__: object) -> NoReturn:
+        raise InputError(
+            "a step that is recorded cannot look at its numbers, as float(x), bool(x) or x[...] = "
+            "would; without `replayable = True` in the class it runs as it is"
+        )
+
+    __bool__ = __float__ = __int__ = __index__ = __iter__ = __setitem__ = _has_no_value
+    __array__ = __dlpack__ = _has_no_value
+
+
+def _operator(ufunc: np.ufunc) -> Callable[[Recorded, Any], Recorded]:
+    return lambda self, other: self.tape.call(ufunc, self, other)
+
+
+def _reflected(ufunc: np.ufunc) -> Callable[[Recorded, Any], Recorded]:
+    return lambda self, other: self.tape.call(ufunc, other, self)
+
+
+for _name, _ufunc in {
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.divide,
+    "pow": np.power, "matmul": np.matmul,
+}.items():  # fmt: skip
+    setattr(Recorded, f"__{_name}__", _operator(_ufunc))
+    setattr(Recorded, f"__r{_name}__", _reflected(_ufunc))
+for _name, _ufunc in {
+    "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
+    "ge": np.greater_equal, "and": np.bitwise_and, "or": np.bitwise_or,
+}.items():  # fmt: skip
+    setattr(Recorded, f"__{_name}__", _operator(_ufunc))
+for _name, _ufunc in {"neg": np.negative, "abs": np.absolute, "invert": np.invert}.items():
+    setattr(Recorded, f"__{_name}__", lambda self, ufunc=_ufunc: self.tape.call(ufunc, self))
+
+
+@dataclass(eq=False)
+class _Call:
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    result: Recorded = field(init=False)
+
+    def reads(self) -> list[Recorded]:
+        """Return the recorded arrays among the arguments."""
+        found: list[Recorded] = []
+        _each([self.args, self.kwargs], found.append)
+        return found
+
+    def bind(self, values: Callable[[Recorded], Memory]) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments with plain arrays in place of recorded ones."""
+        return _each(list(self.args), values), _each(self.kwargs, values)
+
+
+class _Namespace:
+    """The standard's functions, as a tape writes them down."""
+
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
+
+    def asarray(self, x: Any, **kwargs: Any) -> Any:
+        if isinstance(x, Recorded):
+            return x  # a copy of what cannot change is the same
+        return self._tape.call(xp.asarray, x, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(xp, name)
+        if isinstance(member, type) or not callable(member):
+            return member  # a dtype or a number
+        return partial(self._tape.call, member)
+
+
+class Tape:
+    """The calls between recorded arrays, in their order.
+
+    Attributes
+    ----------
+    device : Device
+        Where recorded arrays live: ``network.to(tape.device)`` is a network whose parameters
+        stand for those of `network`.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[_Call] = []
+        self.memory: dict[Recorded, Memory] = {}
+        self.namespace = _Namespace(self)
+        self.device = Device(
+            spec="recording",
+            description="NumPy, recorded",
+            xp=self.namespace,
+            _array_type=Recorded,
+            _handle="cpu",
+            _from_host=self.read,
+            _to_host=Recorded._has_no_value,
+        )
+
+    def read(self, memory: Memory) -> Recorded:
+        """Return a recorded array that stands for what `memory` holds at each replay."""
+        recorded = Recorded(self, memory)
+        self.memory[recorded] = memory
+        return recorded
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Try a function on samples, and write it down if it makes an array of arrays."""
+        call = _Call(function, args, kwargs)
+        sampled, named = call.bind(lambda x: x.sample)
+        with np.errstate(all="ignore"):
+            result = function(*sampled, **named)
+        if not isinstance(result, (np.ndarray, np.generic)):
+            return result
+        recorded = call.result = Recorded(self, np.asarray(result))
+        if not call.reads():
+            return self.read(recorded.sample)
+        for arg in call.reads():
+            if result is arg.sample:
+                return arg
+            if np.may_share_memory(recorded.sample, arg.sample):
+                recorded.owner = arg.owner
+        self.calls.append(call)
+        return recorded
+
+    def compile(self, targets: Iterable[tuple[Recorded, Memory]]) -> Program:
+        """Return the NumPy calls that bring the numbers of recorded arrays into their memories.
+
+        A memory may be one that the tape reads: it is written after it was read for the last time.
+        """
+        targets = list(targets)
+        kept = {recorded for recorded, _ in targets}
+        wanted = set(kept)
+        calls = []
+        for call in reversed(self.calls):
+            if call.result in wanted:
+                calls.append(call)
+                wanted.update(call.reads())
+        return _lay_out(_joined(calls[::-1], kept), self.memory, targets)
+
+
+def _each(x: Any, function: Callable[[Recorded], Any]) -> Any:
+    """Return `x` with the function's values for recorded arrays, also those in lists."""
+    match x:
+        case Recorded():
+            return function(x)
+        case list() | tuple():
+            return type(x)([_each(y, function) for y in x])
+        case dict():
+            return {name: _each(y, function) for name, y in x.items()}
+        case _:
+            return x
+
+
+def _subtract_product(x: Array, factor: Array, a: Array, b: Array) -> Array:
+    """Return ``x - factor * (a @ b)``; on the tape it stands for one call of BLAS."""
+    return x - factor * (a @ b)
+
+
+def _joined(calls: list[_Call], kept: set[Recorded]) -> list[_Call]:
+    """Join each ``x - factor * (a @ b)`` to one call, as early as `x` may be overwritten.
+
+    That is how a weight matrix descends its gradient, which then takes no memory and no pass of
+    its own. What is in the brackets must serve nothing else.
+    """
+    made = {call.result: call for call in calls}
+    readers = Counter(x.owner for call in calls for x in call.reads())
+
+    def maker(x: Any, function: np.ufunc) -> _Call | None:
+        call = made.get(x) if isinstance(x, Recorded) else None
+        if call is None or call.function is not function or readers[x] > 1 or x in kept:
+            return None
+        return call
+
+    for call in [call for call in calls if call.function is np.subtract]:
+        x, step = call.args
+        scaling = maker(step, np.multiply)
+        product = scaling and maker(scaling.args[1], np.matmul)
+        if not scaling or not product:
+            continue
+        factor, (a, b) = scaling.args[0], product.args
+        if not all(isinstance(y, Recorded) for y in (x, factor, a, b)):
+            continue
+        like = x.shape, x.dtype
+        if factor.ndim or any((y.shape, y.dtype) != like for y in (product.result, call.result)):
+            continue
+        if any(y.owner is x.owner for y in (a, b)):
+            continue
+        joined = _Call(_subtract_product, (x, factor, a, b), {})
+        joined.result = call.result
+        rest = [other for other in calls if other not in (call, scaling)]
+        needed = [product, *(c for c in rest if any(r.owner is x.owner for r in c.reads()))]
+        last = max(map(rest.index, needed))
+        calls = [c for c in [*rest[: last + 1], joined, *rest[last + 1 :]] if c is not product]
+    return calls
+
+
+def _lay_out(
+    calls: list[_Call], memory: Mapping[Recorded, Memory], targets: list[tuple[Recorded, Memory]]
+) -> Program:
+    """Give each result its place, in its target or in memory that is free again."""
+    made = {call.result: position for position, call in enumerate(calls)}
+    last = {x.owner: position for position, call in enumerate(calls) for x in call.reads()}
+    # What was only read, or is a view, is copied at the end, and must last until then.
+    copied = [(x, target) for x, target in targets if x not in made or x.owner is not x]
+    last.update({x.owner: len(calls) for x, _ in copied})
+    direct: dict[Recorded, Memory] = {}
+    for recorded, target in targets:
+        if recorded not in made or recorded.owner is not recorded:
+            continue
+        # A call that may write where it reads is not too early itself.
+        first = made[recorded] + _may_overwrite(calls[made[recorded]].function)
+        overwritten = (x for x, read in memory.items() if np.may_share_memory(read, target))
+        if recorded not in direct and all(last.get(x, -1) < first for x in overwritten):
+            direct[recorded] = target
+        else:
+            copied.append((recorded, target))
+            last[recorded] = len(calls)
+
+    program: Program = []
+    places = dict(memory)
+    blocks: dict[Recorded, Memory] = {}
+    free: list[Memory] = []
+    for position, call in enumerate(calls):
+        result = call.result
+        args, kwargs = call.bind(places.__getitem__)
+        dying = {x.owner for x in call.reads() if last[x.owner] == position} & blocks.keys()
+        if isinstance(call.function, np.ufunc) and call.function.signature is None:
+            # Element by element, the result may take the place of an argument.
+            free += [blocks.pop(x) for x in dying if x.shape == result.shape]
+        if result.owner is not result:
+            places[result] = call.function(*args, **kwargs)
+        else:
+            if result in direct:
+                places[result] = direct[result]
+            else:
+                blocks[result] = _block(free, result.sample.nbytes)
+                places[result] = np.ndarray(result.shape, result.dtype, blocks[result])
+            program += _replays(call.function, args, kwargs, places[result])
+        free += [blocks.pop(x) for x in dying & blocks.keys()]
+    # By way of other memory, since one's target may be what another one is read from.
+    sources = [np.empty_like(target) for _, target in copied]
+    for source, (recorded, _) in zip(sources, copied, strict=True):
+        program.append(partial(np.copyto, source, places[recorded]))
+    for source, (_, target) in zip(sources, copied, strict=True):
+        program.append(partial(np.copyto, target, source))
+    return program
+
+
+def _may_overwrite(function: Callable[..., Any]) -> bool:
+    return isinstance(function, np.ufunc) or function is _subtract_product
+
+
+def _block(free: list[Memory], size: int) -> Memory:
+    """Return a block of memory of `size` bytes: the one that was freed last, or a new one."""
+    for position in reversed(range(len(free))):
+        if free[position].nbytes == size:
+            return free.pop(position)
+    block = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -block.ctypes.data % _ALIGNMENT
+    return block[start : start + size]
+
+
+def _replays(
+    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Memory
+) -> Program:
+    """Return the calls of NumPy that do ``out[...] = function(*args, **kwargs)``."""
+    match function:
+        case np.ufunc() if not kwargs:
+            # A Python number takes the arrays' dtype; as an array, it need not be looked at again.
+            dtype = np.result_type(*args)
+            numbers = [x if isinstance(x, np.ndarray) else np.asarray(x, dtype) for x in args]
+            return [partial(function, *numbers, out=out)]
+        case xp.astype:
+            return [partial(np.copyto, out, args[0], "unsafe")]
+        case xp.where if _is_zero(args[2]) and args[1].shape == out.shape:
+            # For finite numbers the same but for the sign of zeros, and four times as fast.
+            return [partial(np.multiply, args[1], args[0], out)]
+        case xp.where:
+            return [
+                partial(np.copyto, out, args[2]),
+                partial(np.copyto, out, args[1], where=args[0]),
+            ]
+        case xp.sum | xp.max if kwargs.keys() <= {"axis", "keepdims"}:
+            x, axis, keepdims = args[0], kwargs.get("axis"), kwargs.get("keepdims", False)
+            if function is xp.sum:
+                return [partial(np.add.reduce, x, axis, out.dtype, out, keepdims)]
+            if x.ndim != 2 or axis not in (1, -1) or x.shape[1] > _SHORT_ROW:
+                return [partial(np.maximum.reduce, x, axis, None, out, keepdims)]
+            # NumPy reduces short rows slowly, and as many columns fast.
+            columns = np.empty(x.shape[::-1], x.dtype)
+            return [
+                partial(np.copyto, columns, x.T),
+                partial(np.maximum.reduce, columns, 0, None, out.reshape(-1)),
+            ]
+        case _ if function is _subtract_product:
+            x, factor, a, b = args
+            program: Program = [] if x is out else [partial(np.copyto, out, x)]
+            if call := subtracting_product(out, factor, a, b):
+                return [*program, call]
+            product = np.empty_like(out)
+            return [
+                *program,
+                partial(np.matmul, a, b, product),
+                partial(np.multiply, factor, product, product),
+                partial(np.subtract, out, product, out),
+            ]
+        case _:
+            return [lambda: np.copyto(out, function(*args, **kwargs))]
+
+
+def _is_zero(x: object) -> bool:
+    return isinstance(x, (int, float)) and x == 0

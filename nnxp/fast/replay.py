@@ -1,0 +1,142 @@
+"""Replay: the trainer's step on NumPy, recorded from its parts and replayed over flat memory."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from nnxp.data.batches import carry
+from nnxp.data.dataset import Dataset
+from nnxp.fast.recording import Memory, Program, Tape
+from nnxp.losses import Loss
+from nnxp.network import Sequential
+from nnxp.optimizers import SGD, Optimizer
+
+_LARGE = 1 << 12  # numbers of a matrix that is worth a call of its own
+_CHUNK = 1 << 15  # numbers that an optimizer works through at a time, to stay in the cache
+
+
+def is_replayable(network: Sequential, loss: Loss, optimizer: Optimizer) -> bool:
+    """Tell whether all parts are declared replayable."""
+    return all(part.replayable for part in (network, *network.layers, loss, optimizer))
+
+
+class Replay:
+    """Steps of training, recorded once for each size of batch; a context manager.
+
+    While it is entered, parameters and the optimizer's state lie in flat vectors, so that a few
+    calls update them all; on leaving, the network and the optimizer have them back.
+
+    Parameters
+    ----------
+    network : Sequential
+    loss : Loss
+    optimizer : Optimizer
+    dataset : Dataset
+    """
+
+    def __init__(
+        self, network: Sequential, loss: Loss, optimizer: Optimizer, dataset: Dataset
+    ) -> None:
+        self._network, self._loss, self._optimizer = network, loss, optimizer
+        self._inputs, self._labels = dataset.inputs, dataset.labels
+        parameters = dict(network.parameters())
+        optimizer.require(parameters, parameters)
+        # What plain gradient descent does to a large matrix is part of a product (see recording).
+        self._alone = {
+            name: x.copy()
+            for name, x in parameters.items()
+            if type(optimizer) is SGD and x.ndim == 2 and x.size >= _LARGE
+        }
+        together = {name: x for name, x in parameters.items() if name not in self._alone}
+        self._parameters = _Flat(together)
+        self._gradients = _Flat(together)
+        self._state = {
+            slot: _Flat({name: kept.get(name, np.zeros_like(x)) for name, x in together.items()})
+            for slot, kept in optimizer.state.items()
+        }
+        steps = copy.copy(optimizer)
+        steps.steps += 1
+        self._factors = [np.empty((), network.dtype) for _ in steps.factors()]
+        self._update = self._record_update()
+        self._programs: dict[int, tuple[Memory, Memory, Program]] = {}
+
+    def __enter__(self) -> Callable[[Memory], None]:
+        return self._step
+
+    def __exit__(self, *_: object) -> None:
+        parameters = self._network.parameters()
+        for name, x in (self._parameters.views | self._alone).items():
+            parameters[name][...] = x
+        for slot, flat in self._state.items():
+            self._optimizer.state[slot].update({name: x.copy() for name, x in flat.views.items()})
+        for layer in self._network.layers:
+            layer.grads.clear()
+
+    def _step(self, rows: Memory) -> None:
+        """Do one update for the examples of the given numbers."""
+        if len(rows) not in self._programs:
+            self._programs[len(rows)] = self._record(len(rows))
+        inputs, labels, program = self._programs[len(rows)]
+        self._inputs.take(rows, 0, inputs, "clip")  # "raise" would make a copy on the way
+        self._labels.take(rows, 0, labels, "clip")
+        self._optimizer.steps += 1
+        for memory, factor in zip(self._factors, self._optimizer.factors(), strict=True):
+            memory[...] = factor
+        for call in program:
+            call()
+
+    def _record(self, count: int) -> tuple[Memory, Memory, Program]:
+        """Return memory for a batch, and the calls that do a step with it."""
+        inputs = np.zeros((count, *self._inputs.shape[1:]), self._inputs.dtype)
+        labels = np.zeros((count, *self._labels.shape[1:]), self._labels.dtype)
+        tape = Tape()
+        network, loss = self._network.to(tape.device), copy.copy(self._loss)
+        parameters = network.parameters()
+        for name, x in (self._parameters.views | self._alone).items():
+            parameters[name] = tape.read(x)
+        assert self._network.dtype is not None
+        x, y = carry(tape.read(inputs), tape.read(labels), tape.device, self._network.dtype)
+        loss.forward(network.forward(x, training=True), y)
+        network.parameter_gradients(loss.backward())
+        gradients = network.gradients()
+        self._optimizer.require(parameters, gradients)
+        targets = [(gradients[name], x) for name, x in self._gradients.views.items()]
+        for name, x in self._alone.items():
+            factors = map(tape.read, self._factors)
+            self._optimizer._update_one(parameters, name, gradients[name], *factors)
+            targets.append((parameters[name], x))
+        return inputs, labels, tape.compile(targets) + self._update
+
+    def _record_update(self) -> Program:
+        """Return what updates the flat vectors, one chunk after the other."""
+        program: Program = []
+        for start in range(0, self._parameters.memory.size, _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            tape, optimizer = Tape(), copy.copy(self._optimizer)
+            state = {slot: flat.memory[chunk] for slot, flat in self._state.items()}
+            optimizer.state = {slot: {"all": tape.read(x)} for slot, x in state.items()}
+            parameters = {"all": tape.read(self._parameters.memory[chunk])}
+            gradient = tape.read(self._gradients.memory[chunk])
+            optimizer._update_one(parameters, "all", gradient, *map(tape.read, self._factors))
+            program += tape.compile(
+                [(parameters["all"], self._parameters.memory[chunk])]
+                + [(optimizer.state[slot]["all"], x) for slot, x in state.items()]
+            )
+        return program
+
+
+class _Flat:
+    """Arrays in one vector: its memory, and a view for each name."""
+
+    def __init__(self, arrays: Mapping[str, Memory]) -> None:
+        self.memory = np.concatenate([x.ravel() for x in arrays.values()])
+        ends = list(itertools.accumulate(x.size for x in arrays.values()))
+        parts = np.split(self.memory, ends[:-1])
+        self.views = {
+            name: part.reshape(x.shape)
+            for (name, x), part in zip(arrays.items(), parts, strict=True)
+        }

@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+import itertools
+import operator
+from dataclasses import replace
+
+import array_api_compat.numpy as xp
+import numpy as np
+import pytest
+import threadpoolctl
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nnxp
+from nnxp.data import Dataset, one_hot
+from nnxp.fast import blas
+from nnxp.fast.recording import Recorded, Tape
+from nnxp.optimizers import OPTIMIZERS
+
+LOSSES = {
+    nnxp.SoftmaxWithLoss: np.arange(50) % 3,
+    nnxp.SigmoidWithLoss: one_hot(np.arange(50) % 3, 3),
+    nnxp.MeanSquaredError: np.linspace(-1, 1, 150).reshape(50, 3),
+}
+
+
+class PlainTrainer(nnxp.Trainer):
+    """Trains by `step`: a subclass might have changed it."""
+
+
+def trained(kind, monkeypatch, *, loss, optimizer, inputs, labels=None, dtype="float32", epochs=2):
+    rng = np.random.default_rng(0)
+    widths = [nnxp.Affine(i, o, rng=rng, dtype=dtype) for i, o in [(12, 9), (9, 8), (8, 7), (7, 3)]]
+    first, second, third, last = widths
+    layers = [nnxp.Flatten(), first, nnxp.ReLU(), second, nnxp.Sigmoid(), nnxp.Identity(), third]
+    network = nnxp.Sequential([*layers, nnxp.Tanh(), last])
+    trainer = kind(network, loss(), OPTIMIZERS[optimizer]())
+    if kind is nnxp.Trainer:
+        monkeypatch.setattr(trainer, "step", None)  # it must do without
+    dataset = Dataset(inputs, LOSSES[loss] if labels is None else labels)
+    trainer.fit(dataset, epochs=epochs, batch_size=16, rng=rng)  # and a short batch of 2
+    return trainer
+
+
+def assert_same(one, other):
+    np.testing.assert_equal(
+        [replace(r, seconds=0) for r in one.history], [replace(r, seconds=0) for r in other.history]
+    )
+    assert one.optimizer.steps == other.optimizer.steps
+    np.testing.assert_equal(dict(one.network.parameters()), dict(other.network.parameters()))
+    np.testing.assert_equal(one.optimizer.state, other.optimizer.state)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_fit_does_the_very_steps(monkeypatch, loss, optimizer, dtype):
+    images = np.random.default_rng(1).integers(0, 256, (50, 3, 4), dtype=np.uint8)
+    settings = {"loss": loss, "optimizer": optimizer, "inputs": images, "dtype": dtype}
+    one = trained(nnxp.Trainer, monkeypatch, **settings)
+    assert_same(one, trained(PlainTrainer, monkeypatch, **settings))
+
+
+@pytest.mark.parametrize("inputs_dtype", ["float16", "float32", "float64", ">f4"])
+def test_inputs_of_any_real_dtype(monkeypatch, inputs_dtype):
+    inputs = np.random.default_rng(1).normal(size=(50, 3, 4)).astype(inputs_dtype)
+    settings = {"loss": nnxp.SoftmaxWithLoss, "optimizer": "momentum", "inputs": inputs}
+    labels = one_hot(np.arange(50) % 3, 3)
+    one = trained(nnxp.Trainer, monkeypatch, **settings, labels=labels)
+    assert_same(one, trained(PlainTrainer, monkeypatch, **settings, labels=labels))
+
+
+def bound(x, rate, a, b):
+    """Return how far two ways of rounding ``x - rate * (a @ b)`` may be apart.
+
+    A sum of n products in any order is off by n * unit * (|a| @ |b|) at most (Higham 2002,
+    eq. 3.5); the factor and the difference round once more each, or not, in both ways.
+    """
+    unit = np.finfo(x.dtype).eps / 2
+    x, a, b = (np.abs(y.astype("float64")) for y in (x, a, b))
+    return 2 * unit * ((a.shape[1] + 2) * rate * (a @ b) + x)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("transposed", [(), (0,), (1,), (0, 1)])
+def test_a_subtracting_product_is_within_its_bound(dtype, transposed):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 30)).astype(dtype)
+    factors = [rng.normal(size=shape).astype(dtype) for shape in [(40, 20), (20, 30)]]
+    a, b = (np.asarray(y.T, order="C").T if i in transposed else y for i, y in enumerate(factors))
+    out, rate = x.copy(), np.array(0.1, dtype)
+    call = blas.subtracting_product(out, rate, a, b)
+    if call is None:
+        pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
+    for value in (0.1, 0.3):  # it reads the factor anew
+        out[...], rate[...] = x, value
+        call()
+        exact = x.astype("float64") - float(rate) * (a.astype("float64") @ b.astype("float64"))
+        assert (abs(out - exact) <= bound(x, value, a, b)).all()
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        [np.ones((4, 6))[:, ::2], np.ones((4, 2)), np.ones((2, 3))],
+        [np.ones((4, 3)), np.ones((4, 4))[:, ::2], np.ones((2, 3))],
+        [np.ones((4, 3)), np.ones((4, 2)), np.ones((2, 6))[:, ::2]],
+        [np.ones((4, 3)), np.ones((4, 2), "float32"), np.ones((2, 3))],
+        [np.ones((4, 3), int), np.ones((4, 2), int), np.ones((2, 3), int)],
+    ],
+)
+def test_a_subtracting_product_leaves_to_numpy_what_blas_does_not_do(arrays):
+    out, a, b = arrays
+    assert blas.subtracting_product(out, np.array(0.1), a, b) is None
+
+
+@pytest.mark.parametrize("openblas", [True, False])
+def test_a_large_matrix_descends_within_rounding(monkeypatch, openblas):
+    if not openblas:
+        monkeypatch.setattr(blas, "_PRODUCTS", {})
+    rng = np.random.default_rng(0)
+    inputs, labels = rng.normal(size=(30, 100)).astype("float32"), np.arange(30) % 4
+    kinds = (nnxp.Trainer, PlainTrainer)
+    one, other = (
+        kind(
+            nnxp.mlp([100, 60, 4], rng=np.random.default_rng(0)),
+            nnxp.SoftmaxWithLoss(),
+            nnxp.SGD(0.5),
+        )
+        for kind in kinds
+    )
+    W = other.network.parameters()["W1"].copy()
+    for trainer in (one, other):
+        before = dict(trainer.network.parameters())
+        trainer.train_epoch(Dataset(inputs, labels), batch_size=30, rng=np.random.default_rng(0))
+        assert all(before[name] is x for name, x in trainer.network.parameters().items())
+    mine, plain = one.network.parameters(), other.network.parameters()
+    assert abs(plain["W1"] - W).max() > 0.01
+    hidden = np.ones((30, 60), "float32")  # no gradient of a score is beyond 1 / 30, so of one
+    # of 60 hidden outputs not beyond 4 / 30 of the largest of W2
+    dy = hidden * 4 / 30 * abs(other.network.parameters()["W2"]).max() * 2
+    assert (abs(mine["W1"] - plain["W1"]) <= bound(W, 0.5, inputs.T, dy)).all()
+    np.testing.assert_equal(mine["W2"], plain["W2"])  # it is small, and so are the vectors
+    np.testing.assert_equal(mine["b1"], plain["b1"])
+    if not openblas:
+        np.testing.assert_equal(mine["W1"], plain["W1"])
+
+
+OPERATIONS = [
+    lambda xp, x, y: x + y,
+    lambda xp, x, y: 1 - x,
+    lambda xp, x, y: x / (2.0 + y * y),
+    lambda xp, x, y: x @ (y.T @ x),
+    lambda xp, x, y: -(x**2),
+    lambda xp, x, y: x - 0.5 * (x @ (y.T @ x)),
+    lambda xp, x, y: xp.maximum(x, 0.0),
+    lambda xp, x, y: xp.where(x > y, x, 0.0),
+    lambda xp, x, y: xp.where(x <= 0, x, y),
+    lambda xp, x, y: x - xp.max(y, axis=1, keepdims=True),
+    lambda xp, x, y: x * xp.sum(y, axis=0),
+    lambda xp, x, y: x - xp.sum(y, axis=1)[:, None],
+    lambda xp, x, y: x + xp.mean(y),
+    lambda xp, x, y: x - xp.max(y) + xp.min(x, axis=0),
+    lambda xp, x, y: xp.reshape(xp.reshape(x, (2, 6)), (4, 3)) + y,
+    lambda xp, x, y: xp.reshape(x.T, (4, 3)) * y,
+    lambda xp, x, y: xp.astype(xp.astype(x, xp.float32), xp.float64) + xp.astype(y > 0, xp.float64),
+    lambda xp, x, y: x * xp.astype(xp.arange(3) == 1, xp.float64),
+    lambda xp, x, y: xp.concat([x, y])[2:6, :],
+    lambda xp, x, y: x * x[xp.arange(4), xp.argmax(y, axis=1)][:, None],
+    lambda xp, x, y: xp.tanh(abs(x)),
+    lambda xp, x, y: x,
+    lambda xp, x, y: y[::-1, ...],
+]
+VIEWS = range(len(OPERATIONS) - 2, len(OPERATIONS))
+
+
+@st.composite
+def programs(draw):
+    count = draw(st.integers(1, 8))
+    steps = []
+    for made in range(2, 2 + count):
+        reads = draw(st.tuples(*[st.integers(0, made - 1)] * 2))
+        steps.append((draw(st.integers(0, len(OPERATIONS) - 1)), *reads))
+    return steps, draw(st.tuples(*[st.integers(0, count + 1)] * 3))
+
+
+def performed(steps, xp, x, y):
+    """Return x, y and what each step makes of two of those before it."""
+    made = [x, y]
+    for operation, first, second in steps:
+        z = OPERATIONS[operation](xp, made[first], made[second])
+        made.append(z if operation in VIEWS else xp.tanh(z))  # which keeps numbers small
+    return made
+
+
+@given(programs(), st.integers(0, 2**32 - 1))
+def test_a_program_does_what_the_calls_do(program, seed):
+    """Whatever is read and overwritten: two arrays that are read are targets, and a third one."""
+    steps, results = program
+    rng = np.random.default_rng(seed)
+    x, y, z = (rng.normal(size=(4, 3)) for _ in range(3))
+    tape = Tape()
+    made = performed(steps, tape.namespace, tape.read(x), tape.read(y))
+    calls = tape.compile([(made[i], out) for i, out in zip(results, (x, y, z), strict=True)])
+    for _ in range(3):
+        made = performed(steps, xp, x.copy(), y.copy())
+        expected = [made[i].copy() for i in results]
+        for call in calls:
+            call()
+        for out, wanted in zip((x, y, z), expected, strict=True):
+            np.testing.assert_array_equal(out, wanted)
+
+
+@pytest.mark.parametrize("also", ["nothing", "the old matrix", "the product", "the step"])
+def test_a_descent_is_joined_where_nothing_else_needs_its_parts(also):
+    rng = np.random.default_rng(0)
+    W, a, b = rng.normal(size=(4, 3)), rng.normal(size=(4, 5)), rng.normal(size=(5, 3))
+    rate, other = np.array(0.1), np.empty((4, 3))
+    tape = Tape()
+    old, (x, y) = tape.read(W), (tape.read(a), tape.read(b))
+    product = x @ y
+    step = tape.read(rate) * product
+    new = old - step
+    result = {"the old matrix": old + 1, "the product": product, "the step": step}.get(also)
+    targets = [(new, W)] if result is None else [(new, W), (result, other)]
+    calls = tape.compile(targets)
+    for _ in range(2):
+        before, gradient = W.copy(), a @ b
+        for call in calls:
+            call()
+        assert (abs(W - (before - 0.1 * gradient)) <= bound(before, 0.1, a, b)).all()
+        if result is not None:
+            wanted = {
+                "the old matrix": before + 1,
+                "the product": gradient,
+                "the step": 0.1 * gradient,
+            }
+            np.testing.assert_allclose(other, wanted[also], rtol=1e-15)
+    if blas.subtracting_product(W, rate, a, b):
+        count = {"nothing": 1, "the old matrix": 2, "the product": 3, "the step": 3}
+        assert len(calls) == count[also]
+
+
+class Square(nnxp.Layer, replayable=True):
+    def forward(self, x, training=False):
+        if training:
+            self.remember(x, x)
+        return x * x
+
+    def backward(self, dy):
+        return 2.0 * dy * self.recall(dy)
+
+
+class NoisySquare(Square):
+    """What it does differs between steps."""
+
+    calls = 0
+
+    def forward(self, x, training=False):
+        self.calls += training
+        return super().forward(x, training)
+
+
+class Curious(nnxp.Layer, replayable=True):
+    def forward(self, x, training=False):
+        if training:
+            self.remember(x)
+            float(x[0, 0])
+        return x
+
+    def backward(self, dy):
+        self.recall(dy)
+        return dy
+
+
+def trainer_with(layer, optimizer=None, widths=(6, 5, 3)):
+    rng = np.random.default_rng(0)
+    first, last = (nnxp.Affine(i, o, rng=rng) for i, o in itertools.pairwise(widths))
+    network = nnxp.Sequential([first, layer, last])
+    return nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer or nnxp.Momentum(0.1))
+
+
+@pytest.fixture
+def small():
+    rng = np.random.default_rng(0)
+    return Dataset(rng.normal(size=(40, 6)), np.arange(40) % 3)
+
+
+def test_a_layer_is_replayed_if_its_class_says_so(small):
+    one, other = trainer_with(Square()), trainer_with(NoisySquare())
+    one.step = None
+    for trainer in (one, other):
+        trainer.fit(small, epochs=2, batch_size=16, rng=np.random.default_rng(0))
+    assert_same(one, other)
+    assert other.network.layers[1].calls == 6
+    assert [kind.replayable for kind in (nnxp.Layer, Square, NoisySquare)] == [False, True, False]
+
+
+def test_every_part_of_nnxp_is_replayable():
+    kinds = [nnxp.Sequential, nnxp.Layer, nnxp.Loss, nnxp.Optimizer]
+    for kind in kinds:
+        kinds += [x for x in kind.__subclasses__() if x.__module__.startswith("nnxp.")]
+    assert len(kinds) == 4 + 1 + 7 + 3 + 7
+    assert {x for x in kinds if not x.replayable} == {nnxp.Layer, nnxp.Loss, nnxp.Optimizer}
+
+
+def test_a_replayable_layer_cannot_look_at_numbers(small):
+    with pytest.raises(nnxp.InputError, match="recorded cannot look .* without `replayable = True"):
+        trainer_with(Curious()).fit(small, epochs=1, batch_size=8, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    "look",
+    [bool, float, int, list, np.asarray, np.zeros(3).__getitem__, lambda x: x.__setitem__(0, 1)],
+)
+def test_recorded_arrays_have_no_numbers(look):
+    with pytest.raises(nnxp.InputError, match="cannot look at its numbers"):
+        look(Tape().read(np.array(1)))
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "truediv", "pow", "matmul"])
+def test_operators_with_numpy_arrays_on_either_side(name):
+    function = getattr(operator, name)
+    x, y = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[2.0, 0.5], [1.0, 2.0]])
+    for left in (True, False):
+        tape, out = Tape(), np.empty((2, 2))
+        result = function(tape.read(x), y) if left else function(x, tape.read(y))
+        assert isinstance(result, Recorded)
+        for call in tape.compile([(result, out)]):
+            call()
+        np.testing.assert_array_equal(out, function(x, y))
+
+
+@pytest.mark.parametrize("name", ["eq", "ne", "lt", "le", "gt", "ge", "and_", "or_"])
+def test_operators_that_make_no_numbers(name):
+    function = getattr(operator, name)
+    x, y = (np.array(bits, dtype=bool) for bits in ([0, 0, 1, 1], [0, 1, 0, 1]))
+    tape, out = Tape(), np.empty(4, bool)
+    for call in tape.compile([(~function(tape.read(x), tape.read(y)), out)]):
+        call()
+    np.testing.assert_array_equal(out, ~function(x, y))
+
+
+def test_an_interruption_brings_back_what_was_trained(small):
+    one, other = trainer_with(nnxp.ReLU()), trainer_with(nnxp.ReLU())
+    before = dict(one.network.parameters())
+    calls = []
+
+    def factors():
+        calls.append(1)
+        if len(calls) == 5:  # one call looks how many factors there are
+            raise KeyboardInterrupt
+        return (0.1,)
+
+    one.optimizer.factors = factors
+    with pytest.raises(KeyboardInterrupt):
+        one.train_epoch(small, batch_size=8, rng=np.random.default_rng(0))
+    assert all(before[name] is x for name, x in one.network.parameters().items())
+    order = np.random.default_rng(0).permutation(40)
+    for rows in order.reshape(5, 8)[:3]:
+        other.step(small.inputs[rows].astype("float32"), small.labels[rows])
+    np.testing.assert_equal(dict(one.network.parameters()), dict(other.network.parameters()))
+    np.testing.assert_equal(one.optimizer.state, other.optimizer.state)
+
+
+def test_changes_between_epochs_act(small):
+    one, other = trainer_with(Square()), trainer_with(NoisySquare())
+    for trainer in (one, other):
+        rng = np.random.default_rng(0)
+        trainer.train_epoch(small, batch_size=16, rng=rng)
+        trainer.optimizer.learning_rate = 0.05
+        trainer.optimizer.momentum = 0.5
+        trainer.network.parameters()["b1"] = np.ones(5, "float32")
+        trainer.network.load_parameters(trainer.network.parameters())
+        trainer.train_epoch(small, batch_size=7, rng=rng)
+    assert_same(one, other)
+
+
+def test_an_optimizer_of_another_network_is_refused(small):
+    optimizer = nnxp.Momentum(0.1)
+    trainer_with(Square(), optimizer).train_epoch(
+        small, batch_size=16, rng=np.random.default_rng(0)
+    )
+    with pytest.raises(nnxp.InputError, match="has already trained another W1"):
+        trainer_with(Square(), optimizer, (6, 4, 3)).train_epoch(
+            small, batch_size=16, rng=np.random.default_rng(0)
+        )
+
+
+def test_no_gradient_is_left_behind(small):
+    trainer = trainer_with(Square())
+    trainer.step(small.inputs.astype("float32"), small.labels)
+    trainer.train_epoch(small, batch_size=16, rng=np.random.default_rng(0))
+    with pytest.raises(nnxp.CallOrderError, match="no gradients yet"):
+        trainer.network.gradients()
+
+
+@pytest.mark.parametrize(("width", "threads"), [(5, 1), (90_000, 2)])
+def test_small_networks_train_on_one_thread_and_give_the_others_back(small, width, threads):
+    seen = []
+
+    def factors():
+        libraries = threadpoolctl.threadpool_info()
+        seen.append({x["num_threads"] for x in libraries if x["user_api"] == "blas"})
+        return (0.1,)
+
+    trainer = trainer_with(nnxp.ReLU(), nnxp.SGD(0.1), (6, width, 3))
+    trainer.optimizer.factors = factors
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        trainer.train_epoch(small, batch_size=40, rng=np.random.default_rng(0))
+        assert seen[-1] == {threads}
+        factors()
+        assert seen[-1] == {2}
