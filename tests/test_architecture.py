@@ -38,7 +38,7 @@ ROOMS = {
     "network": {"devices", "initializers", "layers"},
     "gradients": {"losses", "network"},
     "data": {"devices", "files"},
-    "testing": {"devices", "gradients", "layers", "losses", "network"},
+    "testing": {"devices", "fast", "gradients", "layers", "losses", "network"},
     "trainer": {"data", "devices", "fast", "history", "losses", "network", "optimizers"},
     "fast": {"data", "devices", "losses", "network", "optimizers"},
 }

@@ -71,7 +71,7 @@ class Recorded:
     def _has_no_value(self, *_: object, **__: object) -> NoReturn:
         raise InputError(
             "a step that is recorded cannot look at its numbers, as float(x), bool(x) or x[...] = "
-            "would; without `replayable = True` in the class it runs as it is"
+            "would; a class declared without replayable=True may do so"
         )
 
     __bool__ = __float__ = __int__ = __index__ = __iter__ = __setitem__ = _has_no_value
@@ -291,9 +291,10 @@ def _lay_out(
         if isinstance(call.function, np.ufunc) and call.function.signature is None:
             # Element by element, the result may take the place of an argument.
             free += [blocks.pop(x) for x in dying if x.shape == result.shape]
-        if result.owner is not result:
-            places[result] = call.function(*args, **kwargs)
-        else:
+        view = call.function(*args, **kwargs) if result.owner is not result else None
+        if view is not None and np.may_share_memory(view, places[result.owner]):
+            places[result] = view
+        else:  # or a view of the sample that takes a copy here, where strides are others
             if result in direct:
                 places[result] = direct[result]
             else:
