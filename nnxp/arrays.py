@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -43,12 +42,12 @@ def is_odd_numpy(x: object) -> bool:
 
 def array_library(x: Array, owner: object) -> Namespace:
     """Return the namespace of `x`; anything that is no array is refused in `owner`'s name."""
-    if type(x) is np.ndarray:  # a shortcut: in a small network, asking takes longer than computing
-        return _numpy()
     if is_odd_numpy(x):
         raise InputError(
             f"{owner} expects a plain array, got {type(x).__name__}; convert with numpy.asarray(x)"
         )
+    if isinstance(x, (np.ndarray, np.generic)):
+        return np  # it speaks the standard; its wrapper takes longer to import than NumPy itself
     try:
         return array_namespace(x)
     except TypeError:
@@ -59,8 +58,8 @@ def array_library(x: Array, owner: object) -> Namespace:
 
 def floating_namespace(x: Array, owner: object) -> Namespace:
     """Return the namespace of `x`, which must be a floating-point array."""
-    if type(x) is np.ndarray and x.dtype.kind == "f":
-        return _numpy()
+    if type(x) is np.ndarray and x.dtype.kind == "f":  # asking takes longer than computing
+        return np
     xp = array_library(x, owner)
     if not xp.isdtype(x.dtype, "real floating"):
         raise InputError(
@@ -68,10 +67,3 @@ def floating_namespace(x: Array, owner: object) -> Namespace:
             'convert with device.asarray(x, dtype="float32")'
         )
     return xp
-
-
-@functools.cache
-def _numpy() -> Namespace:
-    import array_api_compat.numpy  # takes longer to import than NumPy itself
-
-    return array_api_compat.numpy

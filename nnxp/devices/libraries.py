@@ -27,13 +27,11 @@ def open_cpu(place: str) -> Opening:
     """Open NumPy."""
     if place:
         raise InputError(f'the CPU has no number, got "cpu:{place}"; use "cpu"')
-    import array_api_compat.numpy as xp
-
     yield f"NumPy {np.__version__} imports"
     return Device(
         spec="cpu",
         description=f"NumPy {np.__version__}",
-        xp=xp,
+        xp=np,
         _array_type=(np.ndarray, np.generic),  # a reduction of NumPy returns a scalar, not 0-d
         _handle="cpu",
         _from_host=lambda x: x,

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
-import array_api_compat.numpy
 import numpy as np
 import numpy.typing as npt
 
@@ -23,8 +22,6 @@ from nnxp.arrays import Array, Namespace
 from nnxp.devices.base import Device
 from nnxp.errors import InputError
 from nnxp.fast.blas import subtracting_product
-
-xp: Namespace = array_api_compat.numpy
 
 _ALIGNMENT = 64  # bytes of a cache line
 _SHORT_ROW = 32
@@ -128,10 +125,10 @@ class _Namespace:
     def asarray(self, x: Any, **kwargs: Any) -> Any:
         if isinstance(x, Recorded):
             return x  # a copy of what cannot change is the same
-        return self._tape.call(xp.asarray, x, **kwargs)
+        return self._tape.call(np.asarray, x, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        member = getattr(xp, name)
+        member = getattr(np, name)
         if isinstance(member, type) or not callable(member):
             return member  # a dtype or a number
         return partial(self._tape.call, member)
@@ -335,19 +332,19 @@ def _replays(
             dtype = np.result_type(*args)
             numbers = [x if isinstance(x, np.ndarray) else np.asarray(x, dtype) for x in args]
             return [partial(function, *numbers, out=out)]
-        case xp.astype:
+        case np.astype:
             return [partial(np.copyto, out, args[0], "unsafe")]
-        case xp.where if _is_zero(args[2]) and args[1].shape == out.shape:
+        case np.where if _is_zero(args[2]) and args[1].shape == out.shape:
             # For finite numbers the same but for the sign of zeros, and four times as fast.
             return [partial(np.multiply, args[1], args[0], out)]
-        case xp.where:
+        case np.where:
             return [
                 partial(np.copyto, out, args[2]),
                 partial(np.copyto, out, args[1], where=args[0]),
             ]
-        case xp.sum | xp.max if kwargs.keys() <= {"axis", "keepdims"}:
+        case np.sum | np.max if kwargs.keys() <= {"axis", "keepdims"}:
             x, axis, keepdims = args[0], kwargs.get("axis"), kwargs.get("keepdims", False)
-            if function is xp.sum:
+            if function is np.sum:
                 return [partial(np.add.reduce, x, axis, out.dtype, out, keepdims)]
             if x.ndim != 2 or axis not in (1, -1) or x.shape[1] > _SHORT_ROW:
                 return [partial(np.maximum.reduce, x, axis, None, out, keepdims)]
