@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from nnxp.history import Record
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
+
+_Stepping: TypeAlias = contextlib.AbstractContextManager[Callable[[Rows], object]]
 
 
 class Evaluation(NamedTuple):
@@ -126,9 +128,10 @@ class Trainer:
         self._check(train, "training")
         if validation is not None:
             self._check(validation, "validation")
+        stepping = self._stepping(batches)
         for epoch in range(len(self.history) + 1, len(self.history) + 1 + epochs):
             start = time.perf_counter()
-            self._train(batches, f"epoch {epoch:3d}" if verbose else None)
+            self._train(batches, stepping, f"epoch {epoch:3d}" if verbose else None)
             on_train = self._evaluate(train)
             if not math.isfinite(on_train.loss):
                 raise DivergenceError(
@@ -157,35 +160,38 @@ class Trainer:
         """
         require_rng(rng)
         self._check(train, "training")
-        self._train(self._batches(train, batch_size, rng))
+        batches = self._batches(train, batch_size, rng)
+        self._train(batches, self._stepping(batches))
 
-    def _train(self, batches: Batches, progress: str | None = None) -> None:
+    def _train(self, batches: Batches, stepping: _Stepping, progress: str | None = None) -> None:
+        """Do the updates of one epoch; show progress under that name."""
         rows: Iterable[Rows] = batches.rows()
         if progress is not None:
             from tqdm import tqdm
 
             # disable=None: shown on a terminal only.
             rows = tqdm(rows, progress, total=len(batches), leave=False, disable=None, unit="batch")
-        with self._stepping(batches) as step:
+        with self._threads(batches.batch_size), stepping as step:
             for batch in rows:
                 step(batch)
 
-    @contextlib.contextmanager
-    def _stepping(self, batches: Batches) -> Iterator[Callable[[Rows], object]]:
-        """Provide what does one update for a batch: `step`, or on NumPy the same, faster."""
-        if self._device.spec != "cpu":
-            yield lambda rows: self.step(*batches.take(rows))
-            return
-        from nnxp.fast import Replay, is_replayable, one_thread_if_small
+    def _stepping(self, batches: Batches) -> _Stepping:
+        """Return what does one update for a batch: `step`, or on NumPy the same, faster."""
+        if self._device.spec == "cpu" and type(self) is Trainer:  # a subclass may have its own step
+            from nnxp.fast import Replay, is_replayable
 
-        largest = max(math.prod(x.shape) for x in self.network.parameters().values())
-        with one_thread_if_small(largest * batches.batch_size):
-            # A subclass may have a step of its own.
-            if type(self) is Trainer and is_replayable(self.network, self.loss, self.optimizer):
-                with Replay(self.network, self.loss, self.optimizer, batches.dataset) as step:
-                    yield step
-            else:
-                yield lambda rows: self.step(*batches.take(rows))
+            if is_replayable(self.network, self.loss, self.optimizer):
+                return Replay(self.network, self.loss, self.optimizer, batches.dataset)
+        return contextlib.nullcontext(lambda rows: self.step(*batches.take(rows)))
+
+    def _threads(self, batch_size: int) -> contextlib.AbstractContextManager[object]:
+        """Return a context with as many threads as batches of this size are worth."""
+        if self._device.spec != "cpu":
+            return contextlib.nullcontext()
+        from nnxp.fast import one_thread_if_small
+
+        parameters = self.network.parameters().values()
+        return one_thread_if_small(batch_size * max(math.prod(x.shape) for x in parameters))
 
     def evaluate(self, dataset: Dataset, batch_size: int = 1000) -> Evaluation:
         """Return mean loss and accuracy over all examples.

@@ -73,9 +73,7 @@ def test_with_a_broken_cupy(tmp_path):
 
 
 def test_it_fails_where_the_cpu_path_does(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nsys.modules['threadpoolctl'] = None\n"
-    )
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['threadpoolctl'] = None\n")
     out = doctor(PYTHONPATH=str(tmp_path), status=1)
     assert "FAIL  " in out
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -98,22 +97,22 @@ for _name, _ufunc in {"neg": np.negative, "abs": np.absolute, "invert": np.inver
     setattr(Recorded, f"__{_name}__", lambda self, ufunc=_ufunc: self.tape.call(ufunc, self))
 
 
-@dataclass(eq=False)
 class _Call:
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    result: Recorded = field(init=False)
+    """A call on the tape; `reads` are the recorded arrays among its arguments."""
 
-    def reads(self) -> list[Recorded]:
-        """Return the recorded arrays among the arguments."""
-        found: list[Recorded] = []
-        _each([self.args, self.kwargs], found.append)
-        return found
+    result: Recorded
+
+    def __init__(
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> None:
+        self.function, self.args, self.kwargs = function, args, kwargs
+        self.reads: list[Recorded] = []
+        _each([args, *kwargs.values()], self.reads.append)
 
     def bind(self, values: Callable[[Recorded], Memory]) -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments with plain arrays in place of recorded ones."""
-        return _each(list(self.args), values), _each(self.kwargs, values)
+        named = {name: _each(x, values) for name, x in self.kwargs.items()}
+        return _each(list(self.args), values), named
 
 
 class _Namespace:
@@ -168,14 +167,13 @@ class Tape:
         """Try a function on samples, and write it down if it makes an array of arrays."""
         call = _Call(function, args, kwargs)
         sampled, named = call.bind(lambda x: x.sample)
-        with np.errstate(all="ignore"):
-            result = function(*sampled, **named)
+        result = _sample(function, sampled, named)
         if not isinstance(result, (np.ndarray, np.generic)):
             return result
         recorded = call.result = Recorded(self, np.asarray(result))
-        if not call.reads():
+        if not call.reads:
             return self.read(recorded.sample)
-        for arg in call.reads():
+        for arg in call.reads:
             if result is arg.sample:
                 return arg
             if np.may_share_memory(recorded.sample, arg.sample):
@@ -195,21 +193,31 @@ class Tape:
         for call in reversed(self.calls):
             if call.result in wanted:
                 calls.append(call)
-                wanted.update(call.reads())
+                wanted.update(call.reads)
         return _lay_out(_joined(calls[::-1], kept), self.memory, targets)
+
+
+def _sample(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """Return what the function returns for samples; zeros like it where no work is needed."""
+    shapes = [np.shape(x) for x in args]
+    with np.errstate(all="ignore"):
+        if not isinstance(function, np.ufunc) or kwargs:
+            return function(*args, **kwargs)
+        dtype = function(*[x[(slice(1),) * x.ndim] if np.ndim(x) else x for x in args]).dtype
+        if function.signature is None:
+            return np.zeros(np.broadcast_shapes(*shapes), dtype)
+        if [len(shape) for shape in shapes] == [2, 2] and shapes[0][1] == shapes[1][0]:
+            return np.zeros((shapes[0][0], shapes[1][1]), dtype)  # a matrix product
+        return function(*args)
 
 
 def _each(x: Any, function: Callable[[Recorded], Any]) -> Any:
     """Return `x` with the function's values for recorded arrays, also those in lists."""
-    match x:
-        case Recorded():
-            return function(x)
-        case list() | tuple():
-            return type(x)([_each(y, function) for y in x])
-        case dict():
-            return {name: _each(y, function) for name, y in x.items()}
-        case _:
-            return x
+    if isinstance(x, Recorded):
+        return function(x)
+    if isinstance(x, (list, tuple)):
+        return type(x)([_each(y, function) for y in x])
+    return x
 
 
 def _subtract_product(x: Array, factor: Array, a: Array, b: Array) -> Array:
@@ -224,7 +232,7 @@ def _joined(calls: list[_Call], kept: set[Recorded]) -> list[_Call]:
     its own. What is in the brackets must serve nothing else.
     """
     made = {call.result: call for call in calls}
-    readers = Counter(x.owner for call in calls for x in call.reads())
+    readers = Counter(x.owner for call in calls for x in call.reads)
 
     def maker(x: Any, function: np.ufunc) -> _Call | None:
         call = made.get(x) if isinstance(x, Recorded) else None
@@ -249,7 +257,7 @@ def _joined(calls: list[_Call], kept: set[Recorded]) -> list[_Call]:
         joined = _Call(_subtract_product, (x, factor, a, b), {})
         joined.result = call.result
         rest = [other for other in calls if other not in (call, scaling)]
-        needed = [product, *(c for c in rest if any(r.owner is x.owner for r in c.reads()))]
+        needed = [product, *(c for c in rest if any(r.owner is x.owner for r in c.reads))]
         last = max(map(rest.index, needed))
         calls = [c for c in [*rest[: last + 1], joined, *rest[last + 1 :]] if c is not product]
     return calls
@@ -260,7 +268,7 @@ def _lay_out(
 ) -> Program:
     """Give each result its place, in its target or in memory that is free again."""
     made = {call.result: position for position, call in enumerate(calls)}
-    last = {x.owner: position for position, call in enumerate(calls) for x in call.reads()}
+    last = {x.owner: position for position, call in enumerate(calls) for x in call.reads}
     # What was only read, or is a view, is copied at the end, and must last until then.
     copied = [(x, target) for x, target in targets if x not in made or x.owner is not x]
     last.update({x.owner: len(calls) for x, _ in copied})
@@ -284,7 +292,7 @@ def _lay_out(
     for position, call in enumerate(calls):
         result = call.result
         args, kwargs = call.bind(places.__getitem__)
-        dying = {x.owner for x in call.reads() if last[x.owner] == position} & blocks.keys()
+        dying = {x.owner for x in call.reads if last[x.owner] == position} & blocks.keys()
         if isinstance(call.function, np.ufunc) and call.function.signature is None:
             # Element by element, the result may take the place of an argument.
             free += [blocks.pop(x) for x in dying if x.shape == result.shape]

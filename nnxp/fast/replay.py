@@ -25,10 +25,11 @@ def is_replayable(network: Sequential, loss: Loss, optimizer: Optimizer) -> bool
 
 
 class Replay:
-    """Steps of training, recorded once for each size of batch; a context manager.
+    """Steps of training, recorded once for each size of batch; ``with replay as step: …``.
 
     While it is entered, parameters and the optimizer's state lie in flat vectors, so that a few
-    calls update them all; on leaving, the network and the optimizer have them back.
+    calls update them all; on leaving, the network and the optimizer have them back. In between,
+    nothing but arrays and the learning rate may be changed.
 
     Parameters
     ----------
@@ -41,30 +42,33 @@ class Replay:
     def __init__(
         self, network: Sequential, loss: Loss, optimizer: Optimizer, dataset: Dataset
     ) -> None:
-        self._network, self._loss, self._optimizer = network, loss, optimizer
-        self._inputs, self._labels = dataset.inputs, dataset.labels
         parameters = dict(network.parameters())
         optimizer.require(parameters, parameters)
+        self._network, self._loss, self._optimizer = network, loss, optimizer
+        self._inputs, self._labels = dataset.inputs, dataset.labels
         # What plain gradient descent does to a large matrix is part of a product (see recording).
         self._alone = {
-            name: x.copy()
+            name: np.empty_like(x)
             for name, x in parameters.items()
             if type(optimizer) is SGD and x.ndim == 2 and x.size >= _LARGE
         }
         together = {name: x for name, x in parameters.items() if name not in self._alone}
-        self._parameters = _Flat(together)
-        self._gradients = _Flat(together)
-        self._state = {
-            slot: _Flat({name: kept.get(name, np.zeros_like(x)) for name, x in together.items()})
-            for slot, kept in optimizer.state.items()
-        }
-        steps = copy.copy(optimizer)
-        steps.steps += 1
-        self._factors = [np.empty((), network.dtype) for _ in steps.factors()]
+        self._parameters, self._gradients = _Flat(together), _Flat(together)
+        self._state = {slot: _Flat(together) for slot in optimizer.state}
+        ahead = copy.copy(optimizer)
+        ahead.steps += 1
+        self._factors = [np.empty((), network.dtype) for _ in ahead.factors()]
         self._update = self._record_update()
         self._programs: dict[int, tuple[Memory, Memory, Program]] = {}
 
     def __enter__(self) -> Callable[[Memory], None]:
+        parameters = self._network.parameters()
+        for name, x in (self._parameters.views | self._alone).items():
+            x[...] = parameters[name]
+        for slot, flat in self._state.items():
+            kept = self._optimizer.state[slot]
+            for name, x in flat.views.items():
+                x[...] = kept.get(name, 0)
         return self._step
 
     def __exit__(self, *_: object) -> None:
@@ -130,7 +134,7 @@ class Replay:
 
 
 class _Flat:
-    """Arrays in one vector: its memory, and a view for each name."""
+    """Memory for arrays like the given ones in one vector, and a view for each name."""
 
     def __init__(self, arrays: Mapping[str, Memory]) -> None:
         self.memory = np.concatenate([x.ravel() for x in arrays.values()])
