@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import nnxp
 from nnxp.data import Dataset, one_hot
-from nnxp.fast import blas
+from nnxp.fast import blas, replay
 from nnxp.fast.recording import Recorded, Tape
 from nnxp.optimizers import OPTIMIZERS
 
@@ -57,6 +57,15 @@ def assert_same(one, other):
 def test_fit_does_the_very_steps(monkeypatch, loss, optimizer, dtype):
     images = np.random.default_rng(1).integers(0, 256, (50, 3, 4), dtype=np.uint8)
     settings = {"loss": loss, "optimizer": optimizer, "inputs": images, "dtype": dtype}
+    one = trained(nnxp.Trainer, monkeypatch, **settings)
+    assert_same(one, trained(PlainTrainer, monkeypatch, **settings))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_vectors_are_updated_in_chunks(monkeypatch, optimizer):
+    monkeypatch.setattr(replay, "_CHUNK", 100)  # of 273 parameters
+    inputs = np.random.default_rng(1).normal(size=(50, 3, 4))
+    settings = {"loss": nnxp.SoftmaxWithLoss, "optimizer": optimizer, "inputs": inputs}
     one = trained(nnxp.Trainer, monkeypatch, **settings)
     assert_same(one, trained(PlainTrainer, monkeypatch, **settings))
 
@@ -163,7 +172,7 @@ OPERATIONS = [
     lambda xp, x, y: x - xp.max(y) + xp.min(x, axis=0),
     lambda xp, x, y: xp.reshape(xp.reshape(x, (2, 6)), (4, 3)) + y,
     lambda xp, x, y: xp.reshape(x.T, (4, 3)) * y,
-    lambda xp, x, y: xp.reshape(xp.reshape((x.T + y.T).T, (6, 2)), (4, 3)),
+    lambda xp, x, y: x + xp.reshape(xp.reshape(xp.astype(y.T, xp.float32).T, (6, 2)), (4, 3)),
     lambda xp, x, y: xp.astype(xp.astype(x, xp.float32), xp.float64) + xp.astype(y > 0, xp.float64),
     lambda xp, x, y: x * xp.astype(xp.arange(3) == 1, xp.float64),
     lambda xp, x, y: xp.concat([x, y])[2:6, :],
@@ -182,22 +191,22 @@ def programs(draw):
     for made in range(2, 2 + count):
         reads = draw(st.tuples(*[st.integers(0, made - 1)] * 2))
         steps.append((draw(st.integers(0, len(OPERATIONS) - 1)), *reads))
-    return steps, draw(st.tuples(*[st.integers(0, count + 1)] * 3))
+    return steps, draw(st.tuples(*[st.integers(0, 2 * count + 1)] * 3))
 
 
 def performed(steps, xp, x, y):
-    """Return x, y and what each step makes of two of those before it."""
-    made = [x, y]
+    """Return x, y, what each step makes of two of those before it, and that before its tanh."""
+    made, raw = [x, y], []
     for operation, first, second in steps:
-        z = OPERATIONS[operation](xp, made[first], made[second])
-        made.append(z if operation in VIEWS else xp.tanh(z))  # which keeps numbers small
-    return made
+        raw.append(OPERATIONS[operation](xp, made[first], made[second]))
+        made.append(raw[-1] if operation in VIEWS else xp.tanh(raw[-1]))  # it keeps numbers small
+    return made + raw
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(programs(), st.integers(0, 2**32 - 1))
 def test_a_program_does_what_the_calls_do(program, seed):
-    """Whatever is read and overwritten: two arrays that are read are targets, and a third one."""
+    """Whatever is read and overwritten: two arrays that are read are targets, with a third."""
     steps, results = program
     rng = np.random.default_rng(seed)
     x, y, z = (rng.normal(size=(4, 3)) for _ in range(3))
@@ -213,7 +222,9 @@ def test_a_program_does_what_the_calls_do(program, seed):
             np.testing.assert_array_equal(out, wanted)
 
 
-@pytest.mark.parametrize("also", ["nothing", "the old matrix", "the product", "the step"])
+@pytest.mark.parametrize(
+    "also", ["nothing", "the old matrix", "the product", "a multiple of it", "the step"]
+)
 def test_a_descent_is_joined_where_nothing_else_needs_its_parts(also):
     rng = np.random.default_rng(0)
     W, a, b = rng.normal(size=(4, 3)), rng.normal(size=(4, 5)), rng.normal(size=(5, 3))
@@ -223,7 +234,8 @@ def test_a_descent_is_joined_where_nothing_else_needs_its_parts(also):
     product = x @ y
     step = tape.read(rate) * product
     new = old - step
-    result = {"the old matrix": old + 1, "the product": product, "the step": step}.get(also)
+    results = {"the product": product, "a multiple of it": 2 * product, "the step": step}
+    result = (results | {"the old matrix": old + 1}).get(also)
     targets = [(new, W)] if result is None else [(new, W), (result, other)]
     calls = tape.compile(targets)
     for _ in range(2):
@@ -232,15 +244,22 @@ def test_a_descent_is_joined_where_nothing_else_needs_its_parts(also):
             call()
         assert (abs(W - (before - 0.1 * gradient)) <= bound(before, 0.1, a, b)).all()
         if result is not None:
-            wanted = {
-                "the old matrix": before + 1,
-                "the product": gradient,
-                "the step": 0.1 * gradient,
-            }
+            wanted = {"the product": gradient, "a multiple of it": 2 * gradient}
+            wanted |= {"the step": 0.1 * gradient, "the old matrix": before + 1}
             np.testing.assert_allclose(other, wanted[also], rtol=1e-15)
     if blas.subtracting_product(W, rate, a, b):
-        count = {"nothing": 1, "the old matrix": 2, "the product": 3, "the step": 3}
-        assert len(calls) == count[also]
+        assert len(calls) == {"nothing": 1, "the old matrix": 2, "a multiple of it": 4}.get(also, 3)
+
+
+def test_a_descent_may_end_elsewhere():
+    rng = np.random.default_rng(0)
+    W, a, b = rng.normal(size=(4, 3)), rng.normal(size=(4, 5)), rng.normal(size=(5, 3))
+    tape, out, before = Tape(), np.empty((4, 3)), W.copy()
+    new = tape.read(W) - tape.read(np.array(0.1)) * (tape.read(a) @ tape.read(b))
+    for call in tape.compile([(new, out)]):
+        call()
+    np.testing.assert_array_equal(W, before)
+    assert (abs(out - (W - 0.1 * (a @ b))) <= bound(W, 0.1, a, b)).all()
 
 
 class Square(nnxp.Layer, replayable=True):
@@ -275,11 +294,11 @@ class Curious(nnxp.Layer, replayable=True):
         return dy
 
 
-def trainer_with(layer, optimizer=None, widths=(6, 5, 3)):
+def trainer_with(layer, optimizer=None, widths=(6, 5, 3), kind=nnxp.Trainer):
     rng = np.random.default_rng(0)
     first, last = (nnxp.Affine(i, o, rng=rng) for i, o in itertools.pairwise(widths))
     network = nnxp.Sequential([first, layer, last])
-    return nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer or nnxp.Momentum(0.1))
+    return kind(network, nnxp.SoftmaxWithLoss(), optimizer or nnxp.Momentum(0.1))
 
 
 @pytest.fixture
@@ -296,6 +315,42 @@ def test_a_layer_is_replayed_if_its_class_says_so(small):
     assert_same(one, other)
     assert other.network.layers[1].calls == 6
     assert [kind.replayable for kind in (nnxp.Layer, Square, NoisySquare)] == [False, True, False]
+
+
+class Halving(nnxp.Momentum):
+    """An optimizer whose rate depends on more than its numbers."""
+
+    def _update_one(self, params, name, gradient, *factors):
+        super()._update_one(params, name, gradient, 0.5**self.steps)
+
+
+class CountingTrainer(nnxp.Trainer):
+    def step(self, inputs, labels):
+        self.count = getattr(self, "count", 0) + 1
+        return super().step(inputs, labels)
+
+
+def test_what_a_subclass_does_instead_is_done(small):
+    halving, plain = trainer_with(Square(), Halving()), trainer_with(NoisySquare(), Halving())
+    for trainer in (halving, plain):
+        trainer.train_epoch(small, batch_size=8, rng=np.random.default_rng(0))
+    assert_same(halving, plain)
+    counting = trainer_with(Square(), kind=CountingTrainer)
+    counting.train_epoch(small, batch_size=8, rng=np.random.default_rng(0))
+    assert counting.count == 5
+
+
+class WrongGradient(nnxp.Affine, replayable=True):
+    def parameter_gradients(self, dy):
+        super().parameter_gradients(dy)
+        self.grads["b"] = self.grads["b"][:1]
+
+
+def test_a_wrong_gradient_is_told(small):
+    network = nnxp.Sequential([WrongGradient(6, 3, rng=np.random.default_rng(0))])
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+    with pytest.raises(nnxp.InputError, match=r"update expects a gradient of b1 like it.*\(1,\)"):
+        trainer.train_epoch(small, batch_size=8, rng=np.random.default_rng(0))
 
 
 def test_every_part_of_nnxp_is_replayable():
