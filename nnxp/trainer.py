@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,8 @@ from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 
-_Stepping: TypeAlias = contextlib.AbstractContextManager[Callable[[Rows], object]]
+if TYPE_CHECKING:
+    from nnxp.fast import Replay
 
 
 class Evaluation(NamedTuple):
@@ -69,6 +70,10 @@ class Trainer:
         self.history: list[Record] = []
         self._device: Device = network.device
         self._dtype: str = network.dtype
+        self._replay: Replay | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_replay": None}  # a copy records its own
 
     def step(self, inputs: Array, labels: Array) -> Array:
         """Do one update and return the loss before it, as a 0-d array on the device.
@@ -128,10 +133,9 @@ class Trainer:
         self._check(train, "training")
         if validation is not None:
             self._check(validation, "validation")
-        stepping = self._stepping(batches)
         for epoch in range(len(self.history) + 1, len(self.history) + 1 + epochs):
             start = time.perf_counter()
-            self._train(batches, stepping, f"epoch {epoch:3d}" if verbose else None)
+            self._train(batches, f"epoch {epoch:3d}" if verbose else None)
             on_train = self._evaluate(train)
             if not math.isfinite(on_train.loss):
                 raise DivergenceError(
@@ -160,10 +164,9 @@ class Trainer:
         """
         require_rng(rng)
         self._check(train, "training")
-        batches = self._batches(train, batch_size, rng)
-        self._train(batches, self._stepping(batches))
+        self._train(self._batches(train, batch_size, rng))
 
-    def _train(self, batches: Batches, stepping: _Stepping, progress: str | None = None) -> None:
+    def _train(self, batches: Batches, progress: str | None = None) -> None:
         """Do the updates of one epoch; show progress under that name."""
         rows: Iterable[Rows] = batches.rows()
         if progress is not None:
@@ -171,17 +174,22 @@ class Trainer:
 
             # disable=None: shown on a terminal only.
             rows = tqdm(rows, progress, total=len(batches), leave=False, disable=None, unit="batch")
-        with self._threads(batches.batch_size), stepping as step:
+        with self._threads(batches.batch_size), self._stepping(batches) as step:
             for batch in rows:
                 step(batch)
 
-    def _stepping(self, batches: Batches) -> _Stepping:
+    def _stepping(
+        self, batches: Batches
+    ) -> contextlib.AbstractContextManager[Callable[[Rows], object]]:
         """Return what does one update for a batch: `step`, or on NumPy the same, faster."""
         if self._device.spec == "cpu" and type(self) is Trainer:  # a subclass may have its own step
             from nnxp.fast import Replay, is_replayable
 
-            if is_replayable(self.network, self.loss, self.optimizer):
-                return Replay(self.network, self.loss, self.optimizer, batches.dataset)
+            parts = self.network, self.loss, self.optimizer
+            if is_replayable(*parts):
+                if self._replay is None or not self._replay.serves(*parts, batches.dataset):
+                    self._replay = Replay(*parts, batches.dataset)
+                return self._replay.over(batches.dataset)
         return contextlib.nullcontext(lambda rows: self.step(*batches.take(rows)))
 
     def _threads(self, batch_size: int) -> contextlib.AbstractContextManager[object]:

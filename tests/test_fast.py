@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import copy
 import itertools
 import operator
+import pickle
 from dataclasses import replace
 
 import array_api_compat.numpy as xp
@@ -420,16 +422,69 @@ def test_an_interruption_brings_back_what_was_trained(small):
     np.testing.assert_equal(one.optimizer.state, other.optimizer.state)
 
 
-def test_changes_between_epochs_act(small):
-    one, other = trainer_with(Square()), trainer_with(NoisySquare())
-    for trainer in (one, other):
-        rng = np.random.default_rng(0)
-        trainer.train_epoch(small, batch_size=16, rng=rng)
-        trainer.optimizer.learning_rate = 0.05
-        trainer.optimizer.momentum = 0.5
-        trainer.network.parameters()["b1"] = np.ones(5, "float32")
-        trainer.network.load_parameters(trainer.network.parameters())
-        trainer.train_epoch(small, batch_size=7, rng=rng)
+def change_settings(trainer, _):
+    trainer.optimizer.learning_rate = 0.05
+    trainer.optimizer.momentum = 0.5
+
+
+def change_parameters(trainer, _):
+    trainer.network.parameters()["b1"] = np.ones(5, "float32")
+    trainer.network.load_parameters(trainer.network.parameters())
+
+
+def change_optimizer(trainer, _):
+    trainer.optimizer = nnxp.SGD(0.2)
+
+
+def change_inputs(_, dataset):
+    return Dataset(dataset.inputs[:33].astype("float32"), dataset.labels[:33])
+
+
+def change_labels(_, dataset):
+    return Dataset(dataset.inputs[::-1], one_hot(dataset.labels, 3))
+
+
+def change_nothing(trainer, dataset):
+    dataset.inputs[...] *= 2.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_settings,
+        change_parameters,
+        change_optimizer,
+        change_inputs,
+        change_labels,
+        change_nothing,
+    ],
+)
+def test_changes_between_epochs_act(small, change):
+    trainers = trainer_with(Square()), trainer_with(NoisySquare())
+    for trainer in trainers:
+        dataset, rng = Dataset(small.inputs.copy(), small.labels), np.random.default_rng(0)
+        trainer.train_epoch(dataset, batch_size=16, rng=rng)
+        changed = change(trainer, dataset) or dataset
+        trainer.train_epoch(changed, batch_size=7, rng=rng)
+    assert_same(*trainers)
+
+
+def test_a_step_is_recorded_once(small, monkeypatch):
+    trainer = trainer_with(Square())
+    trainer.fit(small, epochs=2, batch_size=16, rng=np.random.default_rng(0))
+    monkeypatch.setattr(replay, "Tape", None)
+    trainer.train_epoch(small, batch_size=16, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copied_trainer_trains_alone(small, copied):
+    one = trainer_with(nnxp.Tanh())
+    one.train_epoch(small, batch_size=16, rng=np.random.default_rng(0))
+    other = copied(one)
+    before = {name: x.copy() for name, x in one.network.parameters().items()}
+    other.train_epoch(small, batch_size=16, rng=np.random.default_rng(1))
+    np.testing.assert_equal(dict(one.network.parameters()), before)
+    one.train_epoch(small, batch_size=16, rng=np.random.default_rng(1))
     assert_same(one, other)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +19,7 @@ from nnxp.network import Sequential
 from nnxp.optimizers import SGD, Optimizer
 
 _LARGE = 1 << 12  # numbers of a matrix that is worth a call of its own
+_CHANGING = {"steps": None, "_learning_rate": None}  # of an optimizer, by its factors
 _CHUNK = 1 << 15  # numbers that an optimizer works through at a time, to stay in the cache
 
 
@@ -25,11 +29,10 @@ def is_replayable(network: Sequential, loss: Loss, optimizer: Optimizer) -> bool
 
 
 class Replay:
-    """Steps of training, recorded once for each size of batch; ``with replay as step: …``.
+    """Steps of training, recorded once for each size of batch.
 
-    While it is entered, parameters and the optimizer's state lie in flat vectors, so that a few
-    calls update them all; on leaving, the network and the optimizer have them back. In between,
-    nothing but arrays and the learning rate may be changed.
+    While it runs, parameters and the optimizer's state lie in flat vectors, so that a few calls
+    update them all; afterwards the network and the optimizer have them back.
 
     Parameters
     ----------
@@ -37,6 +40,7 @@ class Replay:
     loss : Loss
     optimizer : Optimizer
     dataset : Dataset
+        Its dtypes and the shape of an example count; it is not kept.
     """
 
     def __init__(
@@ -45,7 +49,7 @@ class Replay:
         parameters = dict(network.parameters())
         optimizer.require(parameters, parameters)
         self._network, self._loss, self._optimizer = network, loss, optimizer
-        self._inputs, self._labels = dataset.inputs, dataset.labels
+        self._recorded_for = _settings(network, loss, optimizer, dataset)
         # What plain gradient descent does to a large matrix is part of a product (see recording).
         self._alone = {
             name: np.empty_like(x)
@@ -61,42 +65,48 @@ class Replay:
         self._update = self._record_update()
         self._programs: dict[int, tuple[Memory, Memory, Program]] = {}
 
-    def __enter__(self) -> Callable[[Memory], None]:
-        parameters = self._network.parameters()
+    def serves(
+        self, network: Sequential, loss: Loss, optimizer: Optimizer, dataset: Dataset
+    ) -> bool:
+        """Tell whether what was recorded holds for these."""
+        return self._recorded_for == _settings(network, loss, optimizer, dataset)
+
+    @contextlib.contextmanager
+    def over(self, dataset: Dataset) -> Iterator[Callable[[Memory], None]]:
+        """Provide what does one update for the examples of the given numbers."""
+        parameters, state = self._network.parameters(), self._optimizer.state
+        self._optimizer.require(parameters, parameters)
         for name, x in (self._parameters.views | self._alone).items():
             x[...] = parameters[name]
         for slot, flat in self._state.items():
-            kept = self._optimizer.state[slot]
             for name, x in flat.views.items():
-                x[...] = kept.get(name, 0)
-        return self._step
+                x[...] = state[slot].get(name, 0)
+        try:
+            yield partial(self._step, dataset.inputs, dataset.labels)
+        finally:
+            for name, x in (self._parameters.views | self._alone).items():
+                parameters[name][...] = x
+            for slot, flat in self._state.items():
+                state[slot].update({name: x.copy() for name, x in flat.views.items()})
+            for layer in self._network.layers:
+                layer.grads.clear()
 
-    def __exit__(self, *_: object) -> None:
-        parameters = self._network.parameters()
-        for name, x in (self._parameters.views | self._alone).items():
-            parameters[name][...] = x
-        for slot, flat in self._state.items():
-            self._optimizer.state[slot].update({name: x.copy() for name, x in flat.views.items()})
-        for layer in self._network.layers:
-            layer.grads.clear()
-
-    def _step(self, rows: Memory) -> None:
-        """Do one update for the examples of the given numbers."""
+    def _step(self, inputs: Memory, labels: Memory, rows: Memory) -> None:
         if len(rows) not in self._programs:
-            self._programs[len(rows)] = self._record(len(rows))
-        inputs, labels, program = self._programs[len(rows)]
-        self._inputs.take(rows, 0, inputs, "clip")  # "raise" would make a copy on the way
-        self._labels.take(rows, 0, labels, "clip")
+            self._programs[len(rows)] = self._record(inputs, labels, len(rows))
+        batch, batch_labels, program = self._programs[len(rows)]
+        inputs.take(rows, 0, batch, "clip")  # "raise" would make a copy on the way
+        labels.take(rows, 0, batch_labels, "clip")
         self._optimizer.steps += 1
         for memory, factor in zip(self._factors, self._optimizer.factors(), strict=True):
             memory[...] = factor
         for call in program:
             call()
 
-    def _record(self, count: int) -> tuple[Memory, Memory, Program]:
-        """Return memory for a batch, and the calls that do a step with it."""
-        inputs = np.zeros((count, *self._inputs.shape[1:]), self._inputs.dtype)
-        labels = np.zeros((count, *self._labels.shape[1:]), self._labels.dtype)
+    def _record(self, inputs: Memory, labels: Memory, count: int) -> tuple[Memory, Memory, Program]:
+        """Return memory for a batch of examples like the given, and the calls of a step with it."""
+        inputs = np.zeros((count, *inputs.shape[1:]), inputs.dtype)
+        labels = np.zeros((count, *labels.shape[1:]), labels.dtype)
         tape = Tape()
         network, loss = self._network.to(tape.device), copy.copy(self._loss)
         parameters = network.parameters()
@@ -131,6 +141,21 @@ class Replay:
                 + [(optimizer.state[slot]["all"], x) for slot, x in state.items()]
             )
         return program
+
+
+def _settings(
+    network: Sequential, loss: Loss, optimizer: Optimizer, dataset: Dataset
+) -> list[tuple[Any, Any]]:
+    """Return what a recording holds fast: the parts, their plain attributes, shapes and dtypes."""
+    parts = [network, *network.layers, loss, optimizer]
+    arrays = [*network.parameters().values(), dataset.inputs[:0], dataset.labels[:0]]
+    return [(x.shape, x.dtype) for x in arrays] + [
+        (
+            id(part),
+            {k: v for k, v in vars(part).items() if isinstance(v, (int, float, str))} | _CHANGING,
+        )
+        for part in parts
+    ]
 
 
 class _Flat:
