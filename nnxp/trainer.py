@@ -127,8 +127,7 @@ class Trainer:
             self._check(validation, "validation")
         for epoch in range(len(self.history) + 1, len(self.history) + 1 + epochs):
             start = time.perf_counter()
-            for inputs, labels in _with_progress(batches, epoch) if verbose else batches:
-                self.step(inputs, labels)
+            self._steps(_with_progress(batches, epoch) if verbose else batches)
             on_train = self._evaluate(train)
             if not math.isfinite(on_train.loss):
                 raise DivergenceError(
@@ -150,6 +149,20 @@ class Trainer:
                 print(self.history[-1], flush=True)
         return self.history
 
+    def train_epoch(self, train: Dataset, batch_size: int, rng: np.random.Generator) -> None:
+        """Take the steps of one epoch, over all examples in a new order, and evaluate nothing.
+
+        Parameters
+        ----------
+        train : Dataset
+        batch_size : int
+        rng : numpy.random.Generator
+            Draws the order.
+        """
+        require_rng(rng)
+        self._check(train, "training")
+        self._steps(self._batches(train, batch_size, rng))
+
     def evaluate(self, dataset: Dataset, batch_size: int = 1000) -> Evaluation:
         """Return mean loss and accuracy over all examples.
 
@@ -161,6 +174,10 @@ class Trainer:
         """
         self._check(dataset, "given")
         return self._evaluate(dataset, batch_size)
+
+    def _steps(self, batches: Iterable[tuple[Array, Array]]) -> None:
+        for inputs, labels in batches:
+            self.step(inputs, labels)
 
     def _evaluate(self, dataset: Dataset, batch_size: int = 1000) -> Evaluation:
         """Evaluate a data set that has been checked; it waits for the device at the end only."""
