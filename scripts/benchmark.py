@@ -37,7 +37,7 @@ from nnxp.data.mnist import find_mnist
 from nnxp.errors import optional_import
 from nnxp.files import write_whole
 
-ROUNDS = 9
+ROUNDS = 7
 # An epoch of this many steps is one measurement.
 STEPS = {"small": 300, "wide": 50, "deep": 50, "huge": 14}
 TASKS = {
@@ -71,23 +71,29 @@ COLD_START, PEAK_MEMORY = "cold start to one epoch", "peak memory of that"
 
 
 class Target(NamedTuple):
-    """The largest ratio wanted of nnxp to the best of some peers."""
+    """The largest ratio wanted of nnxp to the fastest of some peers."""
 
     measure: str
-    against: tuple[str, ...]
+    against: str  # one of GROUPS
     limits: dict[str, float]
 
 
+GROUPS = {
+    "the bare products": ("products",),
+    "PyTorch, eager": EAGER,
+    "JAX, scan": ("JAX, scan",),
+    "PyTorch and JAX": TORCH + JAX,
+}
 TARGETS = [
-    Target("small, SGD", ("products",), {"one core": 1.40}),
-    Target("small, SGD", EAGER, {"one core": 0.45, "all cores": 0.45}),
-    Target("small, SGD", ("JAX, scan",), {"one core": 0.95, "all cores": 0.95}),
-    Target("small, Adam", EAGER, {"one core": 0.50, "all cores": 0.50}),
-    Target("wide, SGD", ("products",), {"one core": 1.06, "all cores": 1.35}),
-    Target("wide, SGD", TORCH + JAX, {"one core": 1.0, "all cores": 1.0}),
-    Target(COLD_START, EAGER, {"all cores": 0.15}),
-    Target(PEAK_MEMORY, EAGER, {"all cores": 0.4}),
-    Target("predict 1 row", EAGER, {"one core": 0.5, "all cores": 0.5}),
+    Target("small, SGD", "the bare products", {"one core": 1.40}),
+    Target("small, SGD", "PyTorch, eager", {"one core": 0.45, "all cores": 0.45}),
+    Target("small, SGD", "JAX, scan", {"one core": 0.95, "all cores": 0.95}),
+    Target("small, Adam", "PyTorch, eager", {"one core": 0.50, "all cores": 0.50}),
+    Target("wide, SGD", "the bare products", {"one core": 1.06, "all cores": 1.35}),
+    Target("wide, SGD", "PyTorch and JAX", {"one core": 1.0, "all cores": 1.0}),
+    Target(COLD_START, "PyTorch, eager", {"all cores": 0.15}),
+    Target(PEAK_MEMORY, "PyTorch, eager", {"all cores": 0.4}),
+    Target("predict 1 row", "PyTorch, eager", {"one core": 0.5, "all cores": 0.5}),
 ]
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
@@ -116,7 +122,12 @@ class Session:
         self.peer.epoch()
 
     def step(self) -> float:
-        """Return the microseconds of a step, over an epoch."""
+        """Return the microseconds of a step, over an epoch.
+
+        An epoch before it wakes BLAS's threads, which takes some 50 ms, and lets those of the peer
+        before fall asleep.
+        """
+        self.peer.epoch()
         start = time.perf_counter()
         self.peer.epoch()
         return (time.perf_counter() - start) / self.peer.batches * 1e6
@@ -124,13 +135,13 @@ class Session:
     def predict(self, rows: int) -> float:
         """Return the microseconds of a call for so many rows."""
         x = self.peer.ready(np.resize(self._images(), (rows, self.test.inputs.shape[1])))
-        seconds = []
-        self.peer.predict(x)
-        end = time.perf_counter() + 0.05
-        while not seconds or time.perf_counter() < end:
-            start = time.perf_counter()
-            self.peer.predict(x)
-            seconds.append(time.perf_counter() - start)
+        for _ in range(2):  # the first time to wake threads, as above
+            seconds = []
+            end = time.perf_counter() + 0.05
+            while len(seconds) < 2 or time.perf_counter() < end:
+                start = time.perf_counter()
+                self.peer.predict(x)
+                seconds.append(time.perf_counter() - start)
         return statistics.median(seconds) * 1e6
 
     def accuracy(self) -> float:
@@ -206,7 +217,8 @@ class Report:
         rows = []
         for measure, against, limits in TARGETS:
             for cores, limit in limits.items():
-                measured = ratios(self.measured.get(cores, {}).get(measure, {}), against)
+                rounds = self.measured.get(cores, {}).get(measure, {})
+                measured = ratios(rounds, GROUPS[against])
                 ratio = statistics.median(measured) if measured else None
                 rows.append(
                     {
@@ -243,12 +255,13 @@ def main() -> int:
     modes = ("one core", "all cores") if args.device == "cpu" else ("all cores",)
     folder = new_run_folder(args.out, vars(args))
     machine = describe_machine()
-    print(f"{machine['processor']}, {machine['cores']} cores; {machine['versions']}")
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    print(f"{machine['processor']}, {machine['cores']} cores, {machine['blas']}; {versions}")
     report = Report()
     available = available_cores()
     for cores in modes:
         use_cores(cores, available)
-        measure(report, cores, names, args, count)
+        measure_steps(report, cores, names, args, count)
     measure_cold_starts(report, names, args, count)
     print_targets(report)
     for name, reason in report.missing.items():
@@ -275,7 +288,7 @@ def main() -> int:
     return 1 if report.failures else 0
 
 
-def measure(
+def measure_steps(
     report: Report, cores: str, names: list[str], args: argparse.Namespace, count: int
 ) -> None:
     """Measure steps and predictions of all peers with so many cores."""
@@ -292,6 +305,8 @@ def measure(
                 try:
                     worker.ask("start", task, 3 if args.quick else STEPS[network])
                 except NotRunError as error:
+                    if name == "nnxp":
+                        raise
                     report.missing[name] = str(error)
                     workers.pop(name).close()
             rounds = in_turn(workers, count, "step")
@@ -311,8 +326,8 @@ def measure(
             if (network, optimizer) == ("small", "SGD"):
                 predicting = {name: w for name, w in workers.items() if name in ONE_OF_EACH}
                 for rows in PREDICTED_ROWS:
-                    measure = f"predict {rows} row{'s' if rows > 1 else ''}"
-                    report.add(cores, measure, in_turn(predicting, count, "predict", rows), {})
+                    rounds = in_turn(predicting, count, "predict", rows)
+                    report.add(cores, f"predict {rows} row{'s' if rows > 1 else ''}", rounds, {})
     for worker in workers.values():
         worker.close()
 
@@ -322,8 +337,6 @@ def in_turn(workers: dict[str, Worker], count: int, method: str, *arguments: Any
     rounds: Rounds = {name: [] for name in workers}
     for _ in range(count):
         for name, worker in workers.items():
-            # BLAS threads of the one before go on spinning for some 25 ms before they sleep.
-            time.sleep(0.03)
             rounds[name].append(worker.ask(method, *arguments))
     return rounds
 
@@ -375,14 +388,14 @@ def spread(values: list[float]) -> str:
 
 
 def print_targets(report: Report) -> None:
-    print("\n| nnxp / the fastest of | | cores | ratio (quartiles) | target | |")
+    print("\n| measure | nnxp against | cores | ratio (quartiles) | target | |")
     print("|---|---|---|---|---|---|")
     for row in report.targets():
         ratio, verdict = "", "not measured"
         if row["ratios"]:
             ratio, verdict = spread(row["ratios"]), "met" if row["met"] else "missed"
         print(
-            f"| {'; '.join(row['against'])} | {row['measure']} | {row['cores']} | {ratio} "
+            f"| {row['measure']} | {row['against']} | {row['cores']} | {ratio} "
             f"| ≤ {row['limit']:.2f} | {verdict} |"
         )
 
