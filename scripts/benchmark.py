@@ -29,6 +29,7 @@ from common import (
     name_of,
     new_run_folder,
     run,
+    spread,
     write_json,
 )
 
@@ -40,12 +41,6 @@ from nnxp.files import write_whole
 ROUNDS = 7
 # An epoch of this many steps is one measurement.
 STEPS = {"small": 300, "wide": 50, "deep": 50, "huge": 14}
-TASKS = {
-    "small": peers.SMALL,
-    "wide": peers.SMALL._replace(hidden=(512, 256), batch_size=128),
-    "deep": peers.SMALL._replace(hidden=(256,) * 8, batch_size=128),
-    "huge": peers.SMALL._replace(hidden=(4096, 4096), batch_size=4096),
-}
 NETWORKS = {"cpu": ("small", "wide", "deep"), "cuda": ("small", "wide", "deep", "huge")}
 EAGER = ("PyTorch, foreach", "PyTorch, fused")
 TORCH = (*EAGER, "PyTorch, compiled", "PyTorch, CUDA graph")
@@ -122,27 +117,11 @@ class Session:
         self.peer.epoch()
 
     def step(self) -> float:
-        """Return the microseconds of a step, over an epoch.
-
-        An epoch before it wakes BLAS's threads, which takes some 50 ms, and lets those of the peer
-        before fall asleep.
-        """
-        self.peer.epoch()
-        start = time.perf_counter()
-        self.peer.epoch()
-        return (time.perf_counter() - start) / self.peer.batches * 1e6
+        return peers.step_time(self.peer)
 
     def predict(self, rows: int) -> float:
-        """Return the microseconds of a call for so many rows."""
-        x = self.peer.ready(np.resize(self._images(), (rows, self.test.inputs.shape[1])))
-        for _ in range(2):  # the first time to wake threads, as above
-            seconds = []
-            end = time.perf_counter() + 0.05
-            while len(seconds) < 2 or time.perf_counter() < end:
-                start = time.perf_counter()
-                self.peer.predict(x)
-                seconds.append(time.perf_counter() - start)
-        return statistics.median(seconds) * 1e6
+        images = self._images()
+        return peers.predict_time(self.peer, np.resize(images, (rows, images.shape[1])))
 
     def accuracy(self) -> float:
         """Return the share of test images whose largest score is at their label."""
@@ -300,7 +279,7 @@ def measure_steps(
             worker.ask("load", dataset, args.data_dir)
     for network in NETWORKS[args.device]:
         for optimizer in ("SGD", "Adam"):
-            task = TASKS[network]._replace(optimizer=optimizer, device=args.device)
+            task = peers.TASKS[network]._replace(optimizer=optimizer, device=args.device)
             for name, worker in list(workers.items()):
                 try:
                     worker.ask("start", task, 3 if args.quick else STEPS[network])
@@ -382,11 +361,6 @@ def ratios(rounds: Rounds, against: tuple[str, ...]) -> list[float]:
     return [ours / min(theirs) for ours, *theirs in zip(rounds["nnxp"], *others, strict=True)]
 
 
-def spread(values: list[float]) -> str:
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
-
-
 def print_targets(report: Report) -> None:
     print("\n| measure | nnxp against | cores | ratio (quartiles) | target | |")
     print("|---|---|---|---|---|---|")
@@ -452,7 +426,7 @@ def draw(measured: dict[str, Rounds], title: str, folder: Path) -> None:
         axes.invert_yaxis()
         axes.margins(x=0.15)
         axes.spines[["top", "right"]].set_visible(False)
-        task = TASKS[network]
+        task = peers.TASKS[network]
         widths = "-".join(map(str, task.hidden))
         axes.set_title(f"{network}: hidden {widths}, batch {task.batch_size}", fontsize="medium")
         axes.set_xlabel("µs a training step")

@@ -1,4 +1,4 @@
-"""What the scripts share: errors as one line, options by name, data sets, and run folders."""
+"""What the scripts share: errors as one line, options by name, data sets, run folders, spreads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -157,3 +158,9 @@ def _new_folder() -> Path:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, whole or not at all."""
     write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def spread(values: list[float]) -> str:
+    """Return the median and, in brackets, the quartiles of two or more values."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import statistics
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,7 +29,12 @@ class Task(NamedTuple):
     device: str  # "cpu" or "cuda"
 
 
-SMALL = Task((50, 30), 100, "SGD", "cpu")
+TASKS = {
+    "small": Task((50, 30), 100, "SGD", "cpu"),
+    "wide": Task((512, 256), 128, "SGD", "cpu"),
+    "deep": Task((256,) * 8, 128, "SGD", "cpu"),
+    "huge": Task((4096, 4096), 4096, "SGD", "cpu"),
+}
 
 
 class Peer:
@@ -474,6 +481,31 @@ PEERS: dict[str, Callable[..., Peer]] = {
 }
 
 
+def step_time(peer: Peer) -> float:
+    """Return the microseconds of a step, over an epoch.
+
+    An epoch before it wakes BLAS's threads, which takes some 50 ms, and lets those of another
+    process fall asleep.
+    """
+    peer.epoch()
+    start = time.perf_counter()
+    peer.epoch()
+    return (time.perf_counter() - start) / peer.batches * 1e6
+
+
+def predict_time(peer: Peer, x: np.ndarray) -> float:
+    """Return the microseconds of a call for the rows of `x`."""
+    ready = peer.ready(x)
+    for _ in range(2):  # the first time to wake threads, as above
+        seconds: list[float] = []
+        end = time.perf_counter() + 0.05
+        while len(seconds) < 2 or time.perf_counter() < end:
+            start = time.perf_counter()
+            peer.predict(ready)
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds) * 1e6
+
+
 def cupy_wait(device: str) -> Callable[[], None]:
     """Return what waits until CuPy's work is done; on the CPU there is nothing to wait for."""
     if device == "cpu":
@@ -496,8 +528,9 @@ def main() -> None:
             for part in ("images-idx3-ubyte*", "labels-idx1-ubyte*")
         )
         inputs = images.reshape(len(images), -1)
-    count = len(inputs) // SMALL.batch_size * SMALL.batch_size
-    PEERS[name](SMALL._replace(device=device), inputs[:count], labels[:count]).epoch()
+    task = TASKS["small"]._replace(device=device)
+    count = len(inputs) // task.batch_size * task.batch_size
+    PEERS[name](task, inputs[:count], labels[:count]).epoch()
 
 
 def read_idx(path: Path) -> np.ndarray:
