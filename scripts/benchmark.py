@@ -40,7 +40,7 @@ from nnxp.files import write_whole
 
 ROUNDS = 7
 # An epoch of this many steps is one measurement.
-STEPS = {"small": 300, "wide": 50, "deep": 50, "huge": 14}
+STEPS = {"small": 300, "wide": 50, "deep": 30, "huge": 14}
 NETWORKS = {"cpu": ("small", "wide", "deep"), "cuda": ("small", "wide", "deep", "huge")}
 EAGER = ("PyTorch, foreach", "PyTorch, fused")
 TORCH = (*EAGER, "PyTorch, compiled", "PyTorch, CUDA graph")
@@ -119,9 +119,9 @@ class Session:
     def step(self) -> float:
         return peers.step_time(self.peer)
 
-    def predict(self, rows: int) -> float:
-        images = self._images()
-        return peers.predict_time(self.peer, np.resize(images, (rows, images.shape[1])))
+    def predict(self, rows: int, seconds: float) -> float:
+        images = np.resize(self._images(), (rows, self.test.inputs.shape[1]))
+        return peers.predict_time(self.peer, images, seconds)
 
     def accuracy(self) -> float:
         """Return the share of test images whose largest score is at their label."""
@@ -138,7 +138,8 @@ class Worker:
     def __init__(self, name: str) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        context.Process(target=serve, args=(theirs, name), daemon=True).start()
+        self._process = context.Process(target=serve, args=(theirs, name), daemon=True)
+        self._process.start()
         theirs.close()
 
     def ask(self, method: str, *arguments: Any) -> Any:
@@ -154,6 +155,7 @@ class Worker:
 
     def close(self) -> None:
         self._connection.close()
+        self._process.join()
 
 
 def serve(connection: multiprocessing.connection.Connection, name: str) -> None:
@@ -222,7 +224,9 @@ def main() -> int:
         help=f"besides nnxp, some of: {'; '.join(peers.PEERS)} (default: all)",
     )  # fmt: skip
     parser.add_argument(
-        "--quick", action="store_true", help="two rounds of few steps: to try it, not to measure"
+        "--quick",
+        action="store_true",
+        help="two rounds of few steps of the small network: to try it, not to measure",
     )
     parser.add_argument("--out", type=Path, metavar="DIR",
                         help="new folder for table and picture (default: in runs/)")  # fmt: skip
@@ -277,7 +281,7 @@ def measure_steps(
     for name, worker in workers.items():
         if name != "nnxp":
             worker.ask("load", dataset, args.data_dir)
-    for network in NETWORKS[args.device]:
+    for network in NETWORKS[args.device][: 1 if args.quick else None]:
         for optimizer in ("SGD", "Adam"):
             task = peers.TASKS[network]._replace(optimizer=optimizer, device=args.device)
             for name, worker in list(workers.items()):
@@ -305,7 +309,8 @@ def measure_steps(
             if (network, optimizer) == ("small", "SGD"):
                 predicting = {name: w for name, w in workers.items() if name in ONE_OF_EACH}
                 for rows in PREDICTED_ROWS:
-                    rounds = in_turn(predicting, count, "predict", rows)
+                    seconds = 0.001 if args.quick else 0.05
+                    rounds = in_turn(predicting, count, "predict", rows, seconds)
                     report.add(cores, f"predict {rows} row{'s' if rows > 1 else ''}", rounds, {})
     for worker in workers.values():
         worker.close()
@@ -416,7 +421,10 @@ def draw(measured: dict[str, Rounds], title: str, folder: Path) -> None:
     figure = optional_import("matplotlib.figure", "plot").Figure(
         figsize=(9, 3.6), layout="constrained"
     )
-    for axes, network in zip(figure.subplots(1, 2), ("small", "wide"), strict=True):
+    drawn = [network for network in ("small", "wide") if f"{network}, SGD" in measured]
+    for axes, network in zip(
+        figure.subplots(1, len(drawn), squeeze=False).flat, drawn, strict=True
+    ):
         rounds = measured[f"{network}, SGD"]
         medians = sorted((statistics.median(values), name) for name, values in rounds.items())
         times, names = zip(*medians, strict=True)

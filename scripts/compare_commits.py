@@ -29,14 +29,15 @@ def main() -> None:
     parser.add_argument("first", nargs="?", default="HEAD~1", help="(default: HEAD~1)")
     parser.add_argument("second", nargs="?", default=WORKING_TREE, help="(default: working tree)")
     parser.add_argument(
-        "--quick", action="store_true", help="two rounds: to try it, not to measure"
+        "--quick", action="store_true", help="two rounds of few steps: to try it, not to measure"
     )
     args = parser.parse_args()
     revisions = (args.first, args.second)
+    quick = ["quick"] if args.quick else []
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(checkout(revision)) for revision in revisions]
         rounds = [
-            [time_in_own_process(folder) for folder in folders]
+            [time_in_own_process(folder, quick) for folder in folders]
             for _ in range(2 if args.quick else ROUNDS)
         ]
     print(f"| µs | {args.first} | {args.second} | second / first (quartiles) |")
@@ -79,9 +80,9 @@ def git(failure: str, *arguments: str) -> str:
     return result.stdout.strip()
 
 
-def time_in_own_process(folder: Path) -> dict[str, float]:
+def time_in_own_process(folder: Path, quick: list[str]) -> dict[str, float]:
     result = subprocess.run(
-        [sys.executable, Path(__file__).with_name("timings.py"), folder],
+        [sys.executable, Path(__file__).with_name("timings.py"), folder, *quick],
         stdout=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     if result.returncode:

@@ -100,11 +100,12 @@ class Products(Peer):
             [xp.asarray(self.rng.random((batch, n), np.float32)) for n in self.widths]
             for _ in range(2)
         )
-        # Each product is (left, right, out). The first layer's inputs need no gradient.
         layers = range(len(W))
-        self.products = [(y[i], W[i], y[i + 1]) for i in layers]
-        self.products += [(y[i].T, dy[i + 1], xp.empty_like(W[i])) for i in layers]
-        self.products += [(dy[i + 1], W[i].T, dy[i]) for i in reversed(layers[1:])]
+        self.products = [(y[i], W[i], y[i + 1]) for i in layers]  # left, right, out
+        for i in reversed(layers):
+            self.products.append((y[i].T, dy[i + 1], xp.empty_like(W[i])))
+            if i:  # the first layer's inputs need no gradient
+                self.products.append((dy[i + 1], W[i].T, dy[i]))
 
     def epoch(self) -> None:
         for _ in range(self.batches):
@@ -493,17 +494,17 @@ def step_time(peer: Peer) -> float:
     return (time.perf_counter() - start) / peer.batches * 1e6
 
 
-def predict_time(peer: Peer, x: np.ndarray) -> float:
-    """Return the microseconds of a call for the rows of `x`."""
+def predict_time(peer: Peer, x: np.ndarray, seconds: float = 0.05) -> float:
+    """Return the microseconds of a call for the rows of `x`, the median over so many seconds."""
     ready = peer.ready(x)
     for _ in range(2):  # the first time to wake threads, as above
-        seconds: list[float] = []
-        end = time.perf_counter() + 0.05
-        while len(seconds) < 2 or time.perf_counter() < end:
+        calls: list[float] = []
+        end = time.perf_counter() + seconds
+        while len(calls) < 2 or time.perf_counter() < end:
             start = time.perf_counter()
             peer.predict(ready)
-            seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds) * 1e6
+            calls.append(time.perf_counter() - start)
+    return statistics.median(calls) * 1e6
 
 
 def cupy_wait(device: str) -> Callable[[], None]:
