@@ -165,12 +165,13 @@ class Torch(Peer):
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         import torch
 
-        torch.set_default_device(self.task.device)
+        # Named each time, since a default other than PyTorch's own slows each of its calls.
+        self.place = {"device": self.task.device}
         self.torch = torch
         self.wait = torch.cuda.synchronize if self.task.device == "cuda" else lambda: None
         layers: list[Any] = []
         for W in self.weights:
-            layers += [torch.nn.Linear(*W.shape), torch.nn.ReLU()]
+            layers += [torch.nn.Linear(*W.shape, **self.place), torch.nn.ReLU()]
             with torch.no_grad():
                 layers[-2].weight.copy_(torch.tensor(W.T))
                 layers[-2].bias.zero_()
@@ -181,8 +182,8 @@ class Torch(Peer):
             self.task.optimizer
         ]
         self.optimizer = kind(self.model.parameters(), lr=rate, **self.options)
-        self.inputs = torch.tensor(inputs, dtype=torch.float32) / 255
-        self.labels = torch.tensor(labels, dtype=torch.int64)
+        self.inputs = torch.tensor(inputs, dtype=torch.float32, **self.place) / 255
+        self.labels = torch.tensor(labels, dtype=torch.int64, **self.place)
 
     def step(self, rows: Any) -> None:
         self.optimizer.zero_grad()
@@ -190,12 +191,13 @@ class Torch(Peer):
         self.optimizer.step()
 
     def epoch(self) -> None:
-        for rows in self.torch.randperm(len(self.inputs)).split(self.task.batch_size):
+        order = self.torch.randperm(len(self.inputs), **self.place)
+        for rows in order.split(self.task.batch_size):
             self.step(rows)
         self.wait()
 
     def ready(self, x: np.ndarray) -> Any:
-        return self.torch.tensor(x)
+        return self.torch.tensor(x, **self.place)
 
     def predict(self, x: Any) -> Any:
         with self.torch.inference_mode():
@@ -224,7 +226,7 @@ class TorchGraph(Torch):
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         super().build(inputs, labels)
         cuda = self.torch.cuda
-        self.rows = self.torch.arange(self.task.batch_size)
+        self.rows = self.torch.arange(self.task.batch_size, **self.place)
         # Its documentation asks for some steps on another stream before the capture.
         stream = cuda.Stream()
         stream.wait_stream(cuda.current_stream())

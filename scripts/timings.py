@@ -1,6 +1,6 @@
 """Time the nnxp of one checkout: prints JSON of microseconds by name, for compare_commits.py.
 
-``python timings.py FOLDER [quick]``; nothing but the peer's code is imported from this script's checkout.
+``python timings.py FOLDER [quick]``; only the scripts are taken from this script's own checkout.
 """
 
 from __future__ import annotations
