@@ -61,7 +61,7 @@ ONE_OF_EACH = (
     "products", "nnxp", "PyTorch, fused", "JAX, step", "scikit-learn", "thinc", "tutorial",
 )  # fmt: skip
 PREDICTED_ROWS = (1, 100, 10_000)
-ACCURACY_TOLERANCE = 0.02  # between orders of the same examples it varies by a third of that
+ACCURACY_TOLERANCE = 0.02  # other orders of the same examples alone move it by up to 0.014
 COLD_START, PEAK_MEMORY = "cold start to one epoch", "peak memory of that"
 
 
@@ -129,7 +129,7 @@ class Session:
         return float((scores.argmax(axis=1) == self.test.labels).mean())
 
     def _images(self) -> np.ndarray:
-        return (self.test.inputs / 255).astype(np.float32)
+        return peers.scaled(self.test.inputs)
 
 
 class Worker:
@@ -300,11 +300,12 @@ def measure_steps(
             }
             report.add(cores, f"{network}, {optimizer}", rounds, accuracy)
             if not args.quick:  # a few steps teach nothing
+                middle = statistics.median(accuracy.values())
                 report.failures += [
-                    f"{name} reached an accuracy of {value:.4f} on {network}, {optimizer}, nnxp "
-                    f"{accuracy['nnxp']:.4f}: is it the same work?"
+                    f"{name} reached an accuracy of {value:.4f} on {network}, {optimizer}, and "
+                    f"the others {middle:.4f}: is it the same work?"
                     for name, value in accuracy.items()
-                    if abs(value - accuracy["nnxp"]) > ACCURACY_TOLERANCE
+                    if abs(value - middle) > ACCURACY_TOLERANCE
                 ]
             if (network, optimizer) == ("small", "SGD"):
                 predicting = {name: w for name, w in workers.items() if name in ONE_OF_EACH}
