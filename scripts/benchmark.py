@@ -13,6 +13,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import peers
 from common import (
+    THREADS,
     Parser,
     add_data_options,
     load_dataset,
@@ -91,7 +93,6 @@ TARGETS = [
     Target("predict 1 row", "PyTorch, eager", {"one core": 0.5, "all cores": 0.5}),
 ]
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 Rounds = dict[str, list[float]]  # the values of each peer, one for each round
 
 
@@ -113,6 +114,8 @@ class Session:
     def start(self, task: peers.Task, steps: int) -> None:
         """Build the network and train an epoch, in which libraries compile what they compile."""
         rows = min(steps, len(self.train) // task.batch_size) * task.batch_size
+        if not rows:
+            raise nnxp.InputError(f"{self.train} does not fill a batch of {task.batch_size}")
         self.peer = self.make(task, self.train.inputs[:rows], self.train.labels[:rows])
         self.peer.epoch()
 
@@ -159,6 +162,7 @@ class Worker:
 
 
 def serve(connection: multiprocessing.connection.Connection, name: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, and that this one
     session = Session(name)
     while True:
         try:
@@ -236,10 +240,12 @@ def main() -> int:
     count = 2 if args.quick else ROUNDS
     # Host threads matter little to a GPU.
     modes = ("one core", "all cores") if args.device == "cpu" else ("all cores",)
+    device = nnxp.device(args.device)
     folder = new_run_folder(args.out, vars(args))
     machine = describe_machine()
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     print(f"{machine['processor']}, {machine['cores']} cores, {machine['blas']}; {versions}")
+    print(f"nnxp on {device.spec}: {device.description}")
     report = Report()
     available = available_cores()
     for cores in modes:
@@ -253,7 +259,7 @@ def main() -> int:
         folder / "benchmark.json",
         {
             "machine": machine,
-            "device": args.device,
+            "device": f"{device.spec}: {device.description}",
             "quick": args.quick,
             "measured": report.measured,
             "accuracy": report.accuracy,
@@ -262,7 +268,8 @@ def main() -> int:
         },
     )
     try:
-        draw(report.measured[modes[0]], f"{machine['processor']}, {modes[0]}", folder)
+        place = f"{machine['processor']}, one core" if args.device == "cpu" else device.description
+        draw(report.measured[modes[0]], place, folder)
     except nnxp.MissingExtraError as error:
         print(f"no picture: {error}", file=sys.stderr)
     print(f"files in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
@@ -401,7 +408,15 @@ def describe_machine() -> dict[str, Any]:
         lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         processor = lines[0].partition(":")[2].strip() if lines else processor
     versions = {"python": platform.python_version(), "nnxp": nnxp.__version__}
-    for package in ("numpy", "cupy", "torch", "jax", "scikit-learn", "thinc"):
+    for package in (
+        "numpy",
+        "cupy-cuda12x",
+        "cupy-cuda13x",
+        "torch",
+        "jax",
+        "scikit-learn",
+        "thinc",
+    ):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

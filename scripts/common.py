@@ -21,6 +21,9 @@ from nnxp.data import Dataset
 from nnxp.errors import unknown_name
 from nnxp.files import write_whole
 
+# Each library reads its own, and only before it starts.
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
@@ -125,7 +128,6 @@ def new_run_folder(wanted: Path | None, config: dict[str, Any]) -> Path:
             f"cannot write to {wanted or 'runs/'} ({error.strerror}); choose another --out"
         ) from error
     packages = ["numpy", "array-api-compat"]
-    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     write_json(
         folder / "config.json",
         {key: str(value) if isinstance(value, Path) else value for key, value in config.items()}
@@ -135,7 +137,7 @@ def new_run_folder(wanted: Path | None, config: dict[str, Any]) -> Path:
             | {package: version(package) for package in packages},
             "platform": platform.platform(),
             "processors": os.cpu_count(),
-            "threads": {name: os.environ[name] for name in threads if name in os.environ},
+            "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
         },
     )
     return folder

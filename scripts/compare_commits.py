@@ -1,13 +1,14 @@
 """Compare the speed of two commits: the ratio of their times, measured in turn.
 
-Both are timed by this checkout's timings.py, each in a process of its own. Set
-``OPENBLAS_NUM_THREADS=1`` to compare them on one core.
+Both are timed by this checkout's timings.py, each in a process of its own and with one BLAS thread,
+which repeats to a few percent; set ``OPENBLAS_NUM_THREADS=4`` for more threads.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import Parser, run, spread
+from common import THREADS, Parser, run, spread
 
 import nnxp
 
@@ -83,7 +84,8 @@ def git(failure: str, *arguments: str) -> str:
 def time_in_own_process(folder: Path, quick: list[str]) -> dict[str, float]:
     result = subprocess.run(
         [sys.executable, Path(__file__).with_name("timings.py"), folder, *quick],
-        stdout=subprocess.PIPE, text=True, check=False,
+        env=dict.fromkeys(THREADS, "1") | os.environ, stdout=subprocess.PIPE, text=True,
+        check=False,
     )  # fmt: skip
     if result.returncode:
         raise nnxp.NnxpError(f"timing {folder} failed, see above")
