@@ -118,5 +118,12 @@ def train(session: nox.Session) -> None:
     session.run("python", "scripts/train_mnist.py", *session.posargs)
 
 
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Compare the speed of two commits: `-- REV1 REV2`, by default HEAD~1 and the working tree."""
+    session.install("-e", ".")
+    session.run("python", "scripts/compare_commits.py", *session.posargs)
+
+
 if __name__ == "__main__":
     nox.main()

@@ -1,4 +1,4 @@
-"""What the scripts share: errors as one line, options by name, data sets, and run folders."""
+"""What the scripts share: errors as one line, options by name, data sets, run folders, spreads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -19,6 +20,9 @@ import nnxp
 from nnxp.data import Dataset
 from nnxp.errors import unknown_name
 from nnxp.files import write_whole
+
+# Each library reads its own, and only before it starts.
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
 class Parser(argparse.ArgumentParser):
@@ -124,7 +128,6 @@ def new_run_folder(wanted: Path | None, config: dict[str, Any]) -> Path:
             f"cannot write to {wanted or 'runs/'} ({error.strerror}); choose another --out"
         ) from error
     packages = ["numpy", "array-api-compat"]
-    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     write_json(
         folder / "config.json",
         {key: str(value) if isinstance(value, Path) else value for key, value in config.items()}
@@ -134,7 +137,7 @@ def new_run_folder(wanted: Path | None, config: dict[str, Any]) -> Path:
             | {package: version(package) for package in packages},
             "platform": platform.platform(),
             "processors": os.cpu_count(),
-            "threads": {name: os.environ[name] for name in threads if name in os.environ},
+            "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
         },
     )
     return folder
@@ -157,3 +160,9 @@ def _new_folder() -> Path:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, whole or not at all."""
     write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def spread(values: list[float]) -> str:
+    """Return the median and, in brackets, the quartiles of two or more values."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"

@@ -1,0 +1,208 @@
+"""The benchmark: its peers do the same work, and its tables say what was measured; no timings."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+from test_scripts import SCRIPTS, run
+
+pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="scripts: not beside the tests")
+
+
+@pytest.fixture(scope="module")
+def peers() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("peers", SCRIPTS / "peers.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def one_core():
+    """Run on one core, where BLAS has one thread: waking more takes longer than these tests."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("one core: this system pins no process")
+    available = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(available)})
+    yield
+    os.sched_setaffinity(0, available)
+
+
+OTHERS = {
+    "tutorial": (None, ()),
+    "PyTorch, foreach": ("torch", pytest.mark.interop),
+    "PyTorch, fused": ("torch", pytest.mark.interop),
+    "PyTorch, compiled": ("torch", pytest.mark.interop),
+    "JAX, step": ("jax", pytest.mark.interop),
+    "JAX, scan": ("jax", pytest.mark.interop),
+    "scikit-learn": ("sklearn", pytest.mark.interop),
+    "thinc": ("thinc", pytest.mark.interop),
+}
+
+
+def test_every_peer_is_tested(peers):
+    # The CUDA graph's capture takes steps of its own, so its steps are the eager peers' only.
+    assert peers.PEERS.keys() - {"products", "nnxp", "PyTorch, CUDA graph"} == OTHERS.keys()
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=marks) for name, (_, marks) in OTHERS.items()]
+)
+@pytest.mark.filterwarnings("ignore")  # of the other libraries
+def test_peers_take_the_step_that_nnxp_takes(peers, name, optimizer):
+    if module := OTHERS[name][0]:
+        pytest.importorskip(module)
+    if (name, optimizer) == ("scikit-learn", "Adam"):
+        pytest.skip("scikit-learn: the step that makes its weights leaves Adam's moments behind")
+    # The one batch of the epoch holds all examples, in whatever order.
+    rng = np.random.default_rng(0)
+    inputs, labels = rng.integers(0, 256, (40, 9), np.uint8), np.arange(40) % 5
+    task = peers.Task((8, 6), 40, optimizer, "cpu")
+    x = peers.scaled(inputs)
+    probabilities = []
+    for make in (peers.PEERS["nnxp"], peers.PEERS[name]):
+        peer = make(task, inputs, labels)
+        before = softmax(peer.host(peer.predict(peer.ready(x))))
+        peer.epoch()
+        after = softmax(peer.host(peer.predict(peer.ready(x))))
+        assert abs(after - before).max() > 1e-4
+        probabilities.append(after)
+    np.testing.assert_allclose(probabilities[1], probabilities[0], atol=2e-6)
+
+
+def softmax(y: np.ndarray) -> np.ndarray:
+    """Return probabilities; those of libraries that predict them already stay."""
+    if np.allclose(y.sum(axis=1), 1, atol=1e-5):
+        return y
+    e = np.exp(y - y.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def test_the_products_are_those_of_a_step(peers):
+    inputs, labels = np.zeros((4, 7), np.uint8), np.array([0, 1, 2, 0])
+    peer = peers.Products(peers.Task((6, 5), 4, "SGD", "cpu"), inputs, labels)
+    shapes = [(*left.shape, right.shape[1]) for left, right, _ in peer.products]
+    forward, weights = [(4, 7, 6), (4, 6, 5), (4, 5, 3)], [(7, 4, 6), (6, 4, 5), (5, 4, 3)]
+    assert sorted(shapes) == sorted([*forward, *weights, (4, 3, 5), (4, 5, 6)])
+    peer.epoch()
+    for left, right, out in peer.products:
+        np.testing.assert_allclose(left @ right, out, rtol=1e-5)
+
+
+def test_benchmark_measures_and_skips_by_name(tmp_path, idx_folder, one_core):
+    (tmp_path / "thinc.py").write_text("raise ImportError('thinc is broken\\nbadly')\n")
+    out = tmp_path / "out"
+    result = run(
+        "benchmark.py", "--quick", "--peers", "products", "tutorial", "thinc", "--data-dir",
+        idx_folder, "--out", out, env={"PYTHONPATH": f"{tmp_path}:{SCRIPTS.parent}"},
+    )  # fmt: skip
+    assert "not run: thinc: thinc is broken\n" in result.stdout
+    report = json.loads((out / "benchmark.json").read_text())
+    assert report["not_run"] == {"thinc": "thinc is broken"}
+    assert report["machine"]["versions"]["numpy"] == np.__version__
+    assert report["machine"]["cores"] >= 1
+    steps = {"small, SGD", "small, Adam"}
+    predictions = {"predict 1 row", "predict 100 rows", "predict 10000 rows"}
+    cold = {"cold start to one epoch", "peak memory of that"}
+    measured = report["measured"]
+    assert measured["one core"].keys() == steps | predictions
+    assert measured["all cores"].keys() == steps | predictions | cold
+    for cores, measures in measured.items():
+        for measure, rounds in measures.items():
+            names = {"nnxp", "tutorial"} | (set() if measure in cold else {"products"})
+            assert rounds.keys() == names
+            assert all(len(values) == 2 and min(values) > 0 for values in rounds.values())
+            assert f"| {measure}, {cores} |" in result.stdout
+    assert report["accuracy"]["one core"]["small, SGD"].keys() == {"nnxp", "tutorial"}
+    targets = {(row["measure"], row["against"], row["cores"]): row for row in report["targets"]}
+    row = targets["small, SGD", "the bare products", "one core"]
+    ours, limits = (measured["one core"]["small, SGD"][name] for name in ("nnxp", "products"))
+    assert row["ratios"] == [a / b for a, b in zip(ours, limits, strict=True)]
+    assert row["met"] == (row["ratio"] <= row["limit"])
+    assert targets["small, SGD", "PyTorch, eager", "one core"]["met"] is None
+    assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_unknown_peer_is_one_line():
+    result = run("benchmark.py", "--peers", "torhc", status=2)
+    assert "torhc" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_growth_holds_no_copy_of_the_data_and_nothing_from_epoch_to_epoch(tmp_path, one_core):
+    result = run("growth.py", "--quick", "--out", tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "growth.json").read_text())
+    assert report["series"].keys() == {"batch size", "width", "depth", "examples"}
+    few, many = report["series"]["examples"]
+    assert many["data"] == 2 * few["data"]
+    assert many["memory"] - few["memory"] < 0.1 * few["data"]
+    first, *_, last = report["epochs"]
+    assert last - first < 0.01
+    assert "| examples | µs a step |" in result.stdout
+    assert (tmp_path / "out" / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A repository of one commit: this checkout's package and scripts."""
+    if not shutil.which("git"):
+        pytest.skip("git: not installed")
+    for folder in (SCRIPTS, SCRIPTS.parent / "nnxp"):
+        shutil.copytree(folder, tmp_path / folder.name)
+    for command in (
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "-m", "Begin"],
+    ):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def compare(repository, *options):
+    return subprocess.run(
+        [sys.executable, repository / "scripts" / "compare_commits.py", *options],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(repository)},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+def test_commits_are_compared_as_ratios(repository, one_core):
+    result = compare(repository, "HEAD", "--quick")
+    assert result.returncode == 0, result.stderr
+    head, _, *rows = result.stdout.splitlines()
+    assert head == "| µs | HEAD | working tree | second / first (quartiles) |"
+    assert len(rows) == 8
+    assert rows[0].startswith("| small, SGD, a step | ")
+    worktrees = subprocess.run(
+        ["git", "worktree", "list"], cwd=repository, capture_output=True, text=True, check=True
+    )
+    assert worktrees.stdout.count("\n") == 1
+
+
+def test_what_cannot_be_compared_is_one_line(repository):
+    result = compare(repository, "v9")
+    assert result.returncode == 1
+    assert result.stderr.startswith("compare_commits.py: error: v9 is no commit")
+    trainer = repository / "nnxp" / "trainer.py"
+    trainer.write_text(trainer.read_text().replace("train_epoch", "do_epoch"))
+    subprocess.run(
+        ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-qam", "Rename"],
+        cwd=repository, check=True,
+    )  # fmt: skip
+    result = compare(repository, "HEAD")
+    assert result.stderr.startswith(
+        "compare_commits.py: error: commit HEAD has no Trainer.train_epoch"
+    )
+    shutil.rmtree(repository / ".git")
+    result = compare(repository, "HEAD")
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
