@@ -88,7 +88,7 @@ def in_own_process(spec: str, dtype: str, file: Path) -> dict[str, Any]:
 
 def train(spec: str, dtype: str, file: str, args: argparse.Namespace) -> None:
     """Train with each activation, save the parameters, and print the first one's figures."""
-    _, train, test = load_dataset(args.dataset, args.data_dir)
+    _, train, test, _ = load_dataset(args.dataset, args.data_dir)
     parameters, figures = {}, []
     for activation in ACTIVATIONS:
         rng = np.random.default_rng(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -64,8 +63,8 @@ def main() -> int:
     optimizer = OPTIMIZERS[args.optimizer](
         **({} if args.learning_rate is None else {"learning_rate": args.learning_rate})
     )
-    data_dir = args.data_dir or os.environ.get("NNXP_DATA_DIR")
-    name, train, test = load_dataset(args.dataset, args.data_dir)
+    data = load_dataset(args.dataset, args.data_dir)
+    name, train, test, _ = data
     rng = np.random.default_rng(args.seed)
     widths = [train.inputs.shape[1], *args.hidden, class_count(train, test)]
     network = nnxp.mlp(
@@ -80,9 +79,8 @@ def main() -> int:
     folder = new_run_folder(
         args.out,
         vars(args)
+        | data.config()
         | {
-            "dataset": name,
-            "data_dir": data_dir if name == "mnist" else None,
             "device": device.spec,
             "device_description": device.description,
             "learning_rate": optimizer.learning_rate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -63,7 +64,8 @@ def test_config_repeats_the_run(tmp_path):
     options = ["--dataset", "digits", "--epochs", 2, "--hidden", 16, "--optimizer", "adam",
                "--activation", "tanh", "--seed", 5, "--dtype", "float64", "--quiet"]  # fmt: skip
     assert run("train_mnist.py", *options, "--out", tmp_path / "a").stdout == ""
-    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    config = config_of(tmp_path / "a")
+    assert config["data_source"] is None
     assert config["versions"]["numpy"] == np.__version__
     assert config["versions"].keys() == {"python", "nnxp", "numpy", "array-api-compat"}
     assert config["device_description"].startswith("NumPy")
@@ -136,16 +138,34 @@ def test_auto_says_why_it_trains_on_the_digits(tmp_path):
     assert "there is no folder" in result.stderr
 
 
+def config_of(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
 def test_train_on_a_folder_and_on_csv(tmp_path, idx_folder):
-    run("train_mnist.py", "--data-dir", idx_folder, "--epochs", 1, "--out", tmp_path / "a")
-    assert json.loads((tmp_path / "a" / "config.json").read_text())["dataset"] == "mnist"
-    train, _ = nnxp.data.load_digits()
+    options = ["--epochs", 1, "--quiet", "--out"]
+    run("train_mnist.py", "--data-dir", "idx", *options, "a", cwd=tmp_path)
+    run("train_mnist.py", *options, "b", cwd=tmp_path, env={"NNXP_DATA_DIR": "idx"})
+    train, test = nnxp.data.load_digits()
+    digest = hashlib.sha256()
+    for x in (train.inputs, train.labels, test.inputs, test.labels):
+        digest.update(x.astype("uint8").tobytes())
+    for out in ("a", "b"):
+        config = config_of(tmp_path / out)
+        assert config["out"] == str(tmp_path / out)
+        assert config["dataset"] == "mnist"
+        assert config["data_source"] == str(idx_folder)
+        assert config["data_sha256"] == digest.hexdigest()
     table = np.column_stack([train.labels, train.inputs])
     names = ",".join(["label", *(f"pixel{i}" for i in range(64))])
     np.savetxt(tmp_path / "train.csv", table, "%d", ",", header=names, comments="")
     result = run("train_mnist.py", "--dataset", tmp_path / "train.csv", "--epochs", 1, cwd=tmp_path)
     assert "1199 training and 239 test images" in result.stdout
-    assert len(list((tmp_path / "runs").iterdir())) == 1
+    (folder,) = (tmp_path / "runs").iterdir()
+    config = config_of(folder)
+    assert config["out"] == str(folder)
+    assert config["data_source"] == str(tmp_path / "train.csv")
+    assert config["data_sha256"] != digest.hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -304,6 +324,7 @@ def test_compare_prints_a_table_and_draws_a_picture(tmp_path):
     assert len(rows) == 11
     assert {"2 layers, sigmoid", "3 layers, relu", "3 layers, relu, he, adamw"} <= set(rows)
     assert (tmp_path / "compare.png").exists()
+    assert len(config_of(tmp_path)["data_sha256"]) == 64
     table = json.loads((tmp_path / "compare.json").read_text())
     assert len(table) == 11
     results = {tuple(row["train_accuracy"] + row["test_accuracy"]) for row in table}
