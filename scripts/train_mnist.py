@@ -76,6 +76,7 @@ def main() -> int:
         device=device,
     )
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer)
+    made = not (args.out and args.out.exists())
     folder = new_run_folder(
         args.out,
         vars(args)
@@ -86,11 +87,11 @@ def main() -> int:
             "learning_rate": optimizer.learning_rate,
         },
     )
-    if not args.quiet:
-        print(f"nnxp {nnxp.__version__} on {device}")
-        print(f"{name}: {len(train)} training and {len(test)} test images")
-        print(network.summary())
     try:
+        if not args.quiet:
+            print(f"nnxp {nnxp.__version__} on {device}")
+            print(f"{name}: {len(train)} training and {len(test)} test images")
+            print(network.summary())
         for _ in range(args.epochs):
             trainer.fit(
                 train,
@@ -102,8 +103,14 @@ def main() -> int:
             )
             write_history(folder / "history.json", trainer.history)
     except KeyboardInterrupt:
-        print("interrupted: keeping the finished epochs", file=sys.stderr)
         status = 130
+        if trainer.history:
+            print("interrupted: keeping the finished epochs", file=sys.stderr)
+        else:
+            print("interrupted: no epoch was finished", file=sys.stderr)
+            (folder / "config.json").unlink()
+            if made:
+                folder.rmdir()
     else:
         status = 0
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -220,19 +221,32 @@ def test_without_matplotlib_training_goes_on(tmp_path):
     assert (tmp_path / "run" / "history.json").exists()
 
 
+@contextlib.contextmanager
+def training(*options, until):
+    """Train in a process of its own, up to the line that begins with `until`."""
+    # A process inherits an ignored Ctrl-C, as from a shell's background, but no handler.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-u", SCRIPTS / "train_mnist.py", "--dataset", "digits", *options],
+            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        next(line for line in process.stdout if line.startswith(until))
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
+
+
 def test_ctrl_c_keeps_the_finished_epochs_and_exits_130(tmp_path):
     out = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, SCRIPTS / "train_mnist.py", "--dataset", "digits", "--epochs", "1000000",
-         "--out", out],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    for line in process.stdout:
-        if line.startswith("epoch   5"):
-            break
-    time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    with training("--epochs", "1000000", "--out", out, until="epoch   5") as process:
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert err == "interrupted: keeping the finished epochs\n"
     history = json.loads((out / "history.json").read_text())
@@ -241,18 +255,28 @@ def test_ctrl_c_keeps_the_finished_epochs_and_exits_130(tmp_path):
     assert (out / "curves.png").exists()
 
 
+@pytest.mark.parametrize("existing", [False, True])
+def test_ctrl_c_in_the_first_epoch_leaves_nothing_behind(tmp_path, existing):
+    out = tmp_path / "run"
+    if existing:
+        out.mkdir()
+    # An epoch of 1,438 steps through a million weights takes seconds.
+    options = ["--hidden", "1000", "1000", "--batch-size", "1", "--out", out]
+    with training(*options, until="digits: ") as process:
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err == "interrupted: no epoch was finished\n"
+    assert list(tmp_path.iterdir()) == ([out] if existing else [])
+    assert not existing or not list(out.iterdir())
+
+
 def test_a_kill_keeps_the_finished_epochs(tmp_path):
     out = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, SCRIPTS / "train_mnist.py", "--dataset", "digits", "--epochs", "1000000",
-         "--out", out],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    for line in process.stdout:
-        if line.startswith("epoch   5"):
-            break
-    process.kill()
-    process.communicate(timeout=60)
+    with training("--epochs", "1000000", "--out", out, until="epoch   5") as process:
+        process.kill()
+        process.communicate(timeout=60)
     assert len(json.loads((out / "history.json").read_text())) >= 4
 
 
