@@ -84,7 +84,8 @@ def tests_gpu(session: nox.Session) -> None:
     arguments = list(session.posargs)
     cuda = arguments.pop(0) if arguments[:1] == ["cuda12"] else "cuda13"
     session.install("-e", f".[{cuda}]", *group("test"))
-    session.run("pytest", "-m", "gpu", *arguments)
+    required = {"NNXP_REQUIRE_GPU": "1"}  # there is a driver, so CuPy must not skip in silence
+    session.run("pytest", "-m", "gpu", *arguments, env=required)
 
 
 @nox.session(name="tests-cupy", default=False)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import device_or_skip
 
 import nnxp
 
@@ -382,10 +383,7 @@ def test_portability_on_torch_and_jax(portability):
 
 @pytest.mark.gpu
 def test_portability_on_the_gpu(portability):
-    try:
-        nnxp.device("cuda")
-    except nnxp.DeviceError as error:
-        pytest.skip(f"cupy: {error}")
+    device_or_skip("cuda")
     assert {("cuda:0", "float32"), ("cuda:0", "float64")} <= set(portability[0])
 
 
