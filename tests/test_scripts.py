@@ -59,7 +59,14 @@ def test_train_on_the_digits(tmp_path):
     assert [record["epoch"] for record in history] == [1, 2, 3]
     assert {"epoch", "train_loss", "train_accuracy", "test_accuracy", "seconds"} <= set(history[0])
     assert f"{history[-1]['test_accuracy']:.4f}" in epochs[-1]
-    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    records = [
+        nnxp.Record(r["epoch"], r["train_loss"], r["train_accuracy"], r["test_loss"],
+                    r["test_accuracy"], r["seconds"])
+        for r in history
+    ]  # fmt: skip
+    title = "digits, 64-50-30-10, SGD(learning_rate=0.1)"
+    nnxp.plots.plot_histories({"": records}, tmp_path / "expected.png", title=title)
+    assert (out / "curves.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
 def test_config_repeats_the_run(tmp_path):
