@@ -151,7 +151,17 @@ def config_of(folder):
     return json.loads((folder / "config.json").read_text())
 
 
-def test_train_on_a_folder_and_on_csv(tmp_path, idx_folder):
+@pytest.fixture
+def digits_csv(tmp_path):
+    """The embedded digits for training in Kaggle's layout."""
+    train, _ = nnxp.data.load_digits()
+    table = np.column_stack([train.labels, train.inputs])
+    names = ",".join(["label", *(f"pixel{i}" for i in range(64))])
+    np.savetxt(tmp_path / "train.csv", table, "%d", ",", header=names, comments="")
+    return tmp_path / "train.csv"
+
+
+def test_train_on_a_folder_and_on_csv(tmp_path, idx_folder, digits_csv):
     options = ["--epochs", 1, "--quiet", "--out"]
     run("train_mnist.py", "--data-dir", "idx", *options, "a", cwd=tmp_path)
     run("train_mnist.py", *options, "b", cwd=tmp_path, env={"NNXP_DATA_DIR": "idx"})
@@ -165,15 +175,12 @@ def test_train_on_a_folder_and_on_csv(tmp_path, idx_folder):
         assert config["dataset"] == "mnist"
         assert config["data_source"] == str(idx_folder)
         assert config["data_sha256"] == digest.hexdigest()
-    table = np.column_stack([train.labels, train.inputs])
-    names = ",".join(["label", *(f"pixel{i}" for i in range(64))])
-    np.savetxt(tmp_path / "train.csv", table, "%d", ",", header=names, comments="")
-    result = run("train_mnist.py", "--dataset", tmp_path / "train.csv", "--epochs", 1, cwd=tmp_path)
+    result = run("train_mnist.py", "--dataset", digits_csv, "--epochs", 1, cwd=tmp_path)
     assert "1199 training and 239 test images" in result.stdout
     (folder,) = (tmp_path / "runs").iterdir()
     config = config_of(folder)
     assert config["out"] == str(folder)
-    assert config["data_source"] == str(tmp_path / "train.csv")
+    assert config["data_source"] == str(digits_csv)
     assert config["data_sha256"] != digest.hexdigest()
 
 
@@ -313,6 +320,15 @@ def test_too_large_a_network_is_one_line(tmp_path):
         "train_mnist.py", "--dataset", "digits", "--hidden", 10**11, cwd=tmp_path, status=1
     )  # fmt: skip
     assert re.match(r"train_mnist.py: error: not enough memory: .*\n$", result.stderr)
+
+
+def test_full_batch_learns_from_a_csv_file(digits_csv):
+    out = run("full_batch.py", "--dataset", digits_csv, "--hidden", 32, "--epochs", 200).stdout
+    assert "Affine(32, 10), Sigmoid()), all 1199 examples a step" in out
+    losses = [float(loss) for loss in re.findall(r"train loss (\S+)", out)]
+    assert len(losses) == 200
+    assert losses[-1] < losses[0] / 2
+    assert float(re.findall(r"test accuracy (\S+)", out)[-1]) > 0.85
 
 
 def test_fruit_graph():
