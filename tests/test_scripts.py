@@ -334,6 +334,8 @@ def test_full_batch_learns_from_a_csv_file(digits_csv):
 
 def test_fruit_graph():
     out = run("fruit_graph.py").stdout
+    assert "2 apples at 100, tax 1.1: 220.00" in out
+    assert "gradients: price 2.20, apples 110.00, tax 200.00" in out
     assert "715.00" in out
     figures = re.findall(r"(apple|orange|apple's price|orange's price|tax) +([\d.]+)$", out, re.M)
     assert dict(figures) == {
@@ -347,6 +349,9 @@ def test_logistic_regression():
     assert "step   1  cost 0.6931471806" in out
     assert "step  10  cost 0.5956439890" in out
     assert "w = [0.31266902 0.09450386], b = [-0.00104523]" in out
+    assert "three hidden units  cost 0.5515420615" in out
+    assert "db1 = [0.0182778946, -0.0027806317, -0.0012932731]" in out
+    assert "dW2 = [[-0.1222848805], [-0.0719260862], [-0.025191328]]" in out
 
 
 def test_xor_is_learned():
