@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
-from nnxp.arrays import Array, array_library, floating_namespace
-from nnxp.errors import InputError
+from nnxp.arrays import (
+    Array,
+    Namespace,
+    array_library,
+    describe,
+    device_of,
+    differ,
+    floating_namespace,
+)
+from nnxp.errors import DeviceError, InputError
+
+
+def _namespace(scores: Array, labels: Array, owner: str) -> Namespace:
+    """Check that scores and labels are on one device and return their namespace."""
+    xp = floating_namespace(scores, owner)
+    if array_library(labels, owner) is not xp or differ(device_of(scores), device_of(labels)):
+        raise DeviceError(
+            f"{owner} expects scores and labels on one device, got {describe(scores)}; and "
+            f"{describe(labels)}; carry the labels over with device.asarray(labels)"
+        )
+    return xp
 
 
 def hits(scores: Array, labels: Array) -> Array:
@@ -23,9 +42,10 @@ def hits(scores: Array, labels: Array) -> Array:
     ------
     InputError
         If the shapes are others.
+    DeviceError
+        If scores and labels are not on one device.
     """
-    xp = floating_namespace(scores, "accuracy")
-    array_library(labels, "accuracy")
+    xp = _namespace(scores, labels, "accuracy")
     shape = tuple(labels.shape)
     if scores.ndim != 2 or shape not in (tuple(scores.shape[:1]), tuple(scores.shape)):
         raise InputError(
@@ -51,7 +71,7 @@ def binary_hits(scores: Array, labels: Array) -> Array:
     -------
     (batch,) boolean array
     """
-    xp = floating_namespace(scores, "binary_hits")
+    xp = _namespace(scores, labels, "binary_hits")
     right = (scores > 0) == (xp.reshape(xp.astype(labels, scores.dtype), scores.shape) > 0)
     return xp.all(right, axis=1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -85,23 +86,46 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_dataset(name: str, folder: Path | None) -> tuple[str, Dataset, Dataset]:
-    """Return the name, training and test examples of the data set asked for."""
+class Data(NamedTuple):
+    """A data set, and the folder or file it was read from; None for the embedded digits."""
+
+    name: str
+    train: Dataset
+    test: Dataset
+    source: Path | None
+
+    def config(self) -> dict[str, Any]:
+        """Return what a later run needs to find the same data, and to know that they are."""
+        digest = hashlib.sha256()
+        for dataset in (self.train, self.test):
+            digest.update(np.ascontiguousarray(dataset.inputs))
+            digest.update(np.ascontiguousarray(dataset.labels))
+        return {
+            "dataset": self.name,
+            "data_source": self.source,
+            "data_sha256": digest.hexdigest(),
+        }
+
+
+def load_dataset(name: str, folder: Path | None) -> Data:
+    """Return the data set asked for."""
     if name not in ("auto", "mnist", "digits") and not name.endswith((".csv", ".csv.gz")):
         raise unknown_name("dataset", name, ["auto", "mnist", "digits", "FILE.csv"])
     if folder and name not in ("auto", "mnist"):
         raise nnxp.InputError(f"--data-dir is for MNIST files, not for --dataset {name}")
     if name == "digits":
-        return "digits", *nnxp.data.load_digits()
+        return Data("digits", *nnxp.data.load_digits(), None)
     if name not in ("auto", "mnist"):
-        return name, *nnxp.data.load_csv(name).split(6)
+        return Data(name, *nnxp.data.load_csv(name).split(6), Path(name))
     try:
-        return "mnist", *nnxp.data.load_mnist(folder)
+        examples = nnxp.data.load_mnist(folder)
+        found = nnxp.data.find_mnist(folder)["train-images-idx3-ubyte"]
+        return Data("mnist", *examples, found.parent)
     except nnxp.DataUnavailableError as error:
         if name == "mnist" or folder:
             raise
         print(f"training on the embedded 8 x 8 digits instead of MNIST: {error}", file=sys.stderr)
-        return "digits", *nnxp.data.load_digits()
+        return Data("digits", *nnxp.data.load_digits(), None)
 
 
 def class_count(train: Dataset, test: Dataset) -> int:
@@ -112,8 +136,9 @@ def class_count(train: Dataset, test: Dataset) -> int:
 def new_run_folder(wanted: Path | None, config: dict[str, Any]) -> Path:
     """Return an empty folder for a run's files, with `config` and all versions in config.json.
 
-    Without a wish it is a new one in runs/. A folder that holds anything is refused, and of two
-    runs that want the same one at the same moment only one gets it.
+    Paths are written in full there. Without a wish the folder is a new one in runs/. A folder that
+    holds anything is refused, and of two runs that want the same one at the same moment only one
+    gets it.
     """
     try:
         folder = _new_folder() if wanted is None else wanted
@@ -130,7 +155,10 @@ def new_run_folder(wanted: Path | None, config: dict[str, Any]) -> Path:
     packages = ["numpy", "array-api-compat"]
     write_json(
         folder / "config.json",
-        {key: str(value) if isinstance(value, Path) else value for key, value in config.items()}
+        {
+            key: str(value.resolve()) if isinstance(value, Path) else value
+            for key, value in (config | {"out": folder}).items()
+        }
         | {
             "command": sys.argv,
             "versions": {"python": platform.python_version(), "nnxp": nnxp.__version__}

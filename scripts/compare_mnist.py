@@ -60,8 +60,9 @@ def main() -> None:
                         help="new folder for table and picture (default: in runs/)")  # fmt: skip
     args = parser.parse_args()
     device = nnxp.device(args.device)
-    name, train, test = load_dataset(args.dataset, args.data_dir)
-    folder = new_run_folder(args.out, vars(args) | {"dataset": name, "device": str(device)})
+    data = load_dataset(args.dataset, args.data_dir)
+    name, train, test, _ = data
+    folder = new_run_folder(args.out, vars(args) | data.config() | {"device": str(device)})
     print(f"{name} on {device}, {args.epochs} epochs of batches of {args.batch_size}")
     print(f"mean and standard deviation over {args.seeds} seed(s)")
     print(f"{'run':<28}  {'train accuracy':<16}  {'test accuracy':<16}  seconds a run")

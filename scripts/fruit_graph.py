@@ -1,4 +1,4 @@
-"""Two apples and three oranges, taxed: a computational graph forward and backward."""
+"""Two apples, then three oranges with them, taxed: a computational graph forward and backward."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ APPLE, APPLES, ORANGE, ORANGES, TAX = 100, 2, 150, 3, 1.1
 
 
 def main() -> None:
+    apple_node, tax_node = Multiply(), Multiply()
+    total = tax_node.forward(apple_node.forward(APPLE, APPLES), TAX)
+    d_price, d_tax = tax_node.backward(1)
+    d_apple, d_apples = apple_node.backward(d_price)
+    print(f"{APPLES} apples at {APPLE}, tax {TAX}: {total:.2f}")
+    print(f"gradients: price {d_apple:.2f}, apples {d_apples:.2f}, tax {d_tax:.2f}")
+
     apple_node, orange_node, sum_node, tax_node = Multiply(), Multiply(), Add(), Multiply()
 
     apple_price = apple_node.forward(APPLE, APPLES)

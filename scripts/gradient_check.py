@@ -15,7 +15,7 @@ def main() -> None:
     add_data_options(parser)
     parser.add_argument("--examples", type=whole_number, default=3, help="(default: 3)")
     args = parser.parse_args()
-    name, train, test = load_dataset(args.dataset, args.data_dir)
+    name, train, test, _ = load_dataset(args.dataset, args.data_dir)
     device = nnxp.device("cpu")
     rng = np.random.default_rng(0)
     network = nnxp.ThreeLayerNet(

@@ -1,4 +1,4 @@
-"""Logistic regression on ten points: one affine layer, a sigmoid loss, full-batch descent."""
+"""Logistic regression on ten points, full batch; then a step with a hidden layer on five."""
 
 from __future__ import annotations
 
@@ -27,6 +27,16 @@ def main() -> None:
     for step in range(1, args.steps + 1):
         print(f"step {step:3d}  cost {float(trainer.step(inputs, labels)):.10f}")
     print(f"w = {layer.params['W'][:, 0]}, b = {layer.params['b']}")
+
+    network = nnxp.mlp([2, 3, 1], rng=rng, activation="sigmoid", dtype="float64", device=device)
+    draw = np.random.RandomState(0).randn  # the published example's weights
+    network.load_parameters(
+        {"W1": draw(2, 3), "b1": np.zeros(3), "W2": draw(3, 1), "b2": np.zeros(1)}
+    )
+    trainer = nnxp.Trainer(network, nnxp.SigmoidWithLoss(), nnxp.SGD(0.1))
+    print(f"three hidden units  cost {float(trainer.step(inputs[:5], labels[:5])):.10f}")
+    for name, gradient in network.gradients().items():
+        print(f"d{name} = {gradient.round(10).tolist()}")
 
 
 if __name__ == "__main__":

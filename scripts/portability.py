@@ -33,6 +33,8 @@ DEVICES = ["cpu", "cuda", "torch:cpu", "torch:cuda", "torch:mps", "jax:cpu", "ja
 # the gradient by a finite amount. Its float32 difference is therefore shown and not bounded; in
 # float64 such an input is 10^9 times rarer.
 ACTIVATIONS = ("relu", "tanh")
+# Compared are the losses of all steps with either activation, and the parameters with each.
+MEASURES = ("losses", *ACTIVATIONS)
 # JAX holds no float64 by itself, and multiplies float32 in fewer bits on GPUs.
 JAX_SETTINGS = {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
 FLOAT64_BOUND = 1e-9
@@ -61,9 +63,9 @@ def main() -> int:
                     missing.append(f"{spec}, {dtype}: {result['error']}")
                     continue
                 numpys = Path(folder) / f"cpu-{dtype}.npz"
-                rows.append(result | {a: largest_difference(file, numpys, a) for a in ACTIVATIONS})
+                rows.append(result | {m: largest_difference(file, numpys, m) for m in MEASURES})
                 print(line(rows[-1]), flush=True)
-    table = "\n".join([line(None), "|---" * 8 + "|", *map(line, rows)])
+    table = "\n".join([line(None), "|---" * 9 + "|", *map(line, rows)])
     if args.out:
         write_whole(args.out, f"{table}\n".encode())
     for reason in dict.fromkeys(missing):
@@ -87,9 +89,9 @@ def in_own_process(spec: str, dtype: str, file: Path) -> dict[str, Any]:
 
 
 def train(spec: str, dtype: str, file: str, args: argparse.Namespace) -> None:
-    """Train with each activation, save the parameters, and print the first one's figures."""
-    _, train, test = load_dataset(args.dataset, args.data_dir)
-    parameters, figures = {}, []
+    """Train with each activation, save what is compared, and print the first one's figures."""
+    _, train, test, _ = load_dataset(args.dataset, args.data_dir)
+    arrays, figures = {}, []
     for activation in ACTIVATIONS:
         rng = np.random.default_rng(0)
         try:
@@ -105,47 +107,48 @@ def train(spec: str, dtype: str, file: str, args: argparse.Namespace) -> None:
         batches = Batches(train, 100, device=device, dtype=dtype, rng=rng)
         endless = itertools.chain.from_iterable(itertools.repeat(batches))
         start = time.perf_counter()
-        for batch in itertools.islice(endless, args.steps):
-            loss = trainer.step(*batch)
+        steps = [trainer.step(*batch) for batch in itertools.islice(endless, args.steps)]
+        losses = device.to_host(device.xp.stack(steps))
         figures.append(
             {
                 "spec": device.spec,
                 "description": device.description,
                 "dtype": dtype,
-                "loss": float(loss),
+                "loss": float(losses[-1]),
                 "seconds": time.perf_counter() - start,
                 "accuracy": trainer.evaluate(test).accuracy,
             }
         )
-        parameters |= {
+        arrays[f"losses {activation}"] = losses
+        arrays |= {
             f"{activation} {name}": device.to_host(x) for name, x in network.parameters().items()
         }
-    np.savez(file, **parameters)
+    np.savez(file, **arrays)
     print(json.dumps(figures[0]))
 
 
-def largest_difference(file: Path, numpys: Path, activation: str) -> float:
-    """Return the largest difference of a parameter, relative to its largest entry."""
+def largest_difference(file: Path, numpys: Path, measure: str) -> float:
+    """Return the largest difference in an array of the measure, relative to its largest entry."""
     with np.load(file) as theirs, np.load(numpys) as ours:
         return max(
             float(np.abs(theirs[name] - ours[name]).max() / np.abs(ours[name]).max())
             for name in ours
-            if name.startswith(activation)
+            if name.startswith(measure)
         )
 
 
 def judge(row: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[str]:
     """Tell what is wrong with a row."""
     if row["dtype"] == "float64":
-        bounds = dict.fromkeys(ACTIVATIONS, FLOAT64_BOUND)
+        bounds = dict.fromkeys(MEASURES, FLOAT64_BOUND)
     else:
         double = [r for r in rows if r["spec"] == row["spec"] and r["dtype"] == "float64"]
         bounds = {"tanh": FLOAT32_GROWTH * double[0]["tanh"]} if double else {}
-    for activation, bound in bounds.items():
-        if not row[activation] <= bound:
+    for measure, bound in bounds.items():
+        if not row[measure] <= bound:
             yield (
-                f"{row['spec']} in {row['dtype']} with {activation} differs from NumPy by "
-                f"{row[activation]:.1e}, more than {bound:.1e}"
+                f"{row['spec']} in {row['dtype']} differs from NumPy by {row[measure]:.1e} "
+                f"({measure}), more than {bound:.1e}"
             )
 
 
@@ -153,12 +156,13 @@ def line(row: dict[str, Any] | None) -> str:
     """Return a row of the table, or its head."""
     if row is None:
         return (
-            "| device | library | dtype | final loss | differs from NumPy, relu | tanh "
-            "| test accuracy | seconds |"
+            "| device | library | dtype | final loss | differs from NumPy, losses | relu "
+            "| tanh | test accuracy | seconds |"
         )
     return (
         f"| `{row['spec']}` | {row['description']} | {row['dtype']} | {row['loss']:.6f} "
-        f"| {row['relu']:.1e} | {row['tanh']:.1e} | {row['accuracy']:.4f} | {row['seconds']:.2f} |"
+        f"| {row['losses']:.1e} | {row['relu']:.1e} | {row['tanh']:.1e} "
+        f"| {row['accuracy']:.4f} | {row['seconds']:.2f} |"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -64,8 +63,8 @@ def main() -> int:
     optimizer = OPTIMIZERS[args.optimizer](
         **({} if args.learning_rate is None else {"learning_rate": args.learning_rate})
     )
-    data_dir = args.data_dir or os.environ.get("NNXP_DATA_DIR")
-    name, train, test = load_dataset(args.dataset, args.data_dir)
+    data = load_dataset(args.dataset, args.data_dir)
+    name, train, test, _ = data
     rng = np.random.default_rng(args.seed)
     widths = [train.inputs.shape[1], *args.hidden, class_count(train, test)]
     network = nnxp.mlp(
@@ -77,22 +76,22 @@ def main() -> int:
         device=device,
     )
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer)
+    made = not (args.out and args.out.exists())
     folder = new_run_folder(
         args.out,
         vars(args)
+        | data.config()
         | {
-            "dataset": name,
-            "data_dir": data_dir if name == "mnist" else None,
             "device": device.spec,
             "device_description": device.description,
             "learning_rate": optimizer.learning_rate,
         },
     )
-    if not args.quiet:
-        print(f"nnxp {nnxp.__version__} on {device}")
-        print(f"{name}: {len(train)} training and {len(test)} test images")
-        print(network.summary())
     try:
+        if not args.quiet:
+            print(f"nnxp {nnxp.__version__} on {device}")
+            print(f"{name}: {len(train)} training and {len(test)} test images")
+            print(network.summary())
         for _ in range(args.epochs):
             trainer.fit(
                 train,
@@ -104,8 +103,14 @@ def main() -> int:
             )
             write_history(folder / "history.json", trainer.history)
     except KeyboardInterrupt:
-        print("interrupted: keeping the finished epochs", file=sys.stderr)
         status = 130
+        if trainer.history:
+            print("interrupted: keeping the finished epochs", file=sys.stderr)
+        else:
+            print("interrupted: no epoch was finished", file=sys.stderr)
+            (folder / "config.json").unlink()
+            if made:
+                folder.rmdir()
     else:
         status = 0
     finally:

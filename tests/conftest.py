@@ -49,13 +49,23 @@ BACKENDS = {
 }
 
 
+def device_or_skip(spec: str) -> nnxp.Device:
+    """Return a device; skip the test without it, or fail where $NNXP_REQUIRE_GPU promises one.
+
+    The promise is CuPy's: PyTorch and JAX may be builds for the CPU beside it.
+    """
+    try:
+        return nnxp.device(spec)
+    except nnxp.DeviceError as error:
+        if spec == "cuda" and os.environ.get("NNXP_REQUIRE_GPU"):
+            raise
+        pytest.skip(f"{spec}: {error}")
+
+
 @pytest.fixture(params=[pytest.param(name, marks=marks) for name, (_, marks) in BACKENDS.items()])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Every library: NumPy also with read-only inputs, array-api-strict on its second device."""
-    try:
-        device = nnxp.device(BACKENDS[request.param][0])
-    except nnxp.DeviceError as error:
-        pytest.skip(f"{request.param}: {error}")
+    device = device_or_skip(BACKENDS[request.param][0])
     return Backend(device, read_only=request.param == "numpy-readonly")
 
 

@@ -219,6 +219,9 @@ def test_a_folder_is_read_plain_or_gzipped(idx_folder, monkeypatch):
         path.unlink()
     monkeypatch.setenv("NNXP_DATA_DIR", str(idx_folder))
     np.testing.assert_array_equal(nnxp.data.load_mnist()[0].inputs, train.inputs)
+    monkeypatch.setenv("NNXP_DATA_DIR", str(idx_folder / "nowhere"))  # a folder given comes first
+    np.testing.assert_array_equal(nnxp.data.load_mnist(idx_folder)[0].inputs, train.inputs)
+    assert nnxp.data.find_mnist(idx_folder).keys() == mnist.FILES.keys()
 
 
 def test_what_a_folder_lacks_is_named(idx_folder):
@@ -303,6 +306,9 @@ def test_download_fills_the_cache_once(mirrors, tmp_path, capfd):
     assert capfd.readouterr().err.count("downloading http") == 1  # what is missing alone
     cached.with_suffix("").write_bytes(gzip.decompress(cached.read_bytes()))
     cached.unlink()
+    next(cached.parent.glob("train-labels*")).unlink()
+    nnxp.data.load_mnist()
+    assert capfd.readouterr().err.count("downloading http") == 1  # a plain file is as good
     shutil.rmtree(mirrors)
     assert len(nnxp.data.load_mnist()[0]) == 1438  # from the cache
     assert capfd.readouterr().err == ""

@@ -70,3 +70,25 @@ def test_a_wrong_backward_is_found(monkeypatch, name):
     errors = nnxp.check_gradients(network, nnxp.SoftmaxWithLoss(), inputs, labels)
     assert errors.pop(name) == pytest.approx(1e-3, rel=1e-2)
     assert max(errors.values()) < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        (lambda g: g + 1e-3 * np.abs(g).max() * (np.arange(4) == 0), 1e-3),  # a single column
+        (lambda g: 0 * g, 1),
+        (lambda g: 2 * g, 0.5),
+    ],
+)
+def test_the_error_is_the_largest_difference_by_the_largest_entry(monkeypatch, wrong, error):
+    network, inputs, labels = network_and_batch()
+    layer = network.layers[2]
+    compute = layer.parameter_gradients
+
+    def compute_wrongly(dy):
+        compute(dy)
+        layer.grads["W"] = wrong(layer.grads["W"])
+
+    monkeypatch.setattr(layer, "parameter_gradients", compute_wrongly)
+    errors = nnxp.check_gradients(network, nnxp.SoftmaxWithLoss(), inputs, labels)
+    assert errors["W2"] == pytest.approx(error, rel=1e-2)

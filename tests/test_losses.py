@@ -178,6 +178,18 @@ def test_labels_on_another_device_of_the_same_library_are_refused():
         nnxp.SoftmaxWithLoss().forward(first.asarray(SCORES), second.asarray(CLASSES))
 
 
+@pytest.mark.parametrize("metric", [nnxp.accuracy, nnxp.SigmoidWithLoss().hits])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [("cpu", "strict:device1"), ("strict:device1", "cpu"), ("strict:device1", "strict:device2")],
+)
+def test_metrics_refuse_labels_on_another_device(metric, ours, theirs):
+    scores = nnxp.device(ours).asarray(SCORES[:, :1])
+    labels = nnxp.device(theirs).asarray(CLASSES)
+    with pytest.raises(nnxp.DeviceError, match="expects scores and labels on one device, got an"):
+        metric(scores, labels)
+
+
 def test_a_logit_of_zero_is_no_yes():
     zero = np.zeros((1, 1))
     assert nnxp.SigmoidWithLoss().hits(zero, np.array([0])).tolist() == [True]

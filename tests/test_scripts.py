@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import re
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import device_or_skip
 
 import nnxp
 
@@ -45,25 +48,34 @@ def test_train_on_the_digits(tmp_path):
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"nnxp {nnxp.__version__} on cpu (NumPy")
     epochs = [line for line in lines if line.startswith("epoch")]
-    pattern = r"epoch   \d  train loss \d\.\d{4}  train accuracy 0\.\d{4}  test accuracy 0\.\d{4}  "
-    assert len(epochs) == 3
-    assert all(re.match(pattern + r"\d+\.\d\d s$", line) for line in epochs)
-    assert re.match(r"test accuracy 0\.\d{4} after 3 epoch", lines[-2])
     assert sorted(path.name for path in out.iterdir()) == [
         "config.json", "curves.png", "history.json",
     ]  # fmt: skip
     history = json.loads((out / "history.json").read_text())
     assert [record["epoch"] for record in history] == [1, 2, 3]
-    assert {"epoch", "train_loss", "train_accuracy", "test_accuracy", "seconds"} <= set(history[0])
-    assert f"{history[-1]['test_accuracy']:.4f}" in epochs[-1]
-    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    records = [
+        nnxp.Record(r["epoch"], r["train_loss"], r["train_accuracy"], r["test_loss"],
+                    r["test_accuracy"], r["seconds"])
+        for r in history
+    ]  # fmt: skip
+    assert epochs == [str(record) for record in records]
+    best = max(records, key=lambda record: record.validation_accuracy)
+    assert lines[-2] == (
+        f"test accuracy {records[-1].validation_accuracy:.4f} after 3 epoch(s) in "
+        f"{sum(record.seconds for record in records):.1f} s "
+        f"(best {best.validation_accuracy:.4f}, epoch {best.epoch})"
+    )
+    title = "digits, 64-50-30-10, SGD(learning_rate=0.1)"
+    nnxp.plots.plot_histories({"": records}, tmp_path / "expected.png", title=title)
+    assert (out / "curves.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
 def test_config_repeats_the_run(tmp_path):
     options = ["--dataset", "digits", "--epochs", 2, "--hidden", 16, "--optimizer", "adam",
                "--activation", "tanh", "--seed", 5, "--dtype", "float64", "--quiet"]  # fmt: skip
     assert run("train_mnist.py", *options, "--out", tmp_path / "a").stdout == ""
-    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    config = config_of(tmp_path / "a")
+    assert config["data_source"] is None
     assert config["versions"]["numpy"] == np.__version__
     assert config["versions"].keys() == {"python", "nnxp", "numpy", "array-api-compat"}
     assert config["device_description"].startswith("NumPy")
@@ -136,16 +148,41 @@ def test_auto_says_why_it_trains_on_the_digits(tmp_path):
     assert "there is no folder" in result.stderr
 
 
-def test_train_on_a_folder_and_on_csv(tmp_path, idx_folder):
-    run("train_mnist.py", "--data-dir", idx_folder, "--epochs", 1, "--out", tmp_path / "a")
-    assert json.loads((tmp_path / "a" / "config.json").read_text())["dataset"] == "mnist"
+def config_of(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+@pytest.fixture
+def digits_csv(tmp_path):
+    """The embedded digits for training in Kaggle's layout."""
     train, _ = nnxp.data.load_digits()
     table = np.column_stack([train.labels, train.inputs])
     names = ",".join(["label", *(f"pixel{i}" for i in range(64))])
     np.savetxt(tmp_path / "train.csv", table, "%d", ",", header=names, comments="")
-    result = run("train_mnist.py", "--dataset", tmp_path / "train.csv", "--epochs", 1, cwd=tmp_path)
+    return tmp_path / "train.csv"
+
+
+def test_train_on_a_folder_and_on_csv(tmp_path, idx_folder, digits_csv):
+    options = ["--epochs", 1, "--quiet", "--out"]
+    run("train_mnist.py", "--data-dir", "idx", *options, "a", cwd=tmp_path)
+    run("train_mnist.py", *options, "b", cwd=tmp_path, env={"NNXP_DATA_DIR": "idx"})
+    train, test = nnxp.data.load_digits()
+    digest = hashlib.sha256()
+    for x in (train.inputs, train.labels, test.inputs, test.labels):
+        digest.update(x.astype("uint8").tobytes())
+    for out in ("a", "b"):
+        config = config_of(tmp_path / out)
+        assert config["out"] == str(tmp_path / out)
+        assert config["dataset"] == "mnist"
+        assert config["data_source"] == str(idx_folder)
+        assert config["data_sha256"] == digest.hexdigest()
+    result = run("train_mnist.py", "--dataset", digits_csv, "--epochs", 1, cwd=tmp_path)
     assert "1199 training and 239 test images" in result.stdout
-    assert len(list((tmp_path / "runs").iterdir())) == 1
+    (folder,) = (tmp_path / "runs").iterdir()
+    config = config_of(folder)
+    assert config["out"] == str(folder)
+    assert config["data_source"] == str(digits_csv)
+    assert config["data_sha256"] != digest.hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -200,19 +237,32 @@ def test_without_matplotlib_training_goes_on(tmp_path):
     assert (tmp_path / "run" / "history.json").exists()
 
 
+@contextlib.contextmanager
+def training(*options, until):
+    """Train in a process of its own, up to the line that begins with `until`."""
+    # A process inherits an ignored Ctrl-C, as from a shell's background, but no handler.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-u", SCRIPTS / "train_mnist.py", "--dataset", "digits", *options],
+            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        next(line for line in process.stdout if line.startswith(until))
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
+
+
 def test_ctrl_c_keeps_the_finished_epochs_and_exits_130(tmp_path):
     out = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, SCRIPTS / "train_mnist.py", "--dataset", "digits", "--epochs", "1000000",
-         "--out", out],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    for line in process.stdout:
-        if line.startswith("epoch   5"):
-            break
-    time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    with training("--epochs", "1000000", "--out", out, until="epoch   5") as process:
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert err == "interrupted: keeping the finished epochs\n"
     history = json.loads((out / "history.json").read_text())
@@ -221,18 +271,28 @@ def test_ctrl_c_keeps_the_finished_epochs_and_exits_130(tmp_path):
     assert (out / "curves.png").exists()
 
 
+@pytest.mark.parametrize("existing", [False, True])
+def test_ctrl_c_in_the_first_epoch_leaves_nothing_behind(tmp_path, existing):
+    out = tmp_path / "run"
+    if existing:
+        out.mkdir()
+    # An epoch of 1,438 steps through a million weights takes seconds.
+    options = ["--hidden", "1000", "1000", "--batch-size", "1", "--out", out]
+    with training(*options, until="digits: ") as process:
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err == "interrupted: no epoch was finished\n"
+    assert list(tmp_path.iterdir()) == ([out] if existing else [])
+    assert not existing or not list(out.iterdir())
+
+
 def test_a_kill_keeps_the_finished_epochs(tmp_path):
     out = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, SCRIPTS / "train_mnist.py", "--dataset", "digits", "--epochs", "1000000",
-         "--out", out],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    for line in process.stdout:
-        if line.startswith("epoch   5"):
-            break
-    process.kill()
-    process.communicate(timeout=60)
+    with training("--epochs", "1000000", "--out", out, until="epoch   5") as process:
+        process.kill()
+        process.communicate(timeout=60)
     assert len(json.loads((out / "history.json").read_text())) >= 4
 
 
@@ -263,8 +323,19 @@ def test_too_large_a_network_is_one_line(tmp_path):
     assert re.match(r"train_mnist.py: error: not enough memory: .*\n$", result.stderr)
 
 
+def test_full_batch_learns_from_a_csv_file(digits_csv):
+    out = run("full_batch.py", "--dataset", digits_csv, "--hidden", 32, "--epochs", 200).stdout
+    assert "Affine(32, 10), Sigmoid()), all 1199 examples a step" in out
+    losses = [float(loss) for loss in re.findall(r"train loss (\S+)", out)]
+    assert len(losses) == 200
+    assert losses[-1] < losses[0] / 2
+    assert float(re.findall(r"test accuracy (\S+)", out)[-1]) > 0.85
+
+
 def test_fruit_graph():
     out = run("fruit_graph.py").stdout
+    assert "2 apples at 100, tax 1.1: 220.00" in out
+    assert "gradients: price 2.20, apples 110.00, tax 200.00" in out
     assert "715.00" in out
     figures = re.findall(r"(apple|orange|apple's price|orange's price|tax) +([\d.]+)$", out, re.M)
     assert dict(figures) == {
@@ -278,6 +349,9 @@ def test_logistic_regression():
     assert "step   1  cost 0.6931471806" in out
     assert "step  10  cost 0.5956439890" in out
     assert "w = [0.31266902 0.09450386], b = [-0.00104523]" in out
+    assert "three hidden units  cost 0.5515420615" in out
+    assert "db1 = [0.0182778946, -0.0027806317, -0.0012932731]" in out
+    assert "dW2 = [[-0.1222848805], [-0.0719260862], [-0.025191328]]" in out
 
 
 def test_xor_is_learned():
@@ -304,6 +378,7 @@ def test_compare_prints_a_table_and_draws_a_picture(tmp_path):
     assert len(rows) == 11
     assert {"2 layers, sigmoid", "3 layers, relu", "3 layers, relu, he, adamw"} <= set(rows)
     assert (tmp_path / "compare.png").exists()
+    assert len(config_of(tmp_path)["data_sha256"]) == 64
     table = json.loads((tmp_path / "compare.json").read_text())
     assert len(table) == 11
     results = {tuple(row["train_accuracy"] + row["test_accuracy"]) for row in table}
@@ -311,36 +386,34 @@ def test_compare_prints_a_table_and_draws_a_picture(tmp_path):
     assert sum(row["train_accuracy"][0] != row["train_accuracy"][1] for row in table) >= 8  # seeds
 
 
-def portability(tmp_path):
-    out = run(
-        "portability.py", "--dataset", "digits", "--steps", 60, "--out", tmp_path / "table.md"
-    ).stdout
+@pytest.fixture(scope="module")
+def portability(tmp_path_factory):
+    """Rows and output of one run for all tests: starting the libraries takes seconds."""
+    file = tmp_path_factory.mktemp("portability") / "table.md"
+    out = run("portability.py", "--dataset", "digits", "--steps", 10, "--out", file).stdout
     rows = re.findall(r"^\| `(\S+)` \| .*? \| (float\d\d) \|", out, re.M)
     assert {("cpu", "float32"), ("cpu", "float64"), ("strict:device1", "float64")} <= set(rows)
-    table = (tmp_path / "table.md").read_text().splitlines()
+    table = file.read_text().splitlines()
     assert len({line.count("|") for line in table}) == 1
     assert len(table) == len(rows) + 2
     return rows, out
 
 
-def test_portability_prints_a_table_and_what_was_not_run(tmp_path):
-    rows, out = portability(tmp_path)
+def test_portability_prints_a_table_and_what_was_not_run(portability):
+    rows, out = portability
     for spec in ("cuda", "torch:cpu", "jax:cpu"):
         assert (spec in dict(rows)) or f"not run: {spec}" in out or f"`{spec}" in out
 
 
 @pytest.mark.interop
-def test_portability_on_torch_and_jax(tmp_path):
-    assert {("torch:cpu", "float64"), ("jax:cpu", "float32")} <= set(portability(tmp_path)[0])
+def test_portability_on_torch_and_jax(portability):
+    assert {("torch:cpu", "float64"), ("jax:cpu", "float32")} <= set(portability[0])
 
 
 @pytest.mark.gpu
-def test_portability_on_the_gpu(tmp_path):
-    try:
-        nnxp.device("cuda")
-    except nnxp.DeviceError as error:
-        pytest.skip(f"cupy: {error}")
-    assert {("cuda:0", "float32"), ("cuda:0", "float64")} <= set(portability(tmp_path)[0])
+def test_portability_on_the_gpu(portability):
+    device_or_skip("cuda")
+    assert {("cuda:0", "float32"), ("cuda:0", "float64")} <= set(portability[0])
 
 
 def test_portability_fails_when_a_library_differs():
@@ -353,14 +426,15 @@ def test_portability_fails_when_a_library_differs():
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(SCRIPTS))
-    double = {"spec": "x", "dtype": "float64", "relu": 1e-15, "tanh": 1e-15}
-    single = double | {"dtype": "float32", "relu": 1e-2, "tanh": 1e-6}
+    double = {"spec": "x", "dtype": "float64", "losses": 1e-15, "relu": 1e-15, "tanh": 1e-15}
+    single = double | {"dtype": "float32", "losses": 1e-2, "relu": 1e-2, "tanh": 1e-6}
     rows = [double, single]
     assert [text for row in rows for text in module.judge(row, rows)] == []
     for row, wrong in [
-        (double | {"relu": 1e-8}, "x in float64 with relu differs from NumPy by 1.0e-08"),
-        (double | {"tanh": float("nan")}, "x in float64 with tanh differs from NumPy by nan"),
-        (single | {"tanh": 1e-5}, "x in float32 with tanh differs from NumPy by 1.0e-05, more"),
+        (double | {"losses": 1e-8}, "x in float64 differs from NumPy by 1.0e-08 (losses), more"),
+        (double | {"relu": 1e-8}, "x in float64 differs from NumPy by 1.0e-08 (relu), more"),
+        (double | {"tanh": float("nan")}, "x in float64 differs from NumPy by nan (tanh), more"),
+        (single | {"tanh": 1e-5}, "x in float32 differs from NumPy by 1.0e-05 (tanh), more"),
     ]:
         (text,) = module.judge(row, rows)
         assert text.startswith(wrong)

@@ -91,6 +91,25 @@ def test_step_is_one_update_and_returns_the_loss_before_it(backend):
         np.testing.assert_array_equal(backend.host(p), expected_parameter)
 
 
+def test_every_epoch_takes_all_examples_in_a_new_order():
+    targets = np.arange(40.0)[:, None]
+    seen = []
+
+    class Watching(nnxp.Trainer):
+        def step(self, inputs, labels):
+            seen.extend(labels[:, 0].tolist())
+            return super().step(inputs, labels)
+
+    rng = np.random.default_rng(0)
+    network = nnxp.mlp([1, 1], rng=rng)
+    trainer = Watching(network, nnxp.MeanSquaredError(), nnxp.SGD(1e-6))
+    trainer.fit(Dataset(targets, targets), epochs=2, batch_size=8, rng=rng)
+    trainer.train_epoch(Dataset(targets, targets), batch_size=8, rng=rng)
+    orders = [seen[:40], seen[40:80], seen[80:]]
+    assert all(sorted(order) == targets[:, 0].tolist() for order in orders)
+    assert len({*map(tuple, orders), tuple(targets[:, 0])}) == 4  # nor the order given
+
+
 def test_evaluate_is_the_mean_over_all_examples(small):
     trainer = small_trainer(dtype="float64")
     scores = trainer.network.predict(small.inputs)

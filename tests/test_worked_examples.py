@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import nnxp
+from nnxp.fast import Replay
 
 
 def close(got, figures):
@@ -208,6 +209,20 @@ def test_12_xor_first_gradients():
     close(gradients["b1"], [0.0046275443, 0.0029363982])
     close(gradients["W2"], [[-0.0507438955], [-0.048603025]])
     close(gradients["b2"], [-0.0743541697])
+
+
+def test_12_xor_rests_short_of_learning_from_seed_42():
+    net, loss = sigmoid_network(seed=42, hidden=2), nnxp.SigmoidWithLoss()
+    everything = np.arange(4)
+    # The steps of `Trainer.fit`, without its evaluation after each.
+    with Replay(net, loss, nnxp.SGD(0.1), nnxp.data.Dataset(*XOR)) as step:
+        for _ in range(150_000):
+            step(everything)
+    scores = net.predict(XOR[0])
+    assert_allclose(loss.forward(scores, XOR[1], training=False), 0.34694, rtol=0, atol=5e-6)
+    predicted = nnxp.Sigmoid().forward(scores)[:, 0]
+    assert_allclose(predicted[0], 0.0004, rtol=0, atol=5e-5)
+    assert_allclose(predicted[1:], [0.49982, 0.99962, 0.50017], rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))
