@@ -108,7 +108,7 @@ class Session:
 
     def load(self, dataset: str, folder: Path | None) -> str:
         """Load the data set and return its name."""
-        name, self.train, self.test = load_dataset(dataset, folder)
+        name, self.train, self.test, _ = load_dataset(dataset, folder)
         return name
 
     def start(self, task: peers.Task, steps: int) -> None:
