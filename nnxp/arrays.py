@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from array_api_compat import array_namespace
 
-from nnxp.errors import InputError
+from nnxp.errors import DeviceError, InputError
 
 Array: TypeAlias = Any
 """Any array of the Array API standard; the standard publishes no static type yet."""
@@ -65,5 +65,16 @@ def floating_namespace(x: Array, owner: object) -> Namespace:
         raise InputError(
             f"{owner} expects floating-point arrays, got {x.dtype}; "
             'convert with device.asarray(x, dtype="float32")'
+        )
+    return xp
+
+
+def scores_namespace(scores: Array, labels: Array, owner: object) -> Namespace:
+    """Return the namespace of floating-point `scores`, with `labels` on their device."""
+    xp = floating_namespace(scores, owner)
+    if array_library(labels, owner) is not xp or differ(device_of(scores), device_of(labels)):
+        raise DeviceError(
+            f"{owner} expects scores and labels on one device, got {describe(scores)}; and "
+            f"{describe(labels)}; carry the labels over with device.asarray(labels)"
         )
     return xp

@@ -11,12 +11,10 @@ from nnxp.arrays import (
     Array,
     Namespace,
     array_library,
-    describe,
     device_of,
-    differ,
-    floating_namespace,
+    scores_namespace,
 )
-from nnxp.errors import CallOrderError, DeviceError, InputError
+from nnxp.errors import CallOrderError, InputError
 from nnxp.functions import sigmoid
 from nnxp.metrics import binary_hits, hits
 from nnxp.parts import Part
@@ -58,12 +56,7 @@ class Loss(Part):
 
     def _namespace(self, scores: Array, labels: Array) -> Namespace:
         """Check scores and labels against each other and return their namespace."""
-        xp = floating_namespace(scores, self)
-        if array_library(labels, self) is not xp or differ(device_of(scores), device_of(labels)):
-            raise DeviceError(
-                f"{self!r} expects scores and labels on one device, got {describe(scores)}; and "
-                f"{describe(labels)}; carry the labels over with device.asarray(labels)"
-            )
+        xp = scores_namespace(scores, labels, self)
         if scores.ndim < 2 or labels.ndim < 1 or scores.shape[0] == 0:
             raise InputError(
                 f"{self!r} expects scores of shape (batch, outputs) with at least one row, got "
@@ -123,10 +116,11 @@ class SoftmaxWithLoss(Loss, replayable=True):
         shifted = scores - xp.max(scores, axis=1, keepdims=True)
         e = xp.exp(shifted)
         z = xp.sum(e, axis=1)
-        classes = xp.arange(scores.shape[1], device=device_of(scores))
-        hot = (
-            xp.astype(labels, xp.bool) if labels.ndim == 2 else labels[:, None] == classes[None, :]
-        )
+        if labels.ndim == 2:
+            hot = xp.astype(labels, xp.bool)
+        else:
+            classes = xp.arange(scores.shape[1], dtype=xp.int32, device=device_of(scores))
+            hot = labels[:, None] == classes[None, :]
         label_score = xp.max(xp.where(hot, shifted, -math.inf), axis=1)
         if training:
             self._kept = e / z[:, None], hot

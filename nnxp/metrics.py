@@ -2,27 +2,8 @@
 
 from __future__ import annotations
 
-from nnxp.arrays import (
-    Array,
-    Namespace,
-    array_library,
-    describe,
-    device_of,
-    differ,
-    floating_namespace,
-)
-from nnxp.errors import DeviceError, InputError
-
-
-def _namespace(scores: Array, labels: Array, owner: str) -> Namespace:
-    """Check that scores and labels are on one device and return their namespace."""
-    xp = floating_namespace(scores, owner)
-    if array_library(labels, owner) is not xp or differ(device_of(scores), device_of(labels)):
-        raise DeviceError(
-            f"{owner} expects scores and labels on one device, got {describe(scores)}; and "
-            f"{describe(labels)}; carry the labels over with device.asarray(labels)"
-        )
-    return xp
+from nnxp.arrays import Array, floating_namespace, scores_namespace
+from nnxp.errors import InputError
 
 
 def hits(scores: Array, labels: Array) -> Array:
@@ -45,7 +26,7 @@ def hits(scores: Array, labels: Array) -> Array:
     DeviceError
         If scores and labels are not on one device.
     """
-    xp = _namespace(scores, labels, "accuracy")
+    xp = scores_namespace(scores, labels, "accuracy")
     shape = tuple(labels.shape)
     if scores.ndim != 2 or shape not in (tuple(scores.shape[:1]), tuple(scores.shape)):
         raise InputError(
@@ -71,7 +52,7 @@ def binary_hits(scores: Array, labels: Array) -> Array:
     -------
     (batch,) boolean array
     """
-    xp = _namespace(scores, labels, "binary_hits")
+    xp = scores_namespace(scores, labels, "binary_hits")
     right = (scores > 0) == (xp.reshape(xp.astype(labels, scores.dtype), scores.shape) > 0)
     return xp.all(right, axis=1)
 

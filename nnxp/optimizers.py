@@ -203,7 +203,7 @@ class RMSprop(Optimizer, replayable=True):
 class Adam(Optimizer, replayable=True):
     """Adam: momentum and RMSprop, both corrected for their start at 0.
 
-    Kingma and Ba 2015, algorithm 1.
+    Kingma and Ba 2015, algorithm 1, in the order of the end of its section 2, which is faster.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("mean", "square_mean")
@@ -221,19 +221,20 @@ class Adam(Optimizer, replayable=True):
         self.epsilon = require_number("epsilon", epsilon, POSITIVE)
 
     def factors(self) -> tuple[float, ...]:
-        """Return the rate with the mean's correction, and the root of the square mean's."""
+        """Return the rate with both means' corrections, and epsilon with the square mean's."""
+        correction = math.sqrt(1 - self.beta2**self.steps)
         rate = self.learning_rate / (1 - self.beta1**self.steps)
-        return rate, math.sqrt(1 - self.beta2**self.steps)
+        return rate * correction, self.epsilon * correction
 
     def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
-        rate, correction = factors
+        rate, epsilon = factors
         xp = array_library(gradient, self)
         mean, square_mean = self.state["mean"], self.state["square_mean"]
         mean[name] *= self.beta1
         mean[name] += (1 - self.beta1) * gradient
         square_mean[name] *= self.beta2
         square_mean[name] += (1 - self.beta2) * gradient * gradient
-        params[name] -= rate * mean[name] / (xp.sqrt(square_mean[name]) / correction + self.epsilon)
+        params[name] -= rate * mean[name] / (xp.sqrt(square_mean[name]) + epsilon)
 
 
 class AdamW(Adam, replayable=True):

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import device_or_skip
 
 import nnxp
 
@@ -243,10 +244,7 @@ def test_a_broken_cupy_is_told_from_a_missing_one(monkeypatch, tmp_path, line):
 
 @pytest.mark.gpu
 def test_a_real_gpu():
-    try:
-        gpu = nnxp.device("cuda")
-    except nnxp.DeviceError as error:
-        pytest.skip(f"cupy: {error}")
+    gpu = device_or_skip("cuda")
     assert gpu == nnxp.device("cuda:0")
     assert nnxp.device("auto") == gpu
     with pytest.raises(nnxp.DeviceError, match="cuda:99 does not exist"):

@@ -339,7 +339,9 @@ def _replays(
             # A Python number takes the arrays' dtype; as an array, it need not be looked at again.
             dtype = np.result_type(*args)
             numbers = [x if isinstance(x, np.ndarray) else np.asarray(x, dtype) for x in args]
-            return [partial(function, *numbers, out=out)]
+            if function in (np.maximum, np.minimum):  # which want `out` by name
+                return [partial(function, *numbers, out=out)]
+            return [partial(function, *numbers, out)]
         case np.astype:
             return [partial(np.copyto, out, args[0], "unsafe")]
         case np.where if _is_zero(args[2]) and args[1].shape == out.shape:
