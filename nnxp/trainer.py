@@ -133,29 +133,33 @@ class Trainer:
         self._check(train, "training")
         if validation is not None:
             self._check(validation, "validation")
-        for epoch in range(len(self.history) + 1, len(self.history) + 1 + epochs):
-            start = time.perf_counter()
-            self._train(batches, f"epoch {epoch:3d}" if verbose else None)
-            on_train = self._evaluate(train)
-            if not math.isfinite(on_train.loss):
-                raise DivergenceError(
-                    f"the loss is {on_train.loss} after epoch {epoch}; start from new weights "
-                    f"with a lower learning rate, now {self.optimizer.learning_rate:g}"
-                )
-            on_validation = None if validation is None else self._evaluate(validation)
-            self.history.append(
-                Record(
-                    epoch,
-                    train_loss=on_train.loss,
-                    train_accuracy=on_train.accuracy,
-                    validation_loss=on_validation.loss if on_validation else None,
-                    validation_accuracy=on_validation.accuracy if on_validation else None,
-                    seconds=time.perf_counter() - start,
-                )
-            )
-            if verbose:
-                print(self.history[-1], flush=True)
+        with self._threads():
+            for _ in range(epochs):
+                self.history.append(self._epoch(batches, validation, verbose))
+                if verbose:
+                    print(self.history[-1], flush=True)
         return self.history
+
+    def _epoch(self, batches: Batches, validation: Dataset | None, verbose: bool) -> Record:
+        """Train for an epoch, evaluate, and return what it came to."""
+        epoch = len(self.history) + 1
+        start = time.perf_counter()
+        self._train(batches, f"epoch {epoch:3d}" if verbose else None)
+        on_train = self._evaluate(batches.dataset)
+        if not math.isfinite(on_train.loss):
+            raise DivergenceError(
+                f"the loss is {on_train.loss} after epoch {epoch}; start from new weights "
+                f"with a lower learning rate, now {self.optimizer.learning_rate:g}"
+            )
+        on_validation = None if validation is None else self._evaluate(validation)
+        return Record(
+            epoch,
+            train_loss=on_train.loss,
+            train_accuracy=on_train.accuracy,
+            validation_loss=on_validation.loss if on_validation else None,
+            validation_accuracy=on_validation.accuracy if on_validation else None,
+            seconds=time.perf_counter() - start,
+        )
 
     def train_epoch(self, train: Dataset, *, batch_size: int, rng: np.random.Generator) -> None:
         """Do the updates of one epoch, over all examples in a new order, and nothing else.
@@ -164,7 +168,9 @@ class Trainer:
         """
         require_rng(rng)
         self._check(train, "training")
-        self._train(self._batches(train, batch_size, rng))
+        batches = self._batches(train, batch_size, rng)
+        with self._threads():
+            self._train(batches)
 
     def _train(self, batches: Batches, progress: str | None = None) -> None:
         """Do the updates of one epoch; show progress under that name."""
@@ -174,7 +180,7 @@ class Trainer:
 
             # disable=None: shown on a terminal only.
             rows = tqdm(rows, progress, total=len(batches), leave=False, disable=None, unit="batch")
-        with self._threads(batches.batch_size), self._stepping(batches) as step:
+        with self._stepping(batches) as step:
             for batch in rows:
                 step(batch)
 
@@ -192,14 +198,14 @@ class Trainer:
                 return self._replay.over(batches.dataset)
         return contextlib.nullcontext(lambda rows: self.step(*batches.take(rows)))
 
-    def _threads(self, batch_size: int) -> contextlib.AbstractContextManager[object]:
-        """Return a context with as many threads as batches of this size are worth."""
+    def _threads(self) -> contextlib.AbstractContextManager[object]:
+        """Return a context with as many threads on NumPy as the network is worth."""
         if self._device.spec != "cpu":
             return contextlib.nullcontext()
         from nnxp.fast import one_thread_if_small
 
         parameters = self.network.parameters().values()
-        return one_thread_if_small(batch_size * max(math.prod(x.shape) for x in parameters))
+        return one_thread_if_small(max(math.prod(x.shape) for x in parameters))
 
     def evaluate(self, dataset: Dataset, batch_size: int = 1000) -> Evaluation:
         """Return mean loss and accuracy over all examples.
@@ -211,7 +217,8 @@ class Trainer:
             How many examples are on the device at once.
         """
         self._check(dataset, "given")
-        return self._evaluate(dataset, batch_size)
+        with self._threads():
+            return self._evaluate(dataset, batch_size)
 
     def _evaluate(self, dataset: Dataset, batch_size: int = 1000) -> Evaluation:
         """Evaluate a data set that has been checked; it waits for the device at the end only."""

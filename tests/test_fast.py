@@ -507,19 +507,29 @@ def test_no_gradient_is_left_behind(small):
         trainer.network.gradients()
 
 
-@pytest.mark.parametrize(("width", "threads"), [(5, 1), (90_000, 2)])
-def test_small_networks_train_on_one_thread_and_give_the_others_back(small, width, threads):
+@pytest.mark.parametrize(("width", "threads"), [(5, 1), (45_000, 2)])
+def test_small_networks_train_on_one_thread_and_give_the_others_back(
+    small, width, threads, monkeypatch
+):
     seen = []
 
-    def factors():
-        libraries = threadpoolctl.threadpool_info()
-        seen.append({x["num_threads"] for x in libraries if x["user_api"] == "blas"})
-        return (0.1,)
+    def spied(function):
+        def spy(*args, **kwargs):
+            libraries = threadpoolctl.threadpool_info()
+            seen.append({x["num_threads"] for x in libraries if x["user_api"] == "blas"})
+            return function(*args, **kwargs)
+
+        return spy
 
     trainer = trainer_with(nnxp.ReLU(), nnxp.SGD(0.1), (6, width, 3))
-    trainer.optimizer.factors = factors
+    trainer.optimizer.factors = spied(trainer.optimizer.factors)
+    monkeypatch.setattr(trainer.loss, "hits", spied(trainer.loss.hits))
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
-        trainer.train_epoch(small, batch_size=40, rng=np.random.default_rng(0))
-        assert seen[-1] == {threads}
-        factors()
+        rng = np.random.default_rng(0)
+        trainer.train_epoch(small, batch_size=40, rng=rng)
+        trainer.fit(small, epochs=1, batch_size=40, rng=rng)
+        trainer.evaluate(small)
+        assert len(seen) > 4
+        assert all(numbers == {threads} for numbers in seen)
+        spied(int)()
         assert seen[-1] == {2}

@@ -21,14 +21,15 @@ _PRODUCTS = {
 }
 _ROW_MAJOR, _AS_IT_IS, _TRANSPOSED = 101, 111, 112  # as in cblas.h
 
-# Multiply-adds of a step's largest product from which threads gain more than they cost: below,
-# they fall asleep between the products.
-_WORTH_THREADS = 1 << 24
+# Numbers in a network's largest weight matrix from which threads gain more than they cost, with
+# batches of a hundred or so. Below, they wait for each other; all the more where other programs
+# keep the cores busy.
+_WORTH_THREADS = 1 << 17
 
 
-def one_thread_if_small(multiplications: int) -> contextlib.AbstractContextManager[object]:
-    """Return a context in which BLAS uses one thread, if products of this size gain by no more."""
-    if multiplications >= _WORTH_THREADS:
+def one_thread_if_small(largest: int) -> contextlib.AbstractContextManager[object]:
+    """Return a context in which BLAS uses one thread, if the `largest` matrix is not worth more."""
+    if largest >= _WORTH_THREADS:
         return contextlib.nullcontext()
     limit: contextlib.AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
     return limit
