@@ -10,7 +10,7 @@ import array_api_compat.numpy as xp
 import numpy as np
 import pytest
 import threadpoolctl
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import nnxp
@@ -205,6 +205,7 @@ def performed(steps, xp, x, y):
     return made + raw
 
 
+@example(([(8, 0, 1)], (3, 3, 3)), 0)  # where(x <= 0, x, y), unscaled, goes where x and y are
 @settings(max_examples=300, deadline=None)
 @given(programs(), st.integers(0, 2**32 - 1))
 def test_a_program_does_what_the_calls_do(program, seed):

@@ -47,7 +47,6 @@ class Replay:
         self, network: Sequential, loss: Loss, optimizer: Optimizer, dataset: Dataset
     ) -> None:
         parameters = dict(network.parameters())
-        optimizer.require(parameters, parameters)
         self._network, self._loss, self._optimizer = network, loss, optimizer
         self._recorded_for = _settings(network, loss, optimizer, dataset)
         # What plain gradient descent does to a large matrix is part of a product (see recording).
