@@ -17,10 +17,9 @@ from nnxp.arrays import (
 from nnxp.errors import CallOrderError, InputError
 from nnxp.functions import sigmoid
 from nnxp.metrics import binary_hits, hits
-from nnxp.parts import Part
 
 
-class Loss(Part):
+class Loss:
     """Base class of all losses: forward is the mean loss of a batch, backward its gradient."""
 
     _kept: tuple[Any, ...] | None = None
@@ -80,7 +79,7 @@ class Loss(Part):
         return kept
 
 
-class SoftmaxWithLoss(Loss, replayable=True):
+class SoftmaxWithLoss(Loss):
     """Softmax and cross-entropy in one, for one class of several.
 
     With scores s and the label's class c of a row, the loss is ``log(sum(exp(s))) - s[c]``,
@@ -164,7 +163,7 @@ class SoftmaxWithLoss(Loss, replayable=True):
             _require_range(self, labels, classes)
 
 
-class SigmoidWithLoss(Loss, replayable=True):
+class SigmoidWithLoss(Loss):
     """Sigmoid and binary cross-entropy in one, for yes-or-no labels.
 
     With a logit s and its label t the loss is ``max(s, 0) - s * t + log(1 + exp(-|s|))``,
@@ -216,7 +215,7 @@ class SigmoidWithLoss(Loss, replayable=True):
         return binary_hits(scores, labels)
 
 
-class MeanSquaredError(Loss, replayable=True):
+class MeanSquaredError(Loss):
     """Half the mean squared error, ``mean((outputs - targets)**2) / 2``, over all numbers."""
 
     def forward(self, scores: Array, labels: Array, training: bool = True) -> Array:

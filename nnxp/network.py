@@ -17,7 +17,6 @@ from nnxp.errors import CallOrderError, DeviceError, InputError, unknown_name
 from nnxp.initializers import Initializer, he_normal, xavier_uniform
 from nnxp.layers import Affine, Layer
 from nnxp.layers.activations import ACTIVATIONS
-from nnxp.parts import Part
 
 
 class Parameters(MutableMapping[str, Array]):
@@ -54,7 +53,7 @@ class Parameters(MutableMapping[str, Array]):
         return "\n".join(f"{name}: {tuple(x.shape)} {x.dtype}" for name, x in self.items())
 
 
-class Sequential(Part, replayable=True):
+class Sequential:
     """Layers in a row.
 
     Parameters
@@ -246,7 +245,7 @@ class Sequential(Part, replayable=True):
         return "\n".join([*lines, f"{total:,} parameters{place}"])
 
 
-class ThreeLayerNet(Sequential, replayable=True):
+class ThreeLayerNet(Sequential):
     """Three affine layers with an activation after the first two.
 
     Parameters

@@ -12,12 +12,11 @@ from typing import Any, ClassVar, TypeAlias
 
 from nnxp.arrays import Array, array_library, describe, device_of
 from nnxp.errors import FRACTION, NOT_NEGATIVE, POSITIVE, InputError, require_number
-from nnxp.parts import Part
 
 Params: TypeAlias = MutableMapping[str, Array]
 
 
-class Optimizer(Part):
+class Optimizer:
     """Base class of all optimizers.
 
     A subclass names in `slots` what it remembers of each parameter, and writes
@@ -110,7 +109,7 @@ class Optimizer(Part):
         raise NotImplementedError
 
 
-class SGD(Optimizer, replayable=True):
+class SGD(Optimizer):
     """Stochastic gradient descent: ``w -= learning_rate * g``."""
 
     def __init__(self, learning_rate: float = 0.1) -> None:
@@ -121,7 +120,7 @@ class SGD(Optimizer, replayable=True):
         params[name] -= rate * gradient
 
 
-class Momentum(Optimizer, replayable=True):
+class Momentum(Optimizer):
     """Heavy ball: ``v = momentum * v + g``, ``w -= learning_rate * v`` (Polyak 1964).
 
     As in PyTorch, the learning rate stands outside the velocity, so changing it acts at once.
@@ -141,7 +140,7 @@ class Momentum(Optimizer, replayable=True):
         params[name] -= rate * velocity[name]
 
 
-class Nesterov(Momentum, replayable=True):
+class Nesterov(Momentum):
     """Nesterov's momentum: ``v = momentum * v + g``, ``w -= learning_rate * (g + momentum * v)``.
 
     The form of Sutskever et al. 2013, sec. 2, evaluated at the point looked ahead to, as in
@@ -156,7 +155,7 @@ class Nesterov(Momentum, replayable=True):
         params[name] -= rate * (gradient + self.momentum * velocity[name])
 
 
-class AdaGrad(Optimizer, replayable=True):
+class AdaGrad(Optimizer):
     """AdaGrad: ``s += g²``, ``w -= learning_rate * g / (sqrt(s) + epsilon)``.
 
     Duchi et al. 2011, the diagonal form of sec. 1.1.
@@ -176,7 +175,7 @@ class AdaGrad(Optimizer, replayable=True):
         params[name] -= rate * gradient / (xp.sqrt(square_sum[name]) + self.epsilon)
 
 
-class RMSprop(Optimizer, replayable=True):
+class RMSprop(Optimizer):
     """RMSprop: ``s = decay * s + (1 - decay) * g²``, then AdaGrad's step.
 
     Tieleman and Hinton 2012, lecture 6.5.
@@ -200,7 +199,7 @@ class RMSprop(Optimizer, replayable=True):
         params[name] -= rate * gradient / (xp.sqrt(square_mean[name]) + self.epsilon)
 
 
-class Adam(Optimizer, replayable=True):
+class Adam(Optimizer):
     """Adam: momentum and RMSprop, both corrected for their start at 0.
 
     Kingma and Ba 2015, algorithm 1, in the order of the end of its section 2, which is faster.
@@ -237,7 +236,7 @@ class Adam(Optimizer, replayable=True):
         params[name] -= rate * mean[name] / (xp.sqrt(square_mean[name]) + epsilon)
 
 
-class AdamW(Adam, replayable=True):
+class AdamW(Adam):
     """Adam with decoupled weight decay: first ``w -= learning_rate * weight_decay * w``.
 
     Loshchilov and Hutter 2019, algorithm 2; as in PyTorch, biases decay too.

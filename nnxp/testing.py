@@ -49,8 +49,7 @@ def check_layer(
           nothing it is handed, and is refused without a training forward and a second time;
         - float32 stays float32 and float64 stays float64;
         - arrays stay on their device (array-api-strict's, so that the standard is kept too);
-        - all gradients agree with differences;
-        - a layer declared ``replayable=True`` gives the same results when it is replayed.
+        - all gradients agree with differences.
 
     Examples
     --------
@@ -72,7 +71,7 @@ def check_layer(
     >>> nnxp.testing.check_layer(Swish(), (5, 4))
     """
     failures: list[str] = []
-    for check in (_passes, _order, _gradients, _replay):
+    for check in (_passes, _order, _gradients):
         before = len(failures)
         try:
             failures.extend(check(layer, input_shape, training_differs))
@@ -163,31 +162,6 @@ def _gradients(layer: Layer, shape: tuple[int, ...], _: bool) -> Iterator[str]:
     for name, error in errors.items():
         if not error <= _GRADIENT_TOLERANCE:
             yield f"the gradient of {name} differs from differences by {error:.1e} of its largest"
-
-
-def _replay(layer: Layer, shape: tuple[int, ...], _: bool) -> Iterator[str]:
-    """Check that a replayable layer, once recorded, does with other numbers what it did."""
-    if not layer.replayable:
-        return
-    from nnxp.fast.recording import Tape
-
-    plain, tape = layer.to("cpu", dtype="float64"), Tape()
-    x = _draw(shape)
-    dy = _draw(plain.forward(x).shape)
-    twin = plain.to(tape.device)
-    y = _try("forward, recorded,", twin.forward, tape.read(x), training=True)
-    dx = _try("backward, recorded,", twin.backward, tape.read(dy))
-    recorded = {"output": y, "gradient at the inputs": dx, **twin.grads}
-    replayed = {name: np.empty(z.shape) for name, z in recorded.items()}
-    program = tape.compile([(z, replayed[name]) for name, z in recorded.items()])
-    for seed in range(2, 5):
-        x[...], dy[...] = _draw(x.shape, seed=seed), _draw(dy.shape, seed=10 * seed)
-        for call in program:
-            call()
-        y, dx = plain.forward(x, training=True), plain.backward(dy)
-        for name, z in {"output": y, "gradient at the inputs": dx, **plain.grads}.items():
-            if not np.array_equal(replayed[name], z):
-                yield f"it is declared replayable, but a replay gives another {name}"
 
 
 def _draw(shape: tuple[int, ...], *, seed: int = 0) -> Array:

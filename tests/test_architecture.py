@@ -17,8 +17,8 @@ from nnxp.optimizers import OPTIMIZERS
 PACKAGE = Path(nnxp.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# What each room may import of nnxp besides arrays, errors and parts, which all may. Only the
-# trainer knows all rooms; losses, metrics and optimizers know arrays alone.
+# What each room may import of nnxp besides arrays and errors, which all may. Only the trainer
+# knows all rooms; losses, metrics and optimizers know arrays alone.
 ROOMS = {
     "__init__": None,
     "__main__": None,
@@ -30,7 +30,6 @@ ROOMS = {
     "initializers": set(),
     "metrics": set(),
     "optimizers": set(),
-    "parts": set(),
     "devices": set(),
     "plots": {"files", "history"},
     "losses": {"functions", "metrics"},
@@ -38,7 +37,7 @@ ROOMS = {
     "network": {"devices", "initializers", "layers"},
     "gradients": {"losses", "network"},
     "data": {"devices", "files"},
-    "testing": {"devices", "fast", "gradients", "layers", "losses", "network"},
+    "testing": {"devices", "gradients", "layers", "losses", "network"},
     "trainer": {"data", "devices", "fast", "history", "losses", "network", "optimizers"},
     "fast": {"data", "devices", "losses", "network", "optimizers"},
 }
@@ -66,7 +65,7 @@ def test_imports_point_one_way(path):
     if allowed is None:
         return
     inner = {name.split(".")[1] for name in imports(path) if name.startswith("nnxp.")}
-    assert inner <= allowed | {room(path), "arrays", "errors", "parts"}
+    assert inner <= allowed | {room(path), "arrays", "errors"}
     assert "nnxp" not in imports(path)
 
 

@@ -26,8 +26,13 @@ LOSSES = {
 }
 
 
+def nnxps(kind):
+    """Return all of nnxp's own subclasses."""
+    return {x for x in kind.__subclasses__() if x.__module__.startswith("nnxp.")}
+
+
 class PlainTrainer(nnxp.Trainer):
-    """Trains by `step`: a subclass might have changed it."""
+    """Trains by `step`: a subclass may have changed it."""
 
 
 def trained(kind, monkeypatch, *, loss, optimizer, inputs, labels=None, dtype="float32", epochs=2):
@@ -35,12 +40,14 @@ def trained(kind, monkeypatch, *, loss, optimizer, inputs, labels=None, dtype="f
     widths = [nnxp.Affine(i, o, rng=rng, dtype=dtype) for i, o in [(12, 9), (9, 8), (8, 7), (7, 3)]]
     first, second, third, last = widths
     layers = [nnxp.Flatten(), first, nnxp.ReLU(), second, nnxp.Sigmoid(), nnxp.Identity(), third]
-    network = nnxp.Sequential([*layers, nnxp.Tanh(), last])
-    trainer = kind(network, loss(), OPTIMIZERS[optimizer]())
-    if kind is nnxp.Trainer:
-        monkeypatch.setattr(trainer, "step", None)  # it must do without
+    layers += [nnxp.Tanh(), nnxp.Softmax(), last]
+    assert {type(layer) for layer in layers} == nnxps(nnxp.Layer)
+    trainer = kind(nnxp.Sequential(layers), loss(), OPTIMIZERS[optimizer]())
     dataset = Dataset(inputs, LOSSES[loss] if labels is None else labels)
-    trainer.fit(dataset, epochs=epochs, batch_size=16, rng=rng)  # and a short batch of 2
+    with monkeypatch.context() as patch:
+        if kind is nnxp.Trainer:
+            patch.setattr(nnxp.Trainer, "step", None)  # it must do without
+        trainer.fit(dataset, epochs=epochs, batch_size=16, rng=rng)  # and a short batch of 2
     return trainer
 
 
@@ -254,6 +261,17 @@ def test_a_descent_is_joined_where_nothing_else_needs_its_parts(also):
         assert len(calls) == {"nothing": 1, "the old matrix": 2, "a multiple of it": 4}.get(also, 3)
 
 
+def test_what_only_looks_like_a_descent_is_computed_as_it_stands():
+    rng = np.random.default_rng(0)
+    x, a, b = rng.normal(size=(4, 3)), rng.normal(size=(4, 5)), rng.normal(size=(5, 3))
+    tape, out, rate = Tape(), np.empty((4, 3)), np.array(0.1)
+    y = tape.read(x) - tape.read(rate) * (tape.read(a) @ tape.read(b))
+    for call in tape.compile([(y * 2, out)]):
+        call()
+    np.testing.assert_array_equal(out, (x - rate * (a @ b)) * 2)
+    assert len(tape.compile([(y * 2, out)])) == 4
+
+
 def test_a_descent_may_end_elsewhere():
     rng = np.random.default_rng(0)
     W, a, b = rng.normal(size=(4, 3)), rng.normal(size=(4, 5)), rng.normal(size=(5, 3))
@@ -265,43 +283,11 @@ def test_a_descent_may_end_elsewhere():
     assert (abs(out - (W - 0.1 * (a @ b))) <= bound(W, 0.1, a, b)).all()
 
 
-class Square(nnxp.Layer, replayable=True):
-    def forward(self, x, training=False):
-        if training:
-            self.remember(x, x)
-        return x * x
-
-    def backward(self, dy):
-        return 2.0 * dy * self.recall(dy)
-
-
-class NoisySquare(Square):
-    """What it does differs between steps."""
-
-    calls = 0
-
-    def forward(self, x, training=False):
-        self.calls += training
-        return super().forward(x, training)
-
-
-class Curious(nnxp.Layer, replayable=True):
-    def forward(self, x, training=False):
-        if training:
-            self.remember(x)
-            float(x[0, 0])
-        return x
-
-    def backward(self, dy):
-        self.recall(dy)
-        return dy
-
-
-def trainer_with(layer, optimizer=None, widths=(6, 5, 3), kind=nnxp.Trainer):
+def trainer_with(kind=nnxp.Trainer, *, layer=None, loss=None, optimizer=None, widths=(6, 5, 3)):
     rng = np.random.default_rng(0)
     first, last = (nnxp.Affine(i, o, rng=rng) for i, o in itertools.pairwise(widths))
-    network = nnxp.Sequential([first, layer, last])
-    return kind(network, nnxp.SoftmaxWithLoss(), optimizer or nnxp.Momentum(0.1))
+    network = nnxp.Sequential([first, layer or nnxp.Tanh(), last])
+    return kind(network, loss or nnxp.SoftmaxWithLoss(), optimizer or nnxp.Momentum(0.1))
 
 
 @pytest.fixture
@@ -310,63 +296,73 @@ def small():
     return Dataset(rng.normal(size=(40, 6)), np.arange(40) % 3)
 
 
-def test_a_layer_is_replayed_if_its_class_says_so(small):
-    one, other = trainer_with(Square()), trainer_with(NoisySquare())
-    one.step = None
-    for trainer in (one, other):
-        trainer.fit(small, epochs=2, batch_size=16, rng=np.random.default_rng(0))
-    assert_same(one, other)
-    assert other.network.layers[1].calls == 6
-    assert [kind.replayable for kind in (nnxp.Layer, Square, NoisySquare)] == [False, True, False]
+class MyTanh(nnxp.Tanh):
+    calls = 0
+
+    def forward(self, x, training=False):
+        self.calls += training
+        return super().forward(x, training)
 
 
-class Halving(nnxp.Momentum):
-    """An optimizer whose rate depends on more than its numbers."""
+class MyLoss(nnxp.SoftmaxWithLoss):
+    calls = 0
 
-    def _update_one(self, params, name, gradient, *factors):
-        super()._update_one(params, name, gradient, 0.5**self.steps)
+    def backward(self):
+        self.calls += 1
+        return super().backward()
 
 
-class CountingTrainer(nnxp.Trainer):
+class MyMomentum(nnxp.Momentum):
+    calls = 0
+
+    def update(self, params, grads):
+        self.calls += 1
+        super().update(params, grads)
+
+
+class MyTrainer(nnxp.Trainer):
+    calls = 0
+
     def step(self, inputs, labels):
-        self.count = getattr(self, "count", 0) + 1
+        self.calls += 1
         return super().step(inputs, labels)
 
 
-def test_what_a_subclass_does_instead_is_done(small):
-    halving, plain = trainer_with(Square(), Halving()), trainer_with(NoisySquare(), Halving())
-    for trainer in (halving, plain):
-        trainer.train_epoch(small, batch_size=8, rng=np.random.default_rng(0))
-    assert_same(halving, plain)
-    counting = trainer_with(Square(), kind=CountingTrainer)
-    counting.train_epoch(small, batch_size=8, rng=np.random.default_rng(0))
-    assert counting.count == 5
+@pytest.mark.parametrize("own", ["layer", "loss", "optimizer", "trainer", "step"])
+def test_what_a_part_of_ones_own_does_is_done(small, own):
+    parts = {"layer": MyTanh(), "loss": MyLoss(), "optimizer": MyMomentum(0.1)}
+    kind = MyTrainer if own == "trainer" else nnxp.Trainer
+    trainer = trainer_with(kind, **{own: parts[own]} if own in parts else {})
+    if own == "step":
+        counted = MyTrainer(trainer.network, trainer.loss, trainer.optimizer)
+        trainer.step = counted.step
+    trainer.fit(small, epochs=2, batch_size=8, rng=np.random.default_rng(0))
+    assert parts.get(own, counted if own == "step" else trainer).calls == 10
+    plain = trainer_with(PlainTrainer)
+    plain.fit(small, epochs=2, batch_size=8, rng=np.random.default_rng(0))
+    assert_same(trainer, plain)
 
 
-class WrongGradient(nnxp.Affine, replayable=True):
-    def parameter_gradients(self, dy):
-        super().parameter_gradients(dy)
-        self.grads["b"] = self.grads["b"][:1]
+def share_weights(network):
+    network.layers[2].params["W"] = network.layers[0].params["W"]
 
 
-def test_a_wrong_gradient_is_told(small):
-    network = nnxp.Sequential([WrongGradient(6, 3, rng=np.random.default_rng(0))])
-    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
-    with pytest.raises(nnxp.InputError, match=r"update expects a gradient of b1 like it.*\(1,\)"):
-        trainer.train_epoch(small, batch_size=8, rng=np.random.default_rng(0))
+def order_by_columns(network):
+    network.layers[0].params["W"] = np.asfortranarray(network.layers[0].params["W"])
 
 
-def test_every_part_of_nnxp_is_replayable():
-    kinds = [nnxp.Sequential, nnxp.Layer, nnxp.Loss, nnxp.Optimizer]
-    for kind in kinds:
-        kinds += [x for x in kind.__subclasses__() if x.__module__.startswith("nnxp.")]
-    assert len(kinds) == 4 + 1 + 7 + 3 + 7
-    assert {x for x in kinds if not x.replayable} == {nnxp.Layer, nnxp.Loss, nnxp.Optimizer}
-
-
-def test_a_replayable_layer_cannot_look_at_numbers(small):
-    with pytest.raises(nnxp.InputError, match="recorded cannot look .* without replayable=True"):
-        trainer_with(Curious()).fit(small, epochs=1, batch_size=8, rng=np.random.default_rng(0))
+@pytest.mark.parametrize("arrange", [share_weights, order_by_columns])
+@pytest.mark.parametrize("late", [False, True])
+def test_arrays_that_cannot_move_are_trained_where_they_are(small, arrange, late):
+    trainers = [trainer_with(kind, widths=(6, 6, 6)) for kind in (nnxp.Trainer, PlainTrainer)]
+    for trainer in trainers:
+        rng = np.random.default_rng(0)
+        if late:
+            trainer.train_epoch(small, batch_size=16, rng=rng)
+        arrange(trainer.network)
+        assert not replay.is_replayable(trainer.network, trainer.loss, trainer.optimizer)
+        trainer.train_epoch(small, batch_size=16, rng=rng)
+    assert_same(*trainers)
 
 
 @pytest.mark.parametrize(
@@ -402,7 +398,7 @@ def test_operators_that_make_no_numbers(name):
 
 
 def test_an_interruption_brings_back_what_was_trained(small):
-    one, other = trainer_with(nnxp.ReLU()), trainer_with(nnxp.ReLU())
+    one, other = trainer_with(), trainer_with()
     before = dict(one.network.parameters())
     calls = []
 
@@ -423,9 +419,16 @@ def test_an_interruption_brings_back_what_was_trained(small):
     np.testing.assert_equal(one.optimizer.state, other.optimizer.state)
 
 
+def test_an_optimizer_that_made_no_step_remembers_nothing(small):
+    trainer = trainer_with()
+    with replay.Replay(trainer.network, trainer.loss, trainer.optimizer, small).over(small):
+        pass
+    assert trainer.optimizer.state == {"velocity": {}}
+
+
 def change_settings(trainer, _):
     trainer.optimizer.learning_rate = 0.05
-    trainer.optimizer.momentum = 0.5
+    trainer.optimizer.momentum = np.float32(0.5)
 
 
 def change_parameters(trainer, _):
@@ -461,9 +464,10 @@ def change_nothing(trainer, dataset):
     ],
 )
 def test_changes_between_epochs_act(small, change):
-    trainers = trainer_with(Square()), trainer_with(NoisySquare())
+    trainers = trainer_with(), trainer_with(PlainTrainer)
     for trainer in trainers:
         dataset, rng = Dataset(small.inputs.copy(), small.labels), np.random.default_rng(0)
+        trainer.optimizer.momentum = np.float32(0.9)
         trainer.train_epoch(dataset, batch_size=16, rng=rng)
         changed = change(trainer, dataset) or dataset
         trainer.train_epoch(changed, batch_size=7, rng=rng)
@@ -471,15 +475,22 @@ def test_changes_between_epochs_act(small, change):
 
 
 def test_a_step_is_recorded_once(small, monkeypatch):
-    trainer = trainer_with(Square())
+    trainer = trainer_with()
     trainer.fit(small, epochs=2, batch_size=16, rng=np.random.default_rng(0))
     monkeypatch.setattr(replay, "Tape", None)
     trainer.train_epoch(small, batch_size=16, rng=np.random.default_rng(0))
 
 
+def test_few_recordings_are_kept(small):
+    trainer = trainer_with()
+    for batch_size in (7, 8, 9, 11):
+        trainer.train_epoch(small, batch_size=batch_size, rng=np.random.default_rng(0))
+    assert sorted(trainer._replay._programs) == [7, 11]
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_a_copied_trainer_trains_alone(small, copied):
-    one = trainer_with(nnxp.Tanh())
+    one = trainer_with()
     one.train_epoch(small, batch_size=16, rng=np.random.default_rng(0))
     other = copied(one)
     before = {name: x.copy() for name, x in one.network.parameters().items()}
@@ -491,17 +502,17 @@ def test_a_copied_trainer_trains_alone(small, copied):
 
 def test_an_optimizer_of_another_network_is_refused(small):
     optimizer = nnxp.Momentum(0.1)
-    trainer_with(Square(), optimizer).train_epoch(
+    trainer_with(optimizer=optimizer).train_epoch(
         small, batch_size=16, rng=np.random.default_rng(0)
     )
     with pytest.raises(nnxp.InputError, match="has already trained another W1"):
-        trainer_with(Square(), optimizer, (6, 4, 3)).train_epoch(
+        trainer_with(optimizer=optimizer, widths=(6, 4, 3)).train_epoch(
             small, batch_size=16, rng=np.random.default_rng(0)
         )
 
 
 def test_no_gradient_is_left_behind(small):
-    trainer = trainer_with(Square())
+    trainer = trainer_with()
     trainer.step(small.inputs.astype("float32"), small.labels)
     trainer.train_epoch(small, batch_size=16, rng=np.random.default_rng(0))
     with pytest.raises(nnxp.CallOrderError, match="no gradients yet"):
@@ -522,7 +533,7 @@ def test_small_networks_train_on_one_thread_and_give_the_others_back(
 
         return spy
 
-    trainer = trainer_with(nnxp.ReLU(), nnxp.SGD(0.1), (6, width, 3))
+    trainer = trainer_with(optimizer=nnxp.SGD(0.1), widths=(6, width, 3))
     trainer.optimizer.factors = spied(trainer.optimizer.factors)
     monkeypatch.setattr(trainer.loss, "hits", spied(trainer.loss.hits))
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
@@ -534,3 +545,16 @@ def test_small_networks_train_on_one_thread_and_give_the_others_back(
         assert all(numbers == {threads} for numbers in seen)
         spied(int)()
         assert seen[-1] == {2}
+
+
+def test_threads_of_a_program_may_train_at_once():
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        first, second = (blas.one_thread_if_small(1) for _ in range(2))
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        numbers = {x["num_threads"] for x in threadpoolctl.threadpool_info()}
+        assert 1 in numbers
+        second.__exit__(None, None, None)
+        libraries = threadpoolctl.threadpool_info()
+        assert {x["num_threads"] for x in libraries if x["user_api"] == "blas"} == {2}

@@ -46,27 +46,6 @@ def test_a_right_layer_passes():
     check_layer(Scale(), (5, 4))
 
 
-class Counting(Scale, replayable=True):
-    """Not replayable: what it does depends on how often it has trained."""
-
-    count = 0
-
-    def forward(self, x, training=False):
-        y = super().forward(x, training)
-        self.count += training
-        return y if self.count < 3 else y + 1
-
-    def to(self, device, *, dtype=None):
-        twin = super().to(device, dtype=dtype)
-        twin.count = 0
-        return twin
-
-
-def test_a_layer_that_is_not_replayable_is_told():
-    with pytest.raises(nnxp.LayerError, match="declared replayable, but a replay gives another ou"):
-        check_layer(Counting(), (5, 4))
-
-
 class WrongInputGradient(Scale):
     def backward(self, dy):
         return super().backward(dy) * 1.01

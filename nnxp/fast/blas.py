@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 # NumPy's own OpenBLAS has this prefix, and this suffix since its integers have 64 bits.
@@ -25,14 +27,31 @@ _ROW_MAJOR, _AS_IT_IS, _TRANSPOSED = 101, 111, 112  # as in cblas.h
 # batches of a hundred or so. Below, they wait for each other; all the more where other programs
 # keep the cores busy.
 _WORTH_THREADS = 1 << 17
+_lock = threading.Lock()
+_limits: list[Any] = []  # the one in force, once for each that wants it
 
 
-def one_thread_if_small(largest: int) -> contextlib.AbstractContextManager[object]:
-    """Return a context in which BLAS uses one thread, if the `largest` matrix is not worth more."""
+@contextlib.contextmanager
+def one_thread_if_small(largest: int) -> Iterator[None]:
+    """Let BLAS use one thread, if the `largest` matrix is not worth more.
+
+    Where several threads of a program train at once, the last one gives the others back.
+    """
     if largest >= _WORTH_THREADS:
-        return contextlib.nullcontext()
-    limit: contextlib.AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
-    return limit
+        yield
+        return
+    with _lock:
+        if not _limits:
+            _limits.append(_libraries().limit(limits=1, user_api="blas"))
+        else:
+            _limits.append(_limits[0])
+    try:
+        yield
+    finally:
+        with _lock:
+            limit = _limits.pop()
+            if not _limits:
+                limit.restore_original_limits()
 
 
 def subtracting_product(
@@ -51,7 +70,9 @@ def subtracting_product(
     name, real = _PRODUCTS.get(out.dtype.name, ("", ctypes.c_double))
     libraries = [x.dynlib for x in _libraries().lib_controllers]
     product = next((getattr(x, name) for x in libraries if hasattr(x, name)), None)
-    if product is None or {a.dtype, b.dtype} != {out.dtype}:
+    if product is None or {a.dtype, b.dtype} != {out.dtype} or not out.flags.behaved:
+        return None
+    if any(np.may_share_memory(out, x) for x in (a, b)):
         return None
     if not (a.flags.forc and b.flags.forc and out.flags.c_contiguous):
         return None
@@ -67,7 +88,7 @@ def subtracting_product(
 
     def subtract() -> None:
         # data_as keeps each array alive with its pointer.
-        arguments[6].value = -factor
+        arguments[6].value = -float(factor)
         product(*arguments)
 
     return subtract

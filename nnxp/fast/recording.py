@@ -3,7 +3,8 @@
 A `Recorded` array belongs to a small array library of its own: immutable, like JAX's, and with
 NumPy underneath. What layers, losses and optimizers do with such arrays goes on a tape. `compile`
 turns the tape into a list of NumPy calls whose arguments and results are laid out in memory for
-good, so a replay allocates nothing, checks nothing, and rounds as the plain calls do.
+good: a replay checks nothing, hardly allocates, and rounds as the plain calls do, but for one (see
+`_joined`). It serves what nnxp's own parts call.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Recorded:
     def _has_no_value(self, *_: object, **__: object) -> NoReturn:
         raise InputError(
             "a step that is recorded cannot look at its numbers, as float(x), bool(x) or x[...] = "
-            "would; a class declared without replayable=True may do so"
+            "would"
         )
 
     __bool__ = __float__ = __int__ = __index__ = __iter__ = __setitem__ = _has_no_value
@@ -121,10 +122,8 @@ class _Namespace:
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
 
-    def asarray(self, x: Any, **kwargs: Any) -> Any:
-        if isinstance(x, Recorded):
-            return x  # a copy of what cannot change is the same
-        return self._tape.call(np.asarray, x, **kwargs)
+    def asarray(self, x: Recorded, *, copy: bool | None = None) -> Recorded:
+        return x  # a copy of what cannot change is the same
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(np, name)
@@ -199,10 +198,10 @@ class Tape:
 
 def _sample(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
     """Return what the function returns for samples; zeros like it where no work is needed."""
-    shapes = [np.shape(x) for x in args]
     with np.errstate(all="ignore"):
         if not isinstance(function, np.ufunc) or kwargs:
             return function(*args, **kwargs)
+        shapes = [np.shape(x) for x in args]
         dtype = function(*[x[(slice(1),) * x.ndim] if np.ndim(x) else x for x in args]).dtype
         if function.signature is None:
             return np.zeros(np.broadcast_shapes(*shapes), dtype)
@@ -251,6 +250,9 @@ def _joined(calls: list[_Call], kept: set[Recorded]) -> list[_Call]:
             continue
         like = x.shape, x.dtype
         if factor.ndim or any((y.shape, y.dtype) != like for y in (product.result, call.result)):
+            continue
+        # An inner step of a layer is none of a descent.
+        if x.ndim != 2 or call.result not in kept or readers[call.result]:
             continue
         if any(y.owner is x.owner for y in (a, b)):
             continue
@@ -352,7 +354,7 @@ def _replays(
                 partial(np.copyto, out, args[2]),
                 partial(np.copyto, out, args[1], where=args[0]),
             ]
-        case np.sum | np.max if kwargs.keys() <= {"axis", "keepdims"}:
+        case np.sum | np.max if len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
             x, axis, keepdims = args[0], kwargs.get("axis"), kwargs.get("keepdims", False)
             if function is np.sum:
                 return [partial(np.add.reduce, x, axis, out.dtype, out, keepdims)]

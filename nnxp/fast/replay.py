@@ -19,13 +19,24 @@ from nnxp.network import Sequential
 from nnxp.optimizers import SGD, Optimizer
 
 _LARGE = 1 << 12  # numbers of a matrix that is worth a call of its own
-_CHANGING = {"steps": None, "_learning_rate": None}  # of an optimizer, by its factors
+_SIZES = 2  # of batches whose recordings are kept: an epoch's, and its last one's
 _CHUNK = 1 << 15  # numbers that an optimizer works through at a time, to stay in the cache
 
 
 def is_replayable(network: Sequential, loss: Loss, optimizer: Optimizer) -> bool:
-    """Tell whether all parts are declared replayable."""
-    return all(part.replayable for part in (network, *network.layers, loss, optimizer))
+    """Tell whether a step of these parts is the same each time.
+
+    It is for nnxp's own. What others do may depend on more than arrays, as a random draw does, or
+    on whose parameter it is. Weights that two layers share cannot lie in two places, and in other
+    than C order they would be multiplied in another order.
+    """
+    parts = [network, *network.layers, loss, optimizer]
+    if any(type(part).__module__.partition(".")[0] != "nnxp" for part in parts):
+        return False
+    arrays = list(network.parameters().values())
+    return all(x.flags.c_contiguous for x in arrays) and not any(
+        np.may_share_memory(x, y) for x, y in itertools.combinations(arrays, 2)
+    )
 
 
 class Replay:
@@ -74,6 +85,7 @@ class Replay:
     def over(self, dataset: Dataset) -> Iterator[Callable[[Memory], None]]:
         """Provide what does one update for the examples of the given numbers."""
         parameters, state = self._network.parameters(), self._optimizer.state
+        steps = self._optimizer.steps
         self._optimizer.require(parameters, parameters)
         for name, x in (self._parameters.views | self._alone).items():
             x[...] = parameters[name]
@@ -85,13 +97,16 @@ class Replay:
         finally:
             for name, x in (self._parameters.views | self._alone).items():
                 parameters[name][...] = x
-            for slot, flat in self._state.items():
-                state[slot].update({name: x.copy() for name, x in flat.views.items()})
+            if self._optimizer.steps > steps:
+                for slot, flat in self._state.items():
+                    state[slot].update({name: x.copy() for name, x in flat.views.items()})
             for layer in self._network.layers:
                 layer.grads.clear()
 
     def _step(self, inputs: Memory, labels: Memory, rows: Memory) -> None:
         if len(rows) not in self._programs:
+            if len(self._programs) == _SIZES:
+                self._programs.pop(next(iter(self._programs)))
             self._programs[len(rows)] = self._record(inputs, labels, len(rows))
         batch, batch_labels, program = self._programs[len(rows)]
         inputs.take(rows, 0, batch, "clip")  # "raise" would make a copy on the way
@@ -116,7 +131,6 @@ class Replay:
         loss.forward(network.forward(x, training=True), y)
         network.parameter_gradients(loss.backward())
         gradients = network.gradients()
-        self._optimizer.require(parameters, gradients)
         targets = [(gradients[name], x) for name, x in self._gradients.views.items()]
         for name, x in self._alone.items():
             factors = map(tape.read, self._factors)
@@ -145,15 +159,13 @@ class Replay:
 def _settings(
     network: Sequential, loss: Loss, optimizer: Optimizer, dataset: Dataset
 ) -> list[tuple[Any, Any]]:
-    """Return what a recording holds fast: the parts, their plain attributes, shapes and dtypes."""
-    parts = [network, *network.layers, loss, optimizer]
+    """Return what a recording holds fast: the parts, their numbers, shapes and dtypes."""
     arrays = [*network.parameters().values(), dataset.inputs[:0], dataset.labels[:0]]
+    changing = {"steps": None, "_learning_rate": None}  # read anew at each step
+    own = [(part, vars(part)) for part in (network, *network.layers, loss)]
     return [(x.shape, x.dtype) for x in arrays] + [
-        (
-            id(part),
-            {k: v for k, v in vars(part).items() if isinstance(v, (int, float, str))} | _CHANGING,
-        )
-        for part in parts
+        (id(part), {k: v for k, v in kept.items() if isinstance(v, (int, float, str, np.generic))})
+        for part, kept in [*own, (optimizer, vars(optimizer) | changing)]
     ]
 
 

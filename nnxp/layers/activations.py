@@ -8,7 +8,7 @@ from nnxp.functions import sigmoid
 from nnxp.layers.base import Layer
 
 
-class Identity(Layer, replayable=True):
+class Identity(Layer):
     """Identity: ``y = x``."""
 
     def forward(self, x: Array, training: bool = False) -> Array:
@@ -24,7 +24,7 @@ class Identity(Layer, replayable=True):
         return dy
 
 
-class ReLU(Layer, replayable=True):
+class ReLU(Layer):
     """Rectified linear unit: ``y = max(x, 0)``; its gradient at 0 is taken as 0."""
 
     def forward(self, x: Array, training: bool = False) -> Array:
@@ -42,7 +42,7 @@ class ReLU(Layer, replayable=True):
         return xp.where(y > 0, dy, 0.0)
 
 
-class Sigmoid(Layer, replayable=True):
+class Sigmoid(Layer):
     """Logistic function: ``y = 1 / (1 + exp(-x))``."""
 
     def forward(self, x: Array, training: bool = False) -> Array:
@@ -59,7 +59,7 @@ class Sigmoid(Layer, replayable=True):
         return dy * y * (1.0 - y)
 
 
-class Tanh(Layer, replayable=True):
+class Tanh(Layer):
     """Hyperbolic tangent: ``y = tanh(x)``."""
 
     def forward(self, x: Array, training: bool = False) -> Array:
@@ -76,7 +76,7 @@ class Tanh(Layer, replayable=True):
         return dy * (1.0 - y * y)
 
 
-class Softmax(Layer, replayable=True):
+class Softmax(Layer):
     """Softmax over the last axis, to read scores as probabilities.
 
     To train a classifier, use `nnxp.SoftmaxWithLoss` on the scores instead: it is stable.

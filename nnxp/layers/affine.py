@@ -12,7 +12,7 @@ from nnxp.initializers import Initializer, he_normal
 from nnxp.layers.base import Layer
 
 
-class Affine(Layer, replayable=True):
+class Affine(Layer):
     """Fully connected layer: ``y = x @ W + b``.
 
     Parameters

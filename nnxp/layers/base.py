@@ -9,10 +9,9 @@ from nnxp.arrays import Array, array_library, describe, device_of, differ
 from nnxp.devices import Device, require_dtype
 from nnxp.devices import device as open_device
 from nnxp.errors import CallOrderError, DeviceError, InputError
-from nnxp.parts import Part
 
 
-class Layer(Part):
+class Layer:
     """Base class of all layers.
 
     A subclass writes `forward` and `backward`. A training forward ends with

@@ -9,7 +9,7 @@ from nnxp.errors import InputError
 from nnxp.layers.base import Layer
 
 
-class Flatten(Layer, replayable=True):
+class Flatten(Layer):
     """Lay the axes of each example out in one: (batch, …) becomes (batch, features)."""
 
     def forward(self, x: Array, training: bool = False) -> Array:
