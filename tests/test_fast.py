@@ -168,11 +168,11 @@ OPERATIONS = [
     lambda xp, x, y: 1 - x,
     lambda xp, x, y: x / (2.0 + y * y),
     lambda xp, x, y: x @ (y.T @ x),
-    lambda xp, x, y: -(x**2),
+    lambda xp, x, y: -x * x,
     lambda xp, x, y: x - 0.5 * (x @ (y.T @ x)),
     lambda xp, x, y: xp.maximum(x, 0.0),
     lambda xp, x, y: xp.where(x > y, x, 0.0),
-    lambda xp, x, y: xp.where(x <= 0, x, y),
+    lambda xp, x, y: xp.where(y >= x, x, y),
     lambda xp, x, y: x - xp.max(y, axis=1, keepdims=True),
     lambda xp, x, y: x * xp.sum(y, axis=0),
     lambda xp, x, y: x - xp.sum(y, axis=1)[:, None],
@@ -185,7 +185,7 @@ OPERATIONS = [
     lambda xp, x, y: x * xp.astype(xp.arange(3) == 1, xp.float64),
     lambda xp, x, y: xp.concat([x, y])[2:6, :],
     lambda xp, x, y: x * x[xp.arange(4), xp.argmax(y, axis=1)][:, None],
-    lambda xp, x, y: xp.sqrt(abs(x)),
+    lambda xp, x, y: xp.sqrt(xp.abs(x)),
     lambda xp, x, y: x,
     lambda xp, x, y: y[::-1, ...],
 ]
@@ -208,11 +208,11 @@ def performed(steps, xp, x, y):
     for operation, first, second in steps:
         raw.append(OPERATIONS[operation](xp, made[first], made[second]))
         z = raw[-1]  # kept small, by what rounds alike wherever it lies in memory
-        made.append(z if operation in VIEWS else z / (1 + abs(z)))
+        made.append(z if operation in VIEWS else z / (1 + xp.abs(z)))
     return made + raw
 
 
-@example(([(8, 0, 1)], (3, 3, 3)), 0)  # where(x <= 0, x, y), unscaled, goes where x and y are
+@example(([(8, 0, 1)], (3, 3, 3)), 0)  # where(0 >= x, x, y), unscaled, goes where x and y are
 @settings(max_examples=300, deadline=None)
 @given(programs(), st.integers(0, 2**32 - 1))
 def test_a_program_does_what_the_calls_do(program, seed):
@@ -374,27 +374,18 @@ def test_recorded_arrays_have_no_numbers(look):
         look(Tape().read(np.array(1)))
 
 
-@pytest.mark.parametrize("name", ["add", "sub", "mul", "truediv", "pow", "matmul"])
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "truediv", "matmul"])
 def test_operators_with_numpy_arrays_on_either_side(name):
     function = getattr(operator, name)
     x, y = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[2.0, 0.5], [1.0, 2.0]])
     for left in (True, False):
-        tape, out = Tape(), np.empty((2, 2))
+        expected = function(x, y)
+        tape, out = Tape(), np.empty_like(expected)
         result = function(tape.read(x), y) if left else function(x, tape.read(y))
         assert isinstance(result, Recorded)
         for call in tape.compile([(result, out)]):
             call()
-        np.testing.assert_array_equal(out, function(x, y))
-
-
-@pytest.mark.parametrize("name", ["eq", "ne", "lt", "le", "gt", "ge", "and_", "or_"])
-def test_operators_that_make_no_numbers(name):
-    function = getattr(operator, name)
-    x, y = (np.array(bits, dtype=bool) for bits in ([0, 0, 1, 1], [0, 1, 0, 1]))
-    tape, out = Tape(), np.empty(4, bool)
-    for call in tape.compile([(~function(tape.read(x), tape.read(y)), out)]):
-        call()
-    np.testing.assert_array_equal(out, ~function(x, y))
+        np.testing.assert_array_equal(out, expected)
 
 
 def test_an_interruption_brings_back_what_was_trained(small):

@@ -65,6 +65,9 @@ class Recorded:
     def __getitem__(self, key: Any) -> Any:
         return self.tape.call(operator.getitem, self, key)
 
+    def __neg__(self) -> Any:
+        return self.tape.call(np.negative, self)
+
     def _has_no_value(self, *_: object, **__: object) -> NoReturn:
         raise InputError(
             "a step that is recorded cannot look at its numbers, as float(x), bool(x) or x[...] = "
@@ -85,17 +88,12 @@ def _reflected(ufunc: np.ufunc) -> Callable[[Recorded, Any], Recorded]:
 
 for _name, _ufunc in {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.divide,
-    "pow": np.power, "matmul": np.matmul,
+    "matmul": np.matmul,
 }.items():  # fmt: skip
     setattr(Recorded, f"__{_name}__", _operator(_ufunc))
     setattr(Recorded, f"__r{_name}__", _reflected(_ufunc))
-for _name, _ufunc in {
-    "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
-    "ge": np.greater_equal, "and": np.bitwise_and, "or": np.bitwise_or,
-}.items():  # fmt: skip
+for _name, _ufunc in {"eq": np.equal, "gt": np.greater, "ge": np.greater_equal}.items():
     setattr(Recorded, f"__{_name}__", _operator(_ufunc))
-for _name, _ufunc in {"neg": np.negative, "abs": np.absolute, "invert": np.invert}.items():
-    setattr(Recorded, f"__{_name}__", lambda self, ufunc=_ufunc: self.tape.call(ufunc, self))
 
 
 class _Call:
