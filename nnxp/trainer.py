@@ -103,6 +103,9 @@ class Trainer:
     ) -> list[Record]:
         """Train for some epochs, each over all examples in a new order.
 
+        On NumPy the steps of nnxp's own parts are recorded and replayed (see `nnxp.fast`): they
+        change parameters and state as `step` does, and leave no gradients behind.
+
         Parameters
         ----------
         train : Dataset
