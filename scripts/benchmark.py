@@ -42,7 +42,7 @@ from nnxp.files import write_whole
 
 ROUNDS = 7
 # An epoch of this many steps is one measurement.
-STEPS = {"small": 600, "wide": 100, "deep": 30, "huge": 14}
+STEPS = {"small": 600, "wide": 100, "deep": 60, "huge": 14}
 NETWORKS = {"cpu": ("small", "wide", "deep"), "cuda": ("small", "wide", "deep", "huge")}
 EAGER = ("PyTorch, foreach", "PyTorch, fused")
 TORCH = (*EAGER, "PyTorch, compiled", "PyTorch, CUDA graph")
