@@ -106,7 +106,7 @@ def test_a_subtracting_product_is_within_its_bound(dtype, transposed):
     factors = [rng.normal(size=shape).astype(dtype) for shape in [(40, 20), (20, 30)]]
     a, b = (np.asarray(y.T, order="C").T if i in transposed else y for i, y in enumerate(factors))
     out, rate = x.copy(), np.array(0.1, dtype)
-    call = blas.subtracting_product(out, rate, a, b)
+    call = blas.accumulating_product(out, a, b, rate)
     if call is None:
         pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
     for value in (0.1, 0.3):  # it reads the factor anew
@@ -128,7 +128,36 @@ def test_a_subtracting_product_is_within_its_bound(dtype, transposed):
 )
 def test_a_subtracting_product_leaves_to_numpy_what_blas_does_not_do(arrays):
     out, a, b = arrays
-    assert blas.subtracting_product(out, np.array(0.1), a, b) is None
+    assert blas.accumulating_product(out, a, b, np.array(0.1)) is None
+
+
+@pytest.mark.parametrize("openblas", [True, False])
+@pytest.mark.parametrize("inner", [5, 2000])
+def test_an_affine_layer_is_one_product_within_its_bound(monkeypatch, openblas, inner):
+    if not openblas:
+        monkeypatch.setattr(blas, "_PRODUCTS", {})
+    rng = np.random.default_rng(0)
+    x, W, b = (rng.normal(size=n).astype("float32") for n in [(30, inner), (inner, 20), 20])
+    tape, out = Tape(), np.empty((30, 20), "float32")
+    y = tape.read(x) @ tape.read(W) + tape.read(b)
+    program = tape.compile([(y, out)])
+    for _ in range(2):
+        for call in program:
+            call()
+        # The bias first or last, and each product's terms in any order.
+        assert (abs(out - (x @ W + b)) <= bound(b, 1, x, W)).all()
+    assert len(program) == 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_large_sum_is_within_its_bound(dtype):
+    x = np.random.default_rng(0).normal(size=(200, 50)).astype(dtype)
+    tape, out = Tape(), np.empty(50, dtype)
+    for call in tape.compile([(tape.namespace.sum(tape.read(x), axis=0), out)]):
+        call()
+    ones, zeros = np.ones((1, 200), dtype), np.zeros(50, dtype)
+    assert (abs(out - x.sum(axis=0)) <= bound(zeros, 1, ones, x)[0]).all()
+    assert abs(out).max() > 1
 
 
 @pytest.mark.parametrize("openblas", [True, False])
@@ -157,8 +186,10 @@ def test_a_large_matrix_descends_within_rounding(monkeypatch, openblas):
     # of 60 hidden outputs not beyond 4 / 30 of the largest of W2
     dy = hidden * 4 / 30 * abs(other.network.parameters()["W2"]).max() * 2
     assert (abs(mine["W1"] - plain["W1"]) <= bound(W, 0.5, inputs.T, dy)).all()
-    np.testing.assert_equal(mine["W2"], plain["W2"])  # it is small, and so are the vectors
-    np.testing.assert_equal(mine["b1"], plain["b1"])
+    ones = np.ones((1, 30), "float32")
+    assert (abs(mine["b1"] - plain["b1"]) <= bound(plain["b1"], 0.5, ones, dy)[0]).all()
+    np.testing.assert_equal(mine["W2"], plain["W2"])  # it is small, and so is its layer's sum
+    np.testing.assert_equal(mine["b2"], plain["b2"])
     if not openblas:
         np.testing.assert_equal(mine["W1"], plain["W1"])
 
@@ -187,7 +218,7 @@ OPERATIONS = [
     lambda xp, x, y: x * x[xp.arange(4), xp.argmax(y, axis=1)][:, None],
     lambda xp, x, y: xp.sqrt(xp.abs(x)),
     lambda xp, x, y: x,
-    lambda xp, x, y: y[::-1, ...],
+    lambda xp, x, y: y.T.T,
 ]
 VIEWS = range(len(OPERATIONS) - 2, len(OPERATIONS))
 
@@ -257,7 +288,7 @@ def test_a_descent_is_joined_where_nothing_else_needs_its_parts(also):
             wanted = {"the product": gradient, "a multiple of it": 2 * gradient}
             wanted |= {"the step": 0.1 * gradient, "the old matrix": before + 1}
             np.testing.assert_allclose(other, wanted[also], rtol=1e-15)
-    if blas.subtracting_product(W, rate, a, b):
+    if blas.accumulating_product(W, a, b, rate):
         assert len(calls) == {"nothing": 1, "the old matrix": 2, "a multiple of it": 4}.get(also, 3)
 
 

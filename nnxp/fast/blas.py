@@ -11,6 +11,7 @@ import ctypes
 import functools
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,18 +55,26 @@ def one_thread_if_small(largest: int) -> Iterator[None]:
                 limit.restore_original_limits()
 
 
-def subtracting_product(
-    out: npt.NDArray[Any], factor: npt.NDArray[Any], a: npt.NDArray[Any], b: npt.NDArray[Any]
+def accumulating_product(
+    out: npt.NDArray[Any],
+    a: npt.NDArray[Any],
+    b: npt.NDArray[Any],
+    factor: npt.NDArray[Any] | None = None,
 ) -> Callable[[], object] | None:
-    """Return a call that does ``out -= factor * (a @ b)`` in one pass; None if that needs NumPy.
+    """Return a call that does ``out += a @ b`` in one pass, or ``out -= factor * (a @ b)``.
 
     Parameters
     ----------
     out : (rows, columns) array
-    factor : 0-d array
-        Read at each call.
     a : (rows, inner) array
     b : (inner, columns) array
+    factor : 0-d array, optional
+        Read at each call.
+
+    Returns
+    -------
+    callable or None
+        None where that takes NumPy.
     """
     name, real = _PRODUCTS.get(out.dtype.name, ("", ctypes.c_double))
     libraries = [x.dynlib for x in _libraries().lib_controllers]
@@ -80,14 +89,17 @@ def subtracting_product(
     arguments: list[Any] = [ctypes.c_int(_ROW_MAJOR)]
     arguments += [ctypes.c_int(_AS_IT_IS if x.flags.c_contiguous else _TRANSPOSED) for x in (a, b)]
     arguments += [size(n) for n in (*out.shape, a.shape[1])]
-    arguments += [real()]
+    arguments += [real(1)]
     for x in (a, b):
         row = x.shape[1] if x.flags.c_contiguous else x.shape[0]
         arguments += [x.ctypes.data_as(ctypes.c_void_p), size(row)]
     arguments += [real(1), out.ctypes.data_as(ctypes.c_void_p), size(out.shape[1])]
 
+    # data_as keeps each array alive with its pointer.
+    if factor is None:
+        return partial(product, *arguments)
+
     def subtract() -> None:
-        # data_as keeps each array alive with its pointer.
         arguments[6].value = -float(factor)
         product(*arguments)
 

@@ -21,10 +21,11 @@ import numpy.typing as npt
 from nnxp.arrays import Array, Namespace
 from nnxp.devices.base import Device
 from nnxp.errors import InputError
-from nnxp.fast.blas import subtracting_product
+from nnxp.fast.blas import accumulating_product
 
 _ALIGNMENT = 64  # bytes of a cache line
 _SHORT_ROW = 32
+_LARGE_SUM = 1 << 9  # numbers that BLAS sums faster than NumPy
 
 Memory = npt.NDArray[Any]
 Program = list[Callable[[], object]]
@@ -222,11 +223,17 @@ def _subtract_product(x: Array, factor: Array, a: Array, b: Array) -> Array:
     return x - factor * (a @ b)
 
 
-def _joined(calls: list[_Call], kept: set[Recorded]) -> list[_Call]:
-    """Join each ``x - factor * (a @ b)`` to one call, as early as `x` may be overwritten.
+def _add_product(x: Array, a: Array, b: Array) -> Array:
+    """Return ``x + a @ b``; on the tape it stands for one call of BLAS."""
+    return x + a @ b
 
-    That is how a weight matrix descends its gradient, which then takes no memory and no pass of
-    its own. What is in the brackets must serve nothing else.
+
+def _joined(calls: list[_Call], kept: set[Recorded]) -> list[_Call]:
+    """Join each ``a @ b + row`` to one call, and each ``x - factor * (a @ b)`` that ends in `x`.
+
+    The first is an affine layer. The second is how a weight matrix descends its gradient, which
+    then takes no memory and no pass of its own; it is done as early as `x` may be overwritten. What
+    is in the middle must serve nothing else.
     """
     made = {call.result: call for call in calls}
     readers = Counter(x.owner for call in calls for x in call.reads)
@@ -237,6 +244,13 @@ def _joined(calls: list[_Call], kept: set[Recorded]) -> list[_Call]:
             return None
         return call
 
+    for call in [call for call in calls if call.function is np.add]:
+        product, row = maker(call.args[0], np.matmul), call.args[1]
+        like = product and (product.result.shape[1:], product.result.dtype)
+        if product and isinstance(row, Recorded) and (row.shape, row.dtype) == like:
+            joined = _Call(_add_product, (row, *product.args), {})
+            joined.result = call.result
+            calls = [joined if c is call else c for c in calls if c is not product]
     for call in [call for call in calls if call.function is np.subtract]:
         x, step = call.args
         scaling = maker(step, np.multiply)
@@ -354,6 +368,8 @@ def _replays(
             ]
         case np.sum | np.max if len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
             x, axis, keepdims = args[0], kwargs.get("axis"), kwargs.get("keepdims", False)
+            if function is np.sum and axis == 0 and not keepdims and x.size >= _LARGE_SUM:
+                return [partial(np.matmul, np.ones(x.shape[0], x.dtype), x, out)]
             if function is np.sum:
                 return [partial(np.add.reduce, x, axis, out.dtype, out, keepdims)]
             if x.ndim != 2 or axis not in (1, -1) or x.shape[1] > _SHORT_ROW:
@@ -364,10 +380,15 @@ def _replays(
                 partial(np.copyto, columns, x.T),
                 partial(np.maximum.reduce, columns, 0, None, out.reshape(-1)),
             ]
+        case _ if function is _add_product:
+            row, a, b = args
+            if call := accumulating_product(out, a, b):
+                return [partial(np.copyto, out, row), call]
+            return [partial(np.matmul, a, b, out), partial(np.add, out, row, out)]
         case _ if function is _subtract_product:
             x, factor, a, b = args
             program: Program = [] if x is out else [partial(np.copyto, out, x)]
-            if call := subtracting_product(out, factor, a, b):
+            if call := accumulating_product(out, a, b, factor):
                 return [*program, call]
             product = np.empty_like(out)
             return [
