@@ -3,8 +3,9 @@
 A `Recorded` array belongs to a small array library of its own: immutable, like JAX's, and with
 NumPy underneath. What layers, losses and optimizers do with such arrays goes on a tape. `compile`
 turns the tape into a list of NumPy calls whose arguments and results are laid out in memory for
-good: a replay checks nothing, hardly allocates, and rounds as the plain calls do, but for one (see
-`_joined`). It serves what nnxp's own parts call.
+good: a replay checks nothing, hardly allocates, and rounds as the plain calls do, but for the
+products that `_joined` joins and large sums, which BLAS takes in another order. It serves what
+nnxp's own parts call.
 """
 
 from __future__ import annotations
