@@ -17,6 +17,7 @@ from nnxp.errors import (
     LayerError,
     MissingExtraError,
     NnxpError,
+    OutOfMemoryError,
 )
 from nnxp.gradients import check_gradients, numerical_gradient
 from nnxp.history import Record
@@ -74,6 +75,7 @@ __all__ = [
     "Nesterov",
     "NnxpError",
     "Optimizer",
+    "OutOfMemoryError",
     "RMSprop",
     "ReLU",
     "Record",

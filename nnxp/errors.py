@@ -30,6 +30,10 @@ class DeviceError(NnxpError, RuntimeError):
     """A device that cannot be used, or an array on another device than wanted."""
 
 
+class OutOfMemoryError(DeviceError, MemoryError):
+    """The work does not fit into a device's memory; a smaller batch may."""
+
+
 class DivergenceError(NnxpError, ArithmeticError):
     """The loss is no longer a finite number."""
 

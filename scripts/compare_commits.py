@@ -58,8 +58,8 @@ def checkout(revision: str) -> Iterator[Path]:
         return
     commit = git(f"{revision} is no commit", "rev-parse", "--verify", f"{revision}^{{commit}}")
     git(
-        f"commit {revision} has no Trainer.train_epoch",
-        "grep", "-q", "def train_epoch", commit, "--", "nnxp/trainer.py",
+        f"commit {revision} has no Trainer.train_epoch(batches)",
+        "grep", "-q", "def train_epoch(self, batches", commit, "--", "nnxp/trainer.py",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "checkout"

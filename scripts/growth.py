@@ -96,7 +96,7 @@ def measure(case: Case) -> Row:
     peer.epoch()
     memory = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    return Row(case.size, step, work, memory / 2**20, peer.dataset.inputs.nbytes / 2**20)
+    return Row(case.size, step, work, memory / 2**20, peer.examples.dataset.inputs.nbytes / 2**20)
 
 
 def memory_over_epochs(epochs: int) -> list[float]:
@@ -105,7 +105,7 @@ def memory_over_epochs(epochs: int) -> list[float]:
     held = []
     tracemalloc.start()
     for _ in range(epochs):
-        peer.trainer.fit(peer.dataset, epochs=1, batch_size=100, rng=peer.rng)
+        peer.trainer.fit(peer.examples.dataset, epochs=1, batch_size=100, rng=peer.rng)
         held.append(tracemalloc.get_traced_memory()[0] / 2**20)
     tracemalloc.stop()
     return held

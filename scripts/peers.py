@@ -137,10 +137,13 @@ class Nnxp(Peer):
             self.network.parameters()[f"W{number}"] = self.device.asarray(W)
         optimizer = {"SGD": nnxp.SGD(0.1), "Adam": nnxp.Adam(0.001)}[self.task.optimizer]
         self.trainer = nnxp.Trainer(self.network, nnxp.SoftmaxWithLoss(), optimizer)
-        self.dataset = nnxp.data.Dataset(inputs, labels)
+        self.examples = nnxp.data.Batches(
+            nnxp.data.Dataset(inputs, labels), self.task.batch_size,
+            device=self.device, dtype="float32", rng=self.rng,
+        )  # fmt: skip
 
     def epoch(self) -> None:
-        self.trainer.train_epoch(self.dataset, batch_size=self.task.batch_size, rng=self.rng)
+        self.trainer.train_epoch(self.examples)
         self.wait()
 
     def ready(self, x: np.ndarray) -> Any:

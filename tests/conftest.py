@@ -115,3 +115,11 @@ def small_trainer(**options: Any) -> nnxp.Trainer:
     """Return a trainer of a 6-5-4-3 network for `small`."""
     network = nnxp.ThreeLayerNet(6, 5, 4, 3, rng=np.random.default_rng(0), **options)
     return nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+
+
+def train_epoch(
+    trainer: nnxp.Trainer, dataset: nnxp.data.Dataset, batch_size: int, rng: np.random.Generator
+) -> None:
+    """Let a trainer do the updates of one epoch."""
+    place = {"device": trainer.network.device, "dtype": trainer.network.dtype}
+    trainer.train_epoch(nnxp.data.Batches(dataset, batch_size, **place, rng=rng))

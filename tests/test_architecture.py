@@ -69,10 +69,11 @@ def test_imports_point_one_way(path):
     assert "nnxp" not in imports(path)
 
 
-def test_only_one_module_names_other_libraries():
+def test_few_modules_name_other_libraries():
+    # Which opens them, which shows what works, and which compile a step for one of them.
     for path in MODULES:
-        if path.stem not in ("libraries", "__main__"):
-            code = re.sub(r'""".*?"""|#.*', "", path.read_text(), flags=re.DOTALL)
+        if path.stem not in ("libraries", "__main__", "gpu", "jit", "steps"):
+            code = re.sub(r'""".*?"""|#[^\n]*', "", path.read_text(), flags=re.DOTALL)
             assert not re.search(r"cupy|torch|jax|array_api_strict", code), path
 
 

@@ -200,7 +200,7 @@ def test_what_cannot_be_compared_is_one_line(repository):
     )  # fmt: skip
     result = compare(repository, "HEAD")
     assert result.stderr.startswith(
-        "compare_commits.py: error: commit HEAD has no Trainer.train_epoch"
+        "compare_commits.py: error: commit HEAD has no Trainer.train_epoch(batches)"
     )
     shutil.rmtree(repository / ".git")
     result = compare(repository, "HEAD")

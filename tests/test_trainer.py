@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import small_trainer
+from conftest import small_trainer, train_epoch
 
 import nnxp
 from nnxp.data import Batches, Dataset, load_digits, one_hot
@@ -104,7 +104,7 @@ def test_every_epoch_takes_all_examples_in_a_new_order():
     network = nnxp.mlp([1, 1], rng=rng)
     trainer = Watching(network, nnxp.MeanSquaredError(), nnxp.SGD(1e-6))
     trainer.fit(Dataset(targets, targets), epochs=2, batch_size=8, rng=rng)
-    trainer.train_epoch(Dataset(targets, targets), batch_size=8, rng=rng)
+    train_epoch(trainer, Dataset(targets, targets), 8, rng)
     orders = [seen[:40], seen[40:80], seen[80:]]
     assert all(sorted(order) == targets[:, 0].tolist() for order in orders)
     assert len({*map(tuple, orders), tuple(targets[:, 0])}) == 4  # nor the order given

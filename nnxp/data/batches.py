@@ -1,10 +1,13 @@
-"""Batches: shuffled on the host, carried once over the border, scaled on the device."""
+"""Batches: shuffled on the host, taken from where the data set lives, scaled on the device."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
+import warnings
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
@@ -20,6 +23,11 @@ Rows: TypeAlias = Any
 
 class Batches:
     """All examples of a data set, in batches on a device; each iteration is one epoch.
+
+    The first batch takes the whole data set to the device, images as uint8, where it stays as long
+    as the `Batches` do; from then on the numbers of an epoch's examples cross the border, once. A
+    data set that would take more than half of the device's free memory stays on the host, with a
+    warning, and crosses batch by batch.
 
     Parameters
     ----------
@@ -63,27 +71,68 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         return map(self.take, self.rows())
 
+    def in_order(self, batch_size: int) -> Self:
+        """Return the same examples unshuffled, in batches of another size; none crosses again."""
+        _ = self.resident
+        twin = copy.copy(self)
+        twin.batch_size, twin.rng = batch_size, None
+        return twin
+
     def rows(self) -> Iterator[Rows]:
         """Yield which examples are in each batch of an epoch: their numbers, or a slice."""
         count = len(self.dataset)
         order = None if self.rng is None else self.rng.permutation(count)
+        if order is not None and self.resident:
+            order = self.device.asarray(order, dtype="int32" if count < 2**31 else "int64")
         for start in range(0, count, self.batch_size):
-            rows = slice(start, start + self.batch_size)
+            rows = slice(start, min(start + self.batch_size, count))
             yield rows if order is None else order[rows]
 
     def take(self, rows: Rows) -> tuple[Array, Array]:
         """Return the batch of these examples."""
-        return carry(self.dataset.inputs[rows], self.dataset.labels[rows], self.device, self.dtype)
+        if self.resident is None:
+            arrays = self.dataset.inputs[rows], self.dataset.labels[rows]
+            inputs, labels = carry(*arrays, self.device, self.dtype)
+        elif isinstance(rows, slice):
+            inputs, labels = (x[rows, ...] for x in self.resident)
+        else:
+            inputs, labels = (self.device.xp.take(x, rows, axis=0) for x in self.resident)
+        return scaled(inputs, self.device, self.dtype), labels
+
+    @functools.cached_property
+    def resident(self) -> tuple[Array, Array] | None:
+        """Inputs and labels on the device; None where they stay on the host."""
+        if self.device.spec == "cpu":
+            return None  # it is the host
+        inputs, labels = self.dataset.inputs, self.dataset.labels
+        needed = (
+            inputs.nbytes if inputs.dtype == np.uint8 else inputs.size * int(self.dtype[5:]) // 8
+        )
+        needed += labels.nbytes
+        free = self.device.free_memory()
+        if free is not None and needed > free / 2:
+            warnings.warn(
+                f"the data set takes {needed / 2**20:,.0f} MiB and {self.device.spec} has "
+                f"{free / 2**20:,.0f} free: it stays on the host and crosses batch by batch, "
+                "which is slower",
+                stacklevel=2,
+            )
+            return None
+        return carry(inputs, labels, self.device, self.dtype)
 
 
 def carry(inputs: Array, labels: Array, device: Device, dtype: str) -> tuple[Array, Array]:
-    """Return a batch on `device`, as `Batches` yields it."""
-    xp = device.xp
+    """Carry inputs and labels to `device`; images stay uint8, a quarter of float32's bytes."""
+    input_dtype = "uint8" if inputs.dtype == np.uint8 else dtype
     label_dtype = dtype if labels.dtype.kind == "f" else "int32"
-    if inputs.dtype == np.uint8:
-        # A quarter of float32's bytes cross the border; scaling is the device's work.
-        x = xp.astype(device.asarray(inputs), getattr(xp, dtype))
-        x *= 1 / 255  # faster than a division
-    else:
-        x = device.asarray(inputs, dtype=dtype)
-    return x, device.asarray(labels, dtype=label_dtype)
+    return device.asarray(inputs, dtype=input_dtype), device.asarray(labels, dtype=label_dtype)
+
+
+def scaled(inputs: Array, device: Device, dtype: str) -> Array:
+    """Return inputs of a network: images from 0 to 1, in `dtype`."""
+    xp = device.xp
+    if inputs.dtype != xp.uint8:
+        return inputs
+    x = xp.astype(inputs, getattr(xp, dtype))
+    x *= 1 / 255  # faster than a division
+    return x

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnxp.arrays import Array, Namespace, describe, device_of, is_odd_numpy
-from nnxp.errors import DeviceError, InputError, unknown_name
+from nnxp.errors import DeviceError, InputError, OutOfMemoryError, unknown_name
 
 DTYPES = ("float32", "float64")
 """The dtypes that networks compute in."""
@@ -53,6 +55,14 @@ class Device:
     _from_host: Callable[[npt.NDArray[Any]], Array] = field(compare=False, repr=False)
     _to_host: Callable[[Array], npt.NDArray[Any]] = field(compare=False, repr=False)
     reason: str = field(default="", compare=False, repr=False)
+    _working: Callable[[], AbstractContextManager[object]] = field(
+        default=nullcontext, compare=False, repr=False
+    )
+    _free_memory: Callable[[], int | None] = field(default=lambda: None, compare=False, repr=False)
+    _release: Callable[[], object] = field(default=lambda: None, compare=False, repr=False)
+    _is_memory_error: Callable[[Exception], bool] = field(
+        default=lambda error: isinstance(error, MemoryError), compare=False, repr=False
+    )
 
     def __str__(self) -> str:
         return f"{self.spec} ({self.description})"
@@ -125,6 +135,45 @@ class Device:
                 f"to_host of {self.spec} expects an array of that device, got {describe(x)}"
             )
         return self._to_host(x)
+
+    def free_memory(self) -> int | None:
+        """Return how many bytes are free on the device; None where nobody counts them."""
+        return self._free_memory()
+
+    def current(self) -> AbstractContextManager[object]:
+        """Let what is computed meanwhile be computed here: on this GPU, in full precision."""
+        return self._working()
+
+    @contextmanager
+    def at_work(self, work: str) -> Iterator[None]:
+        """Be the current device, and afterwards give back the memory that the library keeps.
+
+        Parameters
+        ----------
+        work : str
+            What is done and how large it is, for the error.
+
+        Raises
+        ------
+        OutOfMemoryError
+            In place of the library's own error, which each library names otherwise.
+        """
+        try:
+            with self.current():
+                yield
+        except Exception as error:
+            if not self._is_memory_error(error):
+                raise
+            traceback.clear_frames(error.__traceback__)  # they hold what was computed so far
+            self._release()
+            free = self.free_memory()
+            left = "" if free is None else f", which has {free / 2**20:,.0f} MiB free"
+            raise OutOfMemoryError(
+                f"{work} does not fit into the memory of {self.spec}{left}; "
+                "use a smaller batch_size"
+            ) from None
+        finally:
+            self._release()
 
 
 def _reopen(spec: str) -> Device:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -84,6 +85,17 @@ def open_cuda(place: str) -> Opening:
         yield f"{step} runs on cuda:{number}"
     xp: Namespace = importlib.import_module("array_api_compat.cupy")
     name = cupy.cuda.runtime.getDeviceProperties(number)["name"].decode()
+
+    def free_memory() -> int:
+        with handle:
+            # What CuPy keeps for later is free as well.
+            free: int = handle.mem_info[0] + cupy.get_default_memory_pool().free_bytes()
+        return free
+
+    def release() -> None:
+        with handle:
+            cupy.get_default_memory_pool().free_all_blocks()
+
     return Device(
         spec=f"cuda:{number}",
         description=f"{name}, CuPy {cupy.__version__}",
@@ -92,6 +104,9 @@ def open_cuda(place: str) -> Opening:
         _handle=handle,
         _from_host=lambda x: xp.asarray(x, device=handle),
         _to_host=cupy.asnumpy,
+        _working=lambda: handle,
+        _free_memory=free_memory,
+        _release=release,
     )
 
 
@@ -137,6 +152,12 @@ def open_torch(place: str) -> Opening:
         _handle=trial.device,
         _from_host=from_host,
         _to_host=lambda x: x.detach().cpu().numpy(),
+        _free_memory=lambda: torch.cuda.mem_get_info(number)[0] if kind == "cuda" else None,
+        _release=lambda: torch.cuda.empty_cache() if kind == "cuda" else None,
+        _is_memory_error=lambda error: (
+            isinstance(error, (torch.OutOfMemoryError, MemoryError))
+            or "can't allocate memory" in str(error)
+        ),
     )
 
 
@@ -182,6 +203,19 @@ def open_jax(place: str) -> Opening:
             x = narrow
         return jax.device_put(np.array(x), handle)  # a copy: JAX may share memory on the CPU
 
+    def working() -> AbstractContextManager[object]:
+        # By itself JAX multiplies float32 in fewer bits on GPUs.
+        if jax.config.jax_default_matmul_precision is not None:
+            return nullcontext()
+        precise: AbstractContextManager[object] = jax.default_matmul_precision("highest")
+        return precise
+
+    def free_memory() -> int | None:
+        counted = handle.memory_stats()
+        if counted is None:  # as on the CPU
+            return None
+        return int(counted["bytes_limit"] - counted["bytes_in_use"])
+
     spec = kind or handle.platform.replace("gpu", "cuda")
     return Device(
         spec=f"jax:{spec}:{number}" if spec == "cuda" or number else f"jax:{spec}",
@@ -191,6 +225,9 @@ def open_jax(place: str) -> Opening:
         _handle=handle,
         _from_host=from_host,
         _to_host=np.asarray,
+        _working=working,
+        _free_memory=free_memory,
+        _is_memory_error=lambda error: "RESOURCE_EXHAUSTED" in str(error),
     )
 
 

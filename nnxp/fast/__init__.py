@@ -1,10 +1,12 @@
-"""Fast: the one seam behind which training on NumPy is quicker than its parts.
+"""Fast: the one seam behind which training is quicker than its parts.
 
-What is here changes no result beyond rounding. `recording` writes the calls of a step down,
-`replay` makes a trainer's step of them, and `blas` reaches what NumPy keeps to itself.
+What is here changes no result beyond rounding. `steps` says for which parts and which devices there
+is a faster way. On NumPy and CuPy `recording` writes the calls of a step down and `replay` makes a
+trainer's step of them; `calls` says how NumPy does them in place, `gpu` how CuPy does, captured as
+one CUDA graph. On JAX `jit` compiles the step. `blas` reaches what NumPy keeps to itself.
 """
 
 from nnxp.fast.blas import one_thread_if_small
-from nnxp.fast.replay import Replay, is_replayable
+from nnxp.fast.steps import Steps, faster
 
-__all__ = ["Replay", "is_replayable", "one_thread_if_small"]
+__all__ = ["Steps", "faster", "one_thread_if_small"]

@@ -17,19 +17,11 @@ from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
-from nnxp.arrays import Array, Namespace
+from nnxp.arrays import Namespace
 from nnxp.devices.base import Device
 from nnxp.errors import InputError
-from nnxp.fast.blas import accumulating_product
-
-_ALIGNMENT = 64  # bytes of a cache line
-_SHORT_ROW = 32
-_LARGE_SUM = 1 << 9  # numbers that BLAS sums faster than NumPy
-
-Memory = npt.NDArray[Any]
-Program = list[Callable[[], object]]
+from nnxp.fast.calls import Calls, Memory, NumpyCalls, Program, add_product, subtract_product
 
 
 class Recorded:
@@ -135,6 +127,11 @@ class _Namespace:
 class Tape:
     """The calls between recorded arrays, in their order.
 
+    Parameters
+    ----------
+    library : Calls, optional
+        Does the calls; NumPy by default.
+
     Attributes
     ----------
     device : Device
@@ -142,7 +139,8 @@ class Tape:
         stand for those of `network`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, library: Calls | None = None) -> None:
+        self.library = library or NumpyCalls()
         self.calls: list[_Call] = []
         self.memory: dict[Recorded, Memory] = {}
         self.namespace = _Namespace(self)
@@ -158,7 +156,8 @@ class Tape:
 
     def read(self, memory: Memory) -> Recorded:
         """Return a recorded array that stands for what `memory` holds at each replay."""
-        recorded = Recorded(self, memory)
+        own = isinstance(memory, np.ndarray)
+        recorded = Recorded(self, memory if own else np.zeros(memory.shape, memory.dtype))
         self.memory[recorded] = memory
         return recorded
 
@@ -193,7 +192,7 @@ class Tape:
             if call.result in wanted:
                 calls.append(call)
                 wanted.update(call.reads)
-        return _lay_out(_joined(calls[::-1], kept), self.memory, targets)
+        return _lay_out(_joined(calls[::-1], kept), self.memory, targets, self.library)
 
 
 def _sample(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -219,16 +218,6 @@ def _each(x: Any, function: Callable[[Recorded], Any]) -> Any:
     return x
 
 
-def _subtract_product(x: Array, factor: Array, a: Array, b: Array) -> Array:
-    """Return ``x - factor * (a @ b)``; on the tape it stands for one call of BLAS."""
-    return x - factor * (a @ b)
-
-
-def _add_product(x: Array, a: Array, b: Array) -> Array:
-    """Return ``x + a @ b``; on the tape it stands for one call of BLAS."""
-    return x + a @ b
-
-
 def _joined(calls: list[_Call], kept: set[Recorded]) -> list[_Call]:
     """Join each ``a @ b + row`` to one call, and each ``x - factor * (a @ b)`` that ends in `x`.
 
@@ -249,7 +238,7 @@ def _joined(calls: list[_Call], kept: set[Recorded]) -> list[_Call]:
         product, row = maker(call.args[0], np.matmul), call.args[1]
         like = product and (product.result.shape[1:], product.result.dtype)
         if product and isinstance(row, Recorded) and (row.shape, row.dtype) == like:
-            joined = _Call(_add_product, (row, *product.args), {})
+            joined = _Call(add_product, (row, *product.args), {})
             joined.result = call.result
             calls = [joined if c is call else c for c in calls if c is not product]
     for call in [call for call in calls if call.function is np.subtract]:
@@ -269,7 +258,7 @@ def _joined(calls: list[_Call], kept: set[Recorded]) -> list[_Call]:
             continue
         if any(y.owner is x.owner for y in (a, b)):
             continue
-        joined = _Call(_subtract_product, (x, factor, a, b), {})
+        joined = _Call(subtract_product, (x, factor, a, b), {})
         joined.result = call.result
         rest = [other for other in calls if other not in (call, scaling)]
         needed = [product, *(c for c in rest if any(r.owner is x.owner for r in c.reads))]
@@ -279,7 +268,10 @@ def _joined(calls: list[_Call], kept: set[Recorded]) -> list[_Call]:
 
 
 def _lay_out(
-    calls: list[_Call], memory: Mapping[Recorded, Memory], targets: list[tuple[Recorded, Memory]]
+    calls: list[_Call],
+    memory: Mapping[Recorded, Memory],
+    targets: list[tuple[Recorded, Memory]],
+    library: Calls,
 ) -> Program:
     """Give each result its place, in its target or in memory that is free again."""
     made = {call.result: position for position, call in enumerate(calls)}
@@ -293,7 +285,7 @@ def _lay_out(
             continue
         # A call that may write where it reads is not too early itself.
         first = made[recorded] + _may_overwrite(calls[made[recorded]].function)
-        overwritten = (x for x, read in memory.items() if np.may_share_memory(read, target))
+        overwritten = (x for x, read in memory.items() if library.share_memory(read, target))
         if recorded not in direct and all(last.get(x, -1) < first for x in overwritten):
             direct[recorded] = target
         else:
@@ -301,7 +293,7 @@ def _lay_out(
             last[recorded] = len(calls)
 
     program: Program = []
-    places = dict(memory)
+    places = {recorded: library.array(read) for recorded, read in memory.items()}
     blocks: dict[Recorded, Memory] = {}
     free: list[Memory] = []
     for position, call in enumerate(calls):
@@ -311,96 +303,37 @@ def _lay_out(
         if isinstance(call.function, np.ufunc) and call.function.signature is None:
             # Element by element, the result may take the place of an argument.
             free += [blocks.pop(x) for x in dying if x.shape == result.shape]
-        view = call.function(*args, **kwargs) if result.owner is not result else None
-        if view is not None and np.may_share_memory(view, places[result.owner]):
+        view = None
+        if result.owner is not result:
+            view = library.named(call.function)(*args, **kwargs)
+        if view is not None and library.share_memory(view, places[result.owner]):
             places[result] = view
         else:  # or a view of the sample that takes a copy here, where strides are others
             if result in direct:
                 places[result] = direct[result]
             else:
-                blocks[result] = _block(free, result.sample.nbytes)
-                places[result] = np.ndarray(result.shape, result.dtype, blocks[result])
-            program += _replays(call.function, args, kwargs, places[result])
+                size = result.sample.nbytes
+                block = _freed(free, size)
+                blocks[result] = library.block(size) if block is None else block
+                places[result] = library.place(result.shape, result.dtype, blocks[result])
+            program += library.replays(call.function, args, kwargs, places[result])
         free += [blocks.pop(x) for x in dying & blocks.keys()]
     # By way of other memory, since one's target may be what another one is read from.
-    sources = [np.empty_like(target) for _, target in copied]
+    sources = [library.module.empty_like(target) for _, target in copied]
     for source, (recorded, _) in zip(sources, copied, strict=True):
-        program.append(partial(np.copyto, source, places[recorded]))
+        program.append(partial(library.module.copyto, source, places[recorded]))
     for source, (_, target) in zip(sources, copied, strict=True):
-        program.append(partial(np.copyto, target, source))
+        program.append(partial(library.module.copyto, target, source))
     return program
 
 
-def _may_overwrite(function: Callable[..., Any]) -> bool:
-    return isinstance(function, np.ufunc) or function is _subtract_product
-
-
-def _block(free: list[Memory], size: int) -> Memory:
-    """Return a block of memory of `size` bytes: the one that was freed last, or a new one."""
+def _freed(free: list[Any], size: int) -> Any:
+    """Take the block of `size` bytes that was freed last, if there is one."""
     for position in reversed(range(len(free))):
         if free[position].nbytes == size:
             return free.pop(position)
-    block = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -block.ctypes.data % _ALIGNMENT
-    return block[start : start + size]
+    return None
 
 
-def _replays(
-    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Memory
-) -> Program:
-    """Return the calls of NumPy that do ``out[...] = function(*args, **kwargs)``."""
-    match function:
-        case np.ufunc() if not kwargs:
-            # A Python number takes the arrays' dtype; as an array, it need not be looked at again.
-            dtype = np.result_type(*args)
-            numbers = [x if isinstance(x, np.ndarray) else np.asarray(x, dtype) for x in args]
-            if function in (np.maximum, np.minimum):  # which want `out` by name
-                return [partial(function, *numbers, out=out)]
-            return [partial(function, *numbers, out)]
-        case np.astype:
-            return [partial(np.copyto, out, args[0], "unsafe")]
-        case np.where if _is_zero(args[2]) and args[1].shape == out.shape:
-            # For finite numbers the same but for the sign of zeros, and four times as fast.
-            return [partial(np.multiply, args[1], args[0], out)]
-        case np.where:
-            return [
-                partial(np.copyto, out, args[2]),
-                partial(np.copyto, out, args[1], where=args[0]),
-            ]
-        case np.sum | np.max if len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
-            x, axis, keepdims = args[0], kwargs.get("axis"), kwargs.get("keepdims", False)
-            if function is np.sum and axis == 0 and not keepdims and x.size >= _LARGE_SUM:
-                return [partial(np.matmul, np.ones(x.shape[0], x.dtype), x, out)]
-            if function is np.sum:
-                return [partial(np.add.reduce, x, axis, out.dtype, out, keepdims)]
-            if x.ndim != 2 or axis not in (1, -1) or x.shape[1] > _SHORT_ROW:
-                return [partial(np.maximum.reduce, x, axis, None, out, keepdims)]
-            # NumPy reduces short rows slowly, and as many columns fast.
-            columns = np.empty(x.shape[::-1], x.dtype)
-            return [
-                partial(np.copyto, columns, x.T),
-                partial(np.maximum.reduce, columns, 0, None, out.reshape(-1)),
-            ]
-        case _ if function is _add_product:
-            row, a, b = args
-            if call := accumulating_product(out, a, b):
-                return [partial(np.copyto, out, row), call]
-            return [partial(np.matmul, a, b, out), partial(np.add, out, row, out)]
-        case _ if function is _subtract_product:
-            x, factor, a, b = args
-            program: Program = [] if x is out else [partial(np.copyto, out, x)]
-            if call := accumulating_product(out, a, b, factor):
-                return [*program, call]
-            product = np.empty_like(out)
-            return [
-                *program,
-                partial(np.matmul, a, b, product),
-                partial(np.multiply, factor, product, product),
-                partial(np.subtract, out, product, out),
-            ]
-        case _:
-            return [lambda: np.copyto(out, function(*args, **kwargs))]
-
-
-def _is_zero(x: object) -> bool:
-    return isinstance(x, (int, float)) and x == 0
+def _may_overwrite(function: Callable[..., Any]) -> bool:
+    return isinstance(function, np.ufunc) or function is subtract_product

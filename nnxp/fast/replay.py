@@ -4,42 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
-
-from nnxp.data.batches import carry
+from nnxp.data.batches import Batches, carry, scaled
 from nnxp.data.dataset import Dataset
-from nnxp.fast.recording import Memory, Program, Tape
+from nnxp.fast.calls import Calls, Memory, NumpyCalls, Program
+from nnxp.fast.recording import Tape
+from nnxp.fast.steps import Steps
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import SGD, Optimizer
 
 _LARGE = 1 << 12  # numbers of a matrix that is worth a call of its own
 _SIZES = 2  # of batches whose recordings are kept: an epoch's, and its last one's
-_CHUNK = 1 << 15  # numbers that an optimizer works through at a time, to stay in the cache
 
 
-def is_replayable(network: Sequential, loss: Loss, optimizer: Optimizer) -> bool:
-    """Tell whether a step of these parts is the same each time.
-
-    It is for nnxp's own. What others do may depend on more than arrays, as a random draw does, or
-    on whose parameter it is. Weights that two layers share cannot lie in two places, and in other
-    than C order they would be multiplied in another order.
-    """
-    parts = [network, *network.layers, loss, optimizer]
-    if any(type(part).__module__.partition(".")[0] != "nnxp" for part in parts):
-        return False
-    arrays = list(network.parameters().values())
-    return all(x.flags.c_contiguous for x in arrays) and not any(
-        np.may_share_memory(x, y) for x, y in itertools.combinations(arrays, 2)
-    )
-
-
-class Replay:
+class Replay(Steps):
     """Steps of training, recorded once for each size of batch.
 
     While it runs, parameters and the optimizer's state lie in flat vectors, so that a few calls
@@ -52,38 +34,44 @@ class Replay:
     optimizer : Optimizer
     dataset : Dataset
         Its dtypes and the shape of an example count; it is not kept.
+    library : Calls, optional
+        Does the calls; NumPy by default.
     """
 
     def __init__(
-        self, network: Sequential, loss: Loss, optimizer: Optimizer, dataset: Dataset
+        self,
+        network: Sequential,
+        loss: Loss,
+        optimizer: Optimizer,
+        dataset: Dataset,
+        library: Calls | None = None,
     ) -> None:
+        super().__init__(network, loss, optimizer, dataset)
+        self._library = library or NumpyCalls()
+        module = self._library.module
         parameters = dict(network.parameters())
-        self._network, self._loss, self._optimizer = network, loss, optimizer
-        self._recorded_for = _settings(network, loss, optimizer, dataset)
         # What plain gradient descent does to a large matrix is part of a product (see recording).
         self._alone = {
-            name: np.empty_like(x)
+            name: module.empty_like(x)
             for name, x in parameters.items()
-            if type(optimizer) is SGD and x.ndim == 2 and x.size >= _LARGE
+            if self._library.accumulates
+            and type(optimizer) is SGD
+            and x.ndim == 2
+            and x.size >= _LARGE
         }
         together = {name: x for name, x in parameters.items() if name not in self._alone}
-        self._parameters, self._gradients = _Flat(together), _Flat(together)
-        self._state = {slot: _Flat(together) for slot in optimizer.state}
+        self._parameters, self._gradients = (_Flat(together, module) for _ in range(2))
+        self._state = {slot: _Flat(together, module) for slot in optimizer.state}
         ahead = copy.copy(optimizer)
         ahead.steps += 1
-        self._factors = [np.empty((), network.dtype) for _ in ahead.factors()]
+        self._factors = [module.empty((), network.dtype) for _ in ahead.factors()]
         self._update = self._record_update()
         self._programs: dict[int, tuple[Memory, Memory, Program]] = {}
 
-    def serves(
-        self, network: Sequential, loss: Loss, optimizer: Optimizer, dataset: Dataset
-    ) -> bool:
-        """Tell whether what was recorded holds for these."""
-        return self._recorded_for == _settings(network, loss, optimizer, dataset)
-
     @contextlib.contextmanager
-    def over(self, dataset: Dataset) -> Iterator[Callable[[Memory], None]]:
-        """Provide what does one update for the examples of the given numbers."""
+    def over(self, batches: Batches) -> Iterator[Callable[[Memory], None]]:
+        """Provide what does one update; see `Steps`."""
+        arrays = batches.resident or (batches.dataset.inputs, batches.dataset.labels)
         parameters, state = self._network.parameters(), self._optimizer.state
         steps = self._optimizer.steps
         self._optimizer.require(parameters, parameters)
@@ -93,7 +81,7 @@ class Replay:
             for name, x in flat.views.items():
                 x[...] = state[slot].get(name, 0)
         try:
-            yield partial(self._step, dataset.inputs, dataset.labels)
+            yield partial(self._step, *arrays)
         finally:
             for name, x in (self._parameters.views | self._alone).items():
                 parameters[name][...] = x
@@ -104,11 +92,7 @@ class Replay:
                 layer.grads.clear()
 
     def _step(self, inputs: Memory, labels: Memory, rows: Memory) -> None:
-        if len(rows) not in self._programs:
-            if len(self._programs) == _SIZES:
-                self._programs.pop(next(iter(self._programs)))
-            self._programs[len(rows)] = self._record(inputs, labels, len(rows))
-        batch, batch_labels, program = self._programs[len(rows)]
+        batch, batch_labels, program = self._program(inputs, labels, len(rows))
         inputs.take(rows, 0, batch, "clip")  # "raise" would make a copy on the way
         labels.take(rows, 0, batch_labels, "clip")
         self._optimizer.steps += 1
@@ -117,17 +101,29 @@ class Replay:
         for call in program:
             call()
 
+    def _program(
+        self, inputs: Memory, labels: Memory, count: int
+    ) -> tuple[Memory, Memory, Program]:
+        """Return what `_record` does, from the last time if it is kept."""
+        if count not in self._programs:
+            if len(self._programs) == _SIZES:
+                self._programs.pop(next(iter(self._programs)))
+            self._programs[count] = self._record(inputs, labels, count)
+        return self._programs[count]
+
     def _record(self, inputs: Memory, labels: Memory, count: int) -> tuple[Memory, Memory, Program]:
         """Return memory for a batch of examples like the given, and the calls of a step with it."""
-        inputs = np.zeros((count, *inputs.shape[1:]), inputs.dtype)
-        labels = np.zeros((count, *labels.shape[1:]), labels.dtype)
-        tape = Tape()
+        zeros = self._library.module.zeros
+        inputs = zeros((count, *inputs.shape[1:]), inputs.dtype)
+        labels = zeros((count, *labels.shape[1:]), labels.dtype)
+        tape = Tape(self._library)
         network, loss = self._network.to(tape.device), copy.copy(self._loss)
         parameters = network.parameters()
         for name, x in (self._parameters.views | self._alone).items():
             parameters[name] = tape.read(x)
         assert self._network.dtype is not None
         x, y = carry(tape.read(inputs), tape.read(labels), tape.device, self._network.dtype)
+        x = scaled(x, tape.device, self._network.dtype)
         loss.forward(network.forward(x, training=True), y)
         network.parameter_gradients(loss.backward())
         gradients = network.gradients()
@@ -141,9 +137,10 @@ class Replay:
     def _record_update(self) -> Program:
         """Return what updates the flat vectors, one chunk after the other."""
         program: Program = []
-        for start in range(0, self._parameters.memory.size, _CHUNK):
-            chunk = slice(start, start + _CHUNK)
-            tape, optimizer = Tape(), copy.copy(self._optimizer)
+        size = self._library.chunk
+        for start in range(0, self._parameters.memory.size, size):
+            chunk = slice(start, start + size)
+            tape, optimizer = Tape(self._library), copy.copy(self._optimizer)
             state = {slot: flat.memory[chunk] for slot, flat in self._state.items()}
             optimizer.state = {slot: {"all": tape.read(x)} for slot, x in state.items()}
             parameters = {"all": tape.read(self._parameters.memory[chunk])}
@@ -156,27 +153,13 @@ class Replay:
         return program
 
 
-def _settings(
-    network: Sequential, loss: Loss, optimizer: Optimizer, dataset: Dataset
-) -> list[tuple[Any, Any]]:
-    """Return what a recording holds fast: the parts, their numbers, shapes and dtypes."""
-    arrays = [*network.parameters().values(), dataset.inputs[:0], dataset.labels[:0]]
-    changing = {"steps": None, "_learning_rate": None}  # read anew at each step
-    own = [(part, vars(part)) for part in (network, *network.layers, loss)]
-    return [(x.shape, x.dtype) for x in arrays] + [
-        (id(part), {k: v for k, v in kept.items() if isinstance(v, (int, float, str, np.generic))})
-        for part, kept in [*own, (optimizer, vars(optimizer) | changing)]
-    ]
-
-
 class _Flat:
     """Memory for arrays like the given ones in one vector, and a view for each name."""
 
-    def __init__(self, arrays: Mapping[str, Memory]) -> None:
-        self.memory = np.concatenate([x.ravel() for x in arrays.values()])
-        ends = list(itertools.accumulate(x.size for x in arrays.values()))
-        parts = np.split(self.memory, ends[:-1])
-        self.views = {
-            name: part.reshape(x.shape)
-            for (name, x), part in zip(arrays.items(), parts, strict=True)
-        }
+    def __init__(self, arrays: Mapping[str, Memory], module: Any) -> None:
+        self.memory = module.concatenate([x.ravel() for x in arrays.values()])
+        self.views = {}
+        start = 0
+        for name, x in arrays.items():
+            self.views[name] = self.memory[start : start + x.size].reshape(x.shape)
+            start += x.size

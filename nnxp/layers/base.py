@@ -76,7 +76,8 @@ class Layer:
             twin.device = open_device(device)
             twin.dtype = self.dtype if dtype is None else require_dtype(dtype)
             for name, x in self.params.items():
-                carried = twin.device.asarray(self.device.to_host(x), dtype=twin.dtype)
+                source = x if twin.device == self.device else self.device.to_host(x)
+                carried = twin.device.asarray(source, dtype=twin.dtype)
                 twin.params[name] = twin.device.xp.asarray(carried, copy=True)
         return twin
 

@@ -1,0 +1,150 @@
+"""Calls: how NumPy does what a tape holds, in place and in memory laid out for good."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from nnxp.arrays import Array
+from nnxp.fast.blas import accumulating_product
+
+_ALIGNMENT = 64  # bytes of a cache line
+_SHORT_ROW = 32
+_LARGE_SUM = 1 << 9  # numbers that BLAS sums faster than NumPy
+
+Memory: TypeAlias = npt.NDArray[Any]
+Program: TypeAlias = list[Callable[[], object]]
+
+
+def subtract_product(x: Array, factor: Array, a: Array, b: Array) -> Array:
+    """Return ``x - factor * (a @ b)``; on the tape it stands for one call of BLAS."""
+    return x - factor * (a @ b)
+
+
+def add_product(x: Array, a: Array, b: Array) -> Array:
+    """Return ``x + a @ b``; on the tape it stands for one call of BLAS."""
+    return x + a @ b
+
+
+class Calls:
+    """How an array library does the calls of a tape.
+
+    Attributes
+    ----------
+    module : module
+        Has the functions of NumPy, under their names.
+    accumulates : bool
+        Whether a product may be subtracted from a matrix in the pass that computes it.
+    chunk : int
+        How many numbers an optimizer works through at a time.
+    """
+
+    module: Any
+    accumulates: ClassVar = False
+    chunk: ClassVar = sys.maxsize
+
+    def named(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return this library's function for NumPy's."""
+        named: Callable[..., Any] = getattr(self.module, function.__name__, function)
+        return named
+
+    def array(self, x: Any) -> Any:
+        """Return an array of this library for one that the tape reads."""
+        return self.module.asarray(x)
+
+    def share_memory(self, x: Any, y: Any) -> bool:
+        """Tell whether two arrays may lie in the same memory."""
+        return bool(self.module.may_share_memory(x, y))
+
+    def block(self, size: int) -> Any:
+        """Return `size` bytes of memory."""
+        return self.module.empty(size, np.uint8)
+
+    def place(self, shape: tuple[int, ...], dtype: np.dtype[Any], block: Any) -> Any:
+        """Return an array in a block."""
+        return block.view(dtype).reshape(shape)
+
+    def replays(
+        self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Any
+    ) -> Program:
+        """Return the calls that do ``out[...] = function(*args, **kwargs)``."""
+        raise NotImplementedError
+
+
+class NumpyCalls(Calls):
+    """NumPy does the calls, in its quickest ways."""
+
+    module = np
+    accumulates = True
+    chunk = 1 << 15  # they stay in the cache
+
+    def block(self, size: int) -> Any:
+        """Return `size` bytes of memory, from the start of a cache line."""
+        memory = np.empty(size + _ALIGNMENT, np.uint8)
+        start = -memory.ctypes.data % _ALIGNMENT
+        return memory[start : start + size]
+
+    def replays(
+        self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Memory
+    ) -> Program:
+        """Return the calls of NumPy that do ``out[...] = function(*args, **kwargs)``."""
+        match function:
+            case np.ufunc() if not kwargs:
+                # A Python number takes the arrays' dtype, and as an array is not looked at again.
+                dtype = np.result_type(*args)
+                numbers = [x if isinstance(x, np.ndarray) else np.asarray(x, dtype) for x in args]
+                if function in (np.maximum, np.minimum):  # which want `out` by name
+                    return [partial(function, *numbers, out=out)]
+                return [partial(function, *numbers, out)]
+            case np.astype:
+                return [partial(np.copyto, out, args[0], "unsafe")]
+            case np.where if _is_zero(args[2]) and args[1].shape == out.shape:
+                # For finite numbers the same but for the sign of zeros, and four times as fast.
+                return [partial(np.multiply, args[1], args[0], out)]
+            case np.where:
+                return [
+                    partial(np.copyto, out, args[2]),
+                    partial(np.copyto, out, args[1], where=args[0]),
+                ]
+            case np.sum | np.max if len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
+                x, axis, keepdims = args[0], kwargs.get("axis"), kwargs.get("keepdims", False)
+                if function is np.sum and axis == 0 and not keepdims and x.size >= _LARGE_SUM:
+                    return [partial(np.matmul, np.ones(x.shape[0], x.dtype), x, out)]
+                if function is np.sum:
+                    return [partial(np.add.reduce, x, axis, out.dtype, out, keepdims)]
+                if x.ndim != 2 or axis not in (1, -1) or x.shape[1] > _SHORT_ROW:
+                    return [partial(np.maximum.reduce, x, axis, None, out, keepdims)]
+                # NumPy reduces short rows slowly, and as many columns fast.
+                columns = np.empty(x.shape[::-1], x.dtype)
+                return [
+                    partial(np.copyto, columns, x.T),
+                    partial(np.maximum.reduce, columns, 0, None, out.reshape(-1)),
+                ]
+            case _ if function is add_product:
+                row, a, b = args
+                if call := accumulating_product(out, a, b):
+                    return [partial(np.copyto, out, row), call]
+                return [partial(np.matmul, a, b, out), partial(np.add, out, row, out)]
+            case _ if function is subtract_product:
+                x, factor, a, b = args
+                program: Program = [] if x is out else [partial(np.copyto, out, x)]
+                if call := accumulating_product(out, a, b, factor):
+                    return [*program, call]
+                product = np.empty_like(out)
+                return [
+                    *program,
+                    partial(np.matmul, a, b, product),
+                    partial(np.multiply, factor, product, product),
+                    partial(np.subtract, out, product, out),
+                ]
+            case _:
+                return [lambda: np.copyto(out, function(*args, **kwargs))]
+
+
+def _is_zero(x: object) -> bool:
+    return isinstance(x, (int, float)) and x == 0

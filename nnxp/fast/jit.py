@@ -1,0 +1,80 @@
+"""Jit: a step that JAX compiles, as one function of parameters and state."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import numpy as np
+
+from nnxp.arrays import Array
+from nnxp.data.batches import Batches, scaled
+from nnxp.data.dataset import Dataset
+from nnxp.fast.steps import Steps
+from nnxp.losses import Loss
+from nnxp.network import Sequential
+from nnxp.optimizers import Optimizer
+
+Held: TypeAlias = tuple[dict[str, Array], dict[str, dict[str, Array]]]
+"""Parameters, and the optimizer's state."""
+
+
+class JaxSteps(Steps):
+    """Steps of a network on JAX, compiled once for each size of batch."""
+
+    def __init__(
+        self, network: Sequential, loss: Loss, optimizer: Optimizer, dataset: Dataset
+    ) -> None:
+        super().__init__(network, loss, optimizer, dataset)
+        assert network.device is not None
+        self._device = network.device
+        self._twin = network.to(network.device)  # whose parameters are what JAX traces
+        self._compiled = importlib.import_module("jax").jit(self._update)
+
+    @contextlib.contextmanager
+    def over(self, batches: Batches) -> Iterator[Callable[[Array], None]]:
+        """Provide what does one update; see `Steps`."""
+        parameters, optimizer = self._network.parameters(), self._optimizer
+        optimizer.require(parameters, parameters)
+        zeros_like = self._device.xp.zeros_like
+        state = {
+            slot: {name: kept.get(name, zeros_like(x)) for name, x in parameters.items()}
+            for slot, kept in optimizer.state.items()
+        }
+        held: Held = dict(parameters), state
+        steps = optimizer.steps
+
+        def step(rows: Array) -> None:
+            nonlocal held
+            optimizer.steps += 1
+            factors = [np.asarray(x, self._network.dtype) for x in optimizer.factors()]
+            held = self._compiled(held, factors, batches.resident, rows)
+
+        try:
+            yield step
+        finally:
+            if optimizer.steps > steps:
+                parameters.update(held[0])
+                optimizer.state = held[1]
+            for layer in self._network.layers:
+                layer.grads.clear()
+
+    def _update(
+        self, held: Held, factors: list[Array], arrays: tuple[Array, Array], rows: Array
+    ) -> Held:
+        """Return parameters and state after a step."""
+        parameters, optimizer = self._twin.parameters(), copy.copy(self._optimizer)
+        parameters.update(held[0])
+        optimizer.state = {slot: dict(kept) for slot, kept in held[1].items()}
+        inputs, labels = (self._device.xp.take(x, rows, axis=0) for x in arrays)
+        assert self._network.dtype is not None
+        x = scaled(inputs, self._device, self._network.dtype)
+        loss = copy.copy(self._loss)
+        loss.forward(self._twin.forward(x, training=True), labels)
+        self._twin.parameter_gradients(loss.backward())
+        for name, gradient in self._twin.gradients().items():
+            optimizer._update_one(parameters, name, gradient, *factors)
+        return dict(parameters), optimizer.state

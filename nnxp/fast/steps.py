@@ -1,0 +1,114 @@
+"""Steps: what every way to train faster than by plain steps is made for, and serves."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from nnxp.arrays import Array
+from nnxp.data.batches import Batches
+from nnxp.data.dataset import Dataset
+from nnxp.losses import Loss
+from nnxp.network import Sequential
+from nnxp.optimizers import Optimizer
+
+
+class Steps:
+    """Steps of training that were prepared once.
+
+    Parameters
+    ----------
+    network : Sequential
+    loss : Loss
+    optimizer : Optimizer
+    dataset : Dataset
+        Its dtypes and the shape of an example count; it is not kept.
+    """
+
+    def __init__(
+        self, network: Sequential, loss: Loss, optimizer: Optimizer, dataset: Dataset
+    ) -> None:
+        self._network, self._loss, self._optimizer = network, loss, optimizer
+        self._made_for = _settings(network, loss, optimizer, dataset)
+
+    def serves(
+        self, network: Sequential, loss: Loss, optimizer: Optimizer, dataset: Dataset
+    ) -> bool:
+        """Tell whether what was prepared holds for these."""
+        return self._made_for == _settings(network, loss, optimizer, dataset)
+
+    def over(self, batches: Batches) -> AbstractContextManager[Callable[[Array], None]]:
+        """Provide what does one update for the examples of the given numbers.
+
+        Network and optimizer have parameters and state back at the end.
+        """
+        raise NotImplementedError
+
+
+def faster(
+    capture: bool | str, network: Sequential, loss: Loss, optimizer: Optimizer, batches: Batches
+) -> tuple[type[Steps] | None, str]:
+    """Return the faster way to train these by batches; or None, and why there is none.
+
+    Parameters
+    ----------
+    capture : bool or "auto"
+        As in `Trainer`.
+    network, loss, optimizer, batches
+        What is trained.
+    """
+    library = batches.device.spec.partition(":")[0]
+    # The graph has not yet been measured on a GPU, so nobody gets it unasked.
+    if library not in ("cpu", "jax", "cuda") or (library == "cuda" and capture == "auto"):
+        return None, f"there is nothing faster on {batches.device.spec}"
+    # What parts of other making do may depend on more than arrays, as a random draw does, or on
+    # whose parameter it is.
+    for part in (network, *network.layers, loss, optimizer):
+        if type(part).__module__.partition(".")[0] != "nnxp":
+            return None, f"{part!r} is not nnxp's own, and may do otherwise at each step"
+    if library != "cpu" and batches.resident is None:
+        return None, "the data set is not on the device"
+    if library == "jax":
+        from nnxp.fast.jit import JaxSteps
+
+        return JaxSteps, ""
+    if not _may_move(network):
+        return None, "its parameters share memory, or do not lie there row by row"
+    if library == "cpu":
+        from nnxp.fast.replay import Replay
+
+        return Replay, ""
+    from nnxp.fast.gpu import GraphReplay
+
+    return GraphReplay, ""
+
+
+def _may_move(network: Sequential) -> bool:
+    """Tell whether the parameters may move into other memory, and are computed with alike there.
+
+    Weights that two layers share cannot lie in two places, and in other than C order they would be
+    multiplied in another order.
+    """
+    arrays = list(network.parameters().values())
+    library = importlib.import_module(type(arrays[0]).__module__.partition(".")[0])
+    return all(x.flags.c_contiguous for x in arrays) and not any(
+        library.may_share_memory(x, y) for x, y in itertools.combinations(arrays, 2)
+    )
+
+
+def _settings(
+    network: Sequential, loss: Loss, optimizer: Optimizer, dataset: Dataset
+) -> list[tuple[Any, Any]]:
+    """Return what a recording holds fast: the parts, their numbers, shapes and dtypes."""
+    arrays = [*network.parameters().values(), dataset.inputs[:0], dataset.labels[:0]]
+    changing = {"steps": None, "_learning_rate": None}  # read anew at each step
+    own = [(part, vars(part)) for part in (network, *network.layers, loss)]
+    return [(x.shape, x.dtype) for x in arrays] + [
+        (id(part), {k: v for k, v in kept.items() if isinstance(v, (int, float, str, np.generic))})
+        for part, kept in [*own, (optimizer, vars(optimizer) | changing)]
+    ]

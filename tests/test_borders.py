@@ -1,0 +1,178 @@
+"""Borders: what crosses between host and device, what waits, and what memory is left."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import device_or_skip, small_trainer
+
+import nnxp
+from nnxp.data import Batches, Dataset
+
+
+def counting(device):
+    """Return the device with a count of what crosses its border."""
+    crossed = Counter()
+
+    def counted(name, function):
+        def count(x):
+            crossed[name] += 1
+            return function(x)
+
+        return count
+
+    return crossed, replace(
+        device,
+        _from_host=counted("to the device", device._from_host),
+        _to_host=counted("to the host", device._to_host),
+    )
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    return Dataset(rng.integers(0, 256, (40, 6), np.uint8), rng.integers(0, 3, 40))
+
+
+@pytest.mark.parametrize("batch_size", [4, 7, 40])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "strict:device1",
+        pytest.param("torch:cpu", marks=pytest.mark.interop),
+        pytest.param("jax:cpu", marks=pytest.mark.interop),
+        pytest.param("cuda", marks=pytest.mark.gpu),
+    ],
+)
+def test_an_epoch_crosses_once_and_waits_once(monkeypatch, images, spec, batch_size):
+    crossed, device = counting(device_or_skip(spec))
+    trainer = small_trainer(device=device)
+    if spec == "strict:device1":  # whose arrays show each look at their numbers
+
+        def wait(*_):
+            raise AssertionError("this would wait for the device")
+
+        kind = type(device.xp.empty(0))
+        for name in ("__bool__", "__float__", "__int__", "__index__", "__complex__"):
+            monkeypatch.setattr(kind, name, wait)
+    seen = []
+
+    class Watched(list):
+        def append(self, record):
+            seen.append(dict(crossed))
+            super().append(record)
+
+    trainer.history = Watched()
+    crossed.clear()
+    rng = np.random.default_rng(0)
+    trainer.fit(images, epochs=3, batch_size=batch_size, validation=images, rng=rng)
+    first, second, third = seen
+    # A first example of either set is tried; then both go over, inputs and labels, and the order.
+    assert first == {"to the device": 2 * 2 + 2 * 2 + 1, "to the host": 1}
+    for before, after in ((first, second), (second, third)):
+        assert after["to the device"] - before["to the device"] == 1
+        assert after["to the host"] - before["to the host"] == 1
+
+
+def test_what_does_not_fit_stays_on_the_host_and_trains_alike(images):
+    device = nnxp.device("strict:device1")
+    kinds = {"resident": device, "on the host": replace(device, _free_memory=lambda: 799)}
+    trained = {}
+    for kind, place in kinds.items():
+        trainer = small_trainer(device=place)
+        batches = Batches(images, 16, device=place, dtype="float32", rng=np.random.default_rng(0))
+        if kind == "resident":
+            trainer.train_epoch(batches)
+            assert batches.resident is not None
+        else:
+            # 40 x 6 bytes of images, and 40 int64.
+            with pytest.warns(UserWarning, match="data set takes 0 MiB and strict:device1 has 0"):
+                trainer.train_epoch(batches)
+            assert batches.resident is None
+        trained[kind] = {n: device.to_host(x) for n, x in trainer.network.parameters().items()}
+    np.testing.assert_equal(trained["on the host"], trained["resident"])
+
+
+def test_half_of_the_free_memory_is_for_the_data(images):
+    device = nnxp.device("strict:device1")
+    needed = 40 * 6 + 40 * 8
+    for free, fits in ((2 * needed, True), (2 * needed - 1, False)):
+        place = replace(device, _free_memory=lambda free=free: free)
+        batches = Batches(images, 16, device=place, dtype="float32")
+        if fits:
+            assert [x.dtype for x in batches.resident] == [device.xp.uint8, device.xp.int32]
+        else:
+            with pytest.warns(UserWarning, match="crosses batch by batch"):
+                assert batches.resident is None
+
+
+def test_the_data_set_leaves_the_device(images):
+    import gc
+    import weakref
+
+    device = nnxp.device("strict:device1")
+    alive = []
+
+    def from_host(x):
+        made = device._from_host(x)
+        if made.shape == (40, 6):
+            alive.append(weakref.ref(made))
+        return made
+
+    trainer = small_trainer(device=replace(device, _from_host=from_host))
+    trainer.fit(images, epochs=2, batch_size=16, validation=images, rng=np.random.default_rng(0))
+    trainer.evaluate(images)
+    gc.collect()
+    assert len(alive) == 3
+    assert not any(ref() is not None for ref in alive)
+
+
+def test_too_large_an_array_is_one_error_on_every_library(backend):
+    device = backend.device
+    x = device.xp.ones((1, 1), dtype=device.xp.float32)
+
+    def add():
+        with device.at_work("the sum"):
+            backend.host(device.xp.broadcast_to(x, (2**30, 2**20)) + x)
+
+    with pytest.raises(nnxp.OutOfMemoryError, match=r"^the sum does not fit .* smaller batch_siz"):
+        add()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+def test_out_of_memory_says_what_does_not_fit_and_a_smaller_batch_does():
+    code = """
+import resource
+from pathlib import Path
+import numpy as np
+import nnxp
+rng = np.random.default_rng(0)
+train = nnxp.data.Dataset(rng.random((20_000, 1)), rng.integers(0, 2, 20_000))
+network = nnxp.mlp([1, 20_000, 2], rng=rng)
+trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(), capture=CAPTURE)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))  # and 1.6 GB for an activation
+try:
+    trainer.fit(train, epochs=1, batch_size=20_000, rng=rng)
+except nnxp.OutOfMemoryError as error:
+    print(error)
+batches = nnxp.data.Batches(train, 100, device="cpu", dtype="float32", rng=rng)
+trainer.train_epoch(batches)
+print(trainer.optimizer.steps)
+"""
+    for capture in ("True", "False"):
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code.replace("CAPTURE", capture)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        error, steps = result.stdout.splitlines()
+        assert error == (
+            "Sequential(Affine(1, 20000), ReLU(), Affine(20000, 2)) with 80,002 parameters and "
+            "batches of 20,000 does not fit into the memory of cpu; use a smaller batch_size"
+        )
+        assert steps == "200"

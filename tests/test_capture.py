@@ -1,0 +1,152 @@
+"""Capture: where a step is prepared once and repeated, and JAX's, which is compiled."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import device_or_skip, small_trainer, train_epoch
+from test_fast import LOSSES, trainer_with
+
+import nnxp
+from nnxp.data import Dataset
+from nnxp.optimizers import OPTIMIZERS
+
+
+def trained(capture, *, spec="jax:cpu", loss=nnxp.SoftmaxWithLoss, optimizer="adam", change=None):
+    rng = np.random.default_rng(0)
+    device = nnxp.device(spec)
+    place = {"rng": rng, "dtype": "float64", "device": device}
+    first, second, last = (nnxp.Affine(i, o, **place) for i, o in [(12, 9), (9, 7), (7, 3)])
+    layers = [nnxp.Flatten(), first, nnxp.Tanh(), second, nnxp.Sigmoid(), nnxp.Identity(), last]
+    network = nnxp.Sequential([*layers, nnxp.Softmax()])
+    trainer = nnxp.Trainer(network, loss(), OPTIMIZERS[optimizer](), capture=capture)
+    data = Dataset(np.random.default_rng(1).normal(size=(50, 3, 4)), LOSSES[loss])
+    for _ in range(2):
+        train_epoch(trainer, data, 16, rng)
+        if change is not None:
+            change(trainer)
+    numbers = {n: device.to_host(x) for n, x in network.parameters().items()}
+    for slot, kept in trainer.optimizer.state.items():
+        numbers |= {f"{slot} {n}": device.to_host(x) for n, x in kept.items()}
+    return trainer, numbers
+
+
+# A step is a chain of sums of at most 16 terms over eight layers forward and backward, below 500
+# roundings in a row, of numbers below 10: plain and compiled, each is off by 500 * 10 * 2^-53. It
+# moves by the gradient times the learning rate, or divided by the root of a mean square too, which
+# is at most 200 times (see below), and seven more such steps leave the sum below ten times as much.
+BOUND = 2 * 500 * 10 * 2.0**-53 * 200 * 10
+
+
+def assert_close(mine, plain, learning_rate):
+    squares = [x.min() for name, x in plain.items() if name.startswith("square")]
+    assert all(learning_rate / np.sqrt(x) < 200 for x in squares)
+    for name, x in mine.items():
+        assert abs(x - plain[name]).max() <= BOUND * max(1, abs(x).max()), name
+
+
+def slower(trainer):
+    trainer.optimizer.learning_rate /= 2
+
+
+def other_start(trainer):
+    host = np.full((12, 9), 0.1)
+    trainer.network.load_parameters(dict(trainer.network.parameters()) | {"W1": host})
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("change", [slower, other_start])
+def test_a_compiled_step_is_the_plain_one_but_for_rounding(loss, optimizer, change):
+    (one, mine), (other, plain) = (
+        trained(capture, loss=loss, optimizer=optimizer, change=change)
+        for capture in ("auto", False)
+    )
+    assert one.optimizer.steps == other.optimizer.steps == 8
+    assert mine.keys() == plain.keys()
+    moved = trained(False, loss=loss, optimizer=optimizer)[1]
+    assert_close(mine, plain, one.optimizer.learning_rate)
+    assert any(abs(mine[n] - moved[n]).max() > 1e-6 for n in mine)
+
+
+@pytest.mark.interop
+def test_jax_compiles_a_step_for_each_size_of_batch_and_no_more():
+    trainer, _ = trained("auto", change=slower)
+    assert trainer._steps._compiled._cache_size() == 2
+    with pytest.raises(nnxp.CallOrderError, match="no gradients yet"):
+        trainer.network.gradients()
+
+
+@pytest.mark.interop
+def test_an_interruption_keeps_the_steps_that_were_taken():
+    trainer, _ = trained("auto")
+    before = {n: np.array(x) for n, x in trainer.network.parameters().items()}
+    factors = trainer.optimizer.factors
+    steps = trainer.optimizer.steps
+
+    def interrupted():
+        if trainer.optimizer.steps == steps + 3:
+            raise KeyboardInterrupt
+        return factors()
+
+    trainer.optimizer.factors = interrupted
+    data = Dataset(np.random.default_rng(1).normal(size=(50, 3, 4)), np.arange(50) % 3)
+    with pytest.raises(KeyboardInterrupt):
+        train_epoch(trainer, data, 16, np.random.default_rng(0))
+    assert all(
+        abs(np.array(x) - before[n]).max() > 0 for n, x in trainer.network.parameters().items()
+    )
+
+
+class MyTanh(nnxp.Tanh):
+    pass
+
+
+class MyTrainer(nnxp.Trainer):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "strict:device1"}, "there is nothing faster on strict:device1"),
+        ({"layer": MyTanh()}, r"MyTanh\(\) is not nnxp's own, and may do otherwise at each step"),
+        ({"kind": MyTrainer}, "the trainer has a step of its own"),
+    ],
+)
+def test_a_capture_that_is_asked_for_and_not_to_be_had_is_said(small, options, message):
+    trainer = small_trainer(**options) if "device" in options else trainer_with(**options)
+    trainer.capture = True
+    with pytest.warns(UserWarning, match="^no step is captured: " + message):
+        train_epoch(trainer, small, 16, np.random.default_rng(0))
+    trainer.capture = "auto"  # or silently
+    train_epoch(trainer, small, 16, np.random.default_rng(0))
+
+
+def test_without_capture_steps_are_plain(small, monkeypatch):
+    trainer = trainer_with()
+    trainer.capture = False
+    monkeypatch.setattr("nnxp.fast.faster", None)
+    train_epoch(trainer, small, 16, np.random.default_rng(0))
+    assert trainer._steps is None
+
+
+@pytest.mark.parametrize("capture", ["yes", None, 2, "True"])
+def test_capture_is_one_of_three(capture):
+    trainer = small_trainer()
+    with pytest.raises(nnxp.InputError, match='capture must be True, False or "auto", got '):
+        nnxp.Trainer(trainer.network, trainer.loss, trainer.optimizer, capture=capture)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_graph_is_the_plain_step_but_for_rounding(loss, optimizer):
+    device_or_skip("cuda")
+    (one, mine), (other, plain) = (
+        trained(capture, spec="cuda", loss=loss, optimizer=optimizer, change=slower)
+        for capture in (True, False)
+    )
+    assert one.optimizer.steps == other.optimizer.steps == 8
+    assert_close(mine, plain, one.optimizer.learning_rate)
