@@ -255,7 +255,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _at_work(self, batches: list[Batches]) -> Iterator[None]:
-        """Compute on the device, with as many threads as the network is worth there.
+        """Compute on the device, with as many threads as the first batches are worth there.
 
         In the end `batches` is empty, so that its data sets leave the device's memory.
         """
@@ -268,7 +268,7 @@ class Trainer:
 
                 parameters = self.network.parameters().values()
                 largest = max(math.prod(x.shape) for x in parameters)
-                stack.enter_context(one_thread_if_small(largest))
+                stack.enter_context(one_thread_if_small(batches[0].batch_size * largest))
             yield
 
     def evaluate(self, dataset: Dataset, batch_size: int = _EVALUATED) -> Evaluation:

@@ -57,7 +57,7 @@ ON_CPU = (
     "thinc",
     "tutorial",
 )
-ON_DEVICE = {"cpu": ON_CPU, "cuda": ("products", "nnxp", *TORCH, *JAX)}
+ON_DEVICE = {"cpu": ON_CPU, "cuda": ("products", "nnxp", "nnxp, plain steps", *TORCH, *JAX)}
 # The others of a library predict, and start, as these do.
 ONE_OF_EACH = (
     "products", "nnxp", "PyTorch, fused", "JAX, step", "scikit-learn", "thinc", "tutorial",
@@ -80,18 +80,33 @@ GROUPS = {
     "PyTorch, eager": EAGER,
     "JAX, scan": ("JAX, scan",),
     "PyTorch and JAX": TORCH + JAX,
+    "PyTorch, CUDA graph": ("PyTorch, CUDA graph",),
+    "PyTorch": TORCH,
 }
-TARGETS = [
-    Target("small, SGD", "the bare products", {"one core": 1.40}),
-    Target("small, SGD", "PyTorch, eager", {"one core": 0.45, "all cores": 0.45}),
-    Target("small, SGD", "JAX, scan", {"one core": 0.95, "all cores": 0.95}),
-    Target("small, Adam", "PyTorch, eager", {"one core": 0.50, "all cores": 0.50}),
-    Target("wide, SGD", "the bare products", {"one core": 1.06, "all cores": 1.35}),
-    Target("wide, SGD", "PyTorch and JAX", {"one core": 1.0, "all cores": 1.0}),
-    Target(COLD_START, "PyTorch, eager", {"all cores": 0.15}),
-    Target(PEAK_MEMORY, "PyTorch, eager", {"all cores": 0.4}),
-    Target("predict 1 row", "PyTorch, eager", {"one core": 0.5, "all cores": 0.5}),
-]
+ONE, ALL = "one core", "all cores"
+TARGETS = {
+    "cpu": [
+        Target("small, SGD", "the bare products", {ONE: 1.40}),
+        Target("small, SGD", "PyTorch, eager", {ONE: 0.45, ALL: 0.45}),
+        Target("small, SGD", "JAX, scan", {ONE: 0.95, ALL: 0.95}),
+        Target("small, Adam", "PyTorch, eager", {ONE: 0.50, ALL: 0.50}),
+        Target("wide, SGD", "the bare products", {ONE: 1.06, ALL: 1.35}),
+        Target("wide, SGD", "PyTorch and JAX", {ONE: 1.0, ALL: 1.0}),
+        Target(COLD_START, "PyTorch, eager", {ALL: 0.15}),
+        Target(PEAK_MEMORY, "PyTorch, eager", {ALL: 0.4}),
+        Target("predict 1 row", "PyTorch, eager", {ONE: 0.5, ALL: 0.5}),
+    ],
+    "cuda": [
+        Target("small, SGD", "PyTorch, eager", {ALL: 0.25}),
+        Target("small, SGD", "PyTorch, CUDA graph", {ALL: 1.0}),
+        Target("small, SGD", "JAX, scan", {ALL: 1.0}),
+        Target("huge, SGD", "the bare products", {ALL: 1.15}),
+        Target("huge, SGD", "PyTorch", {ALL: 1.0}),
+    ],
+}
+# The batches over which a GPU is compared with this CPU, and the accuracy that is trained to.
+BATCHES = (16, 64, 256, 1024, 4096, 16384)
+ACCURACY = 0.97
 
 Rounds = dict[str, list[float]]  # the values of each peer, one for each round
 
@@ -121,6 +136,19 @@ class Session:
 
     def step(self) -> float:
         return peers.step_time(self.peer)
+
+    def train_to(self, accuracy: float, device: str) -> tuple[int, float, float]:
+        """Return epochs, seconds and accuracy of training the small network to an accuracy."""
+        peer = self.make(
+            peers.TASKS["small"]._replace(device=device), self.train.inputs, self.train.labels
+        )
+        history = peer.trainer.history
+        while not history or (history[-1].validation_accuracy < accuracy and len(history) < 30):
+            peer.trainer.fit(
+                self.train, epochs=1, batch_size=100, validation=self.test, rng=peer.rng
+            )
+        seconds = sum(record.seconds for record in history)
+        return len(history), seconds, history[-1].validation_accuracy
 
     def predict(self, rows: int, seconds: float) -> float:
         images = np.resize(self._images(), (rows, self.test.inputs.shape[1]))
@@ -197,10 +225,10 @@ class Report:
             hits = f"{accuracy[name]:.4f}" if name in accuracy else ""
             print(f"| {name} | {statistics.median(values):.4g} | {ratio} | {hits} |", flush=True)
 
-    def targets(self) -> list[dict[str, Any]]:
+    def targets(self, device: str) -> list[dict[str, Any]]:
         """Return each target with the ratio measured, None where it was not."""
         rows = []
-        for measure, against, limits in TARGETS:
+        for measure, against, limits in TARGETS[device]:
             for cores, limit in limits.items():
                 rounds = self.measured.get(cores, {}).get(measure, {})
                 measured = ratios(rounds, GROUPS[against])
@@ -252,7 +280,10 @@ def main() -> int:
         use_cores(cores, available)
         measure_steps(report, cores, names, args, count)
     measure_cold_starts(report, names, args, count)
-    print_targets(report)
+    if args.device != "cpu":
+        measure_against_cpu(report, args, count, folder)
+    targets = report.targets(args.device)
+    print_targets(targets)
     for name, reason in report.missing.items():
         print(f"not run: {name}: {reason}")
     write_json(
@@ -263,7 +294,7 @@ def main() -> int:
             "quick": args.quick,
             "measured": report.measured,
             "accuracy": report.accuracy,
-            "targets": report.targets(),
+            "targets": targets,
             "not_run": report.missing,
         },
     )
@@ -374,10 +405,69 @@ def ratios(rounds: Rounds, against: tuple[str, ...]) -> list[float]:
     return [ours / min(theirs) for ours, *theirs in zip(rounds["nnxp"], *others, strict=True)]
 
 
-def print_targets(report: Report) -> None:
+def measure_against_cpu(report: Report, args: argparse.Namespace, count: int, folder: Path) -> None:
+    """Measure nnxp on the device and on this CPU, by batch size, and train to an accuracy."""
+    workers = {"nnxp": Worker("nnxp"), "nnxp on this CPU": Worker("nnxp")}
+    devices = dict(zip(workers, (args.device, "cpu"), strict=True))
+    for worker in workers.values():
+        worker.ask("load", args.dataset, args.data_dir)
+    sizes = BATCHES[:2] if args.quick else BATCHES
+    medians: dict[str, dict[str, list[float]]] = {}
+    for network in ("small", "wide"):
+        medians[network] = {name: [] for name in workers}
+        for size in sizes:
+            for name, worker in workers.items():
+                task = peers.TASKS[network]._replace(batch_size=size, device=devices[name])
+                worker.ask("start", task, 3 if args.quick else max(3, 20_000 // size))
+            rounds = in_turn(workers, count, "step")
+            report.add("all cores", f"{network}, batch {size}", rounds, {})
+            for name, values in rounds.items():
+                medians[network][name].append(statistics.median(values))
+        ours, theirs = medians[network].values()
+        # From the first batch on that is faster, and all larger ones too.
+        ahead = [a < b for a, b in zip(ours, theirs, strict=True)]
+        first = next((size for i, size in enumerate(sizes) if all(ahead[i:])), None)
+        print(f"\n{network}: {args.device} is ahead of this CPU from batch {first or '(none)'} on")
+    for name, worker in workers.items():
+        epochs, seconds, accuracy = worker.ask(
+            "train_to", 0.3 if args.quick else ACCURACY, devices[name]
+        )
+        print(
+            f"{name}: test accuracy {accuracy:.4f} after {epochs} epoch(s) in {seconds:.2f} s, "
+            f"evaluations included: {epochs / seconds:.2f} epochs a second"
+        )
+        worker.close()
+    try:
+        draw_against_cpu(sizes, medians, args.device, folder)
+    except nnxp.MissingExtraError as error:
+        print(f"no picture: {error}", file=sys.stderr)
+
+
+def draw_against_cpu(
+    sizes: tuple[int, ...], medians: dict[str, dict[str, list[float]]], device: str, folder: Path
+) -> None:
+    """Draw the time of a step by batch size, on the device and on this CPU."""
+    figure = optional_import("matplotlib.figure", "plot").Figure(
+        figsize=(9, 3.6), layout="constrained"
+    )
+    for axes, (network, lines) in zip(
+        figure.subplots(1, len(medians), squeeze=False).flat, medians.items(), strict=True
+    ):
+        for (_, times), label in zip(lines.items(), (device, "this CPU"), strict=True):
+            axes.loglog(sizes, times, "o-", label=label)
+        axes.set_title(network, fontsize="medium")
+        axes.set_xlabel("batch size")
+        axes.set_ylabel("µs a training step")
+        axes.legend()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    write_whole(folder / "batches.png", picture.getvalue())
+
+
+def print_targets(targets: list[dict[str, Any]]) -> None:
     print("\n| measure | nnxp against | cores | ratio (quartiles) | target | |")
     print("|---|---|---|---|---|---|")
-    for row in report.targets():
+    for row in targets:
         ratio, verdict = "", "not measured"
         if row["ratios"]:
             ratio, verdict = spread(row["ratios"]), "met" if row["met"] else "missed"

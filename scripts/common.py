@@ -10,6 +10,7 @@ import platform
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +37,7 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script: an expected error becomes one line and status 1, Ctrl-C status 130."""
     program = Path(sys.argv[0]).name
+    warnings.showwarning = lambda message, *_: print(f"{program}: {message}", file=sys.stderr)
     # A loss that overflows ends in one error of its own; NumPy's warnings would come before it.
     np.seterr(over="ignore", invalid="ignore")
     try:

@@ -125,7 +125,11 @@ class Products(Peer):
 
 
 class Nnxp(Peer):
-    """nnxp, by its public calls."""
+    """nnxp, by its public calls; `options` go to its trainer."""
+
+    def __init__(self, *args: Any, **options: bool) -> None:
+        self.options = options
+        super().__init__(*args)
 
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         import nnxp
@@ -136,7 +140,8 @@ class Nnxp(Peer):
         for number, W in enumerate(self.weights, start=1):
             self.network.parameters()[f"W{number}"] = self.device.asarray(W)
         optimizer = {"SGD": nnxp.SGD(0.1), "Adam": nnxp.Adam(0.001)}[self.task.optimizer]
-        self.trainer = nnxp.Trainer(self.network, nnxp.SoftmaxWithLoss(), optimizer)
+        parts = self.network, nnxp.SoftmaxWithLoss(), optimizer
+        self.trainer = nnxp.Trainer(*parts, **self.options)
         self.examples = nnxp.data.Batches(
             nnxp.data.Dataset(inputs, labels), self.task.batch_size,
             device=self.device, dtype="float32", rng=self.rng,
@@ -474,7 +479,8 @@ class _SoftmaxWithLoss:
 
 PEERS: dict[str, Callable[..., Peer]] = {
     "products": Products,
-    "nnxp": Nnxp,
+    "nnxp": partial(Nnxp, capture=True),
+    "nnxp, plain steps": partial(Nnxp, capture=False),
     "PyTorch, foreach": partial(Torch, foreach=True),
     "PyTorch, fused": partial(Torch, fused=True),
     "PyTorch, compiled": TorchCompiled,

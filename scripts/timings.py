@@ -25,7 +25,7 @@ def main() -> None:
             task = peers.TASKS[network]._replace(optimizer=optimizer)
             examples = (2 if quick else steps) * task.batch_size
             inputs = rng.integers(0, 256, (examples, 784), np.uint8)
-            peer = peers.Nnxp(task, inputs, np.arange(examples) % 10)
+            peer = peers.PEERS["nnxp"](task, inputs, np.arange(examples) % 10)
             times[f"{network}, {optimizer}, a step"] = peers.step_time(peer)
         for rows in (1, 100):
             x = rng.random((rows, 784), np.float32)

@@ -45,6 +45,12 @@ def parse() -> argparse.Namespace:
     option("--seed", type=int, default=0, help="of weights and shuffling (default: 0)")
     option("--dtype", type=name_of("dtype", DTYPES), default="float32",
            help="float32 or float64 (default: float32)")  # fmt: skip
+    option(
+        "--capture",
+        action=argparse.BooleanOptionalAction,
+        default="auto",
+        help="prepare a step once and repeat it (default: where that is known to be faster)",
+    )
     option("--out", type=Path, metavar="DIR",
            help="new folder for numbers, picture and settings (default: in runs/)")  # fmt: skip
     option("--quiet", action="store_true", help="print errors alone")
@@ -75,7 +81,7 @@ def main() -> int:
         dtype=args.dtype,
         device=device,
     )
-    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer)
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer, capture=args.capture)
     made = not (args.out and args.out.exists())
     folder = new_run_folder(
         args.out,

@@ -37,6 +37,7 @@ def one_core():
 
 
 OTHERS = {
+    "nnxp, plain steps": (None, ()),
     "tutorial": (None, ()),
     "PyTorch, foreach": ("torch", pytest.mark.interop),
     "PyTorch, fused": ("torch", pytest.mark.interop),
@@ -96,6 +97,28 @@ def test_the_products_are_those_of_a_step(peers):
     peer.epoch()
     for left, right, out in peer.products:
         np.testing.assert_allclose(left @ right, out, rtol=1e-5)
+
+
+def test_a_device_is_compared_with_the_cpu(tmp_path, idx_folder, one_core):
+    # The CPU itself stands for the device: what is measured is the same, and so is the table.
+    code = (
+        "import argparse, pathlib, sys\n"
+        "import benchmark\n"
+        "out, data = map(pathlib.Path, sys.argv[1:])\n"
+        "args = argparse.Namespace(device='cpu', dataset='mnist', data_dir=data, quick=True)\n"
+        "report = benchmark.Report()\n"
+        "benchmark.measure_against_cpu(report, args, 2, out)\n"
+        "assert {len(x['nnxp']) for x in report.measured['all cores'].values()} == {2}\n"
+        "assert list(report.measured['all cores']) == [\n"
+        "    f'{network}, batch {size}' for network in ('small', 'wide') for size in (16, 64)]\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, tmp_path, idx_folder], cwd=SCRIPTS,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stdout.count("cpu is ahead of this CPU from batch ") == 2
+    assert result.stdout.count(" after 1 epoch(s) in ") == 2
+    assert (tmp_path / "batches.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_benchmark_measures_and_skips_by_name(tmp_path, idx_folder, one_core):

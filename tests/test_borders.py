@@ -13,6 +13,7 @@ from conftest import device_or_skip, small_trainer
 
 import nnxp
 from nnxp.data import Batches, Dataset
+from nnxp.fast.gpu import _launch
 
 
 def counting(device):
@@ -52,7 +53,7 @@ def images():
 def test_an_epoch_crosses_once_and_waits_once(monkeypatch, images, spec, batch_size):
     crossed, device = counting(device_or_skip(spec))
     trainer = small_trainer(device=device)
-    if spec == "strict:device1":  # whose arrays show each look at their numbers
+    if spec in ("strict:device1", "cuda"):  # whose arrays show each look at their numbers
 
         def wait(*_):
             raise AssertionError("this would wait for the device")
@@ -176,3 +177,91 @@ print(trainer.optimizer.steps)
             "batches of 20,000 does not fit into the memory of cpu; use a smaller batch_size"
         )
         assert steps == "200"
+
+
+@pytest.fixture
+def gpu():
+    return device_or_skip("cuda")
+
+
+def mnist_like(examples=2000):
+    rng = np.random.default_rng(0)
+    return Dataset(rng.integers(0, 256, (examples, 784), np.uint8), rng.integers(0, 10, examples))
+
+
+def trainer_on(device, capture, widths=(784, 50, 30, 10)):
+    network = nnxp.mlp(widths, rng=np.random.default_rng(0), device=device)
+    return nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam(), capture=capture)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("capture", [True, False])
+def test_gpu_memory_does_not_grow_and_comes_back(gpu, capture):
+    import cupy
+
+    pool = cupy.get_default_memory_pool()
+    trainer, data, rng = trainer_on(gpu, capture), mnist_like(), np.random.default_rng(0)
+    used = []
+    for _ in range(10_000 // 20):
+        trainer.fit(data, epochs=1, batch_size=100, rng=rng)
+        used.append((pool.used_bytes(), pool.total_bytes()))
+    assert len(set(used[2:])) == 1
+    # Parameters and Adam's state are left, and for a captured step its own memory; no data set.
+    assert used[-1][0] < data.inputs.nbytes
+    del trainer
+    gpu._release()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("capture", [True, False])
+def test_a_gpu_out_of_memory_says_so_and_a_smaller_batch_works(gpu, capture):
+    import cupy
+
+    data, rng = mnist_like(100_000), np.random.default_rng(0)
+    trainer = trainer_on(gpu, capture, widths=(784, 8192, 10))
+    pool = cupy.get_default_memory_pool()
+    pool.set_limit(size=1 << 30)
+    try:
+        with pytest.raises(nnxp.OutOfMemoryError, match="batches of 100,000 does not fit into the"):
+            trainer.fit(data, epochs=1, batch_size=100_000, rng=rng)
+        trainer.fit(data, epochs=1, batch_size=1_000, rng=rng)
+    finally:
+        pool.set_limit(size=0)
+    assert len(trainer.history) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("capture", [True, False])
+def test_a_gpu_gives_the_same_bits_each_time(gpu, capture):
+    histories = []
+    for _ in range(2):
+        trainer = trainer_on(gpu, capture)
+        trainer.fit(mnist_like(), epochs=3, batch_size=64, rng=np.random.default_rng(0))
+        histories.append([record.train_loss for record in trainer.history])
+    assert histories[0] == histories[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("capture", [True, False])
+def test_every_array_is_on_the_second_gpu(gpu, capture):
+    import cupy
+
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("cuda:1: this machine has one GPU")
+    second = nnxp.device("cuda:1")
+    nnxp.device("cuda:0")  # makes the first one current
+    with cupy.cuda.Device(0):
+        before = cupy.get_default_memory_pool().used_bytes()
+        trainer = trainer_on(second, capture)
+        trainer.fit(mnist_like(), epochs=1, batch_size=100, rng=np.random.default_rng(0))
+        assert cupy.get_default_memory_pool().used_bytes() == before
+    assert all(x.device.id == 1 for x in trainer.network.parameters().values())
+
+
+@pytest.mark.gpu
+def test_a_captured_step_is_one_launch(gpu):
+    """CuPy's own cuBLAS calls refuse to be captured, and a warning would say so."""
+    trainer = trainer_on(gpu, True)
+    trainer.fit(mnist_like(), epochs=1, batch_size=100, rng=np.random.default_rng(0))
+    ((_, _, step),) = trainer._steps._steps.values()
+    assert step.func is _launch

@@ -544,9 +544,13 @@ def test_no_gradient_is_left_behind(small):
         trainer.network.gradients()
 
 
-@pytest.mark.parametrize(("width", "threads"), [(5, 1), (45_000, 2)])
+# Of 6 inputs and 40 or 20 examples: 2^24 multiplications are 69,906 and 139,811 wide.
+@pytest.mark.parametrize(
+    ("width", "batch_size", "threads"),
+    [(5, 40, 1), (69_900, 40, 1), (69_910, 40, 2), (69_910, 20, 1)],
+)
 def test_small_networks_train_on_one_thread_and_give_the_others_back(
-    small, width, threads, monkeypatch
+    small, width, batch_size, threads, monkeypatch
 ):
     seen = []
 
@@ -564,9 +568,9 @@ def test_small_networks_train_on_one_thread_and_give_the_others_back(
     monkeypatch.setattr(trainer.loss, "hits", spied(trainer.loss.hits))
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
         rng = np.random.default_rng(0)
-        train_epoch(trainer, small, 40, rng)
-        trainer.fit(small, epochs=1, batch_size=40, rng=rng)
-        trainer.evaluate(small)
+        train_epoch(trainer, small, batch_size, rng)
+        trainer.fit(small, epochs=1, batch_size=batch_size, validation=small, rng=rng)
+        trainer.evaluate(small, batch_size=batch_size)
         assert len(seen) > 4
         assert all(numbers == {threads} for numbers in seen)
         spied(int)()

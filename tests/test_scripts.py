@@ -115,6 +115,16 @@ def test_every_option_reaches_the_training(tmp_path):
     assert f"(best {best.validation_accuracy:.4f}, epoch {best.epoch})" in result.stdout
 
 
+def test_what_cannot_be_captured_is_said_in_one_line(tmp_path):
+    options = ("--dataset", "digits", "--epochs", "2", "--device", "strict", "--quiet", "--out")
+    result = run("train_mnist.py", *options, tmp_path / "one", "--capture")
+    reason = "there is nothing faster on strict"
+    assert result.stderr == f"train_mnist.py: no step is captured: {reason}\n"
+    assert json.loads((tmp_path / "one" / "config.json").read_text())["capture"] is True
+    assert run("train_mnist.py", *options, tmp_path / "two", "--no-capture").stderr == ""
+    assert run("train_mnist.py", *options, tmp_path / "three").stderr == ""
+
+
 def test_v_says_why_auto_chose_the_cpu(tmp_path):
     (tmp_path / "cupy.py").write_text("raise OSError('no')\n")
     options = ["--dataset", "digits", "--epochs", 1, "--quiet", "--out"]

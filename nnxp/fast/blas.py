@@ -24,21 +24,20 @@ _PRODUCTS = {
 }
 _ROW_MAJOR, _AS_IT_IS, _TRANSPOSED = 101, 111, 112  # as in cblas.h
 
-# Numbers in a network's largest weight matrix from which threads gain more than they cost, with
-# batches of a hundred or so. Below, they wait for each other; all the more where other programs
-# keep the cores busy.
-_WORTH_THREADS = 1 << 17
+# Multiplications in a step's largest product from which threads gain more than they cost. Below,
+# they wait for each other; all the more where other programs keep the cores busy.
+_WORTH_THREADS = 1 << 24
 _lock = threading.Lock()
 _limits: list[Any] = []  # the one in force, once for each that wants it
 
 
 @contextlib.contextmanager
-def one_thread_if_small(largest: int) -> Iterator[None]:
-    """Let BLAS use one thread, if the `largest` matrix is not worth more.
+def one_thread_if_small(multiplications: int) -> Iterator[None]:
+    """Let BLAS use one thread, if its largest product has too few multiplications for more.
 
     Where several threads of a program train at once, the last one gives the others back.
     """
-    if largest >= _WORTH_THREADS:
+    if multiplications >= _WORTH_THREADS:
         yield
         return
     with _lock:
