@@ -6,9 +6,11 @@ Layers are written once in the calls of the Array API standard; `device` says wh
 from __future__ import annotations
 
 from nnxp import data, initializers, plots, testing
+from nnxp.checkpoint import load_network
 from nnxp.devices import Device, device
 from nnxp.errors import (
     CallOrderError,
+    CheckpointError,
     DataError,
     DataUnavailableError,
     DeviceError,
@@ -56,6 +58,7 @@ __all__ = [
     "Add",
     "Affine",
     "CallOrderError",
+    "CheckpointError",
     "DataError",
     "DataUnavailableError",
     "Device",
@@ -92,6 +95,7 @@ __all__ = [
     "data",
     "device",
     "initializers",
+    "load_network",
     "mlp",
     "numerical_gradient",
     "plots",

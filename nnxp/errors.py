@@ -50,6 +50,10 @@ class DataUnavailableError(DataError):
     """A data set that is neither on this machine nor to be downloaded."""
 
 
+class CheckpointError(NnxpError, ValueError):
+    """A checkpoint that cannot be read, written or gone on from."""
+
+
 class MissingExtraError(NnxpError, ImportError):
     """An optional package that is needed and not installed."""
 

@@ -14,6 +14,15 @@ READ_ERRORS = (OSError, EOFError, zlib.error)
 """What reading a file can raise, gzipped or not."""
 
 
+_MOST_FROM_GZIP = 100  # times its size; a set of real images unpacks to ten times it, or less
+
+
+def most_bytes(path: Path) -> int:
+    """Return how many bytes a file may unpack to: what is beyond is taken for a gzip bomb."""
+    size = path.stat().st_size
+    return max(64 << 20, _MOST_FROM_GZIP * size) if path.suffix == ".gz" else size
+
+
 def open_binary(path: Path) -> BinaryIO:
     """Open a file for reading; one whose name ends in ``.gz`` is gunzipped."""
     return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")

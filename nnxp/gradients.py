@@ -106,3 +106,46 @@ def _relative_error(a: Array, b: Array) -> float:
         return math.inf  # where nan would get lost in a maximum
     scale = max(float(xp.max(xp.abs(a))), float(xp.max(xp.abs(b))))
     return difference / scale if scale else 0.0
+
+
+def first_not_finite(network: Sequential, loss: Loss, inputs: Array, labels: Array) -> str:
+    """Name the first thing in a training step that holds a number which is not finite.
+
+    Parameters
+    ----------
+    network : Sequential
+        Its parameters are left alone.
+    loss : Loss
+    inputs, labels : array
+        One batch, on the network's device.
+
+    Returns
+    -------
+    str
+        The output of a layer, the loss, the gradient of a parameter or at a layer's inputs; or,
+        where all of these are finite, the step itself.
+    """
+    names = {id(x): name for name, x in network.parameters().items()}
+    layers = [(f"layer {i}, {layer!r},", layer) for i, layer in enumerate(network.layers, start=1)]
+    x = inputs
+    for place, layer in layers:
+        x = layer.forward(x, training=True)
+        if not is_finite(x):
+            return f"the output of {place}"
+    if not is_finite(loss.forward(x, labels)):
+        return "the loss"
+    dy = loss.backward()
+    for place, layer in reversed(layers):
+        dy = layer.backward(dy)
+        for key, gradient in layer.grads.items():
+            if not is_finite(gradient):
+                return f"the gradient of {names[id(layer.params[key])]} in {place}"
+        if not is_finite(dy):
+            return f"the gradient at the inputs of {place}"
+    return "what the optimizer made of finite gradients"
+
+
+def is_finite(x: Array) -> bool:
+    """Tell whether all numbers of an array are finite; it waits for the device."""
+    xp = array_library(x, "is_finite")
+    return bool(xp.all(xp.isfinite(x)))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -17,12 +20,14 @@ from nnxp.data.batches import Batches, Rows, carry, scaled
 from nnxp.data.dataset import Dataset
 from nnxp.devices import Device
 from nnxp.errors import DivergenceError, InputError, require_count, require_rng
+from nnxp.gradients import first_not_finite, is_finite
 from nnxp.history import Record
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 
 if TYPE_CHECKING:
+    from nnxp.checkpoint import Position
     from nnxp.fast import Steps
 
 
@@ -34,6 +39,14 @@ class Evaluation(NamedTuple):
 
     loss: float
     accuracy: float
+
+
+class _Plan(NamedTuple):
+    """When `fit` saves and stops; see its parameters."""
+
+    checkpoint: str | Path | None
+    every: int | None
+    stop: Callable[[], bool] | None
 
 
 class Trainer:
@@ -54,6 +67,10 @@ class Trainer:
     ----------
     history : list of Record
         One record for each finished epoch, over all calls of `fit`; it survives an interrupted one.
+    rng : numpy.random.Generator or None
+        The generator that `fit` drew orders from last, or that `resume` brought back.
+    config : dict
+        Whatever else is to be saved; JSON.
 
     Examples
     --------
@@ -90,6 +107,9 @@ class Trainer:
         self.history: list[Record] = []
         self._device: Device = network.device
         self._dtype: str = network.dtype
+        self.config: dict[str, Any] = {}
+        self.rng: np.random.Generator | None = None
+        self._position: Position | None = None  # where in an epoch, if it was stopped there
         self._steps: Steps | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -121,6 +141,10 @@ class Trainer:
         rng: np.random.Generator,
         validation: Dataset | None = None,
         verbose: bool = False,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        after_epoch: Callable[[list[Record]], object] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> list[Record]:
         """Train for some epochs, each over all examples in a new order.
 
@@ -131,13 +155,23 @@ class Trainer:
         ----------
         train : Dataset
         epochs, batch_size : int
-            At least 1.
+            At least 1. An epoch that was begun before (see `resume` and `stop`) is finished as the
+            first one.
         rng : numpy.random.Generator
             Draws the orders.
         validation : Dataset, optional
             Evaluated after each epoch.
         verbose : bool, optional
             Print a line for each epoch, and show a progress bar on a terminal.
+        checkpoint : path, optional
+            Written by `save` after each epoch; no other process may train into it meanwhile.
+        checkpoint_every : int, optional
+            Write it also after so many steps, again and again.
+        after_epoch : callable, optional
+            Called with `history` after each epoch.
+        stop : callable, optional
+            Asked after each step: once it says True, the checkpoint is written and `fit` returns.
+            Calling `fit` again goes on from there.
 
         Returns
         -------
@@ -147,42 +181,183 @@ class Trainer:
         Raises
         ------
         InputError
-            Before any training, if a data set does not suit network and loss.
+            Before any training, if a data set does not suit network and loss, or what goes on is
+            not what was stopped.
+        CheckpointError
+            If another process trains into the same checkpoint.
         DivergenceError
-            If the loss on the training examples is not finite after an epoch.
+            If the loss on the training examples is not finite after an epoch, or a parameter before
+            it is saved. Parameters and state are then those before the first step to blame, which
+            is named with the layer; the checkpoint is left as it is.
         OutOfMemoryError
             If a batch does not fit into the device's memory.
         """
         require_count("epochs", epochs)
+        if checkpoint_every is not None:
+            require_count("checkpoint_every", checkpoint_every)
+            if checkpoint is None:
+                raise InputError("checkpoint_every needs a checkpoint to write; give its path")
         require_rng(rng)
         batches = [self._batches(train, batch_size, rng)]
         self._check(train, "training")
         if validation is not None:
             batches.append(self._batches(validation, _EVALUATED))
             self._check(validation, "validation")
-        with self._at_work(batches):
+        self._require_continuation(batches[0])
+        self.rng = rng
+
+        plan = _Plan(checkpoint, checkpoint_every, stop)
+        with contextlib.ExitStack() as stack:
+            if checkpoint is not None:
+                from nnxp.checkpoint import locked
+
+                stack.enter_context(locked(Path(checkpoint)))
+            stack.enter_context(self._at_work(batches))
             for _ in range(epochs):
-                self.history.append(self._epoch(*batches, verbose=verbose))
+                record = self._epoch(*batches, verbose=verbose, plan=plan)
+                if record is None:
+                    break
+                self.history.append(record)
                 if verbose:
-                    print(self.history[-1], flush=True)
+                    print(record, flush=True)
+                if checkpoint is not None:
+                    self.save(checkpoint)
+                if after_epoch is not None:
+                    after_epoch(self.history)
+                if stop is not None and stop():
+                    break
         return self.history
 
-    def _epoch(
-        self, batches: Batches, validation: Batches | None = None, *, verbose: bool
-    ) -> Record:
-        """Train for an epoch, evaluate, and return what it came to."""
-        epoch = len(self.history) + 1
-        start = time.perf_counter()
-        self._train(batches, f"epoch {epoch:3d}" if verbose else None)
-        on_train, *rest = self._evaluate(
-            [x.in_order(_EVALUATED) for x in (batches, validation) if x is not None]
-        )
-        on_validation = rest[0] if rest else None
-        if not math.isfinite(on_train.loss):
-            raise DivergenceError(
-                f"the loss is {on_train.loss} after epoch {epoch}; start from new weights "
-                f"with a lower learning rate, now {self.optimizer.learning_rate:g}"
+    def save(self, path: str | Path) -> None:
+        """Write all that this training is into one file: a checkpoint.
+
+        It holds parameters, the optimizer's state, history, `config`, the generator and the place
+        in the epoch; `resume` goes on from it to the bit. It is written whole or not at all.
+
+        Parameters
+        ----------
+        path : str or Path
+            Its name by custom ends in ``.safetensors``, after its format (see docs/checkpoint.md).
+
+        Raises
+        ------
+        DivergenceError
+            If a parameter is no longer finite; the file is left as it is.
+        OSError
+            If the file cannot be written.
+        MissingExtraError
+            Without safetensors.
+        """
+        from nnxp.checkpoint import Checkpoint, save
+
+        parts = self.network, self.loss, self.optimizer
+        save(path, Checkpoint(*parts, self.history, self.rng, self._position, self.config))
+
+    @classmethod
+    def resume(
+        cls,
+        path: str | Path,
+        *,
+        device: Device | str = "cpu",
+        network: Sequential | None = None,
+        loss: Loss | None = None,
+        optimizer: Optimizer | None = None,
+        capture: bool | str = "auto",
+    ) -> Self:
+        """Return a trainer that goes on where one was saved.
+
+        ``trainer.fit(train, epochs=…, batch_size=…, rng=trainer.rng)`` then ends, on the same
+        device, with the very parameters of a training that was never stopped; on another device or
+        library with the same up to rounding.
+
+        Parameters
+        ----------
+        path : str or Path
+            A file of `save`.
+        device : Device or str, optional
+            Where to go on, whatever device it was saved on.
+        network, loss, optimizer : optional
+            In place of the saved ones, where those are not nnxp's own; parameters and state are
+            still the file's.
+        capture : bool or "auto", optional
+            As in `Trainer`.
+
+        Raises
+        ------
+        CheckpointError
+            If the file cannot be read, is no checkpoint, is damaged, or is of a newer nnxp.
+
+        Examples
+        --------
+        >>> import numpy as np, nnxp, pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "digits.safetensors"
+        >>> rng = np.random.default_rng(0)
+        >>> train, test = nnxp.data.load_digits()
+        >>> network = nnxp.mlp([64, 30, 10], rng=rng)
+        >>> trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam())
+        >>> history = trainer.fit(train, epochs=1, batch_size=50, rng=rng, checkpoint=path)
+        >>> trainer = nnxp.Trainer.resume(path)
+        >>> history = trainer.fit(train, epochs=1, batch_size=50, rng=trainer.rng)
+        >>> [record.epoch for record in history]
+        [1, 2]
+        """
+        from nnxp.checkpoint import load
+
+        saved = load(path, device=device, network=network, loss=loss, optimizer=optimizer)
+        trainer = cls(saved.network, saved.loss, saved.optimizer, capture=capture)
+        trainer.history, trainer.config = saved.history, saved.config
+        trainer.rng, trainer._position = saved.rng, saved.position
+        return trainer
+
+    def _require_continuation(self, batches: Batches) -> None:
+        """Raise unless an epoch that was begun, if there is one, can be finished by `batches`."""
+        begun, rng = self._position, batches.rng
+        if begun is None:
+            return
+        for name, was, given in (
+            ("batch_size", begun.batch_size, batches.batch_size),
+            ("examples", begun.examples, len(batches.dataset)),
+        ):
+            if was != given:
+                raise InputError(
+                    f"this training was stopped in the middle of an epoch with {name} {was}, got "
+                    f"{given}; go on with the same"
+                )
+        if rng is not self.rng:
+            raise InputError(
+                "this training was stopped in the middle of an epoch; go on with rng=trainer.rng, "
+                "which knows its order"
             )
+
+    def _epoch(
+        self,
+        batches: Batches,
+        validation: Batches | None = None,
+        *,
+        verbose: bool,
+        plan: _Plan,
+    ) -> Record | None:
+        """Train for an epoch, evaluate, and return what it came to; None if it was stopped."""
+        epoch = len(self.history) + 1
+        begun = self._begun(batches)
+        good = self._copied()
+        start = time.perf_counter() - begun.seconds
+        try:
+            progress = f"epoch {epoch:3d}" if verbose else None
+            if not self._train(batches, begun, progress, plan):
+                return None
+            on_train, *rest = self._evaluate(
+                [x.in_order(_EVALUATED) for x in (batches, validation) if x is not None]
+            )
+            if not math.isfinite(on_train.loss):
+                raise DivergenceError(
+                    f"the loss is {on_train.loss} after epoch {epoch}; start from new weights "
+                    f"with a lower learning rate, now {self.optimizer.learning_rate:g}"
+                )
+        except DivergenceError:
+            self._find_divergence(batches, begun, good)
+            raise
+        on_validation = rest[0] if rest else None
         return Record(
             epoch,
             train_loss=on_train.loss,
@@ -191,6 +366,69 @@ class Trainer:
             validation_accuracy=on_validation.accuracy if on_validation else None,
             seconds=time.perf_counter() - start,
         )
+
+    def _begun(self, batches: Batches) -> Position:
+        """Return where the coming epoch begins: at its start, or where it was stopped."""
+        if self._position is not None:
+            return self._position
+        from nnxp.checkpoint import Position, state_of
+
+        assert batches.rng is not None
+        sizes = batches.batch_size, len(batches.dataset)
+        return Position(0, *sizes, order=state_of(batches.rng), seconds=0.0)
+
+    def _rows(self, batches: Batches, begun: Position) -> Iterator[Rows]:
+        """Return the batches of an epoch that are left; the generator has drawn their order."""
+        from nnxp.checkpoint import generator, state_of
+
+        assert batches.rng is not None
+        bits = batches.rng.bit_generator
+        now = bits.state
+        fresh = state_of(batches.rng) == begun.order
+        bits.state = generator(begun.order).bit_generator.state
+        rows = batches.rows()
+        if not fresh:  # it had been drawn
+            bits.state = now
+        return itertools.islice(rows, begun.batch, None)
+
+    def _copied(self) -> tuple[dict[str, Array], dict[str, dict[str, Array]], int]:
+        """Return copies of parameters and state, and the number of steps."""
+        copied = functools.partial(self._device.xp.asarray, copy=True)
+        state = self.optimizer.state.items()
+        return (
+            {name: copied(x) for name, x in self.network.parameters().items()},
+            {slot: {name: copied(x) for name, x in kept.items()} for slot, kept in state},
+            self.optimizer.steps,
+        )
+
+    def _find_divergence(
+        self, batches: Batches, begun: Position, good: tuple[Any, Any, int]
+    ) -> None:
+        """Train an epoch again up to the first step with a number that is not finite, and say so.
+
+        So that no step needs to look, which would wait for the device. Where plain steps round
+        otherwise than the captured ones and stay finite, nothing is said.
+        """
+        self._return_to(good)
+        with np.errstate(all="ignore"):
+            for number, rows in enumerate(self._rows(batches, begun), begun.batch + 1):
+                before = self._copied()
+                inputs, labels = batches.take(rows)
+                self.step(inputs, labels)
+                if all(is_finite(x) for x in self.network.parameters().values()):
+                    continue
+                self._return_to(before)
+                place = first_not_finite(self.network, self.loss, inputs, labels)
+                raise DivergenceError(
+                    f"training diverged at step {number} of epoch {len(self.history) + 1}: {place} "
+                    "is not finite. Parameters are those before that step; start from new weights "
+                    f"with a lower learning rate, now {self.optimizer.learning_rate:g}"
+                ) from None
+
+    def _return_to(self, copied: tuple[Any, Any, int]) -> None:
+        parameters, state, self.optimizer.steps = copied
+        self.network.load_parameters(parameters)
+        self.optimizer.state = state
 
     def train_epoch(self, batches: Batches) -> None:
         """Do the updates of one epoch, and nothing else.
@@ -217,25 +455,66 @@ class Trainer:
         if batches.rng is None:
             raise InputError("train_epoch expects batches in random order; make them with rng=rng")
         self._check(batches.dataset, "training")
+        self._require_continuation(batches)
+        self.rng = batches.rng
         with self._at_work([batches]):
-            self._train(batches)
+            self._train(batches, self._begun(batches))
 
-    def _train(self, batches: Batches, progress: str | None = None) -> None:
-        """Do the updates of one epoch; show progress under that name."""
-        rows: Iterable[Rows] = batches.rows()
+    def _train(
+        self,
+        batches: Batches,
+        begun: Position,
+        progress: str | None = None,
+        plan: _Plan | None = None,
+    ) -> bool:
+        """Do an epoch's updates that are left, and tell whether none is left then.
+
+        Parameters
+        ----------
+        batches : Batches
+        begun : Position
+            Where the epoch begins, or goes on.
+        progress : str, optional
+            Show progress under this name.
+        plan : _Plan, optional
+            When to save and to stop.
+        """
+        start = time.perf_counter() - begun.seconds
+        rows: Iterable[Rows] = self._rows(batches, begun)
+        self._position = None
         if progress is not None:
             from tqdm import tqdm
 
             # disable=None: shown on a terminal only.
-            rows = tqdm(rows, progress, total=len(batches), leave=False, disable=None, unit="batch")
-        with self._stepping(batches) as step:
-            for batch in rows:
+            rows = tqdm(
+                rows, progress, total=len(batches), initial=begun.batch, leave=False, disable=None,
+                unit="batch",
+            )  # fmt: skip
+        with self._stepping(batches) as (step, bring_back):
+            for done, batch in enumerate(rows, begun.batch + 1):
                 step(batch)
+                if plan is None:
+                    continue
+                stopping = plan.stop is not None and plan.stop()
+                if stopping or (plan.every and self.optimizer.steps % plan.every == 0):
+                    bring_back()
+                    seconds = time.perf_counter() - start
+                    self._position = replace(begun, batch=done, seconds=seconds)
+                    if plan.checkpoint is not None:
+                        self.save(plan.checkpoint)
+                    if stopping:
+                        return False
+                    self._position = None
+        return True
 
+    @contextlib.contextmanager
     def _stepping(
         self, batches: Batches
-    ) -> contextlib.AbstractContextManager[Callable[[Rows], object]]:
-        """Return what does one update for a batch: `step`, or the same in a faster way."""
+    ) -> Iterator[tuple[Callable[[Rows], object], Callable[[], None]]]:
+        """Provide what does one update for a batch, `step` or the same in a faster way.
+
+        And what gives network and optimizer their parameters and state meanwhile.
+        """
         from nnxp.fast import faster
 
         parts = self.network, self.loss, self.optimizer
@@ -248,10 +527,12 @@ class Trainer:
         if way is None:
             if self.capture is True:
                 warnings.warn(f"no step is captured: {why_not}", stacklevel=2)
-            return contextlib.nullcontext(lambda rows: self.step(*batches.take(rows)))
+            yield lambda rows: self.step(*batches.take(rows)), lambda: None
+            return
         if not isinstance(self._steps, way) or not self._steps.serves(*parts, batches.dataset):
             self._steps = way(*parts, batches.dataset)
-        return self._steps.over(batches)
+        with self._steps.over(batches) as step:
+            yield step, self._steps.bring_back
 
     @contextlib.contextmanager
     def _at_work(self, batches: list[Batches]) -> Iterator[None]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -14,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Self
 
 import numpy as np
 
@@ -51,6 +52,36 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except MemoryError as error:
         print(f"{program}: error: not enough memory: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+class Stopping:
+    """Whether SIGINT (Ctrl-C) or SIGTERM has asked to stop; a second Ctrl-C stops at once.
+
+    Attributes
+    ----------
+    signal : int
+        The number of the signal that asked; 0 for none.
+    """
+
+    signal = 0
+
+    def __enter__(self) -> Self:
+        self._before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+        for number, handler in self._before.items():
+            if handler is not signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        return bool(self.signal)
+
+    def _ask(self, number: int, _: object) -> None:
+        self.signal = number
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def name_of(kind: str, known: Iterable[str]) -> Callable[[str], str]:
@@ -154,6 +185,12 @@ def new_run_folder(wanted: Path | None, config: dict[str, Any]) -> Path:
         raise nnxp.InputError(
             f"cannot write to {wanted or 'runs/'} ({error.strerror}); choose another --out"
         ) from error
+    write_config(folder, config)
+    return folder
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write a run's settings and all versions as config.json."""
     packages = ["numpy", "array-api-compat"]
     write_json(
         folder / "config.json",
@@ -170,7 +207,6 @@ def new_run_folder(wanted: Path | None, config: dict[str, Any]) -> Path:
             "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
         },
     )
-    return folder
 
 
 def _new_folder() -> Path:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from common import (
+    Data,
     Parser,
+    Stopping,
     add_data_options,
     class_count,
     load_dataset,
@@ -16,14 +20,23 @@ from common import (
     new_run_folder,
     run,
     whole_number,
+    write_config,
     write_json,
 )
 
 import nnxp
 from nnxp.devices import DTYPES
+from nnxp.errors import optional_import
 from nnxp.initializers import INITIALIZERS
 from nnxp.layers.activations import ACTIVATIONS
 from nnxp.optimizers import OPTIMIZERS
+
+CHECKPOINT = "checkpoint.safetensors"
+# What a run goes on with, as its config.json has it.
+RESUMED = (
+    "dataset", "hidden", "activation", "init", "optimizer", "learning_rate", "epochs", "batch_size",
+    "seed", "dtype",
+)  # fmt: skip
 
 
 def parse() -> argparse.Namespace:
@@ -53,12 +66,46 @@ def parse() -> argparse.Namespace:
     )
     option("--out", type=Path, metavar="DIR",
            help="new folder for numbers, picture and settings (default: in runs/)")  # fmt: skip
+    option(
+        "--checkpoint-every",
+        type=whole_number,
+        metavar="STEPS",
+        help="save after so many steps too (default: after each epoch, and when stopped)",
+    )
+    option(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="go on with the run in this folder; --epochs counts all of them",
+    )
     option("--quiet", action="store_true", help="print errors alone")
     option("-v", "--verbose", action="store_true", help="say why auto chose the CPU")
     args = parser.parse_args()
+    if args.resume:
+        config = read_config(args.resume)
+        parser.set_defaults(**{name: config[name] for name in RESUMED if name in config})
+        args = parser.parse_args()
+        for name in RESUMED:
+            if name not in ("epochs", "device") and getattr(args, name) != config.get(name):
+                parser.error(
+                    f"argument --{name.replace('_', '-')}: the run in {args.resume} has "
+                    f"{config.get(name)}, and goes on with it"
+                )
+        if args.out:
+            parser.error("argument --out: a run that goes on stays in its folder")
+        args.data_dir = args.data_dir or (config["dataset"] == "mnist" and config["data_source"])
     if args.seed < 0:
         parser.error(f"argument --seed: must be 0 or more, got {args.seed}")
     return args
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the settings of a run."""
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        return config
+    except (OSError, ValueError) as error:
+        raise nnxp.InputError(f"{folder} holds no run to go on with ({error})") from error
 
 
 def main() -> int:
@@ -66,15 +113,54 @@ def main() -> int:
     device = nnxp.device(args.device)
     if args.verbose and device.reason:
         print(f"no GPU: {device.reason}", file=sys.stderr)
+    data = load_dataset(args.dataset, args.data_dir)
+    trainer = resumed(args, device, data) if args.resume else new(args, device, data)
+    config = vars(args) | data.config() | {
+        "device": device.spec,
+        "device_description": device.description,
+        "learning_rate": trainer.optimizer.learning_rate,
+    }  # fmt: skip
+    made = not args.resume and not (args.out and args.out.exists())
+    folder = args.resume or new_run_folder(args.out, config)
+    if args.resume:
+        write_config(folder, config)
+    checkpoint = checkpoint_of(folder, required=bool(args.checkpoint_every or args.resume))
+    status = 0
+    try:
+        with Stopping() as stop:
+            train(trainer, data, args, folder, checkpoint, stop)
+        if stop():
+            status = 128 + stop.signal
+    except KeyboardInterrupt:
+        status = 130
+    finally:
+        title = f"{data.name}, {trainer.network!r}, {trainer.optimizer!r}"
+        draw(trainer.history, folder / "curves.png", title)
+    if status and checkpoint and checkpoint.exists():
+        print(
+            f"stopped after {trainer.optimizer.steps} steps; to go on: --resume {folder}",
+            file=sys.stderr,
+        )
+    elif status and trainer.history:
+        print("interrupted: keeping the finished epochs", file=sys.stderr)
+    elif status:
+        print("interrupted: no epoch was finished", file=sys.stderr)
+        (folder / "config.json").unlink()
+        if made:
+            folder.rmdir()
+    if trainer.history and not args.quiet:
+        report(trainer.history, folder)
+    return status
+
+
+def new(args: argparse.Namespace, device: nnxp.Device, data: Data) -> nnxp.Trainer:
+    """Return a trainer of a new network."""
     optimizer = OPTIMIZERS[args.optimizer](
         **({} if args.learning_rate is None else {"learning_rate": args.learning_rate})
     )
-    data = load_dataset(args.dataset, args.data_dir)
-    name, train, test, _ = data
     rng = np.random.default_rng(args.seed)
-    widths = [train.inputs.shape[1], *args.hidden, class_count(train, test)]
     network = nnxp.mlp(
-        widths,
+        [data.train.inputs.shape[1], *args.hidden, class_count(data.train, data.test)],
         rng=rng,
         activation=args.activation,
         initializer=INITIALIZERS[args.init] if args.init else None,
@@ -82,49 +168,66 @@ def main() -> int:
         device=device,
     )
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer, capture=args.capture)
-    made = not (args.out and args.out.exists())
-    folder = new_run_folder(
-        args.out,
-        vars(args)
-        | data.config()
-        | {
-            "device": device.spec,
-            "device_description": device.description,
-            "learning_rate": optimizer.learning_rate,
-        },
-    )
+    trainer.rng = rng
+    return trainer
+
+
+def resumed(args: argparse.Namespace, device: nnxp.Device, data: Data) -> nnxp.Trainer:
+    """Return the trainer of the run in a folder, which must be of the same data."""
+    trainer = nnxp.Trainer.resume(args.resume / CHECKPOINT, device=device, capture=args.capture)
+    was, given = read_config(args.resume)["data_sha256"], data.config()["data_sha256"]
+    if was != given:
+        raise nnxp.InputError(
+            f"the run in {args.resume} was of other data than {data.name} (SHA-256 {was[:8]}…, "
+            f"here {given[:8]}…); give its own with --data-dir"
+        )
+    if len(trainer.history) >= args.epochs:
+        raise nnxp.InputError(
+            f"the run in {args.resume} has its {len(trainer.history)} epochs; for more, give "
+            "--epochs with their number in all"
+        )
+    return trainer
+
+
+def checkpoint_of(folder: Path, *, required: bool) -> Path | None:
+    """Return where a run is saved; None without the packages for it, unless they are required."""
     try:
-        if not args.quiet:
-            print(f"nnxp {nnxp.__version__} on {device}")
-            print(f"{name}: {len(train)} training and {len(test)} test images")
-            print(network.summary())
-        for _ in range(args.epochs):
-            trainer.fit(
-                train,
-                epochs=1,
-                batch_size=args.batch_size,
-                validation=test,
-                rng=rng,
-                verbose=not args.quiet,
-            )
-            write_history(folder / "history.json", trainer.history)
-    except KeyboardInterrupt:
-        status = 130
-        if trainer.history:
-            print("interrupted: keeping the finished epochs", file=sys.stderr)
-        else:
-            print("interrupted: no epoch was finished", file=sys.stderr)
-            (folder / "config.json").unlink()
-            if made:
-                folder.rmdir()
-    else:
-        status = 0
-    finally:
-        title = f"{name}, {'-'.join(map(str, widths))}, {optimizer!r}"
-        draw(trainer.history, folder / "curves.png", title)
-    if trainer.history and not args.quiet:
-        report(trainer.history, folder)
-    return status
+        for package in ("safetensors", "filelock"):
+            optional_import(package, "checkpoint")
+    except nnxp.MissingExtraError as error:
+        if required:
+            raise
+        print(f"no {CHECKPOINT}: {error}", file=sys.stderr)
+        return None
+    return folder / CHECKPOINT
+
+
+def train(
+    trainer: nnxp.Trainer,
+    data: Data,
+    args: argparse.Namespace,
+    folder: Path,
+    checkpoint: Path | None,
+    stop: Stopping,
+) -> None:
+    """Train the epochs that are left, and keep each as soon as it is finished."""
+    if not args.quiet:
+        print(f"nnxp {nnxp.__version__} on {trainer.network.device}")
+        print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images")
+        print(trainer.network.summary())
+    assert trainer.rng is not None
+    trainer.fit(
+        data.train,
+        epochs=args.epochs - len(trainer.history),
+        batch_size=args.batch_size,
+        validation=data.test,
+        rng=trainer.rng,
+        verbose=not args.quiet,
+        checkpoint=checkpoint,
+        checkpoint_every=args.checkpoint_every,
+        after_epoch=lambda history: write_history(folder / "history.json", history),
+        stop=stop,
+    )
 
 
 def write_history(path: Path, history: list[nnxp.Record]) -> None:
@@ -163,7 +266,8 @@ def report(history: list[nnxp.Record], folder: Path) -> None:
         f"test accuracy {history[-1].validation_accuracy:.4f} after {len(history)} epoch(s) in "
         f"{seconds:.1f} s (best {best.validation_accuracy:.4f}, epoch {best.epoch})"
     )
-    print(f"files in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    print(f"files in {folder}: {', '.join(names)}")
 
 
 if __name__ == "__main__":

@@ -79,14 +79,14 @@ class Batches:
         return twin
 
     def rows(self) -> Iterator[Rows]:
-        """Yield which examples are in each batch of an epoch: their numbers, or a slice."""
+        """Return which examples are in each batch of an epoch: their numbers, or a slice."""
         count = len(self.dataset)
         order = None if self.rng is None else self.rng.permutation(count)
         if order is not None and self.resident:
             order = self.device.asarray(order, dtype="int32" if count < 2**31 else "int64")
-        for start in range(0, count, self.batch_size):
-            rows = slice(start, min(start + self.batch_size, count))
-            yield rows if order is None else order[rows]
+        starts = range(0, count, self.batch_size)
+        batches = (slice(start, min(start + self.batch_size, count)) for start in starts)
+        return batches if order is None else (order[rows] for rows in batches)
 
     def take(self, rows: Rows) -> tuple[Array, Array]:
         """Return the batch of these examples."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
 from nnxp.data.dataset import Dataset
 from nnxp.errors import DataError
-from nnxp.files import READ_ERRORS, open_binary
+from nnxp.files import READ_ERRORS, most_bytes, open_binary
 
 
 def load_csv(path: str | Path) -> Dataset:
@@ -36,7 +38,8 @@ def load_csv(path: str | Path) -> Dataset:
     path = Path(path)
     try:
         with open_binary(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as stream:
-            header = stream.readline().strip().split(",")
+            lines = _lines(stream, path)
+            header = next(lines, "").strip().split(",")
             if header[0].strip('"').lower() != "label" or len(header) < 2:
                 raise DataError(
                     f'{path} must begin with a header line "label,pixel0,…", got '
@@ -44,7 +47,7 @@ def load_csv(path: str | Path) -> Dataset:
                 )
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "loadtxt: input contained no data")
-                table = np.loadtxt(stream, delimiter=",", dtype=np.int32, ndmin=2, comments=None)
+                table = np.loadtxt(lines, delimiter=",", dtype=np.int32, ndmin=2, comments=None)
     except DataError:
         raise
     except READ_ERRORS as error:
@@ -68,3 +71,13 @@ def load_csv(path: str | Path) -> Dataset:
             f"{path} expects labels from 0 and pixels from 0 to 255, but line {row + 2} has others"
         )
     return Dataset(pixels.astype(np.uint8), labels.copy())
+
+
+def _lines(stream: TextIO, path: Path) -> Iterator[str]:
+    """Yield a file's lines, as long as they come to no more than it may hold."""
+    left = most_bytes(path)
+    while line := stream.readline(left + 1):
+        left -= len(line)
+        if left < 0:
+            raise DataError(f"{path} unpacks to far more than its size; is it a gzip bomb?")
+        yield line

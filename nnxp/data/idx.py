@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnxp.errors import DataError
-from nnxp.files import READ_ERRORS, open_binary
+from nnxp.files import READ_ERRORS, most_bytes, open_binary
 
 _UNSIGNED_BYTE = 8
 
@@ -62,9 +62,7 @@ def _read(stream: BinaryIO, path: Path, axes: int) -> npt.NDArray[np.uint8]:
     size = math.prod(shape)
     if size == 0:
         raise DataError(f"{path} holds no values: its shape is {shape}")
-    # Refused before any memory is taken for it: DEFLATE packs at most 1032 to 1 (zlib's manual).
-    largest = path.stat().st_size * (1032 if path.suffix == ".gz" else 1)
-    if size > largest:
+    if size > most_bytes(path):  # before any memory is taken for it
         raise DataError(f"{path} is truncated: its header says {size} values, it cannot hold them")
     data = stream.read(size)
     if len(data) < size:

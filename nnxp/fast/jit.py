@@ -6,6 +6,7 @@ import contextlib
 import copy
 import importlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -32,6 +33,7 @@ class JaxSteps(Steps):
         assert network.device is not None
         self._device = network.device
         self._twin = network.to(network.device)  # whose parameters are what JAX traces
+        self._held: Held | None = None  # while steps are taken
         self._compiled = importlib.import_module("jax").jit(self._update)
 
     @contextlib.contextmanager
@@ -39,28 +41,31 @@ class JaxSteps(Steps):
         """Provide what does one update; see `Steps`."""
         parameters, optimizer = self._network.parameters(), self._optimizer
         optimizer.require(parameters, parameters)
+        assert batches.resident is not None
         zeros_like = self._device.xp.zeros_like
         state = {
             slot: {name: kept.get(name, zeros_like(x)) for name, x in parameters.items()}
             for slot, kept in optimizer.state.items()
         }
-        held: Held = dict(parameters), state
-        steps = optimizer.steps
-
-        def step(rows: Array) -> None:
-            nonlocal held
-            optimizer.steps += 1
-            factors = [np.asarray(x, self._network.dtype) for x in optimizer.factors()]
-            held = self._compiled(held, factors, batches.resident, rows)
-
+        self._held = dict(parameters), state
         try:
-            yield step
+            yield partial(self._step, batches.resident)
         finally:
-            if optimizer.steps > steps:
-                parameters.update(held[0])
-                optimizer.state = held[1]
+            self.bring_back()
+            self._held = None
             for layer in self._network.layers:
                 layer.grads.clear()
+
+    def bring_back(self) -> None:
+        """Hand parameters and state to network and optimizer; see `Steps`."""
+        if self._held is not None and self._optimizer.steps:
+            self._network.parameters().update(self._held[0])
+            self._optimizer.state = {slot: dict(kept) for slot, kept in self._held[1].items()}
+
+    def _step(self, arrays: tuple[Array, Array], rows: Array) -> None:
+        self._optimizer.steps += 1
+        factors = [np.asarray(x, self._network.dtype) for x in self._optimizer.factors()]
+        self._held = self._compiled(self._held, factors, arrays, rows)
 
     def _update(
         self, held: Held, factors: list[Array], arrays: tuple[Array, Array], rows: Array

@@ -73,7 +73,6 @@ class Replay(Steps):
         """Provide what does one update; see `Steps`."""
         arrays = batches.resident or (batches.dataset.inputs, batches.dataset.labels)
         parameters, state = self._network.parameters(), self._optimizer.state
-        steps = self._optimizer.steps
         self._optimizer.require(parameters, parameters)
         for name, x in (self._parameters.views | self._alone).items():
             x[...] = parameters[name]
@@ -83,13 +82,18 @@ class Replay(Steps):
         try:
             yield partial(self._step, *arrays)
         finally:
-            for name, x in (self._parameters.views | self._alone).items():
-                parameters[name][...] = x
-            if self._optimizer.steps > steps:
-                for slot, flat in self._state.items():
-                    state[slot].update({name: x.copy() for name, x in flat.views.items()})
+            self.bring_back()
             for layer in self._network.layers:
                 layer.grads.clear()
+
+    def bring_back(self) -> None:
+        """Copy parameters and state to network and optimizer; see `Steps`."""
+        parameters, state = self._network.parameters(), self._optimizer.state
+        for name, x in (self._parameters.views | self._alone).items():
+            parameters[name][...] = x
+        if self._optimizer.steps:
+            for slot, flat in self._state.items():
+                state[slot].update({name: x.copy() for name, x in flat.views.items()})
 
     def _step(self, inputs: Memory, labels: Memory, rows: Memory) -> None:
         batch, batch_labels, program = self._program(inputs, labels, len(rows))

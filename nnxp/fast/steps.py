@@ -49,6 +49,10 @@ class Steps:
         """
         raise NotImplementedError
 
+    def bring_back(self) -> None:
+        """Give network and optimizer their parameters and state meanwhile."""
+        raise NotImplementedError
+
 
 def faster(
     capture: bool | str, network: Sequential, loss: Loss, optimizer: Optimizer, batches: Batches

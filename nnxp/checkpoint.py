@@ -1,0 +1,432 @@
+"""Checkpoint: all that a training is, in one file, from which it goes on as if never stopped.
+
+A file is in the safetensors format: arrays named ``parameters/…`` and ``state/…``, and in the
+metadata, under the key ``nnxp``, a JSON text that says what they belong to. docs/checkpoint.md
+describes it in full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnxp import layers
+from nnxp.devices import Device, require_dtype
+from nnxp.devices import device as open_device
+from nnxp.errors import CheckpointError, DivergenceError, InputError, NnxpError, optional_import
+from nnxp.files import write_whole
+from nnxp.history import Record
+from nnxp.initializers import zeros
+from nnxp.layers import Affine
+from nnxp.losses import Loss
+from nnxp.network import Sequential
+from nnxp.optimizers import OPTIMIZERS, Optimizer
+
+FORMAT = 1
+"""The version of the format that is written; all from 1 on are read."""
+
+_KEY, _DIGEST = "nnxp", "sha256"  # in the metadata
+_LAYERS = {x.__name__: x for x in vars(layers).values() if isinstance(x, type)}
+_LOSSES = {kind.__name__: kind for kind in Loss.__subclasses__()}
+_OPTIMIZERS = {kind.__name__: kind for kind in OPTIMIZERS.values()}
+_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+# What reading something that only looks like a checkpoint may raise.
+_DAMAGE = (
+    AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError,
+    NnxpError,
+)  # fmt: skip
+
+
+@dataclass
+class Position:
+    """Where in an epoch a training stands.
+
+    Attributes
+    ----------
+    batch : int
+        How many of its batches are done.
+    batch_size, examples : int
+    order : dict
+        State of the generator before it drew the epoch's order.
+    seconds : float
+        Wall time of the epoch so far.
+    """
+
+    batch: int
+    batch_size: int
+    examples: int
+    order: dict[str, Any]
+    seconds: float
+
+
+@dataclass
+class Checkpoint:
+    """All that a training is.
+
+    Attributes
+    ----------
+    network : Sequential
+    loss : Loss
+    optimizer : Optimizer
+    history : list of Record
+    rng : numpy.random.Generator or None
+        As it was; None if nothing was trained.
+    position : Position or None
+        None between two epochs.
+    config : dict
+        What was given with it.
+    """
+
+    network: Sequential
+    loss: Loss
+    optimizer: Optimizer
+    history: list[Record]
+    rng: np.random.Generator | None
+    position: Position | None
+    config: dict[str, Any]
+
+
+def save(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a file, whole or not at all; what stood there is kept until it is replaced.
+
+    Raises
+    ------
+    InputError
+        If the config is no JSON.
+    DivergenceError
+        If parameters or state hold a number that is not finite, from which there is no going on.
+    OSError
+        If the file cannot be written.
+    """
+    safetensors = optional_import("safetensors.numpy", "checkpoint")
+    network, optimizer = checkpoint.network, checkpoint.optimizer
+    device = network.device
+    assert device is not None
+    arrays = {f"parameters/{name}": x for name, x in network.parameters().items()}
+    for slot, kept in optimizer.state.items():
+        arrays |= {f"state/{slot}/{name}": x for name, x in kept.items()}
+    rng = checkpoint.rng
+    about = {
+        "format": FORMAT,
+        "device": device.spec,
+        "dtype": network.dtype,
+        "layers": [_describe(layer) for layer in network.layers],
+        "loss": _describe(checkpoint.loss),
+        "optimizer": _describe(optimizer),
+        "steps": optimizer.steps,
+        "history": [asdict(record) for record in checkpoint.history],
+        "rng": None if rng is None else state_of(rng),
+        "position": checkpoint.position and asdict(checkpoint.position),
+        "config": checkpoint.config,
+    }
+    try:
+        text = json.dumps(about)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a checkpoint's config must be JSON: {error}") from error
+    # Contiguous, since safetensors writes memory as it lies there.
+    hosts = {name: np.ascontiguousarray(device.to_host(x)) for name, x in arrays.items()}
+    for name, x in hosts.items():
+        if not np.isfinite(x).all():
+            raise DivergenceError(
+                f"{name} holds a number that is not finite: {path} is left as it is"
+            )
+    metadata = {_KEY: text, _DIGEST: _digest(text, hosts)}
+    write_whole(Path(path), safetensors.save(hosts, metadata))
+
+
+def load(
+    path: str | Path,
+    *,
+    device: Device | str = "cpu",
+    network: Sequential | None = None,
+    loss: Loss | None = None,
+    optimizer: Optimizer | None = None,
+) -> Checkpoint:
+    """Read a file and make again what it holds.
+
+    Parameters
+    ----------
+    path : str or Path
+    device : Device or str, optional
+        Where the network is to live, whatever device it was saved on.
+    network, loss, optimizer : optional
+        Those to go on with, where the file's are not nnxp's own; the network takes its parameters.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read, is no checkpoint, is damaged, or is of a newer nnxp.
+    """
+    about, arrays = _read(Path(path))
+    with _damage_of(path):
+        parameters, state = _sorted(arrays)
+        if network is None:
+            network = _network(about, parameters, open_device(device))
+        network.load_parameters(parameters)
+        if loss is None:
+            kind, settings = _kind("loss", about["loss"], _LOSSES)
+            loss = kind(**settings)
+        if optimizer is None:
+            kind, settings = _kind("optimizer", about["optimizer"], _OPTIMIZERS)
+            optimizer = kind(**settings)
+        optimizer.steps = _count(about["steps"])
+        _remember(optimizer, state, network)
+        rng = None if about["rng"] is None else generator(about["rng"])
+        history = [Record(**_numbers(record)) for record in about["history"]]
+        position = None if about["position"] is None else _position(about["position"])
+        return Checkpoint(network, loss, optimizer, history, rng, position, dict(about["config"]))
+
+
+def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequential:
+    """Read the network of a checkpoint, to predict with it.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file of `Trainer.save`.
+    device : Device or str, optional
+        Where it is to live, whatever device it was trained on.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read, is no checkpoint, is damaged, or is of a newer nnxp; or if a
+        layer is not nnxp's own.
+
+    Examples
+    --------
+    >>> import numpy as np, nnxp, tempfile, pathlib
+    >>> network = nnxp.mlp([4, 3, 2], rng=np.random.default_rng(0))
+    >>> trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam())
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.safetensors"
+    >>> trainer.save(path)
+    >>> nnxp.load_network(path)
+    Sequential(Affine(4, 3), ReLU(), Affine(3, 2))
+    """
+    about, arrays = _read(Path(path))
+    with _damage_of(path):
+        parameters, _ = _sorted(arrays)
+        network = _network(about, parameters, open_device(device))
+        network.load_parameters(parameters)
+        return network
+
+
+def state_of(rng: np.random.Generator) -> dict[str, Any]:
+    """Return the state of a generator as JSON can have it."""
+    state: dict[str, Any] = _plain(rng.bit_generator.state)
+    return state
+
+
+def generator(state: Mapping[str, Any]) -> np.random.Generator:
+    """Return a generator in a state that `state_of` returned."""
+    name = state["bit_generator"]
+    if name not in _GENERATORS:
+        raise CheckpointError(f"its generator {name!r} is none of {', '.join(_GENERATORS)}")
+    bits = getattr(np.random, name)()
+    bits.state = _arrays_again(state)
+    return np.random.Generator(bits)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let no other process write the checkpoint meanwhile, and clear away what a killed one left.
+
+    Raises
+    ------
+    CheckpointError
+        If another one does, or nothing can be written there.
+    """
+    filelock = optional_import("filelock", "checkpoint")
+    file = path.with_name(f".{path.name}.lock")
+    lock = filelock.FileLock(file, timeout=0)
+    try:
+        file.touch()  # for the system's own words, where nothing can be written
+        lock.acquire()
+    except filelock.Timeout:
+        raise CheckpointError(
+            f"another process is training into {path}; wait for it, or choose another file"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({error.strerror}); choose another folder"
+        ) from error
+    try:
+        for left in path.parent.glob(f".{path.name}.*.*"):
+            left.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _describe(part: object) -> dict[str, Any]:
+    """Return the type of a layer, loss or optimizer, and the numbers it was made of."""
+    own = {name.lstrip("_"): x for name, x in vars(part).items()}
+    own = {name: x.item() if isinstance(x, np.generic) else x for name, x in own.items()}
+    numbers = {name: x for name, x in own.items() if type(x) in (int, float) and name != "steps"}
+    return {"type": type(part).__qualname__, "module": type(part).__module__, **numbers}
+
+
+def _kind(
+    what: str, described: Mapping[str, Any], known: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Return the type that `_describe` described, and what it is made of."""
+    settings = dict(described)
+    name, module = settings.pop("type"), settings.pop("module")
+    if module.partition(".")[0] != "nnxp" or name not in known:
+        parameter = "network" if what == "layer" else what
+        raise CheckpointError(
+            f"its {what} {module}.{name} is not nnxp's own; make that {parameter} yourself and "
+            f"give it: Trainer.resume(path, {parameter}=…)"
+        )
+    return known[name], settings
+
+
+def _network(
+    about: Mapping[str, Any], parameters: Mapping[str, npt.NDArray[Any]], device: Device
+) -> Sequential:
+    """Return the network described, with parameters of 0."""
+    made = []
+    count = 0
+    for described in about["layers"]:
+        kind, settings = _kind("layer", described, _LAYERS)
+        if kind is Affine:
+            count += 1
+            shape = parameters[f"W{count}"].shape
+            # Before memory is taken for it.
+            if shape != (settings["inputs"], settings["outputs"]):
+                raise CheckpointError(f"its W{count} has the shape {shape}, not its layer's")
+            settings |= {
+                "rng": np.random.default_rng(0),
+                "initializer": zeros,
+                "dtype": require_dtype(about["dtype"]),
+                "device": device,
+            }
+        made.append(kind(**settings))
+    return Sequential(made)
+
+
+def _sorted(
+    arrays: Mapping[str, npt.NDArray[Any]],
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, dict[str, npt.NDArray[Any]]]]:
+    """Return parameters, and the optimizer's state by slot."""
+    parameters: dict[str, npt.NDArray[Any]] = {}
+    state: dict[str, dict[str, npt.NDArray[Any]]] = {}
+    for name, x in arrays.items():
+        match name.split("/"):
+            case ["parameters", parameter]:
+                parameters[parameter] = x
+            case ["state", slot, parameter]:
+                state.setdefault(slot, {})[parameter] = x
+            case _:
+                raise CheckpointError(f"it holds {name!r}")
+    return parameters, state
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """Return what a file says about its arrays, and the arrays."""
+    safetensors = optional_import("safetensors", "checkpoint")
+    try:
+        with path.open("rb"):
+            pass  # in the system's own words, if it cannot be read
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if _KEY not in metadata:
+                raise CheckpointError(f"{path} is no checkpoint of nnxp")
+            about = json.loads(metadata[_KEY])
+            version = about["format"]
+            if type(version) is int and version > FORMAT:
+                raise CheckpointError(
+                    f"{path} is of format {version}, and this nnxp reads up to {FORMAT}; "
+                    "install a newer nnxp"
+                )
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata.get(_DIGEST) != _digest(metadata[_KEY], arrays):
+            raise CheckpointError(f"{path} is damaged: its SHA-256 is not that of its contents")
+        return about, arrays
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
+    except CheckpointError:
+        raise
+    except (*_DAMAGE, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} is no checkpoint, or damaged ({error})") from error
+
+
+@contextlib.contextmanager
+def _damage_of(path: str | Path) -> Iterator[None]:
+    """Turn whatever is wrong with a file's contents into one error that names the file."""
+    try:
+        yield
+    except _DAMAGE as error:
+        words = error if isinstance(error, NnxpError) else f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{path} cannot be used: {words}") from error
+
+
+def _remember(
+    optimizer: Optimizer, state: Mapping[str, Mapping[str, Any]], network: Sequential
+) -> None:
+    """Give an optimizer its state back, which must be that of the network's parameters."""
+    assert network.device is not None
+    names = network.parameters().keys() if optimizer.steps else set()
+    wanted = {f"state/{slot}/{name}" for slot in optimizer.state for name in names}
+    given = {f"state/{slot}/{name}" for slot, kept in state.items() for name in kept}
+    if wanted != given:
+        raise CheckpointError(f"it lacks or has too much {', '.join(sorted(wanted ^ given))}")
+    for slot, kept in state.items():
+        optimizer.state[slot] = {name: network.device.asarray(kept[name]) for name in names}
+    optimizer.require(network.parameters(), network.parameters())
+
+
+def _position(described: Mapping[str, Any]) -> Position:
+    position = Position(**described)
+    for count in (position.batch, position.batch_size, position.examples):
+        _count(count)
+    generator(position.order)
+    return position
+
+
+def _numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, x in record.items():
+        if type(x) not in (int, float) and x is not None:
+            raise CheckpointError(f"its history has {x!r} as {name}")
+    return record
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise CheckpointError(f"it has {value!r} as a count")
+    return value
+
+
+def _digest(text: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Return the SHA-256 of all that a file holds."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        x = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {x.dtype} {x.shape}".encode())
+        digest.update(x.data)
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Return a generator's state with lists in place of arrays, marked by their dtype."""
+    if isinstance(value, dict):
+        return {name: _plain(x) for name, x in value.items()}
+    if isinstance(value, np.ndarray):
+        return {"dtype": str(value.dtype), "values": value.tolist()}
+    return value
+
+
+def _arrays_again(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if value.keys() == {"dtype", "values"}:
+            return np.array(value["values"], {"uint32": "u4", "uint64": "u8"}[value["dtype"]])
+        return {name: _arrays_again(x) for name, x in value.items()}
+    return value

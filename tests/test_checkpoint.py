@@ -1,0 +1,496 @@
+"""Checkpoints: a training that was stopped and goes on ends as one that never was."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import BACKENDS, device_or_skip
+
+import nnxp
+from nnxp.checkpoint import FORMAT, generator, state_of
+from nnxp.data import Batches, Dataset
+from nnxp.optimizers import OPTIMIZERS
+
+safetensors = pytest.importorskip("safetensors.numpy")
+FIXTURES = Path(__file__).parent / "checkpoints"
+EPOCHS, STEPS = 3, 4  # of batches of 12, 12, 12 and 4
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(5)
+    return Dataset(rng.integers(0, 256, (40, 6), np.uint8), rng.integers(0, 3, 40))
+
+
+def new_trainer(optimizer="adam", *, device="cpu", dtype="float32", capture="auto"):
+    rng = np.random.default_rng(0)
+    network = nnxp.mlp([6, 5, 4, 3], rng=rng, activation="tanh", dtype=dtype, device=device)
+    trainer = nnxp.Trainer(
+        network, nnxp.SoftmaxWithLoss(), OPTIMIZERS[optimizer](), capture=capture
+    )
+    trainer.rng = rng
+    return trainer
+
+
+def fit(trainer, data, epochs, **options):
+    return trainer.fit(
+        data, epochs=epochs, batch_size=12, validation=data, rng=trainer.rng, **options
+    )
+
+
+def stopped_after(steps, trainer):
+    return lambda: trainer.optimizer.steps >= steps
+
+
+def numbers(trainer):
+    """Return all that a training is, on the host."""
+    to_host = trainer.network.device.to_host
+    state = trainer.optimizer.state
+    return {
+        "parameters": {n: to_host(x) for n, x in trainer.network.parameters().items()},
+        "state": {s: {n: to_host(x) for n, x in kept.items()} for s, kept in state.items()},
+        "steps": trainer.optimizer.steps,
+        "history": [asdict(replace(r, seconds=0)) for r in trainer.history],
+        "rng": trainer.rng.bit_generator.state,
+    }
+
+
+@pytest.mark.parametrize("capture", ["auto", False])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_training_stopped_anywhere_ends_as_if_it_never_was(tmp_path, data, optimizer, capture):
+    path = tmp_path / "a.safetensors"
+    whole = new_trainer(optimizer, capture=capture)
+    fit(whole, data, EPOCHS)
+    for steps in range(1, EPOCHS * STEPS):
+        trainer = new_trainer(optimizer, capture=capture)
+        fit(trainer, data, EPOCHS, checkpoint=path, stop=stopped_after(steps, trainer))
+        assert trainer.optimizer.steps == steps
+        resumed = nnxp.Trainer.resume(path, capture=capture)
+        assert resumed.optimizer.steps == steps
+        for each in (resumed, trainer):  # from the file, and where it stood
+            fit(each, data, EPOCHS - len(each.history))
+            np.testing.assert_equal(numbers(each), numbers(whole))
+
+
+def test_saving_again_and_again_changes_nothing(tmp_path, data):
+    whole, trainer = new_trainer(), new_trainer()
+    fit(whole, data, EPOCHS)
+    path = tmp_path / "a.safetensors"
+    seen = []
+
+    def look():
+        if path.exists():
+            seen.append(nnxp.Trainer.resume(path).optimizer.steps)
+        return False
+
+    fit(trainer, data, EPOCHS, checkpoint=path, checkpoint_every=3, stop=look)
+    np.testing.assert_equal(numbers(trainer), numbers(whole))
+    # Saved after steps 3, 6, 9 and 12, and after each epoch of 4; looked at after each step, before
+    # that, and after each epoch.
+    assert seen == [3, 4, 4, 4, 6, 6, 8, 8, 9, 9, 9, 12]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=marks) for name, (_, marks) in BACKENDS.items()
+             if name != "numpy-readonly"]
+)  # fmt: skip
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_it_goes_on_on_another_library(tmp_path, data, optimizer, name):
+    # In float64: two libraries' steps differ by units in the last place, which twelve steps and
+    # the root of a small mean square amplify by far less than 1e6.
+    spec = BACKENDS[name][0]
+    device_or_skip(spec)
+    path = tmp_path / "a.safetensors"
+    whole = new_trainer(optimizer, dtype="float64")
+    fit(whole, data, EPOCHS)
+    for first, second in (("cpu", spec), (spec, "cpu")):
+        trainer = new_trainer(optimizer, device=first, dtype="float64")
+        fit(trainer, data, EPOCHS, checkpoint=path, stop=stopped_after(6, trainer))
+        resumed = nnxp.Trainer.resume(path, device=second)
+        assert resumed.network.device == nnxp.device(second)
+        fit(resumed, data, EPOCHS - len(resumed.history))
+        mine, wanted = numbers(resumed), numbers(whole)
+        assert mine["steps"] == wanted["steps"]
+        assert mine["rng"] == wanted["rng"]
+        for name_, x in wanted["parameters"].items():
+            np.testing.assert_allclose(mine["parameters"][name_], x, rtol=1e-10, atol=1e-10)
+        for slot, kept in wanted["state"].items():
+            for name_, x in kept.items():
+                np.testing.assert_allclose(mine["state"][slot][name_], x, rtol=1e-10, atol=1e-10)
+
+
+def test_a_file_needs_no_library_that_wrote_it(tmp_path, data):
+    path = tmp_path / "a.safetensors"
+    trainer = new_trainer(device="strict:device1")
+    fit(trainer, data, 1, checkpoint=path)
+    code = (
+        "import sys; sys.modules['array_api_strict'] = None\n"
+        f"import nnxp; print(nnxp.Trainer.resume({str(path)!r}).network)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == f"{trainer.network!r}\n"
+
+
+def test_a_network_is_loaded_alone(tmp_path, data, backend):
+    path = tmp_path / "a.safetensors"
+    trainer = new_trainer("momentum")
+    fit(trainer, data, 1, checkpoint=path)
+    network = nnxp.load_network(path, device=backend.device)
+    x = np.random.default_rng(0).random((3, 6)).astype("float32")
+    scores = backend.host(network.predict(backend.array(x)))
+    np.testing.assert_allclose(scores, trainer.network.predict(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
+def test_generators_go_on(kind):
+    rng = np.random.Generator(getattr(np.random, kind)(3))
+    rng.permutation(7)
+    rng.integers(0, 9, 3, dtype=np.uint8)  # half of a word is left over
+    again = generator(json.loads(json.dumps(state_of(rng))))
+    np.testing.assert_equal(again.bit_generator.state, rng.bit_generator.state)
+    np.testing.assert_array_equal(again.permutation(99), rng.permutation(99))
+
+
+def test_history_config_and_settings_come_back(tmp_path, data):
+    path = tmp_path / "a.safetensors"
+    trainer = nnxp.Trainer(
+        nnxp.Sequential([nnxp.Flatten(), *new_trainer().network.layers, nnxp.Softmax()]),
+        nnxp.MeanSquaredError(),
+        nnxp.AdamW(0.01, beta1=np.float32(0.5), epsilon=1e-3, weight_decay=0.25),
+    )
+    trainer.config = {"note": "für später", "widths": [6, 5]}
+    trainer.optimizer.beta2 = np.float32(0.75)
+    targets = Dataset(data.inputs, np.linspace(-1, 1, 120).reshape(40, 3))
+    trainer.fit(targets, epochs=2, batch_size=12, rng=np.random.default_rng(1))
+    assert np.isnan(trainer.history[0].train_accuracy)
+    trainer.save(path)
+    resumed = nnxp.Trainer.resume(path)
+    assert repr(resumed.network) == repr(trainer.network)
+    assert repr(resumed.loss) == "MeanSquaredError()"
+    settings = [
+        {k: x for k, x in vars(t.optimizer).items() if k != "state"} for t in (resumed, trainer)
+    ]
+    assert settings[0] == settings[1]
+    assert resumed.config == trainer.config
+    np.testing.assert_equal([asdict(r) for r in resumed.history],
+                            [asdict(r) for r in trainer.history])  # fmt: skip
+
+
+def test_a_trainer_may_be_saved_before_it_trains(tmp_path, data):
+    path = tmp_path / "a.safetensors"
+    one, other = new_trainer(), new_trainer()
+    other.save(path)
+    other = nnxp.Trainer.resume(path)
+    fit(one, data, 1)
+    fit(other, data, 1)
+    np.testing.assert_equal(numbers(other), numbers(one))
+
+
+def test_arrays_that_lie_otherwise_are_saved_as_they_are(tmp_path):
+    path = tmp_path / "a.safetensors"
+    trainer = new_trainer()
+    parameters = trainer.network.parameters()
+    wanted = np.arange(30, dtype="float32").reshape(6, 5)
+    trainer.network.layers[0].params["W"] = np.asfortranarray(wanted)
+    trainer.network.layers[0].params["b"] = np.arange(10, dtype="float32")[::2]
+    trainer.save(path)
+    loaded = nnxp.load_network(path).parameters()
+    np.testing.assert_array_equal(loaded["W1"], wanted)
+    for name, x in parameters.items():
+        np.testing.assert_array_equal(loaded[name], x)
+
+
+class Swish(nnxp.Tanh):
+    pass
+
+
+class MyLoss(nnxp.SoftmaxWithLoss):
+    pass
+
+
+class MySGD(nnxp.SGD):
+    pass
+
+
+@pytest.mark.parametrize("own", ["network", "loss", "optimizer"])
+def test_parts_of_ones_own_are_given_again(tmp_path, data, own):
+    path = tmp_path / "a.safetensors"
+    whole = new_trainer("sgd")
+    parts = {"network": whole.network, "loss": whole.loss, "optimizer": whole.optimizer}
+    layers = [Swish() if isinstance(x, nnxp.Tanh) else x for x in whole.network.layers]
+    mine = {"network": nnxp.Sequential(layers), "loss": MyLoss(), "optimizer": MySGD(0.1)}[own]
+    trainer = nnxp.Trainer(**parts | {own: mine})
+    trainer.rng = np.random.default_rng(0)
+    fit(trainer, data, 1, checkpoint=path)
+    what = {"network": "layer", "loss": "loss", "optimizer": "optimizer"}[own]
+    with pytest.raises(nnxp.CheckpointError, match=rf"its {what} .*test_checkpoint\.\w+ is not nn"):
+        nnxp.Trainer.resume(path)
+    given = nnxp.Sequential(layers) if own == "network" else type(mine)()
+    resumed = nnxp.Trainer.resume(path, **{own: given})
+    np.testing.assert_equal(numbers(resumed), numbers(trainer))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 10}, "with batch_size 12, got 10; go on with the same"),
+        ({"train": slice(0, 39)}, "with examples 40, got 39; go on with the same"),
+        ({"rng": np.random.default_rng(0)}, "go on with rng=trainer.rng"),
+    ],
+)
+def test_an_epoch_is_finished_as_it_was_begun(tmp_path, data, change, message):
+    path = tmp_path / "a.safetensors"
+    trainer = new_trainer()
+    fit(trainer, data, 2, checkpoint=path, stop=stopped_after(5, trainer))
+    resumed = nnxp.Trainer.resume(path)
+    options = {"epochs": 1, "batch_size": 12, "rng": resumed.rng} | change
+    rows = options.pop("train", slice(None))
+    examples = Dataset(data.inputs[rows], data.labels[rows])
+    with pytest.raises(nnxp.InputError, match=f"in the middle of an epoch.*{message}"):
+        resumed.fit(examples, **options)
+    place = {"device": "cpu", "dtype": "float32"}
+    with pytest.raises(nnxp.InputError, match=f"in the middle of an epoch.*{message}"):
+        resumed.train_epoch(Batches(examples, options["batch_size"], **place, rng=options["rng"]))
+    assert resumed.optimizer.steps == 5
+
+
+def test_train_epoch_finishes_an_epoch_too(tmp_path, data):
+    path = tmp_path / "a.safetensors"
+    whole, trainer = new_trainer(), new_trainer()
+    fit(whole, data, 2)
+    fit(trainer, data, 2, checkpoint=path, stop=stopped_after(6, trainer))
+    resumed = nnxp.Trainer.resume(path)
+    batches = Batches(data, 12, device="cpu", dtype="float32", rng=resumed.rng)
+    resumed.train_epoch(batches)
+    np.testing.assert_equal(numbers(resumed)["parameters"], numbers(whole)["parameters"])
+
+
+def test_checkpoint_every_needs_a_checkpoint(data):
+    with pytest.raises(nnxp.InputError, match="checkpoint_every needs a checkpoint to write"):
+        fit(new_trainer(), data, 1, checkpoint_every=3)
+    with pytest.raises(nnxp.InputError, match="checkpoint_every must be a whole number"):
+        fit(new_trainer(), data, 1, checkpoint="a", checkpoint_every=0)
+
+
+def test_a_config_is_json(tmp_path, data):
+    trainer = new_trainer()
+    trainer.config = {"array": np.zeros(3)}
+    with pytest.raises(nnxp.InputError, match="a checkpoint's config must be JSON"):
+        trainer.save(tmp_path / "a.safetensors")
+
+
+# Format stability: these were written once and must load for ever.
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_files_of_format_1_load(optimizer, data):
+    path = FIXTURES / f"v1-{optimizer}.safetensors"
+    resumed = nnxp.Trainer.resume(path)
+    assert repr(resumed.network) == (
+        "Sequential(Flatten(), Affine(6, 5), ReLU(), Affine(5, 4), Sigmoid(), Affine(4, 4), "
+        "Tanh(), Identity(), Affine(4, 3), Softmax())"
+    )
+    assert type(resumed.optimizer) is OPTIMIZERS[optimizer]
+    assert resumed.optimizer.steps == 6
+    assert resumed.config == {"written by": "nnxp 0.1.0"}
+    assert [record.epoch for record in resumed.history] == [1]
+    # What it goes on to, in a file of its own with the figures in full.
+    expected = json.loads((FIXTURES / "v1.json").read_text())[optimizer]
+    assert resumed.history[0].train_loss == expected["first loss"]
+    before = {n: float(x.astype("float64").sum()) for n, x in resumed.network.parameters().items()}
+    assert before == expected["sums"]
+    resumed.fit(data, epochs=1, batch_size=12, rng=resumed.rng)
+    # Other versions of NumPy and its BLAS may round otherwise, in float64.
+    assert resumed.history[-1].train_loss == pytest.approx(expected["last loss"], rel=1e-12)
+
+
+def test_a_newer_format_is_refused_with_its_number(tmp_path):
+    path = tmp_path / "a.safetensors"
+    metadata = {"nnxp": json.dumps({"format": FORMAT + 1, "anything": "else"})}
+    path.write_bytes(safetensors.save({"a": np.zeros(3)}, metadata))
+    with pytest.raises(
+        nnxp.CheckpointError, match=rf"is of format {FORMAT + 1}, and this nnxp rea"
+    ):
+        nnxp.load_network(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is no checkpoint, or damaged"),
+        (b"\x93NUMPY", "is no checkpoint, or damaged"),
+        (safetensors.save({"a": np.zeros(3)}), "is no checkpoint of nnxp"),
+        (safetensors.save({"a": np.zeros(3)}, {"nnxp": "{"}), "is no checkpoint, or damaged"),
+        (safetensors.save({"a": np.zeros(3)}, {"nnxp": "[" * 100_000}), "or damaged"),
+        (safetensors.save({"a": np.zeros(3)}, {"nnxp": "{}"}), "or damaged"),
+        (safetensors.save({"a": np.zeros(3)}, {"nnxp": '{"format": 1}'}), "SHA-256 is not that"),
+    ],
+)
+def test_what_is_no_checkpoint_is_one_error(tmp_path, content, message):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    for load in (nnxp.load_network, nnxp.Trainer.resume):
+        with pytest.raises(nnxp.CheckpointError, match=message) as caught:
+            load(path)
+        assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(nnxp.CheckpointError, match=f"^{path} cannot be read"):
+            nnxp.load_network(path)
+
+
+def test_without_safetensors_one_line_says_how_to_get_it(tmp_path, data, monkeypatch):
+    trainer = new_trainer()
+    for package in ("safetensors", "safetensors.numpy"):
+        monkeypatch.setitem(sys.modules, package, None)
+    message = r"safetensors.* is not installed; pip install 'nnxp\[checkpoint\]'"
+    with pytest.raises(nnxp.MissingExtraError, match=message):
+        trainer.save(tmp_path / "a")
+    with pytest.raises(nnxp.MissingExtraError, match=message):
+        nnxp.load_network(tmp_path / "a")
+    monkeypatch.setitem(sys.modules, "filelock", None)
+    with pytest.raises(nnxp.MissingExtraError, match="filelock is not installed"):
+        fit(trainer, data, 1, checkpoint=tmp_path / "a")
+    assert trainer.optimizer.steps == 0
+
+
+# Divergence.
+
+
+@pytest.mark.parametrize("capture", ["auto", False])
+def test_a_divergence_names_step_and_place_and_leaves_the_good_checkpoint(tmp_path, data, capture):
+    path = tmp_path / "a.safetensors"
+    trainer = new_trainer("sgd", capture=capture)
+    fit(trainer, data, 1, checkpoint=path)
+    good = path.read_bytes()
+    trainer.optimizer.learning_rate = 3e38
+    with np.errstate(all="ignore"), pytest.raises(nnxp.DivergenceError) as caught:
+        fit(trainer, data, 2, checkpoint=path, checkpoint_every=4)
+    assert "training diverged at step " in str(caught.value)
+    assert " of epoch 2: " in str(caught.value)
+    assert str(caught.value).endswith(
+        "start from new weights with a lower learning rate, now 3e+38"
+    )
+    assert path.read_bytes() == good
+    for x in trainer.network.parameters().values():
+        assert np.isfinite(x).all()
+
+
+class Overflowing(nnxp.Tanh):
+    """From the given batch on, infinite."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.batch, self.count = batch, 0
+
+    def forward(self, x, training=False):
+        self.count += training
+        y = super().forward(x, training)
+        return y * np.float32(np.inf) if self.count >= self.batch else y
+
+
+def test_a_divergence_is_found_at_its_step(data):
+    rng = np.random.default_rng(0)
+    layer = Overflowing(6)
+    network = nnxp.Sequential([nnxp.Affine(6, 4, rng=rng), layer, nnxp.Affine(4, 3, rng=rng)])
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Momentum(0.1))
+    other = nnxp.Trainer(network.to("cpu"), nnxp.SoftmaxWithLoss(), nnxp.Momentum(0.1))
+    trainer.rng, other.rng = np.random.default_rng(1), np.random.default_rng(1)
+
+    def rewound():
+        # Once it has diverged, the epoch is trained again from its start.
+        if layer.count == 8:
+            layer.count = 4
+        return False
+
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(
+            nnxp.DivergenceError,
+            match=r"at step 2 of epoch 2: the output of layer 2, Overflowing\(\),",
+        ),
+    ):
+        fit(trainer, data, 2, stop=rewound)
+    fit(other, data, 2, stop=stopped_after(5, other))
+    assert trainer.optimizer.steps == 5
+    np.testing.assert_equal(dict(trainer.network.parameters()), dict(other.network.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("poison", "place"),
+    [
+        ("W1", r"the output of layer 1, Affine\(6, 5\),"),
+        ("b3", r"the output of layer 5, Affine\(4, 3\),"),
+    ],
+)
+def test_the_first_number_that_is_not_finite_is_found(data, poison, place):
+    trainer = new_trainer()
+    trainer.network.parameters()[poison][...] = np.inf
+    inputs, labels = data.inputs.astype("float32"), data.labels
+    with np.errstate(all="ignore"):
+        found = nnxp.gradients.first_not_finite(trainer.network, trainer.loss, inputs, labels)
+    assert pytest.importorskip("re").fullmatch(place, found)
+
+
+class Steep(nnxp.Tanh):
+    def backward(self, dy):
+        return super().backward(dy) * np.float32(np.inf)
+
+
+class SteepLoss(nnxp.MeanSquaredError):
+    def forward(self, scores, labels, training=True):
+        return super().forward(scores, labels, training) * np.float32(np.inf)
+
+
+def test_a_gradient_or_loss_that_is_not_finite_is_found(data):
+    rng = np.random.default_rng(0)
+    inputs, labels = data.inputs.astype("float32"), data.labels
+    find = nnxp.gradients.first_not_finite
+    layers = [nnxp.Affine(6, 4, rng=rng), nnxp.Tanh(), nnxp.Affine(4, 3, rng=rng)]
+    network = nnxp.Sequential([*layers[:1], Steep(), *layers[2:]])
+    with np.errstate(all="ignore"):
+        found = find(network, nnxp.SoftmaxWithLoss(), inputs, labels)
+        assert found == "the gradient at the inputs of layer 2, Steep(),"
+        targets = np.zeros((40, 3), "float32")
+        assert find(nnxp.Sequential(layers), SteepLoss(), inputs, targets) == "the loss"
+        layers[0].grads.clear()
+        fine = find(nnxp.Sequential(layers), nnxp.SoftmaxWithLoss(), inputs, labels)
+    assert fine == "what the optimizer made of finite gradients"
+
+
+# Determinism.
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_the_same_seed_gives_the_same_bits(threads):
+    code = (
+        "import numpy as np, nnxp, hashlib\n"
+        "rng = np.random.default_rng(0)\n"
+        "train, test = nnxp.data.load_digits()\n"
+        "network = nnxp.mlp([64, 600, 300, 10], rng=rng)\n"  # wide enough for threads
+        "trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam())\n"
+        "trainer.fit(train, epochs=1, batch_size=500, validation=test, rng=rng)\n"
+        "digest = hashlib.sha256(repr(trainer.history[0].train_loss).encode())\n"
+        "for x in network.parameters().values(): digest.update(x)\n"
+        "print(digest.hexdigest())\n"
+    )
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": str(threads)}
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True,
+            check=True,
+        ).stdout
+        for _ in range(3)
+    }  # fmt: skip
+    assert len(digests) == 1

@@ -1,0 +1,177 @@
+"""Faults: processes that are killed, disks that are full, folders that are shared."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nnxp
+from nnxp.data import Dataset
+
+pytest.importorskip("safetensors")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="signals, forks and limits are tried on Linux"
+)
+
+COMMON = """
+import os, random, signal, sys, time
+from pathlib import Path
+import filelock, safetensors.numpy, threadpoolctl  # or each child would import them
+import numpy as np
+import nnxp
+path = Path(sys.argv[1])
+rng = np.random.default_rng(5)
+data = nnxp.data.Dataset(rng.integers(0, 256, (60, 6), np.uint8), rng.integers(0, 3, 60))
+
+def new():
+    rng = np.random.default_rng(0)
+    network = nnxp.mlp([6, 5, 3], rng=rng)
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam())
+    trainer.rng = rng
+    return trainer
+
+def fit(trainer, epochs, **options):
+    left = epochs - len(trainer.history)
+    trainer.fit(data, epochs=left, batch_size=9, rng=trainer.rng, **options)
+"""
+
+
+def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(
+        [sys.executable, "-c", COMMON + textwrap.dedent(code), *map(str, arguments)],
+        capture_output=True, text=True, timeout=300,
+        env={"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(Path(nnxp.__file__).parents[1])},
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def test_killed_at_any_moment_it_ends_as_if_it_never_was(tmp_path):
+    """200 processes are killed by SIGKILL; each goes on where the one before was killed."""
+    code = """
+    EPOCHS = 400
+    whole = new()
+    fit(whole, EPOCHS)
+    moments = random.Random(0)
+    kills = steps = 0
+    while True:
+        child = os.fork()  # after the imports, which would take most of the time
+        if child == 0:
+            trainer = nnxp.Trainer.resume(path) if path.exists() else new()
+            fit(trainer, EPOCHS, checkpoint=path, checkpoint_every=1 + kills % 5)
+            os._exit(7)
+        if kills < 200:
+            time.sleep(moments.uniform(0.002, 0.04))
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status):
+            assert os.waitstatus_to_exitcode(status) == 7, status
+            break
+        kills += 1
+        if path.exists():
+            reached = nnxp.Trainer.resume(path).optimizer.steps
+            assert reached >= steps
+            steps = reached
+    done = nnxp.Trainer.resume(path)
+    assert len(done.history) == EPOCHS
+    for mine, other in ((done.network.parameters(), whole.network.parameters()),
+                        *((done.optimizer.state[s], whole.optimizer.state[s])
+                          for s in ("mean", "square_mean"))):
+        for name, x in mine.items():
+            np.testing.assert_array_equal(x, other[name])
+    for one, other in zip(done.history, whole.history, strict=True):
+        assert one.train_loss == other.train_loss
+    print(kills, steps, *sorted(x.name for x in path.parent.iterdir()))
+    """
+    kills, steps, *files = run(code, tmp_path / "a.safetensors").stdout.split()
+    assert int(kills) == 200
+    assert int(steps) > 100  # so that it was killed on the way, not at its start alone
+    assert files == [
+        ".a.safetensors.lock",
+        "a.safetensors",
+    ]  # what was half written is cleared away
+
+
+def test_a_full_disk_is_said_and_the_checkpoint_before_it_stays(tmp_path):
+    # A limit on the size of files fails a write in its middle, as a full disk does.
+    code = """
+    import resource
+    trainer = new()
+    fit(trainer, 1, checkpoint=path)
+    before = path.read_bytes()
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, resource.RLIM_INFINITY))
+    try:
+        fit(trainer, 3, checkpoint=path, checkpoint_every=2)
+    except OSError as error:
+        print(error)
+    assert path.read_bytes() == before
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(*sorted(x.name for x in path.parent.iterdir()))
+    fit(nnxp.Trainer.resume(path), 3, checkpoint=path)
+    """
+    path = tmp_path / "a.safetensors"
+    error, files = run(code, path).stdout.splitlines()
+    assert error == f"[Errno 27] File too large: {str(path)!r}"
+    assert files == ".a.safetensors.lock a.safetensors"
+    assert len(nnxp.Trainer.resume(path).history) == 3
+
+
+def small_trainer():
+    rng = np.random.default_rng(0)
+    network = nnxp.mlp([6, 5, 3], rng=rng)
+    return nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam())
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_before_any_work():
+    # /proc takes no file, whoever asks.
+    trainer = small_trainer()
+    data = Dataset(np.zeros((4, 6)), np.zeros(4, int))
+    options = {"epochs": 1, "batch_size": 2, "rng": np.random.default_rng(0)}
+    for folder in ("/proc", "/no/such/folder"):
+        with pytest.raises(nnxp.CheckpointError, match=f"{folder}/a cannot be written"):
+            trainer.fit(data, **options, checkpoint=f"{folder}/a")
+    assert trainer.optimizer.steps == 0
+
+
+def test_two_processes_do_not_train_into_one_file(tmp_path):
+    path = tmp_path / "a.safetensors"
+    code = """
+    fit(new(), 10**6, checkpoint=path)
+    """
+    first = subprocess.Popen(
+        [sys.executable, "-c", COMMON + textwrap.dedent(code), path],
+        env={"PYTHONPATH": str(Path(nnxp.__file__).parents[1])},
+    )
+    try:
+        while not path.exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        trainer = nnxp.Trainer.resume(path)
+        data = Dataset(np.zeros((4, 6)), np.zeros(4, int))
+        options = {"epochs": 1, "batch_size": 2, "rng": trainer.rng, "checkpoint": path}
+        with pytest.raises(nnxp.CheckpointError, match="another process is training into"):
+            trainer.fit(data, **options)
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.wait()
+    trainer.fit(data, **options)  # a lock does not outlive its process
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    trainer = small_trainer()
+    clock = iter([1e9, 5.0, 2e9, -3.0] * 100)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    data = Dataset(np.zeros((4, 6)), np.zeros(4, int))
+    options = {"batch_size": 2, "rng": np.random.default_rng(0), "checkpoint": path}
+    trainer.fit(data, epochs=3, **options, checkpoint_every=1)
+    assert len(nnxp.Trainer.resume(path).history) == 3
