@@ -389,6 +389,7 @@ def _position(described: Mapping[str, Any]) -> Position:
     for count in (position.batch, position.batch_size, position.examples):
         _count(count)
     generator(position.order)
+    _numbers({"seconds": position.seconds})
     return position
 
 

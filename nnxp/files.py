@@ -14,13 +14,14 @@ READ_ERRORS = (OSError, EOFError, zlib.error)
 """What reading a file can raise, gzipped or not."""
 
 
+_LEAST = 64 << 20  # bytes, that any machine has to spare
 _MOST_FROM_GZIP = 100  # times its size; a set of real images unpacks to ten times it, or less
 
 
 def most_bytes(path: Path) -> int:
     """Return how many bytes a file may unpack to: what is beyond is taken for a gzip bomb."""
     size = path.stat().st_size
-    return max(64 << 20, _MOST_FROM_GZIP * size) if path.suffix == ".gz" else size
+    return max(_LEAST, _MOST_FROM_GZIP * size) if path.suffix == ".gz" else size
 
 
 def open_binary(path: Path) -> BinaryIO:

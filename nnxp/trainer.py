@@ -98,7 +98,7 @@ class Trainer:
                 raise InputError(f"Trainer expects a {kind.__name__} object, got {thing!r}")
         if network.device is None or network.dtype is None:
             raise InputError(f"{network!r} has no parameters to train")
-        if capture not in (True, False, "auto"):
+        if not isinstance(capture, bool) and capture != "auto":
             raise InputError(f'capture must be True, False or "auto", got {capture!r}')
         self.network = network
         self.capture = capture
@@ -190,7 +190,7 @@ class Trainer:
             it is saved. Parameters and state are then those before the first step to blame, which
             is named with the layer; the checkpoint is left as it is.
         OutOfMemoryError
-            If a batch does not fit into the device's memory.
+            If training by batches of this size does not fit into the device's memory.
         """
         require_count("epochs", epochs)
         if checkpoint_every is not None:
@@ -530,6 +530,7 @@ class Trainer:
             yield lambda rows: self.step(*batches.take(rows)), lambda: None
             return
         if not isinstance(self._steps, way) or not self._steps.serves(*parts, batches.dataset):
+            self._steps = None  # before memory is taken for the new ones
             self._steps = way(*parts, batches.dataset)
         with self._steps.over(batches) as step:
             yield step, self._steps.bring_back
@@ -541,9 +542,9 @@ class Trainer:
         In the end `batches` is empty, so that its data sets leave the device's memory.
         """
         with contextlib.ExitStack() as stack:
-            size = max(x.batch_size for x in batches)
-            stack.enter_context(self._device.at_work(self._describe(size)))
+            stack.enter_context(self._device.at_work(self._describe(batches[0].batch_size)))
             stack.callback(batches.clear)
+            stack.enter_context(self._forgetting())
             if self._device.spec == "cpu":
                 from nnxp.fast import one_thread_if_small
 
@@ -551,6 +552,15 @@ class Trainer:
                 largest = max(math.prod(x.shape) for x in parameters)
                 stack.enter_context(one_thread_if_small(batches[0].batch_size * largest))
             yield
+
+    @contextlib.contextmanager
+    def _forgetting(self) -> Iterator[None]:
+        """Drop prepared steps that do not fit into memory, so that smaller ones do."""
+        try:
+            yield
+        except BaseException:
+            self._steps = None
+            raise
 
     def evaluate(self, dataset: Dataset, batch_size: int = _EVALUATED) -> Evaluation:
         """Return mean loss and accuracy over all examples.
@@ -593,7 +603,10 @@ class Trainer:
     def _describe(self, batch_size: int) -> str:
         """Return what training with batches of a size takes, in words."""
         parameters = sum(math.prod(x.shape) for x in self.network.parameters().values())
-        return f"{self.network!r} with {parameters:,} parameters and batches of {batch_size:,}"
+        return (
+            f"{self.network!r} with {parameters:,} parameters and batches of {batch_size:,} "
+            f"(evaluated {_EVALUATED:,} at a time)"
+        )
 
     def _batches(
         self, dataset: Dataset, batch_size: int, rng: np.random.Generator | None = None

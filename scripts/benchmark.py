@@ -281,7 +281,10 @@ def main() -> int:
         measure_steps(report, cores, names, args, count)
     measure_cold_starts(report, names, args, count)
     if args.device != "cpu":
-        measure_against_cpu(report, args, count, folder)
+        try:
+            measure_against_cpu(report, args, count, folder)
+        except NotRunError as error:
+            report.missing["by batch size"] = str(error)
     targets = report.targets(args.device)
     print_targets(targets)
     for name, reason in report.missing.items():

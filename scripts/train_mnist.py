@@ -83,13 +83,13 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.resume:
         config = read_config(args.resume)
-        parser.set_defaults(**{name: config[name] for name in RESUMED if name in config})
+        parser.set_defaults(**{name: config[name] for name in RESUMED})
         args = parser.parse_args()
         for name in RESUMED:
-            if name not in ("epochs", "device") and getattr(args, name) != config.get(name):
+            if name not in ("epochs", "device") and getattr(args, name) != config[name]:
                 parser.error(
                     f"argument --{name.replace('_', '-')}: the run in {args.resume} has "
-                    f"{config.get(name)}, and goes on with it"
+                    f"{config[name]}, and goes on with it"
                 )
         if args.out:
             parser.error("argument --out: a run that goes on stays in its folder")
@@ -103,9 +103,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the settings of a run."""
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-        return config
     except (OSError, ValueError) as error:
         raise nnxp.InputError(f"{folder} holds no run to go on with ({error})") from error
+    if missing := {*RESUMED, "data_source", "data_sha256"}.difference(config):
+        raise nnxp.InputError(
+            f"{folder} holds no run to go on with (its config.json lacks {', '.join(missing)})"
+        )
+    return config
 
 
 def main() -> int:
@@ -113,8 +117,11 @@ def main() -> int:
     device = nnxp.device(args.device)
     if args.verbose and device.reason:
         print(f"no GPU: {device.reason}", file=sys.stderr)
+    optimizer = OPTIMIZERS[args.optimizer](
+        **({} if args.learning_rate is None else {"learning_rate": args.learning_rate})
+    )
     data = load_dataset(args.dataset, args.data_dir)
-    trainer = resumed(args, device, data) if args.resume else new(args, device, data)
+    trainer = resumed(args, device, data) if args.resume else new(args, device, data, optimizer)
     config = vars(args) | data.config() | {
         "device": device.spec,
         "device_description": device.description,
@@ -134,7 +141,9 @@ def main() -> int:
     except KeyboardInterrupt:
         status = 130
     finally:
-        title = f"{data.name}, {trainer.network!r}, {trainer.optimizer!r}"
+        weights = [x.shape for x in trainer.network.parameters().values() if x.ndim == 2]
+        widths = [str(inputs) for inputs, _ in weights] + [str(weights[-1][1])]
+        title = f"{data.name}, {'-'.join(widths)}, {trainer.optimizer!r}"
         draw(trainer.history, folder / "curves.png", title)
     if status and checkpoint and checkpoint.exists():
         print(
@@ -153,11 +162,10 @@ def main() -> int:
     return status
 
 
-def new(args: argparse.Namespace, device: nnxp.Device, data: Data) -> nnxp.Trainer:
+def new(
+    args: argparse.Namespace, device: nnxp.Device, data: Data, optimizer: nnxp.Optimizer
+) -> nnxp.Trainer:
     """Return a trainer of a new network."""
-    optimizer = OPTIMIZERS[args.optimizer](
-        **({} if args.learning_rate is None else {"learning_rate": args.learning_rate})
-    )
     rng = np.random.default_rng(args.seed)
     network = nnxp.mlp(
         [data.train.inputs.shape[1], *args.hidden, class_count(data.train, data.test)],

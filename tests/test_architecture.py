@@ -38,7 +38,27 @@ ROOMS = {
     "gradients": {"losses", "network"},
     "data": {"devices", "files"},
     "testing": {"devices", "gradients", "layers", "losses", "network"},
-    "trainer": {"data", "devices", "fast", "history", "losses", "network", "optimizers"},
+    "checkpoint": {
+        "devices",
+        "files",
+        "history",
+        "initializers",
+        "layers",
+        "losses",
+        "network",
+        "optimizers",
+    },
+    "trainer": {
+        "checkpoint",
+        "data",
+        "devices",
+        "fast",
+        "gradients",
+        "history",
+        "losses",
+        "network",
+        "optimizers",
+    },
     "fast": {"data", "devices", "losses", "network", "optimizers"},
 }
 

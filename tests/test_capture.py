@@ -79,6 +79,17 @@ def test_jax_compiles_a_step_for_each_size_of_batch_and_no_more():
 
 
 @pytest.mark.interop
+def test_nothing_that_jax_traced_outlives_the_trace():
+    import jax
+
+    with jax.checking_leaks():
+        trainer, _ = trained("auto")
+    state = trainer.optimizer.state["mean"]
+    train_epoch(trainer, Dataset(np.zeros((50, 3, 4)), np.arange(50) % 3), 16, trainer.rng)
+    assert trainer.optimizer.state["mean"] is state
+
+
+@pytest.mark.interop
 def test_an_interruption_keeps_the_steps_that_were_taken():
     trainer, _ = trained("auto")
     before = {n: np.array(x) for n, x in trainer.network.parameters().items()}
@@ -113,10 +124,14 @@ class MyTrainer(nnxp.Trainer):
         ({"device": "strict:device1"}, "there is nothing faster on strict:device1"),
         ({"layer": MyTanh()}, r"MyTanh\(\) is not nnxp's own, and may do otherwise at each step"),
         ({"kind": MyTrainer}, "the trainer has a step of its own"),
+        ({"widths": (6, 6, 6), "tied": True}, "its layers share parameters"),
     ],
 )
 def test_a_capture_that_is_asked_for_and_not_to_be_had_is_said(small, options, message):
+    tied = options.pop("tied", False)
     trainer = small_trainer(**options) if "device" in options else trainer_with(**options)
+    if tied:
+        trainer.network.layers[2].params["W"] = trainer.network.layers[0].params["W"]
     trainer.capture = True
     with pytest.warns(UserWarning, match="^no step is captured: " + message):
         train_epoch(trainer, small, 16, np.random.default_rng(0))
@@ -132,7 +147,7 @@ def test_without_capture_steps_are_plain(small, monkeypatch):
     assert trainer._steps is None
 
 
-@pytest.mark.parametrize("capture", ["yes", None, 2, "True"])
+@pytest.mark.parametrize("capture", ["yes", None, 0, 1, 2, "True"])
 def test_capture_is_one_of_three(capture):
     trainer = small_trainer()
     with pytest.raises(nnxp.InputError, match='capture must be True, False or "auto", got '):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import itertools
 import sys
 import types
+import weakref
 from functools import partial
 
 import numpy as np
@@ -25,14 +27,16 @@ from nnxp.optimizers import OPTIMIZERS
 class Module:
     """CuPy's functions, done by NumPy; between begin_capture and end_capture only written down."""
 
-    def __init__(self, *, captures=True):
+    def __init__(self):
         self.graph = None
         self.launches = self.captures = 0
+        self.log = []
+        self.captures_fail = False
         self.cuda = types.SimpleNamespace(
-            MemoryPool=lambda: types.SimpleNamespace(malloc=None),
-            Stream=partial(Stream, self, captures),
-            using_allocator=lambda _: Stream(self, captures),
-            get_current_stream=lambda: Stream(self, captures),
+            MemoryPool=lambda: types.SimpleNamespace(malloc="private"),
+            Stream=partial(Stream, self, "own"),
+            using_allocator=partial(Stream, self),
+            get_current_stream=partial(Stream, self, "default"),
         )
 
     def __getattr__(self, name):
@@ -50,33 +54,52 @@ class Module:
 
 
 class Stream:
-    def __init__(self, module, captures, *, non_blocking=False):
-        self.module, self.captures, self.non_blocking = module, captures, non_blocking
+    """A stream, or an allocator that is entered as one."""
+
+    def __init__(self, module, name, *, non_blocking=False):
+        self.module, self.name, self.non_blocking = module, name, non_blocking
 
     def __enter__(self):
+        self.module.log.append(f"enter {self.name}")
         return self
 
     def __exit__(self, *_):
-        pass
+        self.module.log.append(f"leave {self.name}")
 
     def synchronize(self):
         assert self.module.graph is None
+        self.module.log.append(f"wait for {self.name}")
 
     def begin_capture(self):
         assert self.non_blocking  # CUDA refuses to capture its default stream
-        if not self.captures:
+        self.module.log.append(f"capture {self.name}")
+        if self.module.captures_fail:
             raise NotImplementedError("calling cuBLAS API during stream capture is unsupported")
         self.module.graph = []
         self.module.captures += 1
 
     def end_capture(self):
         calls, self.module.graph = self.module.graph, None
-        return types.SimpleNamespace(launch=partial(self.launch, calls))
+        return types.SimpleNamespace(launch=partial(self.launch, list(map(weakly, calls))))
 
     def launch(self, calls):
         self.module.launches += 1
         for call in calls:
             call()
+
+
+def weakly(call):
+    """Return a call that keeps its large arrays no more alive than a CUDA graph does."""
+    kept = [
+        weakref.ref(x) if isinstance(x, np.ndarray) and x.base is None else x for x in call.args
+    ]
+
+    def again():
+        args = [x() if isinstance(x, weakref.ref) else x for x in kept]
+        assert not any(x is None and y is not None for x, y in zip(args, kept, strict=True))
+        call.func(*args, **call.keywords)
+
+    return again
 
 
 @pytest.fixture
@@ -135,13 +158,113 @@ def test_another_data_set_is_captured_anew(cupy, images):
 
 
 def test_a_capture_that_fails_says_so_and_training_goes_on(cupy, images, monkeypatch):
-    monkeypatch.setattr(cupy.cuda, "Stream", partial(Stream, cupy, False))
+    cupy.captures_fail = True
     one, other = trainer_with(), trainer_with(PlainTrainer)
-    data = Dataset(images, LOSSES[nnxp.SoftmaxWithLoss])
+    data = Dataset(images.copy(), LOSSES[nnxp.SoftmaxWithLoss])
     with pytest.warns(UserWarning, match=r"cannot be captured \(calling cuBLAS .* call by call"):
         one.fit(data, epochs=2, batch_size=25, rng=np.random.default_rng(0))
     other.fit(data, epochs=2, batch_size=25, rng=np.random.default_rng(0))
     assert_same(one, other)
+    assert cupy.log.count("capture own") == 1  # it is not tried again and again
+    inputs = weakref.ref(data.inputs)
+    del data
+    gc.collect()
+    assert inputs() is None
+
+
+def test_a_step_is_run_and_captured_apart_from_all_other_work(cupy, images):
+    trainer = trainer_with()
+    data = Dataset(images, LOSSES[nnxp.SoftmaxWithLoss])
+    trainer.fit(data, epochs=1, batch_size=25, rng=np.random.default_rng(0))
+    assert cupy.log == [
+        "wait for default",  # where parameters and batch were written
+        "enter private",  # for what reductions take in between
+        "enter own",
+        "wait for own",  # until the first step is done
+        "capture own",
+        "leave own",
+        "leave private",
+    ]
+    ((_, _, graph),) = trainer._steps._graphs.values()
+    assert graph._pool.malloc == "private"  # as long as the graph
+
+
+def test_graphs_go_with_the_memory_they_use(cupy, images):
+    trainer = trainer_with()
+    batches = [
+        Batches(Dataset(images, LOSSES[nnxp.SoftmaxWithLoss]), n, device="cpu", dtype="float32",
+                rng=np.random.default_rng(0))
+        for n in (25, 10, 5, 2)
+    ]  # fmt: skip
+    for each in batches:
+        trainer.train_epoch(each)
+        assert trainer._steps._graphs.keys() == trainer._steps._programs.keys()
+    assert len(trainer._steps._graphs) == 2
+
+
+def test_cublas_is_told_what_to_multiply(monkeypatch):
+    """cuBLAS by the product of NumPy's OpenBLAS in Fortran's order, which takes the same."""
+    fortran = openblas()
+    calls = []
+
+    def gemm(handle, left, right, m, n, k, one, x, row_of_x, y, row_of_y, zero, out, row_of_out):
+        assert (handle.value, one._obj.value, zero._obj.value) == (7, 1, 0)
+        assert [type(z) for z in (one._obj, zero._obj)] == [ctypes.c_float] * 2
+        letters = [ctypes.byref(ctypes.c_char(b"NT"[z.value : z.value + 1])) for z in (left, right)]
+        sizes = [ctypes.byref(ctypes.c_int64(z.value)) for z in (m, n, k)]
+        rows = [ctypes.byref(ctypes.c_int64(z.value)) for z in (row_of_x, row_of_y, row_of_out)]
+        fortran(*letters, *sizes, one, x, rows[0], y, rows[1], zero, out, rows[2])
+        return 0
+
+    def create(handle):
+        handle._obj.value = 7
+        return 0
+
+    library = types.SimpleNamespace(
+        cublasCreate_v2=create,
+        cublasDestroy_v2=lambda handle: calls.append(("destroy", handle.value)),
+        cublasSetStream_v2=lambda handle, stream: calls.append(("stream", stream.value)) or 0,
+        cublasSetWorkspace_v2=lambda handle, place, size: calls.append(("space", size.value)) or 0,
+        cublasSgemm_v2=gemm,
+    )
+    monkeypatch.setitem(
+        sys.modules, "cuda.pathfinder",
+        types.SimpleNamespace(load_nvidia_dynamic_lib=lambda _: types.SimpleNamespace(abs_path="")),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
+    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda _: library)
+
+    class Array(np.ndarray):
+        @property
+        def data(self):
+            return types.SimpleNamespace(ptr=self.ctypes.data)
+
+    stream = types.SimpleNamespace(ptr=11)
+    cp = types.SimpleNamespace(
+        empty=lambda *args: np.empty(*args).view(Array),
+        cuda=types.SimpleNamespace(get_current_stream=lambda: stream),
+    )
+    cublas = gpu.Cublas(cp)
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(5, 7)).astype("f4"), rng.normal(size=(3, 7)).astype("f4").T
+    out = np.full((5, 3), np.nan, "f4")
+    call = cublas.product(*(x.view(Array) for x in (out, a, b)))
+    for pointer in (11, 11, 12):
+        stream.ptr = pointer
+        out[...] = np.nan
+        call()
+        assert (abs(out - a @ b) <= bound(np.zeros_like(out), 1, a, b)).all()
+    # A change of stream takes the workspace away.
+    space = ("space", 32 << 20)
+    assert calls == [("stream", 11), space, ("stream", 12), space]
+    half = [x.astype("f2").view(Array) for x in (out, a, b)]
+    assert cublas.product(*half) is None
+    library.cublasSgemm_v2 = lambda *_: 13
+    with pytest.raises(nnxp.DeviceError, match="Sgemm_v2 failed with status 13; train with capt"):
+        call()
+    del cublas, call
+    gc.collect()
+    assert calls[-1] == ("destroy", 7)
 
 
 def test_a_missing_cublas_says_so_and_cupys_own_product_serves(cupy, images, monkeypatch):
@@ -157,23 +280,26 @@ def test_a_missing_cublas_says_so_and_cupys_own_product_serves(cupy, images, mon
     assert_same(one, other)
 
 
+def openblas():
+    """Return the product of NumPy's OpenBLAS in Fortran's order, which is cuBLAS's."""
+    for each in blas._libraries().lib_controllers:
+        if hasattr(each.dynlib, "scipy_sgemm_64_"):
+            return each.dynlib.scipy_sgemm_64_
+    pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
+
+
 def fortran_product(out, a, b):
-    """Do the product as cuBLAS would, with the product of NumPy's OpenBLAS in Fortran's order."""
-    library = next(
-        (x.dynlib for x in blas._libraries().lib_controllers
-         if hasattr(x.dynlib, "scipy_sgemm_64_")), None
-    )  # fmt: skip
-    if library is None:
-        pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
-    first, second, columns, rows, inner, x, row_of_x, y, row_of_y, _, row_of_out = (
-        gpu.gemm_arguments(out, a, b)
+    """Do the product as cuBLAS would."""
+    product = openblas()
+    first, second, columns, rows, inner, x, row_of_x, y, row_of_y, row_of_out = gpu.gemm_arguments(
+        out, a, b
     )
     letters = [ctypes.c_char(b"T" if each else b"N") for each in (first, second)]
     sizes = [ctypes.c_int64(n) for n in (columns, rows, inner, row_of_x, row_of_y, row_of_out)]
     m, n, k, lda, ldb, ldc = map(ctypes.byref, sizes)
     one, zero = ctypes.c_float(1), ctypes.c_float(0)
     px, py, pout = (ctypes.c_void_p(array.ctypes.data) for array in (x, y, out))
-    library.scipy_sgemm_64_(
+    product(
         *map(ctypes.byref, letters), m, n, k, ctypes.byref(one), px, lda, py, ldb,
         ctypes.byref(zero), pout, ldc,
     )  # fmt: skip

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import device_or_skip
+from conftest import device_or_skip, write_mnist_layout
 
 import nnxp
+from nnxp.data import Dataset
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 # The scripts find nnxp as the tests do, be it installed or not.
@@ -47,9 +48,10 @@ def test_train_on_the_digits(tmp_path):
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"nnxp {nnxp.__version__} on cpu (NumPy")
     epochs = [line for line in lines if line.startswith("epoch")]
-    assert sorted(path.name for path in out.iterdir()) == [
-        "config.json", "curves.png", "history.json",
-    ]  # fmt: skip
+    files = "checkpoint.safetensors, config.json, curves.png, history.json"
+    assert lines[-1] == f"files in {out}: {files}"
+    shown = [path.name for path in out.iterdir() if path.name[0] != "."]
+    assert sorted(shown) == files.split(", ")
     history = json.loads((out / "history.json").read_text())
     assert [record["epoch"] for record in history] == [1, 2, 3]
     records = [
@@ -248,14 +250,15 @@ def test_without_matplotlib_training_goes_on(tmp_path):
 
 
 @contextlib.contextmanager
-def training(*options, until):
+def training(*options, until, env=None):
     """Train in a process of its own, up to the line that begins with `until`."""
     # A process inherits an ignored Ctrl-C, as from a shell's background, but no handler.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
             [sys.executable, "-u", SCRIPTS / "train_mnist.py", "--dataset", "digits", *options],
-            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=ENVIRONMENT | (env or {}), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
     finally:
         signal.signal(signal.SIGINT, handler)
@@ -274,28 +277,112 @@ def test_ctrl_c_keeps_the_finished_epochs_and_exits_130(tmp_path):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert err == "interrupted: keeping the finished epochs\n"
+    words = re.fullmatch(rf"stopped after (\d+) steps; to go on: --resume {out}\n", err)
+    assert int(words[1]) > 5
     history = json.loads((out / "history.json").read_text())
     assert [record["epoch"] for record in history] == list(range(1, len(history) + 1))
     assert len(history) >= 5
     assert (out / "curves.png").exists()
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_and_the_run_goes_on_to_the_same_end(tmp_path, number, status):
+    options = ["--epochs", 40, "--hidden", 200, 100, "--optimizer", "adam", "--out"]
+    run("train_mnist.py", "--dataset", "digits", *options, tmp_path / "whole")
+    out = tmp_path / "run"
+    with training(*map(str, options), out, until="epoch   2") as process:
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert err.startswith("stopped after ")
+    steps = nnxp.Trainer.resume(out / "checkpoint.safetensors").optimizer.steps
+    assert steps == int(err.split()[2]) < 40 * 15
+    result = run("train_mnist.py", "--resume", out, "--checkpoint-every", 7)
+    assert result.stdout.splitlines()[-2].startswith("test accuracy ")
+    for name, drop in (("history.json", "seconds"), ("config.json", None)):
+        mine, whole = (json.loads((tmp_path / x / name).read_text()) for x in ("run", "whole"))
+        if drop:
+            for record in mine + whole:
+                del record[drop]
+            assert mine == whole
+        else:
+            same = ("hidden", "optimizer", "epochs", "batch_size", "data_sha256", "learning_rate")
+            assert [mine[key] for key in same] == [whole[key] for key in same]
+    mine, whole = (
+        nnxp.load_network(tmp_path / x / "checkpoint.safetensors").parameters()
+        for x in ("run", "whole")
+    )
+    np.testing.assert_equal(dict(mine), dict(whole))
+
+
 @pytest.mark.parametrize("existing", [False, True])
 def test_ctrl_c_in_the_first_epoch_leaves_nothing_behind(tmp_path, existing):
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "safetensors.py").write_text(
+        "raise ModuleNotFoundError(name='safetensors')\n"
+    )
     out = tmp_path / "run"
     if existing:
         out.mkdir()
     # An epoch of 1,438 steps through a million weights takes seconds.
     options = ["--hidden", "1000", "1000", "--batch-size", "1", "--out", out]
-    with training(*options, until="digits: ") as process:
+    paths = f"{tmp_path / 'none'}{os.pathsep}{PATHS}"
+    with training(*options, until="digits: ", env={"PYTHONPATH": paths}) as process:
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert err == "interrupted: no epoch was finished\n"
-    assert list(tmp_path.iterdir()) == ([out] if existing else [])
+    first, second = err.splitlines()
+    assert first.startswith("no checkpoint.safetensors: safetensors is not installed; pip install")
+    assert second == "interrupted: no epoch was finished"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["none"] + ["run"] * existing
     assert not existing or not list(out.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["--hidden", 9], 2, r"argument --hidden: the run in .* has \[16\], and goes on with it"),
+        (["--seed", 9], 2, "argument --seed: the run in .* has 0, and goes on with it"),
+        (["--out", "there"], 2, "argument --out: a run that goes on stays in its folder"),
+        ([], 1, "the run in .* has its 2 epochs; for more, give --epochs with their number in all"),
+        (["--epochs", 3, "--data-dir", "."], 1, "--data-dir is for MNIST files, not for --datas"),
+    ],
+)
+def test_what_cannot_go_on_is_one_line(tmp_path, options, status, message):
+    out = tmp_path / "run"
+    settings = ["--dataset", "digits", "--hidden", 16, "--epochs", 2, "--quiet", "--out", out]
+    run("train_mnist.py", *settings)
+    result = run("train_mnist.py", "--resume", out, *options, status=status)
+    assert re.fullmatch(f"train_mnist.py: error: {message}.*\n", result.stderr)
+
+
+def test_a_folder_without_a_run_cannot_go_on(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        result = run("train_mnist.py", "--resume", folder, status=1)
+        assert f"error: {folder} holds no run to go on with" in result.stderr
+    (tmp_path / "config.json").write_text("{}")
+    result = run("train_mnist.py", "--resume", tmp_path, status=1)
+    assert f"error: {tmp_path} holds no run to go on with (its config.json lacks" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_run_goes_on_with_its_own_data_alone(tmp_path, idx_folder):
+    out, other = tmp_path / "run", tmp_path / "other"
+    run("train_mnist.py", "--data-dir", idx_folder, "--epochs", 1, "--quiet", "--out", out)
+    train, test = nnxp.data.load_digits()
+    write_mnist_layout(other, Dataset(train.inputs[:500], train.labels[:500]), test)
+    options = ["--resume", out, "--epochs", 2]
+    result = run("train_mnist.py", *options, "--data-dir", other, status=1)
+    assert re.search("error: the run in .* was of other data than mnist", result.stderr)
+    run("train_mnist.py", *options)  # it remembers the folder
+
+
+def test_two_processes_do_not_go_on_with_one_run(tmp_path):
+    out = tmp_path / "run"
+    with training("--epochs", "1000000", "--out", out, until="epoch   2"):
+        result = run("train_mnist.py", "--resume", out, status=1)
+    assert "error: another process is training into" in result.stderr
 
 
 def test_a_kill_keeps_the_finished_epochs(tmp_path):
@@ -322,8 +409,11 @@ def test_divergence_is_one_line(tmp_path):
         "train_mnist.py", "--dataset", "digits", "--learning-rate", "1e30", "--out",
         tmp_path / "run", status=1,
     )  # fmt: skip
-    assert re.search(r"error: the loss is (nan|inf) after epoch \d+; start from", result.stderr)
-    assert result.stderr.count("\n") == 1
+    assert re.fullmatch(
+        r"train_mnist.py: error: training diverged at step \d+ of epoch 1: the .* layer .* is not "
+        r"finite. Parameters .*; start from new weights with a lower learning rate, now 1e.30\n",
+        result.stderr,
+    )
 
 
 def test_too_large_a_network_is_one_line(tmp_path):

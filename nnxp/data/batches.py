@@ -25,9 +25,9 @@ class Batches:
     """All examples of a data set, in batches on a device; each iteration is one epoch.
 
     The first batch takes the whole data set to the device, images as uint8, where it stays as long
-    as the `Batches` do; from then on the numbers of an epoch's examples cross the border, once. A
-    data set that would take more than half of the device's free memory stays on the host, with a
-    warning, and crosses batch by batch.
+    as the `Batches` do; from then on the numbers of an epoch's examples cross the border, once, and
+    what is changed in the data set does not. A data set that would take more than half of the
+    device's free memory stays on the host, with a warning, and crosses batch by batch.
 
     Parameters
     ----------
@@ -105,20 +105,23 @@ class Batches:
         if self.device.spec == "cpu":
             return None  # it is the host
         inputs, labels = self.dataset.inputs, self.dataset.labels
-        needed = (
-            inputs.nbytes if inputs.dtype == np.uint8 else inputs.size * int(self.dtype[5:]) // 8
-        )
-        needed += labels.nbytes
+        width = int(self.dtype[5:]) // 8
+        needed = inputs.size * (1 if inputs.dtype == np.uint8 else width)
+        needed += labels.size * (width if labels.dtype.kind == "f" else 4)
         free = self.device.free_memory()
-        if free is not None and needed > free / 2:
-            warnings.warn(
-                f"the data set takes {needed / 2**20:,.0f} MiB and {self.device.spec} has "
-                f"{free / 2**20:,.0f} free: it stays on the host and crosses batch by batch, "
-                "which is slower",
-                stacklevel=2,
-            )
-            return None
-        return carry(inputs, labels, self.device, self.dtype)
+        if free is None or needed <= free / 2:
+            try:
+                return carry(inputs, labels, self.device, self.dtype)
+            except Exception as error:
+                if not self.device.is_memory_error(error):
+                    raise
+        left = "" if free is None else f" and {self.device.spec} has {free / 2**20:,.0f} free"
+        warnings.warn(
+            f"the data set takes {needed / 2**20:,.0f} MiB{left}: it stays on the host and crosses "
+            "batch by batch, which is slower",
+            stacklevel=2,
+        )
+        return None
 
 
 def carry(inputs: Array, labels: Array, device: Device, dtype: str) -> tuple[Array, Array]:

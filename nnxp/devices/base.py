@@ -140,6 +140,10 @@ class Device:
         """Return how many bytes are free on the device; None where nobody counts them."""
         return self._free_memory()
 
+    def is_memory_error(self, error: Exception) -> bool:
+        """Tell whether an error is this library's word for too little memory."""
+        return self._is_memory_error(error)
+
     def current(self) -> AbstractContextManager[object]:
         """Let what is computed meanwhile be computed here: on this GPU, in full precision."""
         return self._working()
@@ -162,7 +166,7 @@ class Device:
             with self.current():
                 yield
         except Exception as error:
-            if not self._is_memory_error(error):
+            if not self.is_memory_error(error):
                 raise
             traceback.clear_frames(error.__traceback__)  # they hold what was computed so far
             self._release()

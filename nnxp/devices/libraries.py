@@ -1,13 +1,15 @@
 """Libraries: how a device of each array library is opened, and each way in which that can fail.
 
-This is the only module that imports CuPy, PyTorch, JAX and array-api-strict, each when it is asked
-for. An opening is a generator: it yields what has worked, raises at the step that fails, and
-returns the device; so opening a device and explaining it are the same code.
+CuPy, PyTorch, JAX and array-api-strict are imported here, each when it is asked for, and where
+`nnxp.fast` prepares steps for one of them. An opening is a generator: it yields what has worked,
+raises at the step that fails, and returns the device; so opening a device and explaining it are the
+same code.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
@@ -89,8 +91,10 @@ def open_cuda(place: str) -> Opening:
     def free_memory() -> int:
         with handle:
             # What CuPy keeps for later is free as well.
-            free: int = handle.mem_info[0] + cupy.get_default_memory_pool().free_bytes()
-        return free
+            pool = cupy.get_default_memory_pool()
+            free: int = handle.mem_info[0] + pool.free_bytes()
+            limit = pool.get_limit()
+            return min(free, limit - pool.used_bytes()) if limit else free
 
     def release() -> None:
         with handle:
@@ -107,6 +111,10 @@ def open_cuda(place: str) -> Opening:
         _working=lambda: handle,
         _free_memory=free_memory,
         _release=release,
+        _is_memory_error=lambda error: (
+            isinstance(error, MemoryError)
+            or any(x in str(error) for x in ("MemoryAllocation", "ALLOC_FAILED"))
+        ),
     )
 
 
@@ -152,11 +160,13 @@ def open_torch(place: str) -> Opening:
         _handle=trial.device,
         _from_host=from_host,
         _to_host=lambda x: x.detach().cpu().numpy(),
-        _free_memory=lambda: torch.cuda.mem_get_info(number)[0] if kind == "cuda" else None,
+        _free_memory=lambda: (
+            torch.cuda.mem_get_info(number)[0] if kind == "cuda" else _free_on_host()
+        ),
         _release=lambda: torch.cuda.empty_cache() if kind == "cuda" else None,
         _is_memory_error=lambda error: (
             isinstance(error, (torch.OutOfMemoryError, MemoryError))
-            or "can't allocate memory" in str(error)
+            or any(x in str(error) for x in ("can't allocate memory", "out of memory"))
         ),
     )
 
@@ -213,7 +223,7 @@ def open_jax(place: str) -> Opening:
     def free_memory() -> int | None:
         counted = handle.memory_stats()
         if counted is None:  # as on the CPU
-            return None
+            return _free_on_host()
         return int(counted["bytes_limit"] - counted["bytes_in_use"])
 
     spec = kind or handle.platform.replace("gpu", "cuda")
@@ -227,7 +237,9 @@ def open_jax(place: str) -> Opening:
         _to_host=np.asarray,
         _working=working,
         _free_memory=free_memory,
-        _is_memory_error=lambda error: "RESOURCE_EXHAUSTED" in str(error),
+        _is_memory_error=lambda error: (
+            isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+        ),
     )
 
 
@@ -251,6 +263,7 @@ def open_strict(place: str) -> Opening:
         _handle=handle,
         _from_host=lambda x: strict.asarray(x, device=handle, copy=True),  # as a GPU does
         _to_host=lambda x: np.array(x.to_device(host)),
+        _free_memory=_free_on_host,
     )
 
 
@@ -279,6 +292,14 @@ def _import(module: str, name: str, install: str) -> ModuleType:
             f"{name} is installed but does not import ({_one_line(error)}); reinstall it alone: "
             f"pip uninstall every {module} package, then {install}"
         ) from error
+
+
+def _free_on_host() -> int | None:
+    """Return the bytes that are free on the host; None where the system does not say."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def _number(library: str, index: str) -> int:

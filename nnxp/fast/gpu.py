@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from nnxp.data.dataset import Dataset
+from nnxp.errors import DeviceError
 from nnxp.fast.calls import Calls, Memory, Program, add_product
 from nnxp.fast.replay import Replay
 from nnxp.losses import Loss
@@ -92,8 +93,8 @@ def gemm_arguments(out: Any, a: Any, b: Any) -> list[Any] | None:
     -------
     list or None
         Whether the first and the second factor are to be transposed, columns, rows, inner, the
-        first factor and the length of its rows in memory, the second and its, `out` and its; None
-        where an array lies otherwise than by rows or by columns.
+        first factor and the length of its rows in memory, the second and its, and that of `out`;
+        None where an array lies otherwise than by rows or by columns.
     """
     if out.ndim != 2 or a.ndim != 2 or b.ndim != 2 or not out.flags.c_contiguous:
         return None
@@ -105,7 +106,7 @@ def gemm_arguments(out: Any, a: Any, b: Any) -> list[Any] | None:
             return None
         transposed.append(not x.flags.c_contiguous)
         factors += [x, x.shape[1] if x.flags.c_contiguous else x.shape[0]]
-    return [*transposed, *out.shape[::-1], a.shape[1], *factors, out, out.shape[1]]
+    return [*transposed, *out.shape[::-1], a.shape[1], *factors, out.shape[1]]
 
 
 class Cublas:
@@ -142,8 +143,7 @@ class Cublas:
         given = gemm_arguments(out, a, b)
         if given is None or not name:
             return None
-        first, second, columns, rows, inner, *arrays = given
-        x, row_of_x, y, row_of_y, _, row_of_out = arrays
+        first, second, columns, rows, inner, x, row_of_x, y, row_of_y, row_of_out = given
         one, zero = real(1), real(0)
         pointers = [ctypes.c_void_p(array.data.ptr) for array in (x, y, out)]
         arguments = [
@@ -153,13 +153,12 @@ class Cublas:
             pointers[1], ctypes.c_int(row_of_y),
             ctypes.byref(zero), pointers[2], ctypes.c_int(row_of_out),
         ]  # fmt: skip
-        kept = (a, b, out)  # their memory must last as long as the call does
+        # As long as the call is there, so must the arrays' memory be.
+        return partial(self._multiply, name, arguments, (a, b, out))
 
-        def call(_: object = kept) -> None:
-            self._follow_stream()
-            self._call(name, self._handle, *arguments)
-
-        return call
+    def _multiply(self, name: str, arguments: list[Any], _kept: object) -> None:
+        self._follow_stream()
+        self._call(name, self._handle, *arguments)
 
     def _follow_stream(self) -> None:
         stream = self._cp.cuda.get_current_stream().ptr
@@ -175,7 +174,7 @@ class Cublas:
     def _call(self, name: str, *arguments: Any) -> None:
         status = getattr(self._library, name)(*arguments)
         if status:
-            raise RuntimeError(f"{name} returned status {status}")
+            raise DeviceError(f"{name} failed with status {status}; train with capture=False")
 
 
 class GraphReplay(Replay):
@@ -195,10 +194,12 @@ class GraphReplay(Replay):
         except Exception as error:  # noqa: BLE001 - whatever it is, CuPy's own product remains
             _warn(f"cuBLAS is not to be reached ({error})")
         super().__init__(network, loss, optimizer, dataset, CupyCalls(cupy, product))
+        self._stream = cupy.cuda.Stream(non_blocking=True)
+        self._can_capture = True
         self._sent: list[float | None] = [None] * len(self._factors)
         # For each batch size, the numbers of the examples and what does a step with them; and of
         # which data set, which is not kept, since it may have to leave the GPU.
-        self._steps: dict[int, tuple[weakref.ref[Any], Memory, Callable[[], object]]] = {}
+        self._graphs: dict[int, tuple[weakref.ref[Any], Memory, _Graph]] = {}
 
     def _step(self, inputs: Memory, labels: Memory, rows: Memory) -> None:
         self._optimizer.steps += 1
@@ -206,54 +207,56 @@ class GraphReplay(Replay):
             if factor != self._sent[place]:
                 self._factors[place].fill(factor)
                 self._sent[place] = factor
-        if len(rows) in self._steps:
-            known, numbers, step = self._steps[len(rows)]
+        if len(rows) in self._graphs:
+            known, numbers, graph = self._graphs[len(rows)]
             if known() is inputs:
                 numbers[...] = rows
-                step()
+                graph.launch()
                 return
         numbers = rows.copy()
         batch, batch_labels, calls = self._program(inputs, labels, len(rows))
+        self._graphs = {n: kept for n, kept in self._graphs.items() if n in self._programs}
         take = self._library.module.take
         program: Program = [
             partial(take, inputs, numbers, 0, batch),
             partial(take, labels, numbers, 0, batch_labels),
             *calls,
         ]
-        step = self._run_and_capture(program)
-        self._steps = {n: kept for n, kept in self._steps.items() if n in self._programs}
-        self._steps[len(rows)] = weakref.ref(inputs), numbers, step
-
-    def _run_and_capture(self, program: Program) -> Callable[[], object]:
-        """Do the calls once, and return what does them again."""
-        cuda = self._library.module.cuda
-        # What reductions take in between must stay theirs as long as the graph is.
-        pool, stream = cuda.MemoryPool(), cuda.Stream(non_blocking=True)
-        cuda.get_current_stream().synchronize()
-        with cuda.using_allocator(pool.malloc), stream:
+        if not self._can_capture:
             for call in program:
                 call()
-            stream.synchronize()
+        elif captured := self._run_and_capture(program):
+            self._graphs[len(rows)] = weakref.ref(inputs), numbers, captured
+
+    def _run_and_capture(self, program: Program) -> _Graph | None:
+        """Do the calls once, and return what does them again."""
+        cuda = self._library.module.cuda
+        pool = cuda.MemoryPool()
+        cuda.get_current_stream().synchronize()
+        with cuda.using_allocator(pool.malloc), self._stream:
+            for call in program:
+                call()
+            self._stream.synchronize()
             try:
-                stream.begin_capture()
+                self._stream.begin_capture()
                 try:
                     for call in program:
                         call()
                 finally:
-                    graph = stream.end_capture()
+                    graph = self._stream.end_capture()
             except Exception as error:  # noqa: BLE001 - each call has its own reasons
                 _warn(f"the step cannot be captured ({error})")
-                return partial(_do, program)
-        return partial(_launch, graph, pool)
+                self._can_capture = False
+                return None
+        return _Graph(graph, pool)
 
 
-def _launch(graph: Any, _: Any) -> None:
-    graph.launch()
+class _Graph:
+    """A captured step, with the memory that its reductions take in between."""
 
-
-def _do(program: Program) -> None:
-    for call in program:
-        call()
+    def __init__(self, graph: Any, pool: Any) -> None:
+        self.launch: Callable[[], object] = graph.launch
+        self._pool = pool
 
 
 def _no_product(*_: Any) -> None:

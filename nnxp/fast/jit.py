@@ -24,7 +24,7 @@ Held: TypeAlias = tuple[dict[str, Array], dict[str, dict[str, Array]]]
 
 
 class JaxSteps(Steps):
-    """Steps of a network on JAX, compiled once for each size of batch."""
+    """Steps of a network on JAX, compiled once for each size of batch and of data set."""
 
     def __init__(
         self, network: Sequential, loss: Loss, optimizer: Optimizer, dataset: Dataset
@@ -44,7 +44,7 @@ class JaxSteps(Steps):
         assert batches.resident is not None
         zeros_like = self._device.xp.zeros_like
         state = {
-            slot: {name: kept.get(name, zeros_like(x)) for name, x in parameters.items()}
+            slot: {n: kept[n] if n in kept else zeros_like(x) for n, x in parameters.items()}
             for slot, kept in optimizer.state.items()
         }
         self._held = dict(parameters), state
@@ -60,7 +60,8 @@ class JaxSteps(Steps):
         """Hand parameters and state to network and optimizer; see `Steps`."""
         if self._held is not None and self._optimizer.steps:
             self._network.parameters().update(self._held[0])
-            self._optimizer.state = {slot: dict(kept) for slot, kept in self._held[1].items()}
+            for slot, kept in self._held[1].items():
+                self._optimizer.state[slot].update(kept)
 
     def _step(self, arrays: tuple[Array, Array], rows: Array) -> None:
         self._optimizer.steps += 1
@@ -72,14 +73,20 @@ class JaxSteps(Steps):
     ) -> Held:
         """Return parameters and state after a step."""
         parameters, optimizer = self._twin.parameters(), copy.copy(self._optimizer)
-        parameters.update(held[0])
+        before = [dict(layer.params) for layer in self._twin.layers]
         optimizer.state = {slot: dict(kept) for slot, kept in held[1].items()}
         inputs, labels = (self._device.xp.take(x, rows, axis=0) for x in arrays)
         assert self._network.dtype is not None
         x = scaled(inputs, self._device, self._network.dtype)
         loss = copy.copy(self._loss)
-        loss.forward(self._twin.forward(x, training=True), labels)
-        self._twin.parameter_gradients(loss.backward())
-        for name, gradient in self._twin.gradients().items():
-            optimizer._update_one(parameters, name, gradient, *factors)
-        return dict(parameters), optimizer.state
+        try:
+            parameters.update(held[0])
+            loss.forward(self._twin.forward(x, training=True), labels)
+            self._twin.parameter_gradients(loss.backward())
+            for name, gradient in self._twin.gradients().items():
+                optimizer._update_one(parameters, name, gradient, *factors)
+            return dict(parameters), optimizer.state
+        finally:  # what JAX traces must not outlive the trace
+            for layer, own in zip(self._twin.layers, before, strict=True):
+                layer.params.update(own)
+                layer.grads.clear()

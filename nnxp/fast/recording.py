@@ -1,11 +1,11 @@
-"""Recording: calls of the standard written down once, then replayed by NumPy in place.
+"""Recording: calls of the standard written down once, then replayed in place.
 
 A `Recorded` array belongs to a small array library of its own: immutable, like JAX's, and with
 NumPy underneath. What layers, losses and optimizers do with such arrays goes on a tape. `compile`
-turns the tape into a list of NumPy calls whose arguments and results are laid out in memory for
-good: a replay checks nothing, hardly allocates, and rounds as the plain calls do, but for the
-products that `_joined` joins and large sums, which BLAS takes in another order. It serves what
-nnxp's own parts call.
+turns the tape into a list of calls of a library (`calls`) whose arguments and results are laid out
+in memory for good: a replay checks nothing, hardly allocates, and rounds as the plain calls do, but
+for the products that `_joined` joins and large sums, which BLAS takes in another order. It serves
+what nnxp's own parts call.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class Tape:
         return recorded
 
     def compile(self, targets: Iterable[tuple[Recorded, Memory]]) -> Program:
-        """Return the NumPy calls that bring the numbers of recorded arrays into their memories.
+        """Return the calls that bring the numbers of recorded arrays into their memories.
 
         A memory may be one that the tape reads: it is written after it was read for the last time.
         """
@@ -285,7 +285,7 @@ def _lay_out(
             continue
         # A call that may write where it reads is not too early itself.
         first = made[recorded] + _may_overwrite(calls[made[recorded]].function)
-        overwritten = (x for x, read in memory.items() if library.share_memory(read, target))
+        overwritten = (x for x, y in memory.items() if library.share_memory(y, target))
         if recorded not in direct and all(last.get(x, -1) < first for x in overwritten):
             direct[recorded] = target
         else:
@@ -293,7 +293,8 @@ def _lay_out(
             last[recorded] = len(calls)
 
     program: Program = []
-    places = {recorded: library.array(read) for recorded, read in memory.items()}
+    read = {x for call in calls for x in call.reads} | {x for x, _ in targets}
+    places = {x: library.array(memory[x]) for x in read & memory.keys()}
     blocks: dict[Recorded, Memory] = {}
     free: list[Memory] = []
     for position, call in enumerate(calls):

@@ -1,9 +1,10 @@
-"""Replay: the trainer's step on NumPy, recorded from its parts and replayed over flat memory."""
+"""Replay: the trainer's step, recorded from its parts and replayed over flat memory."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import SGD, Optimizer
 
+_ALIGNED = 32  # numbers between the starts of two vectors: whole cache lines, as GPUs like it
 _LARGE = 1 << 12  # numbers of a matrix that is worth a call of its own
 _SIZES = 2  # of batches whose recordings are kept: an epoch's, and its last one's
 
@@ -161,9 +163,10 @@ class _Flat:
     """Memory for arrays like the given ones in one vector, and a view for each name."""
 
     def __init__(self, arrays: Mapping[str, Memory], module: Any) -> None:
-        self.memory = module.concatenate([x.ravel() for x in arrays.values()])
+        sizes = [-(-x.size // _ALIGNED) * _ALIGNED for x in arrays.values()]
+        dtype = next(iter(arrays.values())).dtype
+        self.memory = module.zeros(sum(sizes), dtype)  # what lies between stays 0
         self.views = {}
-        start = 0
-        for name, x in arrays.items():
+        for (name, x), end in zip(arrays.items(), itertools.accumulate(sizes), strict=True):
+            start = end - -(-x.size // _ALIGNED) * _ALIGNED
             self.views[name] = self.memory[start : start + x.size].reshape(x.shape)
-            start += x.size

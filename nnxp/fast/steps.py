@@ -77,12 +77,15 @@ def faster(
             return None, f"{part!r} is not nnxp's own, and may do otherwise at each step"
     if library != "cpu" and batches.resident is None:
         return None, "the data set is not on the device"
+    arrays = network.parameters().values()
+    if len({id(x) for x in arrays}) < len(arrays):
+        return None, "its layers share parameters"
     if library == "jax":
         from nnxp.fast.jit import JaxSteps
 
         return JaxSteps, ""
     if not _may_move(network):
-        return None, "its parameters share memory, or do not lie there row by row"
+        return None, "its parameters overlap in memory, or do not lie there row by row"
     if library == "cpu":
         from nnxp.fast.replay import Replay
 
@@ -95,8 +98,8 @@ def faster(
 def _may_move(network: Sequential) -> bool:
     """Tell whether the parameters may move into other memory, and are computed with alike there.
 
-    Weights that two layers share cannot lie in two places, and in other than C order they would be
-    multiplied in another order.
+    What overlaps cannot lie in two places, and in other than C order it would be multiplied in
+    another order.
     """
     arrays = list(network.parameters().values())
     library = importlib.import_module(type(arrays[0]).__module__.partition(".")[0])

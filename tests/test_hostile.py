@@ -1,0 +1,275 @@
+"""Hostile files: whatever is done to a file, it loads as it was or is refused by a named error."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import random
+import struct
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from conftest import idx_bytes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_checkpoint import fit, new_trainer
+
+import nnxp
+from nnxp.data import Dataset, load_csv, mnist, read_idx
+from nnxp.files import most_bytes
+
+safetensors = pytest.importorskip("safetensors.numpy")
+
+MUTATED = 2_500  # files of each kind: 10,000 and more in all
+SECONDS, BYTES = 1.0, 100 << 20
+
+
+def images():
+    return np.random.default_rng(0).integers(0, 256, (9, 5, 4), np.uint8)
+
+
+def csv_bytes():
+    lines = [",".join(map(str, [i % 3, *row])) for i, row in enumerate(images().reshape(9, 20))]
+    header = ",".join(["label", *(f"pixel{i}" for i in range(20))])
+    return ("\n".join([header, *lines]) + "\n").encode()
+
+
+def checkpoint_bytes(path):
+    rng = np.random.default_rng(5)
+    data = Dataset(rng.integers(0, 256, (40, 6), np.uint8), rng.integers(0, 3, 40))
+    trainer = new_trainer()
+    trainer.history.clear()
+    fit(trainer, data, 2, checkpoint=path, stop=lambda: trainer.optimizer.steps >= 6)
+    return path.read_bytes()
+
+
+def as_csv(path):
+    data = load_csv(path)
+    return data.inputs.tobytes() + data.labels.astype(int).tobytes()
+
+
+def as_checkpoint(path):
+    trainer = nnxp.Trainer.resume(path)
+    held = {n: x.tolist() for n, x in trainer.network.parameters().items()}
+    held |= {
+        f"{s} {n}": x.tolist() for s, k in trainer.optimizer.state.items() for n, x in k.items()
+    }
+    return json.dumps([held, repr(trainer.history), repr(trainer._position), trainer.config])
+
+
+KINDS = {
+    "idx": (lambda _: idx_bytes(images()), lambda path: read_idx(path, axes=3).tobytes()),
+    "idx.gz": (
+        lambda _: gzip.compress(idx_bytes(images()), mtime=0),
+        lambda path: read_idx(path, axes=3).tobytes(),
+    ),
+    "csv": (lambda _: csv_bytes(), as_csv),
+    "csv.gz": (lambda _: gzip.compress(csv_bytes(), mtime=0), as_csv),
+    "safetensors": (checkpoint_bytes, as_checkpoint),
+}
+# What a format has no way of telling from the file as it was: other pixels, other numbers.
+UNCHECKED = {"idx", "csv"}
+
+
+def mutated(data, chance):
+    """Return the file with something done to it."""
+    data = bytearray(data)
+    for _ in range(chance.choice([1, 1, 1, 2, 5])):
+        if not data:
+            break
+        place = chance.randrange(len(data))
+        if chance.random() < 0.5:  # headers are where it hurts
+            place = chance.randrange(min(len(data), 64))
+        length = chance.choice([1, 1, 2, 4, 8, 30])
+        match chance.randrange(8):
+            case 0:
+                data[place] ^= 1 << chance.randrange(8)
+            case 1:
+                data[place] = chance.choice([0, 1, 127, 128, 255, 34, 44, 91, 123])
+            case 2:
+                del data[place : place + length]
+            case 3:
+                data[place:place] = chance.randbytes(length)
+            case 4:
+                del data[place:]
+            case 5:
+                data[place : place + length] = data[-length:]
+            case 6:
+                data += chance.randbytes(length)
+            case 7:
+                number = chance.choice([0, 1, 2**31 - 1, 2**31, 2**32 - 1, 10**12, 2**63])
+                data[place : place + 8] = struct.pack(chance.choice("<>") + "Q", number)
+    return bytes(data)
+
+
+def load(kind, path):
+    """Return what a file holds, or None if it is refused; in a second and in bounded memory."""
+    tracemalloc.start()
+    start = time.perf_counter()
+    try:
+        return KINDS[kind][1](path)
+    except (nnxp.DataError, nnxp.CheckpointError) as error:
+        assert str(path) in str(error)
+        assert "\n" not in str(error)
+        return None
+    except nnxp.InputError as error:  # a CSV file may hold what no data set is
+        assert kind.startswith(("csv", "idx")), error
+        return None
+    finally:
+        assert time.perf_counter() - start < SECONDS
+        assert tracemalloc.get_traced_memory()[1] < BYTES
+        tracemalloc.stop()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", KINDS)
+def test_mutated_files_load_as_they_were_or_are_refused(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    whole = KINDS[kind][0](path)
+    path.write_bytes(whole)
+    wanted = load(kind, path)
+    assert wanted is not None
+    chance = random.Random(0)
+    refused = 0
+    for _ in range(MUTATED):
+        path.write_bytes(mutated(whole, chance))
+        got = load(kind, path)
+        refused += got is None
+        assert got is None or got == wanted or kind in UNCHECKED
+    assert MUTATED > refused > MUTATED / 3
+    assert [x.name for x in tmp_path.iterdir() if not x.name.endswith(".lock")] == [path.name]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(list(KINDS)), st.binary(max_size=300))
+def test_any_bytes_at_all_are_refused(tmp_path_factory, kind, content):
+    path = tmp_path_factory.mktemp("any") / f"a.{kind}"
+    path.write_bytes(content)
+    load(kind, path)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+    | st.sampled_from(["Affine", "PCG64", "nnxp.layers.affine", "../a", "/etc/passwd", "float32"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory):
+    """What a checkpoint says, and its arrays."""
+    path = tmp_path_factory.mktemp("described") / "a.safetensors"
+    checkpoint_bytes(path)
+    import safetensors as library
+
+    with library.safe_open(path, framework="numpy") as file:
+        about = json.loads(file.metadata()["nnxp"])
+        return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def places(value, here=()):
+    """Yield the way to each part of a JSON value."""
+    if here:
+        yield here
+    if isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in items:
+            yield from places(inner, (*here, key))
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.data())
+def test_whatever_a_checkpoint_says_it_is_used_or_refused(tmp_path_factory, described, data):
+    """With its SHA-256 made anew: somebody wrote it on purpose."""
+    from nnxp.checkpoint import _digest
+
+    about, arrays = json.loads(json.dumps(described[0])), dict(described[1])
+    *way, last = data.draw(st.sampled_from(list(places(about))))
+    inner = about
+    for key in way:
+        inner = inner[key]
+    if data.draw(st.booleans()):
+        inner[last] = data.draw(json_values)
+    else:
+        del inner[last]
+    if data.draw(st.integers(0, 3)) == 0:
+        name = data.draw(st.sampled_from(list(arrays)))
+        x = arrays.pop(name)
+        if data.draw(st.booleans()):
+            arrays[data.draw(st.text(max_size=9)) or "a"] = x
+    text = json.dumps(about)
+    path = tmp_path_factory.mktemp("said") / "a.safetensors"
+    metadata = {"nnxp": text, "sha256": _digest(text, arrays)}
+    path.write_bytes(safetensors.save(arrays, metadata))
+    load("safetensors", path)
+
+
+def test_a_header_is_refused_before_memory_is_taken(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"\0\0\x08\x03" + struct.pack(">III", 10_000, 10_000, 10_000))
+    assert load("idx", path) is None
+    zipped = tmp_path / "a.gz"
+    zipped.write_bytes(gzip.compress(path.read_bytes() + bytes(1000)))
+    assert load("idx.gz", zipped) is None
+    about = {"a": {"dtype": "F64", "shape": [10**12], "data_offsets": [0, 8 * 10**12]}}
+    header = json.dumps(about).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    assert load("safetensors", path) is None
+    path.write_bytes(struct.pack("<Q", 10**12) + header)
+    assert load("safetensors", path) is None
+
+
+def test_a_layer_that_claims_more_than_its_arrays_is_refused(tmp_path, described):
+    from nnxp.checkpoint import _digest
+
+    about, arrays = json.loads(json.dumps(described[0])), described[1]
+    about["layers"][0]["inputs"] = 10**12
+    text = json.dumps(about)
+    path = tmp_path / "a.safetensors"
+    metadata = {"nnxp": text, "sha256": _digest(text, arrays)}
+    path.write_bytes(safetensors.save(arrays, metadata))
+    with pytest.raises(
+        nnxp.CheckpointError, match=r"its W1 has the shape \(6, 5\), not its layer's"
+    ):
+        nnxp.Trainer.resume(path)
+
+
+@pytest.mark.parametrize("kind", ["idx.gz", "csv.gz"])
+def test_gzip_bombs_are_bounded(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr("nnxp.files._LEAST", 1 << 20)
+    path = tmp_path / f"a.{kind}"
+    large = 30 << 20
+    if kind == "idx.gz":
+        content = b"\0\0\x08\x03" + struct.pack(">III", large >> 10, 32, 32) + bytes(large)
+    else:
+        content = b"label,a\n" + b"0,0\n" * (large // 4)
+    path.write_bytes(gzip.compress(content))
+    assert most_bytes(path) < large / 5
+    tracemalloc.start()
+    with pytest.raises(nnxp.DataError):
+        KINDS[kind][1](path)
+    assert tracemalloc.get_traced_memory()[1] < large
+    tracemalloc.stop()
+    # And one line without an end.
+    if kind == "csv.gz":
+        path.write_bytes(gzip.compress(b"label," + b"a" * large))
+        with pytest.raises(nnxp.DataError, match="is it a gzip bomb"):
+            load_csv(path)
+
+
+def test_real_images_are_far_from_the_bound(tmp_path):
+    train, _ = nnxp.data.load_digits()
+    lines = io.StringIO()
+    np.savetxt(lines, np.column_stack([train.labels, train.inputs]), fmt="%d", delimiter=",")
+    packed = gzip.compress(lines.getvalue().encode())
+    assert len(lines.getvalue()) < 15 * len(packed)
+
+
+def test_downloads_are_encrypted_and_checked():
+    assert all(mirror.startswith("https://") for mirror in mnist.MIRRORS)
+    assert all(len(bytes.fromhex(digest)) == 32 for digest in mnist.FILES.values())
