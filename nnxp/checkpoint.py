@@ -8,7 +8,6 @@ describes it in full.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -18,14 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnxp import layers
 from nnxp.devices import Device, require_dtype
 from nnxp.devices import device as open_device
 from nnxp.errors import CheckpointError, DivergenceError, InputError, NnxpError, optional_import
 from nnxp.files import write_whole
 from nnxp.history import Record
 from nnxp.initializers import zeros
-from nnxp.layers import Affine
+from nnxp.layers import Affine, Flatten, Identity, ReLU, Sigmoid, Softmax, Tanh
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import OPTIMIZERS, Optimizer
@@ -34,7 +32,7 @@ FORMAT = 1
 """The version of the format that is written; all from 1 on are read."""
 
 _KEY, _DIGEST = "nnxp", "sha256"  # in the metadata
-_LAYERS = {x.__name__: x for x in vars(layers).values() if isinstance(x, type)}
+_LAYERS = {x.__name__: x for x in (Affine, Flatten, Identity, ReLU, Sigmoid, Softmax, Tanh)}
 _LOSSES = {kind.__name__: kind for kind in Loss.__subclasses__()}
 _OPTIMIZERS = {kind.__name__: kind for kind in OPTIMIZERS.values()}
 _GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
@@ -122,7 +120,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         "loss": _describe(checkpoint.loss),
         "optimizer": _describe(optimizer),
         "steps": optimizer.steps,
-        "history": [asdict(record) for record in checkpoint.history],
+        "history": [vars(record) for record in checkpoint.history],
         "rng": None if rng is None else state_of(rng),
         "position": checkpoint.position and asdict(checkpoint.position),
         "config": checkpoint.config,
@@ -408,6 +406,8 @@ def _count(value: object) -> int:
 
 def _digest(text: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
     """Return the SHA-256 of all that a file holds."""
+    import hashlib
+
     digest = hashlib.sha256(text.encode())
     for name in sorted(arrays):
         x = np.ascontiguousarray(arrays[name])

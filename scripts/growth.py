@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import resource
 import statistics
 import sys
+import tempfile
+import time
 import tracemalloc
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +44,7 @@ SERIES = {
     "examples": [Case(n, (50, 30), 100, n) for n in (7_500, 15_000, 30_000, 60_000)],
 }
 EPOCHS = 20
+STEPS = 1_000_000
 
 
 class Row(NamedTuple):
@@ -76,8 +80,12 @@ def main() -> None:
     print("\n| epochs of the small network | MiB held after it |\n|---|---|")
     for epoch in (1, len(memory) // 2, len(memory)):
         print(f"| {epoch} | {memory[epoch - 1]:.3f} |")
+    parts = many_steps(2_000 if args.quick else STEPS)
+    print("\n| steps of a tiny network | µs a step | peak MiB of the process |\n|---|---|---|")
+    for count, step, peak in parts:
+        print(f"| {count:,} | {step:.1f} | {peak:.1f} |")
     rows = {name: [row._asdict() for row in rows] for name, rows in table.items()}
-    write_json(folder / "growth.json", {"series": rows, "epochs": memory})
+    write_json(folder / "growth.json", {"series": rows, "epochs": memory, "steps": parts})
     try:
         draw(table, memory, folder)
     except nnxp.MissingExtraError as error:
@@ -109,6 +117,33 @@ def memory_over_epochs(epochs: int) -> list[float]:
         held.append(tracemalloc.get_traced_memory()[0] / 2**20)
     tracemalloc.stop()
     return held
+
+
+def many_steps(count: int) -> list[tuple[int, float, float]]:
+    """Return, after each tenth of so many steps, their number, their time and the peak of memory.
+
+    The network is 4-3-2 with batches of 10 of 10,000 examples, evaluated and saved after each
+    1,000 steps.
+    """
+    rng = np.random.default_rng(0)
+    dataset = nnxp.data.Dataset(rng.random((10_000, 4)), rng.integers(0, 2, 10_000))
+    network = nnxp.mlp([4, 3, 2], rng=rng)
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam())
+    parts = []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(10):
+            start = time.perf_counter()
+            steps = trainer.optimizer.steps
+            trainer.fit(
+                dataset, epochs=max(1, count // 10_000), batch_size=10, rng=rng,
+                checkpoint=Path(folder) / "tiny.safetensors",
+            )  # fmt: skip
+            steps = trainer.optimizer.steps - steps
+            microseconds = (time.perf_counter() - start) / steps * 1e6
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            scale = 2**20 if sys.platform == "darwin" else 2**10
+            parts.append((trainer.optimizer.steps, microseconds, peak / scale))
+    return parts
 
 
 def make(task: peers.Task, examples: int) -> peers.Nnxp:

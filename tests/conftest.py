@@ -16,6 +16,8 @@ import nnxp
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")  # before JAX starts: it holds no float64 else
 
+collect_ignore = ["fuzz.py"]  # a program of its own
+
 # The lowest version of the standard that nnxp asks for.
 array_api_strict.set_array_api_strict_flags(api_version="2024.12")
 
