@@ -90,6 +90,29 @@ def test_nothing_that_jax_traced_outlives_the_trace():
 
 
 @pytest.mark.interop
+@pytest.mark.parametrize("chosen", [None, "bfloat16"])
+def test_jax_computes_in_full_precision_unless_asked_otherwise(small, chosen, monkeypatch):
+    import jax
+
+    trainer = small_trainer(device=device_or_skip("jax:cpu"))
+    seen = []
+    forward = nnxp.Sequential.forward
+
+    def watched(*args, **kwargs):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(nnxp.Sequential, "forward", watched)
+    with jax.default_matmul_precision(chosen):
+        device = trainer.network.device
+        inputs = device.asarray(small.inputs, dtype="float32")
+        trainer.step(inputs, device.asarray(small.labels, dtype="int32"))
+        trainer.fit(small, epochs=1, batch_size=16, rng=np.random.default_rng(0))
+    assert set(seen) == {chosen or "highest"}
+    assert jax.config.jax_default_matmul_precision is None
+
+
+@pytest.mark.interop
 def test_an_interruption_keeps_the_steps_that_were_taken():
     trainer, _ = trained("auto")
     before = {n: np.array(x) for n, x in trainer.network.parameters().items()}
