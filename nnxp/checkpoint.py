@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +21,12 @@ import numpy.typing as npt
 from nnxp.devices import Device, require_dtype
 from nnxp.devices import device as open_device
 from nnxp.errors import CheckpointError, DivergenceError, InputError, NnxpError, optional_import
-from nnxp.files import write_whole
+from nnxp.files import remove_temporary, require_writable, write_whole
 from nnxp.history import Record
 from nnxp.initializers import zeros
 from nnxp.layers import Affine, Flatten, Identity, ReLU, Sigmoid, Softmax, Tanh
 from nnxp.losses import Loss
-from nnxp.network import Sequential
+from nnxp.network import Sequential, ThreeLayerNet
 from nnxp.optimizers import OPTIMIZERS, Optimizer
 
 FORMAT = 1
@@ -35,6 +36,7 @@ _KEY, _DIGEST = "nnxp", "sha256"  # in the metadata
 _LAYERS = {x.__name__: x for x in (Affine, Flatten, Identity, ReLU, Sigmoid, Softmax, Tanh)}
 _LOSSES = {kind.__name__: kind for kind in Loss.__subclasses__()}
 _OPTIMIZERS = {kind.__name__: kind for kind in OPTIMIZERS.values()}
+_NETWORKS = {kind.__name__: kind for kind in (Sequential, ThreeLayerNet)}
 _GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 # What reading something that only looks like a checkpoint may raise.
 _DAMAGE = (
@@ -98,7 +100,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     Raises
     ------
     InputError
-        If the config is no JSON.
+        If the config is no JSON, layers share an array, or the generator is none of NumPy's.
     DivergenceError
         If parameters or state hold a number that is not finite, from which there is no going on.
     OSError
@@ -111,11 +113,17 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     arrays = {f"parameters/{name}": x for name, x in network.parameters().items()}
     for slot, kept in optimizer.state.items():
         arrays |= {f"state/{slot}/{name}": x for name, x in kept.items()}
+    parameters = network.parameters().values()
+    if len({id(x) for x in parameters}) < len(parameters):
+        raise InputError("layers that share an array would share none after a resume")
     rng = checkpoint.rng
+    if rng is not None and type(rng.bit_generator).__name__ not in _GENERATORS:
+        raise InputError(f"a checkpoint keeps {', '.join(_GENERATORS)}, got {rng!r}")
     about = {
         "format": FORMAT,
         "device": device.spec,
         "dtype": network.dtype,
+        "network": {"type": type(network).__qualname__, "module": type(network).__module__},
         "layers": [_describe(layer) for layer in network.layers],
         "loss": _describe(checkpoint.loss),
         "optimizer": _describe(optimizer),
@@ -125,10 +133,8 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         "position": checkpoint.position and asdict(checkpoint.position),
         "config": checkpoint.config,
     }
-    try:
-        text = json.dumps(about)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"a checkpoint's config must be JSON: {error}") from error
+    require_json(checkpoint.config)
+    text = json.dumps(about)
     # Contiguous, since safetensors writes memory as it lies there.
     hosts = {name: np.ascontiguousarray(device.to_host(x)) for name, x in arrays.items()}
     for name, x in hosts.items():
@@ -140,10 +146,18 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     write_whole(Path(path), safetensors.save(hosts, metadata))
 
 
+def require_json(config: object) -> None:
+    """Raise an `InputError` unless a trainer's config can be saved."""
+    try:
+        json.dumps(config)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"a checkpoint's config must be JSON: {error}") from error
+
+
 def load(
     path: str | Path,
     *,
-    device: Device | str = "cpu",
+    device: Device | str | None = None,
     network: Sequential | None = None,
     loss: Loss | None = None,
     optimizer: Optimizer | None = None,
@@ -154,33 +168,40 @@ def load(
     ----------
     path : str or Path
     device : Device or str, optional
-        Where the network is to live, whatever device it was saved on.
+        Where the network is to live, whatever device it was saved on; the CPU by default.
     network, loss, optimizer : optional
         Those to go on with, where the file's are not nnxp's own; the network takes its parameters.
 
     Raises
     ------
+    InputError
+        If both a device and a network are given.
     CheckpointError
-        If the file cannot be read, is no checkpoint, is damaged, or is of a newer nnxp.
+        If the file cannot be read, is no checkpoint, is damaged, or is of a newer nnxp; what was
+        given is left as it was then.
     """
+    if device is not None and network is not None:
+        raise InputError(f"the network given is on {network.device}; give it or a device, not both")
+    place = open_device("cpu" if device is None else device)
     about, arrays = _read(Path(path))
     with _damage_of(path):
-        parameters, state = _sorted(arrays)
-        if network is None:
-            network = _network(about, parameters, open_device(device))
-        network.load_parameters(parameters)
+        parameters, state = _by_use(arrays)
+        made = _network(about, parameters, place) if network is None else network
         if loss is None:
             kind, settings = _kind("loss", about["loss"], _LOSSES)
             loss = kind(**settings)
         if optimizer is None:
             kind, settings = _kind("optimizer", about["optimizer"], _OPTIMIZERS)
             optimizer = kind(**settings)
-        optimizer.steps = _count(about["steps"])
-        _remember(optimizer, state, network)
         rng = None if about["rng"] is None else generator(about["rng"])
-        history = [Record(**_numbers(record)) for record in about["history"]]
-        position = None if about["position"] is None else _position(about["position"])
-        return Checkpoint(network, loss, optimizer, history, rng, position, dict(about["config"]))
+        history = [_record(described) for described in about["history"]]
+        position = None if about["position"] is None else _position(about["position"], rng)
+        config = dict(about["config"])
+        steps = _count("steps", about["steps"])
+        state = _state(optimizer, steps, state, made, parameters)
+        made.load_parameters(parameters)
+        optimizer.steps, optimizer.state = steps, state
+        return Checkpoint(made, loss, optimizer, history, rng, position, config)
 
 
 def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequential:
@@ -211,7 +232,7 @@ def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequentia
     """
     about, arrays = _read(Path(path))
     with _damage_of(path):
-        parameters, _ = _sorted(arrays)
+        parameters, _ = _by_use(arrays)
         network = _network(about, parameters, open_device(device))
         network.load_parameters(parameters)
         return network
@@ -223,14 +244,30 @@ def state_of(rng: np.random.Generator) -> dict[str, Any]:
     return state
 
 
+def set_state(rng: np.random.Generator, state: Mapping[str, Any]) -> None:
+    """Put a generator into a state that `state_of` returned, of one of its kind."""
+    rng.bit_generator.state = _arrays_again(state)
+
+
 def generator(state: Mapping[str, Any]) -> np.random.Generator:
     """Return a generator in a state that `state_of` returned."""
     name = state["bit_generator"]
     if name not in _GENERATORS:
         raise CheckpointError(f"its generator {name!r} is none of {', '.join(_GENERATORS)}")
-    bits = getattr(np.random, name)()
-    bits.state = _arrays_again(state)
-    return np.random.Generator(bits)
+    # NumPy takes any, and some would let it read beyond its memory, or draw for ever.
+    inner = state["state"]
+    sound = (
+        state.get("has_uint32", 0) in (0, 1)
+        and 0 <= state.get("uinteger", 0) < 2**32
+        and 0 <= inner.get("pos", 0) <= 624  # of MT19937
+        and 0 <= state.get("buffer_pos", 0) <= 4  # of Philox
+        and inner.get("inc", 1) % 2 == 1  # of PCG64
+    )
+    if not sound:
+        raise CheckpointError("its generator is in a state that there is not")
+    rng = np.random.Generator(getattr(np.random, name)(0))
+    set_state(rng, state)
+    return rng
 
 
 @contextlib.contextmanager
@@ -243,10 +280,13 @@ def locked(path: Path) -> Iterator[None]:
         If another one does, or nothing can be written there.
     """
     filelock = optional_import("filelock", "checkpoint")
-    file = path.with_name(f".{path.name}.lock")
-    lock = filelock.FileLock(file, timeout=0)
+    optional_import("safetensors.numpy", "checkpoint")  # or it would be missed at the first save
+    if not path.name or (path.exists() and not path.is_file()):
+        raise CheckpointError(f"{str(path)!r} is not the name of a file; give one in a folder")
+    # One lock for all of a process: a script may hold it before `fit` does.
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0, is_singleton=True)
     try:
-        file.touch()  # for the system's own words, where nothing can be written
+        require_writable(path)
         lock.acquire()
     except filelock.Timeout:
         raise CheckpointError(
@@ -257,8 +297,7 @@ def locked(path: Path) -> Iterator[None]:
             f"{path} cannot be written ({error.strerror}); choose another folder"
         ) from error
     try:
-        for left in path.parent.glob(f".{path.name}.*.*"):
-            left.unlink(missing_ok=True)
+        remove_temporary(path)
         yield
     finally:
         lock.release()
@@ -281,8 +320,8 @@ def _kind(
     if module.partition(".")[0] != "nnxp" or name not in known:
         parameter = "network" if what == "layer" else what
         raise CheckpointError(
-            f"its {what} {module}.{name} is not nnxp's own; make that {parameter} yourself and "
-            f"give it: Trainer.resume(path, {parameter}=…)"
+            f"its {what} {f'{module}.{name}'!r} is not nnxp's own; make that {parameter} yourself "
+            f"and give it: Trainer.resume(path, {parameter}=…)"
         )
     return known[name], settings
 
@@ -291,6 +330,7 @@ def _network(
     about: Mapping[str, Any], parameters: Mapping[str, npt.NDArray[Any]], device: Device
 ) -> Sequential:
     """Return the network described, with parameters of 0."""
+    _kind("network", about["network"], _NETWORKS)
     made = []
     count = 0
     for described in about["layers"]:
@@ -308,10 +348,13 @@ def _network(
                 "device": device,
             }
         made.append(kind(**settings))
-    return Sequential(made)
+    network = Sequential(made)
+    if network.device is None:
+        raise CheckpointError("its network has no parameters")
+    return network
 
 
-def _sorted(
+def _by_use(
     arrays: Mapping[str, npt.NDArray[Any]],
 ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, dict[str, npt.NDArray[Any]]]]:
     """Return parameters, and the optimizer's state by slot."""
@@ -332,6 +375,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Return what a file says about its arrays, and the arrays."""
     safetensors = optional_import("safetensors", "checkpoint")
     try:
+        if path.exists() and not path.is_file():  # such as a pipe, which would wait for a writer
+            raise CheckpointError(f"{path} is no file")
         with path.open("rb"):
             pass  # in the system's own words, if it cannot be read
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -340,7 +385,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
                 raise CheckpointError(f"{path} is no checkpoint of nnxp")
             about = json.loads(metadata[_KEY])
             version = about["format"]
-            if type(version) is int and version > FORMAT:
+            if type(version) is not int or version < 1:
+                raise CheckpointError(f"{path} is damaged: its format is {version!r}")
+            if version > FORMAT:
                 raise CheckpointError(
                     f"{path} is of format {version}, and this nnxp reads up to {FORMAT}; "
                     "install a newer nnxp"
@@ -367,40 +414,54 @@ def _damage_of(path: str | Path) -> Iterator[None]:
         raise CheckpointError(f"{path} cannot be used: {words}") from error
 
 
-def _remember(
-    optimizer: Optimizer, state: Mapping[str, Mapping[str, Any]], network: Sequential
-) -> None:
-    """Give an optimizer its state back, which must be that of the network's parameters."""
-    assert network.device is not None
-    names = network.parameters().keys() if optimizer.steps else set()
+def _state(
+    optimizer: Optimizer,
+    steps: int,
+    state: Mapping[str, Mapping[str, Any]],
+    network: Sequential,
+    parameters: Mapping[str, npt.NDArray[Any]],
+) -> dict[str, dict[str, Any]]:
+    """Return an optimizer's state on the network's device; it must be that of its parameters."""
+    device = network.device
+    assert device is not None
+    names = network.parameters().keys() if steps else ()
     wanted = {f"state/{slot}/{name}" for slot in optimizer.state for name in names}
     given = {f"state/{slot}/{name}" for slot, kept in state.items() for name in kept}
     if wanted != given:
-        raise CheckpointError(f"it lacks or has too much {', '.join(sorted(wanted ^ given))}")
-    for slot, kept in state.items():
-        optimizer.state[slot] = {name: network.device.asarray(kept[name]) for name in names}
-    optimizer.require(network.parameters(), network.parameters())
+        raise CheckpointError(f"it lacks or has too much {', '.join(sorted(wanted ^ given))!r}")
+    for kept in state.values():
+        for name, x in kept.items():
+            if (x.shape, x.dtype) != (parameters[name].shape, parameters[name].dtype):
+                raise CheckpointError(f"its state of {name} is not like {name}")
+    return {
+        slot: {name: device.asarray(state[slot][name]) for name in names}
+        for slot in optimizer.state
+    }
 
 
-def _position(described: Mapping[str, Any]) -> Position:
+def _position(described: Mapping[str, Any], rng: np.random.Generator | None) -> Position:
     position = Position(**described)
-    for count in (position.batch, position.batch_size, position.examples):
-        _count(count)
-    generator(position.order)
-    _numbers({"seconds": position.seconds})
+    for name in ("batch", "batch_size", "examples"):
+        _count(name, getattr(position, name))
+    if not 0 < position.batch <= -(-position.examples // max(1, position.batch_size)):
+        raise CheckpointError(f"it stands after batch {position.batch} of an epoch of fewer")
+    if type(position.seconds) is not float or not 0 <= position.seconds < math.inf:
+        raise CheckpointError(f"its epoch has lasted {position.seconds!r} seconds")
+    if rng is None or type(generator(position.order).bit_generator) is not type(rng.bit_generator):
+        raise CheckpointError("its epoch was drawn by another generator than it has")
     return position
 
 
-def _numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    for name, x in record.items():
+def _record(described: Mapping[str, Any]) -> Record:
+    for name, x in described.items():
         if type(x) not in (int, float) and x is not None:
             raise CheckpointError(f"its history has {x!r} as {name}")
-    return record
+    return Record(**described)
 
 
-def _count(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise CheckpointError(f"it has {value!r} as a count")
+def _count(name: str, value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise CheckpointError(f"it has {value!r} as {name}")
     return value
 
 

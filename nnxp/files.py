@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import os
+import re
 import time
 import zlib
 from pathlib import Path
@@ -20,8 +21,7 @@ _MOST_FROM_GZIP = 100  # times its size; a set of real images unpacks to ten tim
 
 def most_bytes(path: Path) -> int:
     """Return how many bytes a file may unpack to: what is beyond is taken for a gzip bomb."""
-    size = path.stat().st_size
-    return max(_LEAST, _MOST_FROM_GZIP * size) if path.suffix == ".gz" else size
+    return max(_LEAST, _MOST_FROM_GZIP * path.stat().st_size)
 
 
 def open_binary(path: Path) -> BinaryIO:
@@ -37,7 +37,7 @@ def write_whole(path: Path, data: bytes) -> None:
     OSError
         Naming `path`; what stood there is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    temporary = _temporary(path)
     try:
         if path.exists() and not path.is_file():
             raise FileExistsError(errno.EEXIST, "Not a regular file")
@@ -52,3 +52,22 @@ def write_whole(path: Path, data: bytes) -> None:
             raise
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def require_writable(path: Path) -> None:
+    """Raise an `OSError` unless `write_whole` can write there."""
+    temporary = _temporary(path)
+    temporary.touch()
+    temporary.unlink()
+
+
+def remove_temporary(path: Path) -> None:
+    """Remove what processes left that were killed while they wrote there."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.\d+\.\d+")
+    for left in path.parent.iterdir():
+        if pattern.fullmatch(left.name):
+            left.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")

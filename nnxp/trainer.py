@@ -186,9 +186,9 @@ class Trainer:
         CheckpointError
             If another process trains into the same checkpoint.
         DivergenceError
-            If the loss on the training examples is not finite after an epoch, or a parameter before
-            it is saved. Parameters and state are then those before the first step to blame, which
-            is named with the layer; the checkpoint is left as it is.
+            If the loss on the training examples, parameters or state are not finite after an epoch,
+            or before they are saved. Parameters and state are then those before the first step to
+            blame, which is named with the layer; the checkpoint is left as it is.
         OutOfMemoryError
             If training by batches of this size does not fit into the device's memory.
         """
@@ -209,8 +209,9 @@ class Trainer:
         plan = _Plan(checkpoint, checkpoint_every, stop)
         with contextlib.ExitStack() as stack:
             if checkpoint is not None:
-                from nnxp.checkpoint import locked
+                from nnxp.checkpoint import locked, require_json
 
+                require_json(self.config)
                 stack.enter_context(locked(Path(checkpoint)))
             stack.enter_context(self._at_work(batches))
             for _ in range(epochs):
@@ -220,10 +221,10 @@ class Trainer:
                 self.history.append(record)
                 if verbose:
                     print(record, flush=True)
-                if checkpoint is not None:
-                    self.save(checkpoint)
                 if after_epoch is not None:
                     after_epoch(self.history)
+                if checkpoint is not None:  # last, with what has been changed since
+                    self.save(checkpoint)
                 if stop is not None and stop():
                     break
         return self.history
@@ -242,7 +243,7 @@ class Trainer:
         Raises
         ------
         DivergenceError
-            If a parameter is no longer finite; the file is left as it is.
+            If parameters or state are no longer finite; the file is left as it is.
         OSError
             If the file cannot be written.
         MissingExtraError
@@ -258,7 +259,7 @@ class Trainer:
         cls,
         path: str | Path,
         *,
-        device: Device | str = "cpu",
+        device: Device | str | None = None,
         network: Sequential | None = None,
         loss: Loss | None = None,
         optimizer: Optimizer | None = None,
@@ -267,15 +268,16 @@ class Trainer:
         """Return a trainer that goes on where one was saved.
 
         ``trainer.fit(train, epochs=…, batch_size=…, rng=trainer.rng)`` then ends, on the same
-        device, with the very parameters of a training that was never stopped; on another device or
-        library with the same up to rounding.
+        device with the same `capture`, with the very parameters of a training that was never
+        stopped; on another device or library with the same up to rounding. What ``rng.spawn()``
+        returns is not kept.
 
         Parameters
         ----------
         path : str or Path
             A file of `save`.
         device : Device or str, optional
-            Where to go on, whatever device it was saved on.
+            Where to go on, whatever device it was saved on; the CPU by default.
         network, loss, optimizer : optional
             In place of the saved ones, where those are not nnxp's own; parameters and state are
             still the file's.
@@ -284,8 +286,11 @@ class Trainer:
 
         Raises
         ------
+        InputError
+            If both a device and a network are given.
         CheckpointError
-            If the file cannot be read, is no checkpoint, is damaged, or is of a newer nnxp.
+            If the file cannot be read, is no checkpoint, is damaged, or is of a newer nnxp; or if
+            parts are not nnxp's own and not given.
 
         Examples
         --------
@@ -346,13 +351,15 @@ class Trainer:
             progress = f"epoch {epoch:3d}" if verbose else None
             if not self._train(batches, begun, progress, plan):
                 return None
-            on_train, *rest = self._evaluate(
-                [x.in_order(_EVALUATED) for x in (batches, validation) if x is not None]
+            (on_train, *rest), finite = self._evaluate(
+                [x.in_order(_EVALUATED) for x in (batches, validation) if x is not None],
+                self._numbers(),
             )
-            if not math.isfinite(on_train.loss):
+            if not (finite and math.isfinite(on_train.loss)):
+                what = "what the optimizer remembers is not finite" if finite is False else ""
                 raise DivergenceError(
-                    f"the loss is {on_train.loss} after epoch {epoch}; start from new weights "
-                    f"with a lower learning rate, now {self.optimizer.learning_rate:g}"
+                    f"{what or f'the loss is {on_train.loss}'} after epoch {epoch}; start from new "
+                    f"weights with a lower learning rate, now {self.optimizer.learning_rate:g}"
                 )
         except DivergenceError:
             self._find_divergence(batches, begun, good)
@@ -379,16 +386,14 @@ class Trainer:
 
     def _rows(self, batches: Batches, begun: Position) -> Iterator[Rows]:
         """Return the batches of an epoch that are left; the generator has drawn their order."""
-        from nnxp.checkpoint import generator, state_of
+        from nnxp.checkpoint import set_state, state_of
 
         assert batches.rng is not None
-        bits = batches.rng.bit_generator
-        now = bits.state
-        fresh = state_of(batches.rng) == begun.order
-        bits.state = generator(begun.order).bit_generator.state
+        now = state_of(batches.rng)
+        set_state(batches.rng, begun.order)
         rows = batches.rows()
-        if not fresh:  # it had been drawn
-            bits.state = now
+        if now != begun.order:  # it had been drawn
+            set_state(batches.rng, now)
         return itertools.islice(rows, begun.batch, None)
 
     def _copied(self) -> tuple[dict[str, Array], dict[str, dict[str, Array]], int]:
@@ -414,8 +419,8 @@ class Trainer:
             for number, rows in enumerate(self._rows(batches, begun), begun.batch + 1):
                 before = self._copied()
                 inputs, labels = batches.take(rows)
-                self.step(inputs, labels)
-                if all(is_finite(x) for x in self.network.parameters().values()):
+                loss = self.step(inputs, labels)
+                if all(map(is_finite, [loss, *self._numbers()])):
                     continue
                 self._return_to(before)
                 place = first_not_finite(self.network, self.loss, inputs, labels)
@@ -426,9 +431,23 @@ class Trainer:
                 ) from None
 
     def _return_to(self, copied: tuple[Any, Any, int]) -> None:
+        """Bring copies back, into the arrays that are there where their library lets it."""
         parameters, state, self.optimizer.steps = copied
-        self.network.load_parameters(parameters)
-        self.optimizer.state = state
+        present = self.network.parameters()
+        for name, x in parameters.items():
+            try:
+                present[name][...] = x
+            except TypeError:  # it cannot be changed
+                present[name] = x
+        self.optimizer.state = {
+            slot: {name: self._device.xp.asarray(x, copy=True) for name, x in kept.items()}
+            for slot, kept in state.items()
+        }
+
+    def _numbers(self) -> list[Array]:
+        """Return all arrays that must stay finite."""
+        state = self.optimizer.state.values()
+        return [*self.network.parameters().values(), *(x for kept in state for x in kept.values())]
 
     def train_epoch(self, batches: Batches) -> None:
         """Do the updates of one epoch, and nothing else.
@@ -481,7 +500,7 @@ class Trainer:
         """
         start = time.perf_counter() - begun.seconds
         rows: Iterable[Rows] = self._rows(batches, begun)
-        self._position = None
+        steps, self._position = self.optimizer.steps, None
         if progress is not None:
             from tqdm import tqdm
 
@@ -490,7 +509,7 @@ class Trainer:
                 rows, progress, total=len(batches), initial=begun.batch, leave=False, disable=None,
                 unit="batch",
             )  # fmt: skip
-        with self._stepping(batches) as (step, bring_back):
+        with self._keeping(begun, steps), self._stepping(batches) as (step, bring_back):
             for done, batch in enumerate(rows, begun.batch + 1):
                 step(batch)
                 if plan is None:
@@ -506,6 +525,16 @@ class Trainer:
                         return False
                     self._position = None
         return True
+
+    @contextlib.contextmanager
+    def _keeping(self, begun: Position, steps: int) -> Iterator[None]:
+        """Keep the place in the epoch, if it fails before its first step."""
+        try:
+            yield
+        except BaseException:
+            if begun.batch and self.optimizer.steps == steps:
+                self._position = begun
+            raise
 
     @contextlib.contextmanager
     def _stepping(
@@ -574,11 +603,16 @@ class Trainer:
         batches = [self._batches(dataset, batch_size)]
         self._check(dataset, "given")
         with self._at_work(batches):
-            (evaluation,) = self._evaluate(batches)
+            (evaluation,), _ = self._evaluate(batches, [])
         return evaluation
 
-    def _evaluate(self, batches: list[Batches]) -> list[Evaluation]:
-        """Evaluate data sets that have been checked; it waits for the device once."""
+    def _evaluate(
+        self, batches: list[Batches], numbers: list[Array]
+    ) -> tuple[list[Evaluation], bool]:
+        """Evaluate data sets that have been checked, and tell whether `numbers` are all finite.
+
+        It waits for the device once.
+        """
         xp = self._device.xp
         sums: list[Array] = []  # a data set's losses, then its hits, batch by batch
         counts = []  # how many of them there are
@@ -593,12 +627,14 @@ class Trainer:
                     hits.append(xp.sum(xp.astype(hit, loss.dtype)))
             sums += losses + hits
             counts += [len(losses), len(hits)]
-        numbers = iter(self._device.to_host(xp.stack(sums)).tolist())
-        totals = [sum(itertools.islice(numbers, n)) if n else math.nan for n in counts]
-        return [
+        sums += [xp.astype(xp.all(xp.isfinite(x)), sums[0].dtype) for x in numbers]
+        measured = iter(self._device.to_host(xp.stack(sums)).tolist())
+        totals = [sum(itertools.islice(measured, n)) if n else math.nan for n in counts]
+        evaluations = [
             Evaluation(loss / len(each.dataset), hits / len(each.dataset))
             for each, loss, hits in zip(batches, totals[::2], totals[1::2], strict=True)
         ]
+        return evaluations, all(measured)
 
     def _describe(self, batch_size: int) -> str:
         """Return what training with batches of a size takes, in words."""

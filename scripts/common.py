@@ -81,7 +81,8 @@ class Stopping:
 
     def _ask(self, number: int, _: object) -> None:
         self.signal = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._before[signal.SIGINT] is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def name_of(kind: str, known: Iterable[str]) -> Callable[[str], str]:
@@ -133,8 +134,9 @@ class Data(NamedTuple):
         for dataset in (self.train, self.test):
             digest.update(np.ascontiguousarray(dataset.inputs))
             digest.update(np.ascontiguousarray(dataset.labels))
+        file = self.source is not None and self.source.is_file()
         return {
-            "dataset": self.name,
+            "dataset": str(self.source.resolve()) if file else self.name,
             "data_source": self.source,
             "data_sha256": digest.hexdigest(),
         }

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import resource
 import statistics
 import sys
 import tempfile
@@ -125,6 +124,8 @@ def many_steps(count: int) -> list[tuple[int, float, float]]:
     The network is 4-3-2 with batches of 10 of 10,000 examples, evaluated and saved after each
     1,000 steps.
     """
+    import resource  # not on Windows
+
     rng = np.random.default_rng(0)
     dataset = nnxp.data.Dataset(rng.random((10_000, 4)), rng.integers(0, 2, 10_000))
     network = nnxp.mlp([4, 3, 2], rng=rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from common import (
 )
 
 import nnxp
+from nnxp.checkpoint import locked
 from nnxp.devices import DTYPES
 from nnxp.errors import optional_import
 from nnxp.initializers import INITIALIZERS
@@ -32,11 +34,15 @@ from nnxp.layers.activations import ACTIVATIONS
 from nnxp.optimizers import OPTIMIZERS
 
 CHECKPOINT = "checkpoint.safetensors"
-# What a run goes on with, as its config.json has it.
-RESUMED = (
-    "dataset", "hidden", "activation", "init", "optimizer", "learning_rate", "epochs", "batch_size",
-    "seed", "dtype",
-)  # fmt: skip
+# What a run goes on with, as its config.json has it, and what may be given anew.
+KEPT = {
+    "hidden": list, "activation": str, "init": (str, type(None)), "optimizer": str,
+    "learning_rate": float, "batch_size": int, "seed": int, "dtype": str,
+}  # fmt: skip
+GIVEN_ANEW = {
+    "dataset": str, "epochs": int, "device": str, "capture": (bool, str),
+    "checkpoint_every": (int, type(None)),
+}  # fmt: skip
 
 
 def parse() -> argparse.Namespace:
@@ -83,17 +89,19 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.resume:
         config = read_config(args.resume)
-        parser.set_defaults(**{name: config[name] for name in RESUMED})
+        parser.set_defaults(**{name: config[name] for name in (KEPT | GIVEN_ANEW)})
         args = parser.parse_args()
-        for name in RESUMED:
-            if name not in ("epochs", "device") and getattr(args, name) != config[name]:
+        for name in KEPT:
+            if getattr(args, name) != config[name]:
                 parser.error(
                     f"argument --{name.replace('_', '-')}: the run in {args.resume} has "
                     f"{config[name]}, and goes on with it"
                 )
         if args.out:
             parser.error("argument --out: a run that goes on stays in its folder")
-        args.data_dir = args.data_dir or (config["dataset"] == "mnist" and config["data_source"])
+        source = config["data_source"]
+        if args.dataset in ("auto", "mnist") and source and Path(source).is_dir():
+            args.data_dir = args.data_dir or Path(source)
     if args.seed < 0:
         parser.error(f"argument --seed: must be 0 or more, got {args.seed}")
     return args
@@ -102,14 +110,16 @@ def parse() -> argparse.Namespace:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the settings of a run."""
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise nnxp.InputError(f"{folder} holds no run to go on with ({error})") from error
-    if missing := {*RESUMED, "data_source", "data_sha256"}.difference(config):
-        raise nnxp.InputError(
-            f"{folder} holds no run to go on with (its config.json lacks {', '.join(missing)})"
-        )
-    return config
+    kinds = KEPT | GIVEN_ANEW | {"data_source": (str, type(None)), "data_sha256": str}
+    for name, kind in kinds.items():
+        if not isinstance(config, dict) or not isinstance(config.get(name, ...), kind):
+            raise nnxp.InputError(
+                f"{folder} holds no run to go on with (its config.json does not say {name})"
+            )
+    return dict(config)
 
 
 def main() -> int:
@@ -117,49 +127,48 @@ def main() -> int:
     device = nnxp.device(args.device)
     if args.verbose and device.reason:
         print(f"no GPU: {device.reason}", file=sys.stderr)
-    optimizer = OPTIMIZERS[args.optimizer](
-        **({} if args.learning_rate is None else {"learning_rate": args.learning_rate})
-    )
-    data = load_dataset(args.dataset, args.data_dir)
-    trainer = resumed(args, device, data) if args.resume else new(args, device, data, optimizer)
-    config = vars(args) | data.config() | {
+    with contextlib.ExitStack() as stack:
+        if args.resume:  # before it is read, so that it is the last one written
+            checkpoint = checkpoint_of(args.resume, required=True)
+            stack.enter_context(locked(args.resume / CHECKPOINT))
+            data = load_dataset(args.dataset, args.data_dir)
+            trainer, folder = resumed(args, device, data), args.resume
+            write_config(folder, config_of(args, trainer, data))
+        else:
+            optimizer = OPTIMIZERS[args.optimizer](
+                **({} if args.learning_rate is None else {"learning_rate": args.learning_rate})
+            )
+            data = load_dataset(args.dataset, args.data_dir)
+            trainer = new(args, device, data, optimizer)
+            made = not (args.out and args.out.exists())
+            folder = new_run_folder(args.out, config_of(args, trainer, data))
+            checkpoint = checkpoint_of(folder, required=bool(args.checkpoint_every))
+        status = train(trainer, data, args, folder, checkpoint)
+        if status and not trainer.history and not (checkpoint and checkpoint.exists()):
+            print("interrupted: no epoch was finished", file=sys.stderr)
+            for path in folder.iterdir():
+                path.unlink()
+            if made:
+                folder.rmdir()
+        elif status and checkpoint and checkpoint.exists():
+            steps = nnxp.Trainer.resume(checkpoint).optimizer.steps
+            print(f"stopped after {steps} steps; to go on: --resume {folder}", file=sys.stderr)
+        elif status:
+            print("interrupted: keeping the finished epochs", file=sys.stderr)
+    if trainer.history and not args.quiet:
+        report(trainer.history, folder)
+    return status
+
+
+def config_of(args: argparse.Namespace, trainer: nnxp.Trainer, data: Data) -> dict[str, Any]:
+    """Return everything needed to repeat the run, or to go on with it."""
+    device = trainer.network.device
+    assert device is not None
+    return vars(args) | data.config() | {
         "device": device.spec,
         "device_description": device.description,
         "learning_rate": trainer.optimizer.learning_rate,
     }  # fmt: skip
-    made = not args.resume and not (args.out and args.out.exists())
-    folder = args.resume or new_run_folder(args.out, config)
-    if args.resume:
-        write_config(folder, config)
-    checkpoint = checkpoint_of(folder, required=bool(args.checkpoint_every or args.resume))
-    status = 0
-    try:
-        with Stopping() as stop:
-            train(trainer, data, args, folder, checkpoint, stop)
-        if stop():
-            status = 128 + stop.signal
-    except KeyboardInterrupt:
-        status = 130
-    finally:
-        weights = [x.shape for x in trainer.network.parameters().values() if x.ndim == 2]
-        widths = [str(inputs) for inputs, _ in weights] + [str(weights[-1][1])]
-        title = f"{data.name}, {'-'.join(widths)}, {trainer.optimizer!r}"
-        draw(trainer.history, folder / "curves.png", title)
-    if status and checkpoint and checkpoint.exists():
-        print(
-            f"stopped after {trainer.optimizer.steps} steps; to go on: --resume {folder}",
-            file=sys.stderr,
-        )
-    elif status and trainer.history:
-        print("interrupted: keeping the finished epochs", file=sys.stderr)
-    elif status:
-        print("interrupted: no epoch was finished", file=sys.stderr)
-        (folder / "config.json").unlink()
-        if made:
-            folder.rmdir()
-    if trainer.history and not args.quiet:
-        report(trainer.history, folder)
-    return status
 
 
 def new(
@@ -183,6 +192,8 @@ def new(
 def resumed(args: argparse.Namespace, device: nnxp.Device, data: Data) -> nnxp.Trainer:
     """Return the trainer of the run in a folder, which must be of the same data."""
     trainer = nnxp.Trainer.resume(args.resume / CHECKPOINT, device=device, capture=args.capture)
+    if trainer.rng is None:
+        raise nnxp.InputError(f"{args.resume / CHECKPOINT} has no generator to go on with")
     was, given = read_config(args.resume)["data_sha256"], data.config()["data_sha256"]
     if was != given:
         raise nnxp.InputError(
@@ -190,6 +201,7 @@ def resumed(args: argparse.Namespace, device: nnxp.Device, data: Data) -> nnxp.T
             f"here {given[:8]}…); give its own with --data-dir"
         )
     if len(trainer.history) >= args.epochs:
+        keep(trainer, data, args.resume)  # which may have been killed before it did
         raise nnxp.InputError(
             f"the run in {args.resume} has its {len(trainer.history)} epochs; for more, give "
             "--epochs with their number in all"
@@ -216,26 +228,49 @@ def train(
     args: argparse.Namespace,
     folder: Path,
     checkpoint: Path | None,
-    stop: Stopping,
-) -> None:
-    """Train the epochs that are left, and keep each as soon as it is finished."""
+) -> int:
+    """Train the epochs that are left, keep each as soon as it is finished; return the status."""
     if not args.quiet:
         print(f"nnxp {nnxp.__version__} on {trainer.network.device}")
         print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images")
         print(trainer.network.summary())
     assert trainer.rng is not None
-    trainer.fit(
-        data.train,
-        epochs=args.epochs - len(trainer.history),
-        batch_size=args.batch_size,
-        validation=data.test,
-        rng=trainer.rng,
-        verbose=not args.quiet,
-        checkpoint=checkpoint,
-        checkpoint_every=args.checkpoint_every,
-        after_epoch=lambda history: write_history(folder / "history.json", history),
-        stop=stop,
-    )
+    status = 0
+    try:
+        with Stopping() as stop:
+            trainer.fit(
+                data.train,
+                epochs=args.epochs - len(trainer.history),
+                batch_size=args.batch_size,
+                validation=data.test,
+                rng=trainer.rng,
+                verbose=not args.quiet,
+                checkpoint=checkpoint,
+                checkpoint_every=args.checkpoint_every,
+                after_epoch=lambda history: write_history(folder / "history.json", history),
+                stop=stop,
+            )
+        if stop() and len(trainer.history) < args.epochs:
+            status = 128 + stop.signal
+    except KeyboardInterrupt:
+        status = 130
+    finally:
+        keep(trainer, data, folder)
+    return status
+
+
+def keep(trainer: nnxp.Trainer, data: Data, folder: Path) -> None:
+    """Write and draw the finished epochs, if there are any."""
+    if not trainer.history:
+        return
+    write_history(folder / "history.json", trainer.history)
+    weights = [x.shape for x in trainer.network.parameters().values() if x.ndim == 2]
+    widths = [str(inputs) for inputs, _ in weights] + [str(weights[-1][1])]
+    title = f"{data.name}, {'-'.join(widths)}, {trainer.optimizer!r}"
+    try:
+        nnxp.plots.plot_histories({"": trainer.history}, folder / "curves.png", title=title)
+    except nnxp.MissingExtraError as error:
+        print(f"no curves.png: {error}", file=sys.stderr)
 
 
 def write_history(path: Path, history: list[nnxp.Record]) -> None:
@@ -254,16 +289,6 @@ def write_history(path: Path, history: list[nnxp.Record]) -> None:
             for record in history
         ],
     )
-
-
-def draw(history: list[nnxp.Record], path: Path, title: str) -> None:
-    """Draw the finished epochs, if there are any, where matplotlib is installed."""
-    if not history:
-        return
-    try:
-        nnxp.plots.plot_histories({"": history}, path, title=title)
-    except nnxp.MissingExtraError as error:
-        print(f"no {path.name}: {error}", file=sys.stderr)
 
 
 def report(history: list[nnxp.Record], folder: Path) -> None:

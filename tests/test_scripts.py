@@ -363,7 +363,9 @@ def test_a_folder_without_a_run_cannot_go_on(tmp_path):
         assert f"error: {folder} holds no run to go on with" in result.stderr
     (tmp_path / "config.json").write_text("{}")
     result = run("train_mnist.py", "--resume", tmp_path, status=1)
-    assert f"error: {tmp_path} holds no run to go on with (its config.json lacks" in result.stderr
+    assert (
+        f"error: {tmp_path} holds no run to go on with (its config.json does not" in result.stderr
+    )
     assert result.stderr.count("\n") == 1
 
 

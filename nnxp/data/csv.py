@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,9 +76,12 @@ def load_csv(path: str | Path) -> Dataset:
 
 def _lines(stream: TextIO, path: Path) -> Iterator[str]:
     """Yield a file's lines, as long as they come to no more than it may hold."""
-    left = most_bytes(path)
+    left = most_bytes(path) if path.suffix == ".gz" else sys.maxsize - 1
     while line := stream.readline(left + 1):
         left -= len(line)
         if left < 0:
-            raise DataError(f"{path} unpacks to far more than its size; is it a gzip bomb?")
+            raise DataError(
+                f"{path} unpacks to far more than its size; is it a gzip bomb? If not, unpack it "
+                "first"
+            )
         yield line

@@ -62,7 +62,14 @@ def _read(stream: BinaryIO, path: Path, axes: int) -> npt.NDArray[np.uint8]:
     size = math.prod(shape)
     if size == 0:
         raise DataError(f"{path} holds no values: its shape is {shape}")
-    if size > most_bytes(path):  # before any memory is taken for it
+    # Refused before any memory is taken for it.
+    if path.suffix == ".gz":
+        if size > most_bytes(path):
+            raise DataError(
+                f"{path} says that it unpacks to {size} bytes, far more than its size; is it a "
+                "gzip bomb? If not, unpack it first"
+            )
+    elif size > path.stat().st_size:
         raise DataError(f"{path} is truncated: its header says {size} values, it cannot hold them")
     data = stream.read(size)
     if len(data) < size:
