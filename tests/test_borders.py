@@ -209,6 +209,17 @@ def test_too_large_an_array_is_one_error_on_every_library(backend):
         add()
 
 
+def test_prepared_steps_are_dropped_where_memory_did_not_do(images, monkeypatch):
+    trainer = small_trainer()
+    rng = np.random.default_rng(0)
+    trainer.fit(images, epochs=1, batch_size=8, rng=rng)
+    assert trainer._steps is not None
+    monkeypatch.setattr(trainer, "_evaluate", lambda *_: np.zeros(2**50))
+    with pytest.raises(nnxp.OutOfMemoryError):
+        trainer.fit(images, epochs=1, batch_size=8, rng=rng)
+    assert trainer._steps is None
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
 def test_out_of_memory_says_what_does_not_fit_and_a_smaller_batch_does():
     code = """

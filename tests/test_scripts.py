@@ -380,11 +380,87 @@ def test_a_run_goes_on_with_its_own_data_alone(tmp_path, idx_folder):
     run("train_mnist.py", *options)  # it remembers the folder
 
 
-def test_two_processes_do_not_go_on_with_one_run(tmp_path):
+def test_a_run_goes_on_as_it_was_set_up_unless_told_otherwise(tmp_path, digits_csv):
+    options = ["--dataset", digits_csv.name, "--no-capture", "--epochs", 1, "--quiet"]
+    run("train_mnist.py", *options, "--out", tmp_path / "run", cwd=digits_csv.parent)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    out = tmp_path / "moved"
+    run(
+        "train_mnist.py", "--resume", "moved/", "--epochs", 2, "--checkpoint-every", 5, cwd=tmp_path
+    )
+    config = json.loads((out / "config.json").read_text())
+    kept = {"capture": False, "device": "cpu", "epochs": 2, "checkpoint_every": 5}
+    assert {name: config[name] for name in kept} == kept
+    assert "--resume" in config["command"]
+    (out / "history.json").unlink()  # as a kill might
+    result = run("train_mnist.py", "--resume", out, status=1)
+    assert "has its 2 epochs" in result.stderr
+    assert len(json.loads((out / "history.json").read_text())) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data_sha256": None}, {"seed": None}, {"dataset": 5}, {"hidden": 5}, {"epochs": "2"},
+        {"data_source": 5}, None,
+    ],
+)  # fmt: skip
+def test_a_broken_config_is_one_line(tmp_path, change):
+    out = tmp_path / "run"
+    run("train_mnist.py", "--dataset", "digits", "--epochs", 1, "--quiet", "--out", out)
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(change and config | change))
+    result = run("train_mnist.py", "--resume", out, "--epochs", 2, status=1)
+    assert re.fullmatch(
+        rf"train_mnist.py: error: {out} holds no run to go on with \(.* say \w+\)\n", result.stderr
+    )
+
+
+def test_a_refused_run_leaves_the_one_that_is_going_on_alone(tmp_path):
     out = tmp_path / "run"
     with training("--epochs", "1000000", "--out", out, until="epoch   2"):
-        result = run("train_mnist.py", "--resume", out, status=1)
+        before = (out / "config.json").read_text()
+        result = run("train_mnist.py", "--resume", out, "--epochs", 5, status=1)
+        assert (out / "config.json").read_text() == before
+        assert not (out / "curves.png").exists()
     assert "error: another process is training into" in result.stderr
+
+
+@pytest.fixture
+def stopping(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    from common import Stopping
+
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    yield Stopping()
+    for number, handler in before.items():
+        assert signal.getsignal(number) is handler or handler is signal.default_int_handler
+        signal.signal(number, handler)
+
+
+def test_the_first_ctrl_c_asks_and_the_second_insists(stopping):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with stopping as stop:
+        assert not stop()
+        signal.raise_signal(signal.SIGINT)
+        assert stop()
+        assert stop.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_ignored_ctrl_c_stays_ignored(stopping):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup, or a shell's background, has it
+    with stopping as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert not stop()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+        signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_a_kill_keeps_the_finished_epochs(tmp_path):
