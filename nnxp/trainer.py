@@ -205,7 +205,6 @@ class Trainer:
             self._check(validation, "validation")
         self._require_continuation(batches[0])
         self.rng = rng
-
         plan = _Plan(checkpoint, checkpoint_every, stop)
         with contextlib.ExitStack() as stack:
             if checkpoint is not None:
@@ -356,10 +355,10 @@ class Trainer:
                 self._numbers(),
             )
             if not (finite and math.isfinite(on_train.loss)):
-                what = "what the optimizer remembers is not finite" if finite is False else ""
+                what = f"the loss is {on_train.loss}" if finite else "state is not finite"
                 raise DivergenceError(
-                    f"{what or f'the loss is {on_train.loss}'} after epoch {epoch}; start from new "
-                    f"weights with a lower learning rate, now {self.optimizer.learning_rate:g}"
+                    f"{what} after epoch {epoch}; start from new weights with a lower learning "
+                    f"rate, now {self.optimizer.learning_rate:g}"
                 )
         except DivergenceError:
             self._find_divergence(batches, begun, good)
@@ -415,6 +414,7 @@ class Trainer:
         otherwise than the captured ones and stay finite, nothing is said.
         """
         self._return_to(good)
+        self._position = None
         with np.errstate(all="ignore"):
             for number, rows in enumerate(self._rows(batches, begun), begun.batch + 1):
                 before = self._copied()

@@ -563,6 +563,7 @@ def test_a_divergence_names_step_and_place_and_leaves_the_good_checkpoint(tmp_pa
         "start from new weights with a lower learning rate, now 3e+38"
     )
     assert path.read_bytes() == good
+    assert trainer._position is None
     for x in trainer.network.parameters().values():
         assert np.isfinite(x).all()
 
