@@ -95,6 +95,7 @@ def test_jax_computes_in_full_precision_unless_asked_otherwise(small, chosen, mo
     import jax
 
     trainer = small_trainer(device=device_or_skip("jax:cpu"))
+    before = jax.config.jax_default_matmul_precision
     seen = []
     forward = nnxp.Sequential.forward
 
@@ -109,7 +110,7 @@ def test_jax_computes_in_full_precision_unless_asked_otherwise(small, chosen, mo
         trainer.step(inputs, device.asarray(small.labels, dtype="int32"))
         trainer.fit(small, epochs=1, batch_size=16, rng=np.random.default_rng(0))
     assert set(seen) == {chosen or "highest"}
-    assert jax.config.jax_default_matmul_precision is None
+    assert jax.config.jax_default_matmul_precision == before
 
 
 @pytest.mark.interop

@@ -340,12 +340,13 @@ def test_the_time_of_an_epoch_counts_both_of_its_parts(tmp_path, data):
     trainer = new_trainer()
 
     def slowly():
-        time.sleep(0.02)
-        return trainer.optimizer.steps == 2
+        time.sleep(0.05)
+        return True
 
-    fit(trainer, data, 1, checkpoint=path, stop=slowly)
-    resumed = nnxp.Trainer.resume(path)
-    assert fit(resumed, data, 1)[0].seconds > 0.04
+    for _ in range(3):
+        fit(trainer, data, 1, checkpoint=path, stop=slowly)
+        trainer = nnxp.Trainer.resume(path)
+    assert fit(trainer, data, 1)[0].seconds > 0.15
 
 
 def test_a_first_step_that_fails_leaves_the_place_in_the_epoch(data, monkeypatch):
@@ -433,7 +434,12 @@ def test_a_name_that_cannot_be_written_is_said_before_any_work(tmp_path, data, n
 
 def test_only_its_own_leftovers_are_cleared_away(tmp_path, data):
     path = tmp_path / "run[1].safetensors"
-    others = [".run[1].safetensors.bak.old", ".run[1].safetensors.lock.2", ".run1.safetensors.1.2"]
+    others = [
+        ".run[1].safetensors.bak.old",
+        ".run[1].safetensors.1.2.keep",
+        ".run[1].safetensors.lock.2",
+        ".run1.safetensors.1.2",
+    ]
     own = ".run[1].safetensors.12.34567"
     for name in [*others, own]:
         (tmp_path / name).touch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import random
 import struct
 import time
@@ -184,8 +185,6 @@ def places(value, here=()):
 @given(st.data())
 def test_whatever_a_checkpoint_says_it_is_used_or_refused(tmp_path_factory, described, data):
     """With its SHA-256 made anew: somebody wrote it on purpose."""
-    from nnxp.checkpoint import _digest
-
     about, arrays = json.loads(json.dumps(described[0])), dict(described[1])
     *way, last = data.draw(st.sampled_from(list(places(about))))
     inner = about
@@ -200,10 +199,7 @@ def test_whatever_a_checkpoint_says_it_is_used_or_refused(tmp_path_factory, desc
         x = arrays.pop(name)
         if data.draw(st.booleans()):
             arrays[data.draw(st.text(max_size=9)) or "a"] = x
-    text = json.dumps(about)
-    path = tmp_path_factory.mktemp("said") / "a.safetensors"
-    metadata = {"nnxp": text, "sha256": _digest(text, arrays)}
-    path.write_bytes(safetensors.save(arrays, metadata))
+    path = signed(tmp_path_factory.mktemp("said") / "a.safetensors", about, arrays)
     if load("safetensors", path):
         use(nnxp.Trainer.resume(path))
 
@@ -239,19 +235,59 @@ def test_a_header_is_refused_before_memory_is_taken(tmp_path):
     assert load("safetensors", path) is None
 
 
-def test_a_layer_that_claims_more_than_its_arrays_is_refused(tmp_path, described):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 10**5}, "it stands after batch 100000 of an epoch of fewer"),
+        ({"batch": 0}, "it stands after batch 0"),
+        ({"batch_size": 0}, "it stands after|has 0 as"),
+        ({"batch": 2**63}, "it has 9223372036854775808 as batch"),
+        ({"examples": -1}, "it has -1 as examples"),
+        ({"seconds": None}, "its epoch has lasted None seconds"),
+        ({"seconds": float("inf")}, "its epoch has lasted inf seconds"),
+        ({"steps": 10**400}, "as steps"),
+        ({"rng": None}, "drawn by another generator than it has"),
+        ({"layers": [{"type": "ReLU", "module": "nnxp.layers"}]}, "its network has no parameters"),
+    ],
+)
+def test_what_there_cannot_be_is_refused(tmp_path, described, change, message):
+    about = json.loads(json.dumps(described[0]))
+    for name, x in change.items():
+        (about["position"] if name in about["position"] else about)[name] = x
+    with pytest.raises(nnxp.CheckpointError, match=message):
+        nnxp.Trainer.resume(signed(tmp_path / "a.safetensors", about, described[1]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_state_that_is_not_like_its_parameter_is_refused(tmp_path, described, dtype):
+    shape = (6, 5) if dtype == "float64" else (5, 6)
+    arrays = described[1] | {"state/mean/W1": np.zeros(shape, dtype)}
+    with pytest.raises(nnxp.CheckpointError, match="its state of W1 is not like W1"):
+        nnxp.Trainer.resume(signed(tmp_path / "a.safetensors", described[0], arrays))
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(nnxp.CheckpointError, match="pipe is no file"):
+        nnxp.load_network(tmp_path / "pipe")
+
+
+def signed(path, about, arrays):
+    """Write a file as somebody would who means harm, and return its path."""
     from nnxp.checkpoint import _digest
 
-    about, arrays = json.loads(json.dumps(described[0])), described[1]
-    about["layers"][0]["inputs"] = 10**12
     text = json.dumps(about)
-    path = tmp_path / "a.safetensors"
-    metadata = {"nnxp": text, "sha256": _digest(text, arrays)}
-    path.write_bytes(safetensors.save(arrays, metadata))
+    path.write_bytes(safetensors.save(arrays, {"nnxp": text, "sha256": _digest(text, arrays)}))
+    return path
+
+
+def test_a_layer_that_claims_more_than_its_arrays_is_refused(tmp_path, described):
+    about = json.loads(json.dumps(described[0]))
+    about["layers"][0]["inputs"] = 10**12
     with pytest.raises(
         nnxp.CheckpointError, match=r"its W1 has the shape \(6, 5\), not its layer's"
     ):
-        nnxp.Trainer.resume(path)
+        nnxp.Trainer.resume(signed(tmp_path / "a.safetensors", about, described[1]))
 
 
 @pytest.mark.parametrize("kind", ["idx.gz", "csv.gz"])
