@@ -443,7 +443,9 @@ def _position(described: Mapping[str, Any], rng: np.random.Generator | None) -> 
     position = Position(**described)
     for name in ("batch", "batch_size", "examples"):
         _count(name, getattr(position, name))
-    if not 0 < position.batch <= -(-position.examples // max(1, position.batch_size)):
+    if position.batch_size == 0:
+        raise CheckpointError("it has batches of 0")
+    if not 0 < position.batch <= -(-position.examples // position.batch_size):
         raise CheckpointError(f"it stands after batch {position.batch} of an epoch of fewer")
     if type(position.seconds) is not float or not 0 <= position.seconds < math.inf:
         raise CheckpointError(f"its epoch has lasted {position.seconds!r} seconds")
