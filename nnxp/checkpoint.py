@@ -230,10 +230,11 @@ def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequentia
     >>> nnxp.load_network(path)
     Sequential(Affine(4, 3), ReLU(), Affine(3, 2))
     """
+    place = open_device(device)
     about, arrays = _read(Path(path))
     with _damage_of(path):
         parameters, _ = _by_use(arrays)
-        network = _network(about, parameters, open_device(device))
+        network = _network(about, parameters, place)
         network.load_parameters(parameters)
         return network
 

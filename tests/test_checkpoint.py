@@ -152,6 +152,14 @@ def test_a_network_is_loaded_alone(tmp_path, data, backend):
     np.testing.assert_allclose(scores, trainer.network.predict(x), rtol=1e-5, atol=1e-6)
 
 
+def test_a_device_that_is_not_there_is_no_damage(tmp_path):
+    path = tmp_path / "a.safetensors"
+    new_trainer().save(path)
+    for load in (nnxp.load_network, nnxp.Trainer.resume):
+        with pytest.raises(nnxp.DeviceError, match="^array-api-strict has no device"):
+            load(path, device="strict:device9")
+
+
 @pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
 def test_generators_go_on(kind):
     rng = np.random.Generator(getattr(np.random, kind)(3))
