@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
@@ -31,7 +32,7 @@ def add_product(x: Array, a: Array, b: Array) -> Array:
     return x + a @ b
 
 
-class Calls:
+class Calls(ABC):
     """How an array library does the calls of a tape.
 
     Attributes
@@ -69,11 +70,11 @@ class Calls:
         """Return an array in a block."""
         return block.view(dtype).reshape(shape)
 
+    @abstractmethod
     def replays(
         self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Any
     ) -> Program:
         """Return the calls that do ``out[...] = function(*args, **kwargs)``."""
-        raise NotImplementedError
 
 
 class NumpyCalls(Calls):

@@ -140,7 +140,7 @@ class Tape:
     """
 
     def __init__(self, library: Calls | None = None) -> None:
-        self.library = library or NumpyCalls()
+        self._library = library or NumpyCalls()
         self.calls: list[_Call] = []
         self.memory: dict[Recorded, Memory] = {}
         self.namespace = _Namespace(self)
@@ -192,7 +192,7 @@ class Tape:
             if call.result in wanted:
                 calls.append(call)
                 wanted.update(call.reads)
-        return _lay_out(_joined(calls[::-1], kept), self.memory, targets, self.library)
+        return _lay_out(_joined(calls[::-1], kept), self.memory, targets, self._library)
 
 
 def _sample(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:

@@ -31,11 +31,8 @@ class Replay(Steps):
 
     Parameters
     ----------
-    network : Sequential
-    loss : Loss
-    optimizer : Optimizer
-    dataset : Dataset
-        Its dtypes and the shape of an example count; it is not kept.
+    network, loss, optimizer, dataset
+        As in `Steps`.
     library : Calls, optional
         Does the calls; NumPy by default.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -16,7 +17,7 @@ from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 
 
-class Steps:
+class Steps(ABC):
     """Steps of training that were prepared once.
 
     Parameters
@@ -40,16 +41,16 @@ class Steps:
         """Tell whether what was prepared holds for these."""
         return self._made_for == _settings(network, loss, optimizer, dataset)
 
+    @abstractmethod
     def over(self, batches: Batches) -> AbstractContextManager[Callable[[Array], None]]:
         """Provide what does one update for the examples of the given numbers.
 
         Network and optimizer have parameters and state back at the end.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def bring_back(self) -> None:
         """Give network and optimizer their parameters and state meanwhile."""
-        raise NotImplementedError
 
 
 def _settings(
