@@ -1,17 +1,18 @@
 """Checkpoint: all that a training is, in one file, from which it goes on as if never stopped.
 
-A file is in the safetensors format: arrays named ``parameters/…`` and ``state/…``, and in the
-metadata, under the key ``nnxp``, a JSON text that says what they belong to. docs/checkpoint.md
-describes it in full.
+A file is in the safetensors format: arrays named ``parameters/…``, ``state/…`` and ``history/…``,
+and in the metadata, under the key ``nnxp``, a JSON text that says what they belong to.
+docs/checkpoint.md describes it in full.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,13 @@ _LAYERS = {x.__name__: x for x in (Affine, Flatten, Identity, ReLU, Sigmoid, Sof
 _LOSSES = {kind.__name__: kind for kind in Loss.__subclasses__()}
 _OPTIMIZERS = {kind.__name__: kind for kind in OPTIMIZERS.values()}
 _NETWORKS = {kind.__name__: kind for kind in (Sequential, ThreeLayerNet)}
+# A record's fields, as arrays: as text a history would soon take longer than the rest of a file.
+_COLUMNS = {
+    "epoch": "int64", "train_loss": "float64", "train_accuracy": "float64",
+    "validation_loss": "float64", "validation_accuracy": "float64", "seconds": "float64",
+}  # fmt: skip
 _GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+_Arrays = dict[str, npt.NDArray[Any]]
 # What reading something that only looks like a checkpoint may raise.
 _DAMAGE = (
     AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError,
@@ -128,7 +135,6 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         "loss": _describe(checkpoint.loss),
         "optimizer": _describe(optimizer),
         "steps": optimizer.steps,
-        "history": [vars(record) for record in checkpoint.history],
         "rng": None if rng is None else state_of(rng),
         "position": checkpoint.position and asdict(checkpoint.position),
         "config": checkpoint.config,
@@ -142,6 +148,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
             raise DivergenceError(
                 f"{name} holds a number that is not finite: {path} is left as it is"
             )
+    hosts |= _table(checkpoint.history)
     metadata = {_KEY: text, _DIGEST: _digest(text, hosts)}
     write_whole(Path(path), safetensors.save(hosts, metadata))
 
@@ -185,7 +192,7 @@ def load(
     place = open_device("cpu" if device is None else device)
     about, arrays = _read(Path(path))
     with _damage_of(path):
-        parameters, state = _by_use(arrays)
+        parameters, state, columns = _by_use(arrays)
         made = _network(about, parameters, place) if network is None else network
         if loss is None:
             kind, settings = _kind("loss", about["loss"], _LOSSES)
@@ -194,7 +201,7 @@ def load(
             kind, settings = _kind("optimizer", about["optimizer"], _OPTIMIZERS)
             optimizer = kind(**settings)
         rng = None if about["rng"] is None else generator(about["rng"])
-        history = [_record(described) for described in about["history"]]
+        history = _records(columns)
         position = None if about["position"] is None else _position(about["position"], rng)
         config = dict(about["config"])
         steps = _count("steps", about["steps"])
@@ -233,7 +240,7 @@ def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequentia
     place = open_device(device)
     about, arrays = _read(Path(path))
     with _damage_of(path):
-        parameters, _ = _by_use(arrays)
+        parameters, *_ = _by_use(arrays)
         network = _network(about, parameters, place)
         network.load_parameters(parameters)
         return network
@@ -357,19 +364,22 @@ def _network(
 
 def _by_use(
     arrays: Mapping[str, npt.NDArray[Any]],
-) -> tuple[dict[str, npt.NDArray[Any]], dict[str, dict[str, npt.NDArray[Any]]]]:
-    """Return parameters, and the optimizer's state by slot."""
-    parameters: dict[str, npt.NDArray[Any]] = {}
-    state: dict[str, dict[str, npt.NDArray[Any]]] = {}
+) -> tuple[_Arrays, dict[str, _Arrays], _Arrays]:
+    """Return parameters, the optimizer's state by slot, and the history's columns."""
+    parameters: _Arrays = {}
+    state: dict[str, _Arrays] = {}
+    columns: _Arrays = {}
     for name, x in arrays.items():
         match name.split("/"):
             case ["parameters", parameter]:
                 parameters[parameter] = x
             case ["state", slot, parameter]:
                 state.setdefault(slot, {})[parameter] = x
+            case ["history", column]:
+                columns[column] = x
             case _:
                 raise CheckpointError(f"it holds {name!r}")
-    return parameters, state
+    return parameters, state, columns
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
@@ -455,11 +465,34 @@ def _position(described: Mapping[str, Any], rng: np.random.Generator | None) -> 
     return position
 
 
-def _record(described: Mapping[str, Any]) -> Record:
-    for name, x in described.items():
-        if type(x) not in (int, float) and x is not None:
-            raise CheckpointError(f"its history has {x!r} as {name}")
-    return Record(**described)
+def _table(history: Sequence[Record]) -> _Arrays:
+    """Return a history as arrays: of each number, and of whether there was a validation."""
+    table: _Arrays = {
+        f"history/{name}": np.array([getattr(record, name) for record in history], dtype)
+        for name, dtype in _COLUMNS.items()
+    }
+    validated = [record.validation_loss is not None for record in history]
+    return table | {"history/validated": np.array(validated, bool)}
+
+
+def _records(columns: Mapping[str, npt.NDArray[Any]]) -> list[Record]:
+    """Return the history of which `_table` made columns."""
+    wanted = _COLUMNS | {"validated": "bool"}
+    if {name: x.dtype.name for name, x in columns.items()} != wanted:
+        raise CheckpointError(f"its history has not the columns {', '.join(wanted)}, or other ones")
+    if len({x.shape for x in columns.values()}) > 1 or columns["epoch"].ndim != 1:
+        raise CheckpointError("its history is no table")
+    epochs = [0, *columns["epoch"].tolist(), 2**62]  # which leaves some to come
+    if not all(before < after for before, after in itertools.pairwise(epochs)):
+        raise CheckpointError("its history's epochs do not rise from 1")
+    history = []
+    for values in zip(*(columns[name].tolist() for name in wanted), strict=True):
+        *fields, validated = values
+        record = Record(*fields)
+        if not validated:
+            record = replace(record, validation_loss=None, validation_accuracy=None)
+        history.append(record)
+    return history
 
 
 def _count(name: str, value: object) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+MOST = 10_000
+"""How many records a history keeps; even."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Record:
     validation_loss, validation_accuracy : float or None
         On the validation examples; None without any.
     seconds : float
-        Wall time of the epoch, its evaluation included.
+        Wall time of the epoch, its evaluation included; that of epochs dropped before it counts in.
     """
 
     epoch: int
@@ -37,3 +40,17 @@ class Record:
         if self.validation_accuracy is not None:
             parts.append(f"test accuracy {self.validation_accuracy:.4f}")
         return "  ".join([*parts, f"{self.seconds:.2f} s"])
+
+
+def keep(history: list[Record], record: Record) -> None:
+    """Append a record; of more than `MOST`, drop every second, but never the first and the last.
+
+    So memory and checkpoints stay small however long a training lasts, and its curve stays whole:
+    the older a part of it is, the fewer of its epochs are left.
+    """
+    history.append(record)
+    if len(history) > MOST:
+        history[1:] = [
+            replace(kept, seconds=dropped.seconds + kept.seconds)
+            for dropped, kept in zip(history[1::2], history[2::2], strict=True)
+        ]

@@ -21,7 +21,7 @@ from nnxp.data.dataset import Dataset
 from nnxp.devices import Device
 from nnxp.errors import DivergenceError, InputError, require_count, require_rng
 from nnxp.gradients import first_not_finite, is_finite
-from nnxp.history import Record
+from nnxp.history import Record, keep
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
@@ -67,6 +67,7 @@ class Trainer:
     ----------
     history : list of Record
         One record for each finished epoch, over all calls of `fit`; it survives an interrupted one.
+        Beyond 10,000, every second one is dropped, again and again, but never the first and last.
     rng : numpy.random.Generator or None
         The generator that `fit` drew orders from last, or that `resume` brought back.
     config : dict
@@ -114,6 +115,11 @@ class Trainer:
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_steps": None}  # a copy records its own
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are finished, over all calls of `fit`."""
+        return self.history[-1].epoch if self.history else 0
 
     def step(self, inputs: Array, labels: Array) -> Array:
         """Do one update and return the loss before it, as a 0-d array on the device.
@@ -217,7 +223,7 @@ class Trainer:
                 record = self._epoch(*batches, verbose=verbose, plan=plan)
                 if record is None:
                     break
-                self.history.append(record)
+                keep(self.history, record)
                 if verbose:
                     print(record, flush=True)
                 if after_epoch is not None:
@@ -342,7 +348,7 @@ class Trainer:
         plan: _Plan,
     ) -> Record | None:
         """Train for an epoch, evaluate, and return what it came to; None if it was stopped."""
-        epoch = len(self.history) + 1
+        epoch = self.epochs + 1
         begun = self._begun(batches)
         good = self._copied()
         start = time.perf_counter() - begun.seconds
@@ -425,7 +431,7 @@ class Trainer:
                 self._return_to(before)
                 place = first_not_finite(self.network, self.loss, inputs, labels)
                 raise DivergenceError(
-                    f"training diverged at step {number} of epoch {len(self.history) + 1}: {place} "
+                    f"training diverged at step {number} of epoch {self.epochs + 1}: {place} "
                     "is not finite. Parameters are those before that step; start from new weights "
                     f"with a lower learning rate, now {self.optimizer.learning_rate:g}"
                 ) from None

@@ -200,10 +200,10 @@ def resumed(args: argparse.Namespace, device: nnxp.Device, data: Data) -> nnxp.T
             f"the run in {args.resume} was of other data than {data.name} (SHA-256 {was[:8]}…, "
             f"here {given[:8]}…); give its own with --data-dir"
         )
-    if len(trainer.history) >= args.epochs:
+    if trainer.epochs >= args.epochs:
         keep(trainer, data, args.resume)  # which may have been killed before it did
         raise nnxp.InputError(
-            f"the run in {args.resume} has its {len(trainer.history)} epochs; for more, give "
+            f"the run in {args.resume} has its {trainer.epochs} epochs; for more, give "
             "--epochs with their number in all"
         )
     return trainer
@@ -240,7 +240,7 @@ def train(
         with Stopping() as stop:
             trainer.fit(
                 data.train,
-                epochs=args.epochs - len(trainer.history),
+                epochs=args.epochs - trainer.epochs,
                 batch_size=args.batch_size,
                 validation=data.test,
                 rng=trainer.rng,
@@ -250,7 +250,7 @@ def train(
                 after_epoch=lambda history: write_history(folder / "history.json", history),
                 stop=stop,
             )
-        if stop() and len(trainer.history) < args.epochs:
+        if stop() and trainer.epochs < args.epochs:
             status = 128 + stop.signal
     except KeyboardInterrupt:
         status = 130
@@ -294,9 +294,10 @@ def write_history(path: Path, history: list[nnxp.Record]) -> None:
 def report(history: list[nnxp.Record], folder: Path) -> None:
     """Print the final summary."""
     best = max(history, key=lambda record: record.validation_accuracy or 0.0)
+    last = history[-1]
     seconds = sum(record.seconds for record in history)
     print(
-        f"test accuracy {history[-1].validation_accuracy:.4f} after {len(history)} epoch(s) in "
+        f"test accuracy {last.validation_accuracy:.4f} after {last.epoch} epoch(s) in "
         f"{seconds:.1f} s (best {best.validation_accuracy:.4f}, epoch {best.epoch})"
     )
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))

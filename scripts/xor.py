@@ -21,7 +21,7 @@ def main() -> None:
     network = nnxp.mlp([2, 4, 1], rng=rng, activation="sigmoid", dtype="float64")
     trainer = nnxp.Trainer(network, nnxp.SigmoidWithLoss(), nnxp.SGD(learning_rate=1.0))
     history = trainer.fit(TABLE, epochs=args.epochs, batch_size=4, rng=rng)
-    for record in history[:: max(1, args.epochs // 10)]:
+    for record in history[:: max(1, len(history) // 10)]:
         print(f"epoch {record.epoch:5d}  loss {record.train_loss:.4f}")
     probabilities = nnxp.Sigmoid().forward(network.predict(TABLE.inputs))
     rows = zip(TABLE.inputs, TABLE.labels, probabilities, strict=True)

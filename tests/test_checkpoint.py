@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -18,6 +19,7 @@ from conftest import BACKENDS, device_or_skip
 import nnxp
 from nnxp.checkpoint import FORMAT, generator, state_of
 from nnxp.data import Batches, Dataset
+from nnxp.history import MOST, keep
 from nnxp.optimizers import OPTIMIZERS
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -79,6 +81,33 @@ def test_a_training_stopped_anywhere_ends_as_if_it_never_was(tmp_path, data, opt
         for each in (resumed, trainer):  # from the file, and where it stood
             fit(each, data, EPOCHS - len(each.history))
             np.testing.assert_equal(numbers(each), numbers(whole))
+
+
+def test_a_bounded_history_goes_on_as_if_it_never_stopped(tmp_path, data, monkeypatch):
+    monkeypatch.setattr("nnxp.history.MOST", 4)
+    path = tmp_path / "a.safetensors"
+    whole, trainer = new_trainer(), new_trainer()
+    fit(whole, data, 12)
+    for epoch in range(12):
+        assert trainer.epochs == epoch
+        fit(trainer, data, 1, checkpoint=path, stop=stopped_after(STEPS * epoch + 2, trainer))
+        trainer = nnxp.Trainer.resume(path)
+        fit(trainer, data, 1, checkpoint=path)
+        trainer = nnxp.Trainer.resume(path)
+    assert [record.epoch for record in whole.history] == [1, 9, 11, 12]
+    np.testing.assert_equal(numbers(trainer), numbers(whole))
+
+
+def test_a_checkpoint_of_a_long_history_stays_small(tmp_path):
+    path = tmp_path / "a.safetensors"
+    trainer = new_trainer()
+    trainer.save(path)
+    without = path.stat().st_size
+    for epoch in range(1, MOST + 1):
+        keep(trainer.history, nnxp.Record(epoch, 0.1, 0.2, 0.3, math.nan, 0.4))
+    trainer.save(path)
+    assert path.stat().st_size - without < 50 * MOST
+    assert nnxp.Trainer.resume(path).history[-1].epoch == MOST
 
 
 def test_saving_again_and_again_changes_nothing(tmp_path, data):
@@ -180,8 +209,15 @@ def test_history_config_and_settings_come_back(tmp_path, data):
     trainer.config = {"note": "für später", "widths": [6, 5]}
     trainer.optimizer.beta2 = np.float32(0.75)
     targets = Dataset(data.inputs, np.linspace(-1, 1, 120).reshape(40, 3))
-    trainer.fit(targets, epochs=2, batch_size=12, rng=np.random.default_rng(1))
-    assert np.isnan(trainer.history[0].train_accuracy)
+    rng = np.random.default_rng(1)
+    trainer.fit(targets, epochs=2, batch_size=12, rng=rng)
+    trainer.fit(targets, epochs=1, batch_size=12, rng=rng, validation=targets)
+    # Without classes there is no accuracy, which is not the same as no validation.
+    accuracies = [record.validation_accuracy for record in trainer.history]
+    assert accuracies[:2] == [None, None]
+    assert np.isnan([trainer.history[0].train_accuracy, accuracies[2]]).all()
+    extreme = nnxp.Record(7, math.inf, 0.0, math.nan, -0.0, 1e-300)
+    trainer.history.append(extreme)
     trainer.save(path)
     resumed = nnxp.Trainer.resume(path)
     assert repr(resumed.network) == repr(trainer.network)

@@ -197,8 +197,13 @@ def test_whatever_a_checkpoint_says_it_is_used_or_refused(tmp_path_factory, desc
     if data.draw(st.integers(0, 3)) == 0:
         name = data.draw(st.sampled_from(list(arrays)))
         x = arrays.pop(name)
-        if data.draw(st.booleans()):
-            arrays[data.draw(st.text(max_size=9)) or "a"] = x
+        match data.draw(st.integers(0, 3)):
+            case 0:
+                arrays[data.draw(st.text(max_size=9)) or "a"] = x
+            case 1:
+                arrays[name] = x.astype(data.draw(st.sampled_from(["b1", "u1", "i8", "f4", "f8"])))
+            case 2:
+                arrays[name] = np.resize(x, data.draw(st.sampled_from([(), (0,), (3,), (1, 1)])))
     path = signed(tmp_path_factory.mktemp("said") / "a.safetensors", about, arrays)
     if load("safetensors", path):
         use(nnxp.Trainer.resume(path))
@@ -256,6 +261,38 @@ def test_what_there_cannot_be_is_refused(tmp_path, described, change, message):
         (about["position"] if name in about["position"] else about)[name] = x
     with pytest.raises(nnxp.CheckpointError, match=message):
         nnxp.Trainer.resume(signed(tmp_path / "a.safetensors", about, described[1]))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"epoch": np.array([1.0, 2.0])}, "its history has not the columns epoch, train_loss, "),
+        ({"validated": np.array([1, 0])}, "has not the columns .*, validated, or other ones"),
+        ({"hits": np.array([1.0, 2.0])}, "has not the columns .*, validated, or other ones"),
+        ({"seconds": np.array([1.0])}, "its history is no table"),
+        ({"epoch": np.array([0, 1])}, "its history's epochs do not rise from 1"),
+        ({"epoch": np.array([2, 2])}, "its history's epochs do not rise from 1"),
+        ({"epoch": np.array([3, 2])}, "its history's epochs do not rise from 1"),
+        ({"epoch": np.array([1, 2**63 - 1])}, "its history's epochs do not rise from 1"),
+    ],
+)
+def test_a_history_that_there_cannot_be_is_refused(tmp_path, described, columns, message):
+    names = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "seconds")
+    whole = {"epoch": np.array([1, 3]), "validated": np.array([True, False])}
+    whole |= {name: np.array([0.5, 0.25]) for name in names}
+
+    def path(columns):
+        columns = {f"history/{name}": x for name, x in columns.items()}
+        return signed(tmp_path / "a.safetensors", described[0], described[1] | columns)
+
+    one, other = nnxp.Trainer.resume(path(whole)).history
+    assert (one.epoch, one.validation_loss) == (1, 0.5)
+    assert (other.epoch, other.validation_loss, other.validation_accuracy) == (3, None, None)
+    with pytest.raises(nnxp.CheckpointError, match=message):
+        nnxp.Trainer.resume(path(whole | columns))
+    flat = {name: np.array(1, x.dtype) for name, x in whole.items()}
+    with pytest.raises(nnxp.CheckpointError, match="its history is no table"):
+        nnxp.Trainer.resume(path(flat))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

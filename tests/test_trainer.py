@@ -10,6 +10,7 @@ from conftest import small_trainer, train_epoch
 
 import nnxp
 from nnxp.data import Batches, Dataset, load_digits, one_hot
+from nnxp.history import MOST, keep
 from nnxp.optimizers import OPTIMIZERS
 
 
@@ -220,6 +221,23 @@ def test_bad_input_is_refused_before_any_work(small, options, message):
 def test_a_network_without_parameters_is_refused():
     with pytest.raises(nnxp.InputError, match=r"Sequential\(ReLU\(\)\) has no parameters to train"):
         nnxp.Trainer(nnxp.Sequential([nnxp.ReLU()]), nnxp.SoftmaxWithLoss(), nnxp.SGD())
+
+
+def test_a_long_history_is_bounded_and_keeps_its_shape():
+    history = []
+    for epoch in range(1, 35_002):
+        keep(history, nnxp.Record(epoch, 1 / epoch, 0.5, None, None, seconds=1.0))
+        assert len(history) <= MOST
+        assert (history[0].epoch, history[-1].epoch) == (1, epoch)
+        if epoch == MOST:
+            assert [record.epoch for record in history] == list(range(1, MOST + 1))
+    epochs = [record.epoch for record in history]
+    # It was halved at 10,001 and each 5,000 after: six times for the oldest, once for the last.
+    gaps = np.diff(epochs)
+    assert (gaps[0], gaps[-1], len(gaps)) == (64, 2, MOST // 2)
+    assert np.all(gaps[1:] <= gaps[:-1])
+    assert all(record.train_loss == 1 / record.epoch for record in history)
+    assert [record.seconds for record in history] == [1, *gaps]
 
 
 def test_classes_in_place_of_objects_are_refused():
