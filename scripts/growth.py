@@ -1,4 +1,4 @@
-"""Measure how nnxp's cost grows with batch, width, depth, data set and epochs.
+"""Measure how nnxp's cost grows with steps, batch, width, depth, data set and epochs.
 
 Each row doubles one thing. Where the cost is linear in the work, the time for each million
 multiplications stays the same, or falls while the constant cost of a step still shows. The memory
@@ -65,6 +65,11 @@ def main() -> None:
                         help="new folder for table and picture (default: in runs/)")  # fmt: skip
     args = parser.parse_args()
     folder = new_run_folder(args.out, vars(args))
+    # First, while the peak of memory is its own.
+    parts = many_steps(2_000 if args.quick else STEPS)
+    print("| steps of a tiny network | µs a step | peak MiB of the process |\n|---|---|---|")
+    for count, step, peak in parts:
+        print(f"| {count:,} | {step:.1f} | {peak:.1f} |")
     table = {}
     for name, cases in SERIES.items():
         print(f"\n| {name} | µs a step | million multiplications | µs for each million "
@@ -79,10 +84,6 @@ def main() -> None:
     print("\n| epochs of the small network | MiB held after it |\n|---|---|")
     for epoch in (1, len(memory) // 2, len(memory)):
         print(f"| {epoch} | {memory[epoch - 1]:.3f} |")
-    parts = many_steps(2_000 if args.quick else STEPS)
-    print("\n| steps of a tiny network | µs a step | peak MiB of the process |\n|---|---|---|")
-    for count, step, peak in parts:
-        print(f"| {count:,} | {step:.1f} | {peak:.1f} |")
     rows = {name: [row._asdict() for row in rows] for name, rows in table.items()}
     write_json(folder / "growth.json", {"series": rows, "epochs": memory, "steps": parts})
     try:
