@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import math
 import time
@@ -19,8 +18,8 @@ from nnxp.arrays import Array
 from nnxp.data.batches import Batches, Rows, carry, scaled
 from nnxp.data.dataset import Dataset
 from nnxp.devices import Device
+from nnxp.divergence import Snapshot, first_not_finite, is_finite, numbers
 from nnxp.errors import DivergenceError, InputError, require_count, require_rng
-from nnxp.gradients import first_not_finite, is_finite
 from nnxp.history import Record, keep
 from nnxp.losses import Loss
 from nnxp.network import Sequential
@@ -350,7 +349,7 @@ class Trainer:
         """Train for an epoch, evaluate, and return what it came to; None if it was stopped."""
         epoch = self.epochs + 1
         begun = self._begun(batches)
-        good = self._copied()
+        good = Snapshot(self.network, self.optimizer)
         start = time.perf_counter() - begun.seconds
         try:
             progress = f"epoch {epoch:3d}" if verbose else None
@@ -358,7 +357,7 @@ class Trainer:
                 return None
             (on_train, *rest), finite = self._evaluate(
                 [x.in_order(_EVALUATED) for x in (batches, validation) if x is not None],
-                self._numbers(),
+                numbers(self.network, self.optimizer),
             )
             if not (finite and math.isfinite(on_train.loss)):
                 what = f"the loss is {on_train.loss}" if finite else "state is not finite"
@@ -401,59 +400,28 @@ class Trainer:
             set_state(batches.rng, now)
         return itertools.islice(rows, begun.batch, None)
 
-    def _copied(self) -> tuple[dict[str, Array], dict[str, dict[str, Array]], int]:
-        """Return copies of parameters and state, and the number of steps."""
-        copied = functools.partial(self._device.xp.asarray, copy=True)
-        state = self.optimizer.state.items()
-        return (
-            {name: copied(x) for name, x in self.network.parameters().items()},
-            {slot: {name: copied(x) for name, x in kept.items()} for slot, kept in state},
-            self.optimizer.steps,
-        )
-
-    def _find_divergence(
-        self, batches: Batches, begun: Position, good: tuple[Any, Any, int]
-    ) -> None:
+    def _find_divergence(self, batches: Batches, begun: Position, good: Snapshot) -> None:
         """Train an epoch again up to the first step with a number that is not finite, and say so.
 
         So that no step needs to look, which would wait for the device. Where plain steps round
         otherwise than the captured ones and stay finite, nothing is said.
         """
-        self._return_to(good)
+        good.bring_back()
         self._position = None
         with np.errstate(all="ignore"):
             for number, rows in enumerate(self._rows(batches, begun), begun.batch + 1):
-                before = self._copied()
+                before = Snapshot(self.network, self.optimizer)
                 inputs, labels = batches.take(rows)
                 loss = self.step(inputs, labels)
-                if all(map(is_finite, [loss, *self._numbers()])):
+                if all(map(is_finite, [loss, *numbers(self.network, self.optimizer)])):
                     continue
-                self._return_to(before)
+                before.bring_back()
                 place = first_not_finite(self.network, self.loss, inputs, labels)
                 raise DivergenceError(
                     f"training diverged at step {number} of epoch {self.epochs + 1}: {place} "
                     "is not finite. Parameters are those before that step; start from new weights "
                     f"with a lower learning rate, now {self.optimizer.learning_rate:g}"
                 ) from None
-
-    def _return_to(self, copied: tuple[Any, Any, int]) -> None:
-        """Bring copies back, into the arrays that are there where their library lets it."""
-        parameters, state, self.optimizer.steps = copied
-        present = self.network.parameters()
-        for name, x in parameters.items():
-            try:
-                present[name][...] = x
-            except TypeError:  # it cannot be changed
-                present[name] = x
-        self.optimizer.state = {
-            slot: {name: self._device.xp.asarray(x, copy=True) for name, x in kept.items()}
-            for slot, kept in state.items()
-        }
-
-    def _numbers(self) -> list[Array]:
-        """Return all arrays that must stay finite."""
-        state = self.optimizer.state.values()
-        return [*self.network.parameters().values(), *(x for kept in state for x in kept.values())]
 
     def train_epoch(self, batches: Batches) -> None:
         """Do the updates of one epoch, and nothing else.
@@ -613,9 +581,9 @@ class Trainer:
         return evaluation
 
     def _evaluate(
-        self, batches: list[Batches], numbers: list[Array]
+        self, batches: list[Batches], arrays: list[Array]
     ) -> tuple[list[Evaluation], bool]:
-        """Evaluate data sets that have been checked, and tell whether `numbers` are all finite.
+        """Evaluate data sets that have been checked, and tell whether `arrays` are finite.
 
         It waits for the device once.
         """
@@ -633,7 +601,7 @@ class Trainer:
                     hits.append(xp.sum(xp.astype(hit, loss.dtype)))
             sums += losses + hits
             counts += [len(losses), len(hits)]
-        sums += [xp.astype(xp.all(xp.isfinite(x)), sums[0].dtype) for x in numbers]
+        sums += [xp.astype(xp.all(xp.isfinite(x)), sums[0].dtype) for x in arrays]
         measured = iter(self._device.to_host(xp.stack(sums)).tolist())
         totals = [sum(itertools.islice(measured, n)) if n else math.nan for n in counts]
         evaluations = [

@@ -36,6 +36,7 @@ ROOMS = {
     "layers": {"devices", "initializers", "functions"},
     "network": {"devices", "initializers", "layers"},
     "gradients": {"losses", "network"},
+    "divergence": {"losses", "network", "optimizers"},
     "data": {"devices", "files"},
     "testing": {"devices", "gradients", "layers", "losses", "network"},
     "checkpoint": {
@@ -52,8 +53,8 @@ ROOMS = {
         "checkpoint",
         "data",
         "devices",
+        "divergence",
         "fast",
-        "gradients",
         "history",
         "losses",
         "network",

@@ -670,7 +670,7 @@ def test_the_first_number_that_is_not_finite_is_found(data, poison, place):
     trainer.network.parameters()[poison][...] = np.inf
     inputs, labels = data.inputs.astype("float32"), data.labels
     with np.errstate(all="ignore"):
-        found = nnxp.gradients.first_not_finite(trainer.network, trainer.loss, inputs, labels)
+        found = nnxp.divergence.first_not_finite(trainer.network, trainer.loss, inputs, labels)
     assert re.fullmatch(place, found)
 
 
@@ -687,7 +687,7 @@ class SteepLoss(nnxp.MeanSquaredError):
 def test_a_gradient_or_loss_that_is_not_finite_is_found(data):
     rng = np.random.default_rng(0)
     inputs, labels = data.inputs.astype("float32"), data.labels
-    find = nnxp.gradients.first_not_finite
+    find = nnxp.divergence.first_not_finite
     layers = [nnxp.Affine(6, 4, rng=rng), nnxp.Tanh(), nnxp.Affine(4, 3, rng=rng)]
     network = nnxp.Sequential([*layers[:1], Steep(), *layers[2:]])
     with np.errstate(all="ignore"):
@@ -760,7 +760,7 @@ def test_a_gradient_of_weights_that_is_not_finite_is_found():
     network = nnxp.Sequential([nnxp.Affine(6, 3, rng=rng, initializer=nnxp.initializers.zeros)])
     inputs, targets = np.full((40, 6), 3e38, "f4"), np.full((40, 3), 1e6, "f4")
     with np.errstate(all="ignore"):
-        place = nnxp.gradients.first_not_finite(network, nnxp.MeanSquaredError(), inputs, targets)
+        place = nnxp.divergence.first_not_finite(network, nnxp.MeanSquaredError(), inputs, targets)
     assert place == "the gradient of W1 in layer 1, Affine(6, 3),"
 
 
