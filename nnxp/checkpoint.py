@@ -23,12 +23,14 @@ from nnxp.devices import Device, require_dtype
 from nnxp.devices import device as open_device
 from nnxp.errors import CheckpointError, DivergenceError, InputError, NnxpError, optional_import
 from nnxp.files import remove_temporary, require_writable, write_whole
+from nnxp.generators import KINDS, generator, state_of
 from nnxp.history import Record
 from nnxp.initializers import zeros
 from nnxp.layers import Affine, Flatten, Identity, ReLU, Sigmoid, Softmax, Tanh
 from nnxp.losses import Loss
 from nnxp.network import Sequential, ThreeLayerNet
 from nnxp.optimizers import OPTIMIZERS, Optimizer
+from nnxp.position import Position
 
 FORMAT = 1
 """The version of the format that is written; all from 1 on are read."""
@@ -43,35 +45,12 @@ _COLUMNS = {
     "epoch": "int64", "train_loss": "float64", "train_accuracy": "float64",
     "validation_loss": "float64", "validation_accuracy": "float64", "seconds": "float64",
 }  # fmt: skip
-_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 _Arrays = dict[str, npt.NDArray[Any]]
 # What reading something that only looks like a checkpoint may raise.
 _DAMAGE = (
     AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError,
     NnxpError,
 )  # fmt: skip
-
-
-@dataclass
-class Position:
-    """Where in an epoch a training stands.
-
-    Attributes
-    ----------
-    batch : int
-        How many of its batches are done.
-    batch_size, examples : int
-    order : dict
-        State of the generator before it drew the epoch's order.
-    seconds : float
-        Wall time of the epoch so far.
-    """
-
-    batch: int
-    batch_size: int
-    examples: int
-    order: dict[str, Any]
-    seconds: float
 
 
 @dataclass
@@ -124,8 +103,8 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     if len({id(x) for x in parameters}) < len(parameters):
         raise InputError("layers that share an array would share none after a resume")
     rng = checkpoint.rng
-    if rng is not None and type(rng.bit_generator).__name__ not in _GENERATORS:
-        raise InputError(f"a checkpoint keeps {', '.join(_GENERATORS)}, got {rng!r}")
+    if rng is not None and type(rng.bit_generator).__name__ not in KINDS:
+        raise InputError(f"a checkpoint keeps {', '.join(KINDS)}, got {rng!r}")
     about = {
         "format": FORMAT,
         "device": device.spec,
@@ -244,38 +223,6 @@ def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequentia
         network = _network(about, parameters, place)
         network.load_parameters(parameters)
         return network
-
-
-def state_of(rng: np.random.Generator) -> dict[str, Any]:
-    """Return the state of a generator as JSON can have it."""
-    state: dict[str, Any] = _plain(rng.bit_generator.state)
-    return state
-
-
-def set_state(rng: np.random.Generator, state: Mapping[str, Any]) -> None:
-    """Put a generator into a state that `state_of` returned, of one of its kind."""
-    rng.bit_generator.state = _arrays_again(state)
-
-
-def generator(state: Mapping[str, Any]) -> np.random.Generator:
-    """Return a generator in a state that `state_of` returned."""
-    name = state["bit_generator"]
-    if name not in _GENERATORS:
-        raise CheckpointError(f"its generator {name!r} is none of {', '.join(_GENERATORS)}")
-    # NumPy takes any, and some would let it read beyond its memory, or draw for ever.
-    inner = state["state"]
-    sound = (
-        state.get("has_uint32", 0) in (0, 1)
-        and 0 <= state.get("uinteger", 0) < 2**32
-        and 0 <= inner.get("pos", 0) <= 624  # of MT19937
-        and 0 <= state.get("buffer_pos", 0) <= 4  # of Philox
-        and inner.get("inc", 1) % 2 == 1  # of PCG64
-    )
-    if not sound:
-        raise CheckpointError("its generator is in a state that there is not")
-    rng = np.random.Generator(getattr(np.random, name)(0))
-    set_state(rng, state)
-    return rng
 
 
 @contextlib.contextmanager
@@ -511,20 +458,3 @@ def _digest(text: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
         digest.update(f"{name} {x.dtype} {x.shape}".encode())
         digest.update(x.data)
     return digest.hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """Return a generator's state with lists in place of arrays, marked by their dtype."""
-    if isinstance(value, dict):
-        return {name: _plain(x) for name, x in value.items()}
-    if isinstance(value, np.ndarray):
-        return {"dtype": str(value.dtype), "values": value.tolist()}
-    return value
-
-
-def _arrays_again(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        if value.keys() == {"dtype", "values"}:
-            return np.array(value["values"], {"uint32": "u4", "uint64": "u8"}[value["dtype"]])
-        return {name: _arrays_again(x) for name, x in value.items()}
-    return value

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from nnxp.arrays import Array
+from nnxp.checkpoint import Checkpoint, load, locked, require_json, save
 from nnxp.data.batches import Batches, Rows, carry, scaled
 from nnxp.data.dataset import Dataset
 from nnxp.devices import Device
@@ -24,9 +25,9 @@ from nnxp.history import Record, keep
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
+from nnxp.position import Position
 
 if TYPE_CHECKING:
-    from nnxp.checkpoint import Position
     from nnxp.fast import Steps
 
 
@@ -213,8 +214,6 @@ class Trainer:
         plan = _Plan(checkpoint, checkpoint_every, stop)
         with contextlib.ExitStack() as stack:
             if checkpoint is not None:
-                from nnxp.checkpoint import locked, require_json
-
                 require_json(self.config)
                 stack.enter_context(locked(Path(checkpoint)))
             stack.enter_context(self._at_work(batches))
@@ -253,8 +252,6 @@ class Trainer:
         MissingExtraError
             Without safetensors.
         """
-        from nnxp.checkpoint import Checkpoint, save
-
         parts = self.network, self.loss, self.optimizer
         save(path, Checkpoint(*parts, self.history, self.rng, self._position, self.config))
 
@@ -310,8 +307,6 @@ class Trainer:
         >>> [record.epoch for record in history]
         [1, 2]
         """
-        from nnxp.checkpoint import load
-
         saved = load(path, device=device, network=network, loss=loss, optimizer=optimizer)
         trainer = cls(saved.network, saved.loss, saved.optimizer, capture=capture)
         trainer.history, trainer.config = saved.history, saved.config
@@ -320,19 +315,10 @@ class Trainer:
 
     def _require_continuation(self, batches: Batches) -> None:
         """Raise unless an epoch that was begun, if there is one, can be finished by `batches`."""
-        begun, rng = self._position, batches.rng
-        if begun is None:
+        if self._position is None:
             return
-        for name, was, given in (
-            ("batch_size", begun.batch_size, batches.batch_size),
-            ("examples", begun.examples, len(batches.dataset)),
-        ):
-            if was != given:
-                raise InputError(
-                    f"this training was stopped in the middle of an epoch with {name} {was}, got "
-                    f"{given}; go on with the same"
-                )
-        if rng is not self.rng:
+        self._position.require_same(batches)
+        if batches.rng is not self.rng:
             raise InputError(
                 "this training was stopped in the middle of an epoch; go on with rng=trainer.rng, "
                 "which knows its order"
@@ -348,7 +334,7 @@ class Trainer:
     ) -> Record | None:
         """Train for an epoch, evaluate, and return what it came to; None if it was stopped."""
         epoch = self.epochs + 1
-        begun = self._begun(batches)
+        begun = self._position or Position.start(batches)
         good = Snapshot(self.network, self.optimizer)
         start = time.perf_counter() - begun.seconds
         try:
@@ -378,28 +364,6 @@ class Trainer:
             seconds=time.perf_counter() - start,
         )
 
-    def _begun(self, batches: Batches) -> Position:
-        """Return where the coming epoch begins: at its start, or where it was stopped."""
-        if self._position is not None:
-            return self._position
-        from nnxp.checkpoint import Position, state_of
-
-        assert batches.rng is not None
-        sizes = batches.batch_size, len(batches.dataset)
-        return Position(0, *sizes, order=state_of(batches.rng), seconds=0.0)
-
-    def _rows(self, batches: Batches, begun: Position) -> Iterator[Rows]:
-        """Return the batches of an epoch that are left; the generator has drawn their order."""
-        from nnxp.checkpoint import set_state, state_of
-
-        assert batches.rng is not None
-        now = state_of(batches.rng)
-        set_state(batches.rng, begun.order)
-        rows = batches.rows()
-        if now != begun.order:  # it had been drawn
-            set_state(batches.rng, now)
-        return itertools.islice(rows, begun.batch, None)
-
     def _find_divergence(self, batches: Batches, begun: Position, good: Snapshot) -> None:
         """Train an epoch again up to the first step with a number that is not finite, and say so.
 
@@ -409,7 +373,7 @@ class Trainer:
         good.bring_back()
         self._position = None
         with np.errstate(all="ignore"):
-            for number, rows in enumerate(self._rows(batches, begun), begun.batch + 1):
+            for number, rows in enumerate(begun.rows(batches), begun.batch + 1):
                 before = Snapshot(self.network, self.optimizer)
                 inputs, labels = batches.take(rows)
                 loss = self.step(inputs, labels)
@@ -451,7 +415,7 @@ class Trainer:
         self._require_continuation(batches)
         self.rng = batches.rng
         with self._at_work([batches]):
-            self._train(batches, self._begun(batches))
+            self._train(batches, self._position or Position.start(batches))
 
     def _train(
         self,
@@ -473,7 +437,7 @@ class Trainer:
             When to save and to stop.
         """
         start = time.perf_counter() - begun.seconds
-        rows: Iterable[Rows] = self._rows(batches, begun)
+        rows: Iterable[Rows] = begun.rows(batches)
         steps, self._position = self.optimizer.steps, None
         if progress is not None:
             from tqdm import tqdm
@@ -547,23 +511,17 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._device.at_work(self._describe(batches[0].batch_size)))
             stack.callback(batches.clear)
-            stack.enter_context(self._forgetting())
             if self._device.spec == "cpu":
                 from nnxp.fast import one_thread_if_small
 
                 parameters = self.network.parameters().values()
                 largest = max(math.prod(x.shape) for x in parameters)
                 stack.enter_context(one_thread_if_small(batches[0].batch_size * largest))
-            yield
-
-    @contextlib.contextmanager
-    def _forgetting(self) -> Iterator[None]:
-        """Drop prepared steps that do not fit into memory, so that smaller ones do."""
-        try:
-            yield
-        except BaseException:
-            self._steps = None
-            raise
+            try:
+                yield
+            except BaseException:
+                self._steps = None  # they may be what did not fit into memory
+                raise
 
     def evaluate(self, dataset: Dataset, batch_size: int = _EVALUATED) -> Evaluation:
         """Return mean loss and accuracy over all examples.

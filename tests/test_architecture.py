@@ -27,6 +27,8 @@ ROOMS = {
     "files": set(),
     "functions": set(),
     "history": set(),
+    "generators": set(),
+    "position": {"data", "generators"},
     "initializers": set(),
     "metrics": set(),
     "optimizers": set(),
@@ -42,12 +44,14 @@ ROOMS = {
     "checkpoint": {
         "devices",
         "files",
+        "generators",
         "history",
         "initializers",
         "layers",
         "losses",
         "network",
         "optimizers",
+        "position",
     },
     "trainer": {
         "checkpoint",
@@ -59,6 +63,7 @@ ROOMS = {
         "losses",
         "network",
         "optimizers",
+        "position",
     },
     "fast": {"data", "devices", "losses", "network", "optimizers"},
 }

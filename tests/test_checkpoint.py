@@ -17,8 +17,9 @@ import pytest
 from conftest import BACKENDS, device_or_skip
 
 import nnxp
-from nnxp.checkpoint import FORMAT, generator, state_of
+from nnxp.checkpoint import FORMAT
 from nnxp.data import Batches, Dataset
+from nnxp.generators import generator, state_of
 from nnxp.history import MOST, keep
 from nnxp.optimizers import OPTIMIZERS
 
@@ -512,7 +513,7 @@ def test_states_that_there_are_not_are_refused(kind, change):
     state = state_of(np.random.Generator(getattr(np.random, kind)(3)))
     for name, x in change.items():
         state[name] = state[name] | x if isinstance(x, dict) else x
-    with pytest.raises(nnxp.CheckpointError, match="in a state that there is not|is none of"):
+    with pytest.raises(nnxp.InputError, match="the generator('s state is not|.* must be one of)"):
         generator(state)
 
 
