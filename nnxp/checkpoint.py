@@ -8,6 +8,7 @@ docs/checkpoint.md describes it in full.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import json
 import math
@@ -21,12 +22,19 @@ import numpy.typing as npt
 
 from nnxp.devices import Device, require_dtype
 from nnxp.devices import device as open_device
-from nnxp.errors import CheckpointError, DivergenceError, InputError, NnxpError, optional_import
+from nnxp.errors import (
+    CheckpointError,
+    DeviceError,
+    DivergenceError,
+    InputError,
+    NnxpError,
+    optional_import,
+)
 from nnxp.files import remove_temporary, require_writable, write_whole
 from nnxp.generators import KINDS, generator, state_of
 from nnxp.history import Record
 from nnxp.initializers import zeros
-from nnxp.layers import Affine, Flatten, Identity, ReLU, Sigmoid, Softmax, Tanh
+from nnxp.layers import Affine, Layer
 from nnxp.losses import Loss
 from nnxp.network import Sequential, ThreeLayerNet
 from nnxp.optimizers import OPTIMIZERS, Optimizer
@@ -36,7 +44,7 @@ FORMAT = 1
 """The version of the format that is written; all from 1 on are read."""
 
 _KEY, _DIGEST = "nnxp", "sha256"  # in the metadata
-_LAYERS = {x.__name__: x for x in (Affine, Flatten, Identity, ReLU, Sigmoid, Softmax, Tanh)}
+_LAYERS = {kind.__name__: kind for kind in Layer.__subclasses__()}
 _LOSSES = {kind.__name__: kind for kind in Loss.__subclasses__()}
 _OPTIMIZERS = {kind.__name__: kind for kind in OPTIMIZERS.values()}
 _NETWORKS = {kind.__name__: kind for kind in (Sequential, ThreeLayerNet)}
@@ -101,7 +109,9 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         arrays |= {f"state/{slot}/{name}": x for name, x in kept.items()}
     parameters = network.parameters().values()
     if len({id(x) for x in parameters}) < len(parameters):
-        raise InputError("layers that share an array would share none after a resume")
+        raise InputError(
+            "two layers share an array, which a checkpoint cannot keep; give each its own"
+        )
     rng = checkpoint.rng
     if rng is not None and type(rng.bit_generator).__name__ not in KINDS:
         raise InputError(f"a checkpoint keeps {', '.join(KINDS)}, got {rng!r}")
@@ -125,7 +135,8 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     for name, x in hosts.items():
         if not np.isfinite(x).all():
             raise DivergenceError(
-                f"{name} holds a number that is not finite: {path} is left as it is"
+                f"{name} holds a number that is not finite: {path} is left as it is; go on from an "
+                "older checkpoint, or start from new weights"
             )
     hosts |= _table(checkpoint.history)
     metadata = {_KEY: text, _DIGEST: _digest(text, hosts)}
@@ -134,6 +145,8 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 
 def require_json(config: object) -> None:
     """Raise an `InputError` unless a trainer's config can be saved."""
+    if not isinstance(config, dict):
+        raise InputError(f"a trainer's config must be a dict, got {config!r}")
     try:
         json.dumps(config)
     except (TypeError, ValueError, RecursionError) as error:
@@ -166,6 +179,13 @@ def load(
         If the file cannot be read, is no checkpoint, is damaged, or is of a newer nnxp; what was
         given is left as it was then.
     """
+    for name, part, kind in (
+        ("network", network, Sequential), ("loss", loss, Loss), ("optimizer", optimizer, Optimizer)
+    ):  # fmt: skip
+        if part is not None and not isinstance(part, kind):
+            raise InputError(f"{name} must be of class {kind.__name__}, got {part!r}")
+    if network is not None and network.device is None:
+        raise InputError(f"{network!r} has no parameters for those of a checkpoint")
     if device is not None and network is not None:
         raise InputError(f"the network given is on {network.device}; give it or a device, not both")
     place = open_device("cpu" if device is None else device)
@@ -205,6 +225,10 @@ def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequentia
     CheckpointError
         If the file cannot be read, is no checkpoint, is damaged, or is of a newer nnxp; or if a
         layer is not nnxp's own.
+    DeviceError
+        If the device cannot be had, or has not the memory.
+    MissingExtraError
+        Without safetensors.
 
     Examples
     --------
@@ -260,9 +284,9 @@ def locked(path: Path) -> Iterator[None]:
 
 def _describe(part: object) -> dict[str, Any]:
     """Return the type of a layer, loss or optimizer, and the numbers it was made of."""
-    own = {name.lstrip("_"): x for name, x in vars(part).items()}
+    own = {name: getattr(part, name, None) for name in inspect.signature(type(part)).parameters}
     own = {name: x.item() if isinstance(x, np.generic) else x for name, x in own.items()}
-    numbers = {name: x for name, x in own.items() if type(x) in (int, float) and name != "steps"}
+    numbers = {name: x for name, x in own.items() if type(x) in (int, float)}
     return {"type": type(part).__qualname__, "module": type(part).__module__, **numbers}
 
 
@@ -317,15 +341,17 @@ def _by_use(
     state: dict[str, _Arrays] = {}
     columns: _Arrays = {}
     for name, x in arrays.items():
-        match name.split("/"):
-            case ["parameters", parameter]:
-                parameters[parameter] = x
-            case ["state", slot, parameter]:
+        use, _, rest = name.partition("/")  # of which a layer's own names may have more
+        slot, _, parameter = rest.partition("/")
+        match use:
+            case "parameters":
+                parameters[rest] = x
+            case "state":
                 state.setdefault(slot, {})[parameter] = x
-            case ["history", column]:
-                columns[column] = x
+            case "history":
+                columns[rest] = x
             case _:
-                raise CheckpointError(f"it holds {name!r}")
+                raise CheckpointError(f"it holds {name!r}, of no known use")
     return parameters, state, columns
 
 
@@ -367,6 +393,8 @@ def _damage_of(path: str | Path) -> Iterator[None]:
     """Turn whatever is wrong with a file's contents into one error that names the file."""
     try:
         yield
+    except DeviceError:  # such as one out of memory: nothing is wrong with the file
+        raise
     except _DAMAGE as error:
         words = error if isinstance(error, NnxpError) else f"{type(error).__name__}: {error}"
         raise CheckpointError(f"{path} cannot be used: {words}") from error
@@ -382,15 +410,20 @@ def _state(
     """Return an optimizer's state on the network's device; it must be that of its parameters."""
     device = network.device
     assert device is not None
-    names = network.parameters().keys() if steps else ()
+    names = network.parameters().keys() if steps or state else ()
     wanted = {f"state/{slot}/{name}" for slot in optimizer.state for name in names}
     given = {f"state/{slot}/{name}" for slot, kept in state.items() for name in kept}
     if wanted != given:
-        raise CheckpointError(f"it lacks or has too much {', '.join(sorted(wanted ^ given))!r}")
+        missing, unexpected = (
+            ", ".join(sorted(x)) or "nothing" for x in (wanted - given, given - wanted)
+        )
+        raise CheckpointError(
+            f"its state is not that of {optimizer!r}: missing {missing}, unexpected {unexpected}"
+        )
     for kept in state.values():
         for name, x in kept.items():
             if (x.shape, x.dtype) != (parameters[name].shape, parameters[name].dtype):
-                raise CheckpointError(f"its state of {name} is not like {name}")
+                raise CheckpointError(f"its state of {name} has another shape or dtype than {name}")
     return {
         slot: {name: device.asarray(state[slot][name]) for name in names}
         for slot in optimizer.state
@@ -402,10 +435,11 @@ def _position(described: Mapping[str, Any], rng: np.random.Generator | None) -> 
     for name in ("batch", "batch_size", "examples"):
         _count(name, getattr(position, name))
     if position.batch_size == 0:
-        raise CheckpointError("it has batches of 0")
-    if not 0 < position.batch <= -(-position.examples // position.batch_size):
-        raise CheckpointError(f"it stands after batch {position.batch} of an epoch of fewer")
-    if type(position.seconds) is not float or not 0 <= position.seconds < math.inf:
+        raise CheckpointError("its batch size is 0")
+    batches = -(-position.examples // position.batch_size)
+    if not 0 < position.batch <= batches:
+        raise CheckpointError(f"it stands after batch {position.batch} of an epoch of {batches}")
+    if type(position.seconds) not in (int, float) or not 0 <= position.seconds < math.inf:
         raise CheckpointError(f"its epoch has lasted {position.seconds!r} seconds")
     if rng is None or type(generator(position.order).bit_generator) is not type(rng.bit_generator):
         raise CheckpointError("its epoch was drawn by another generator than it has")
@@ -426,12 +460,14 @@ def _records(columns: Mapping[str, npt.NDArray[Any]]) -> list[Record]:
     """Return the history of which `_table` made columns."""
     wanted = _COLUMNS | {"validated": "bool"}
     if {name: x.dtype.name for name, x in columns.items()} != wanted:
-        raise CheckpointError(f"its history has not the columns {', '.join(wanted)}, or other ones")
+        raise CheckpointError(
+            f"its history must have the columns {', '.join(wanted)}, each in its dtype"
+        )
     if len({x.shape for x in columns.values()}) > 1 or columns["epoch"].ndim != 1:
-        raise CheckpointError("its history is no table")
+        raise CheckpointError("its history's columns are not of one length")
     epochs = [0, *columns["epoch"].tolist(), 2**62]  # which leaves some to come
     if not all(before < after for before, after in itertools.pairwise(epochs)):
-        raise CheckpointError("its history's epochs do not rise from 1")
+        raise CheckpointError("its history's epochs are not rising positive numbers")
     history = []
     for values in zip(*(columns[name].tolist() for name in wanted), strict=True):
         *fields, validated = values

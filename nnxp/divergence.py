@@ -26,7 +26,7 @@ class Snapshot:
         self._parameters = {name: self._copied(x) for name, x in network.parameters().items()}
         self._state, self._steps = self._copies(optimizer.state), optimizer.steps
 
-    def bring_back(self) -> None:
+    def restore(self) -> None:
         """Bring them back, into the arrays that are there where their library lets it."""
         present = self._network.parameters()
         for name, x in self._parameters.items():
@@ -43,14 +43,16 @@ class Snapshot:
         }
 
 
-def numbers(network: Sequential, optimizer: Optimizer) -> list[Array]:
-    """Return all arrays that a training goes on from, and that must stay finite."""
-    state = optimizer.state.values()
-    return [*network.parameters().values(), *(x for kept in state for x in kept.values())]
+def parameters_and_state(network: Sequential, optimizer: Optimizer) -> dict[str, Array]:
+    """Return all arrays that must stay finite, by names such as ``W1`` and ``velocity of W1``."""
+    state = {
+        f"{slot} of {name}": x for slot, kept in optimizer.state.items() for name, x in kept.items()
+    }
+    return dict(network.parameters()) | state
 
 
-def first_not_finite(network: Sequential, loss: Loss, inputs: Array, labels: Array) -> str:
-    """Name the first thing in a training step that holds a number which is not finite.
+def first_not_finite(network: Sequential, loss: Loss, inputs: Array, labels: Array) -> str | None:
+    """Name the first thing in a forward and a backward that holds a number which is not finite.
 
     Parameters
     ----------
@@ -62,9 +64,9 @@ def first_not_finite(network: Sequential, loss: Loss, inputs: Array, labels: Arr
 
     Returns
     -------
-    str
-        The output of a layer, the loss, the gradient of a parameter or at a layer's inputs; or,
-        where all of these are finite, the step itself.
+    str or None
+        The output of a layer, the loss, the gradient of a parameter or at a layer's inputs; None
+        where all of these are finite.
     """
     names = {id(x): name for name, x in network.parameters().items()}
     layers = [(f"layer {i}, {layer!r},", layer) for i, layer in enumerate(network.layers, start=1)]
@@ -81,9 +83,10 @@ def first_not_finite(network: Sequential, loss: Loss, inputs: Array, labels: Arr
         for key, gradient in layer.grads.items():
             if not is_finite(gradient):
                 return f"the gradient of {names[id(layer.params[key])]} in {place}"
-        if not is_finite(dy):
+        # A step does not compute the first layer's.
+        if layer is not network.layers[0] and not is_finite(dy):
             return f"the gradient at the inputs of {place}"
-    return "what the optimizer made of finite gradients"
+    return None
 
 
 def is_finite(x: Array) -> bool:

@@ -35,7 +35,7 @@ class OutOfMemoryError(DeviceError, MemoryError):
 
 
 class DivergenceError(NnxpError, ArithmeticError):
-    """The loss is no longer a finite number."""
+    """Training made a number that is not finite."""
 
 
 class LayerError(NnxpError, AssertionError):

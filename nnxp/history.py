@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-MOST = 10_000
-"""How many records a history keeps; even."""
+MAX_RECORDS = 10_000
+"""How many records a history keeps."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,15 @@ class Record:
 
 
 def keep(history: list[Record], record: Record) -> None:
-    """Append a record; of more than `MOST`, drop every second, but never the first and the last.
+    """Append a record; of more than `MAX_RECORDS`, drop every second, but never the first or last.
 
     So memory and checkpoints stay small however long a training lasts, and its curve stays whole:
     the older a part of it is, the fewer of its epochs are left.
     """
     history.append(record)
-    if len(history) > MOST:
-        history[1:] = [
+    if len(history) > MAX_RECORDS:
+        start = 2 - len(history) % 2  # so that pairs are left
+        history[start:] = [
             replace(kept, seconds=dropped.seconds + kept.seconds)
-            for dropped, kept in zip(history[1::2], history[2::2], strict=True)
+            for dropped, kept in zip(history[start::2], history[start + 1 :: 2], strict=True)
         ]

@@ -19,7 +19,7 @@ from nnxp.checkpoint import Checkpoint, load, locked, require_json, save
 from nnxp.data.batches import Batches, Rows, carry, scaled
 from nnxp.data.dataset import Dataset
 from nnxp.devices import Device
-from nnxp.divergence import Snapshot, first_not_finite, is_finite, numbers
+from nnxp.divergence import Snapshot, first_not_finite, is_finite, parameters_and_state
 from nnxp.errors import DivergenceError, InputError, require_count, require_rng
 from nnxp.history import Record, keep
 from nnxp.losses import Loss
@@ -49,6 +49,11 @@ class _Plan(NamedTuple):
     stop: Callable[[], bool] | None
 
 
+def _require_capture(capture: object) -> None:
+    if not isinstance(capture, bool) and capture != "auto":
+        raise InputError(f'capture must be True, False or "auto", got {capture!r}')
+
+
 class Trainer:
     """Trains a network.
 
@@ -58,20 +63,20 @@ class Trainer:
     loss : Loss
     optimizer : Optimizer
     capture : bool or "auto", optional
-        Whether `fit` prepares a step of nnxp's own parts once and repeats it, which is faster and
-        the same up to rounding: on NumPy as calls in place, on JAX compiled, on CuPy as a CUDA
-        graph, which comes with True alone until it has been measured on a GPU. True warns where
-        that is not to be had; False does plain steps everywhere.
+        Whether `fit` prepares a step of nnxp's own parts once and repeats it: in place on NumPy,
+        compiled on JAX, as a CUDA graph on CuPy. "auto" does so where that has been measured to be
+        faster, which on CuPy it has not yet; True also does it there, and warns where no step can
+        be prepared; False never does. The results agree up to rounding.
 
     Attributes
     ----------
     history : list of Record
         One record for each finished epoch, over all calls of `fit`; it survives an interrupted one.
-        Beyond 10,000, every second one is dropped, again and again, but never the first and last.
+        Beyond 10,000 records every second one is dropped, never the first or the last.
     rng : numpy.random.Generator or None
         The generator that `fit` drew orders from last, or that `resume` brought back.
     config : dict
-        Whatever else is to be saved; JSON.
+        Whatever you want to have saved with the training; JSON.
 
     Examples
     --------
@@ -99,8 +104,7 @@ class Trainer:
                 raise InputError(f"Trainer expects a {kind.__name__} object, got {thing!r}")
         if network.device is None or network.dtype is None:
             raise InputError(f"{network!r} has no parameters to train")
-        if not isinstance(capture, bool) and capture != "auto":
-            raise InputError(f'capture must be True, False or "auto", got {capture!r}')
+        _require_capture(capture)
         self.network = network
         self.capture = capture
         self.loss = loss
@@ -176,8 +180,8 @@ class Trainer:
         after_epoch : callable, optional
             Called with `history` after each epoch.
         stop : callable, optional
-            Asked after each step: once it says True, the checkpoint is written and `fit` returns.
-            Calling `fit` again goes on from there.
+            Asked after each step and each epoch: once it says True, the checkpoint, if there is
+            one, is written and `fit` returns. Calling `fit` again goes on from there.
 
         Returns
         -------
@@ -190,11 +194,14 @@ class Trainer:
             Before any training, if a data set does not suit network and loss, or what goes on is
             not what was stopped.
         CheckpointError
-            If another process trains into the same checkpoint.
+            If another process trains into the same checkpoint, or it cannot be written.
+        MissingExtraError
+            Without safetensors or filelock, where there is to be a checkpoint.
         DivergenceError
             If the loss on the training examples, parameters or state are not finite after an epoch,
             or before they are saved. Parameters and state are then those before the first step to
-            blame, which is named with the layer; the checkpoint is left as it is.
+            blame, which is named with the layer, or those before the epoch where no step is; the
+            checkpoint is left as it is.
         OutOfMemoryError
             If training by batches of this size does not fit into the device's memory.
         """
@@ -235,8 +242,10 @@ class Trainer:
     def save(self, path: str | Path) -> None:
         """Write all that this training is into one file: a checkpoint.
 
-        It holds parameters, the optimizer's state, history, `config`, the generator and the place
-        in the epoch; `resume` goes on from it to the bit. It is written whole or not at all.
+        It holds parameters, the optimizer's state, history, `config`, the generator and, where
+        `fit` was stopped in the middle of an epoch, the place in it; `resume` goes on from there to
+        the bit. After an exception the place is not known, and the epoch would begin anew. The file
+        is written whole or not at all.
 
         Parameters
         ----------
@@ -245,6 +254,8 @@ class Trainer:
 
         Raises
         ------
+        InputError
+            If `config` is no JSON, layers share an array, or the generator is none of NumPy's.
         DivergenceError
             If parameters or state are no longer finite; the file is left as it is.
         OSError
@@ -288,10 +299,14 @@ class Trainer:
         Raises
         ------
         InputError
-            If both a device and a network are given.
+            If both a device and a network are given, or something is not what it should be.
         CheckpointError
             If the file cannot be read, is no checkpoint, is damaged, or is of a newer nnxp; or if
             parts are not nnxp's own and not given.
+        DeviceError
+            If the device cannot be had, or has not the memory.
+        MissingExtraError
+            Without safetensors.
 
         Examples
         --------
@@ -307,6 +322,7 @@ class Trainer:
         >>> [record.epoch for record in history]
         [1, 2]
         """
+        _require_capture(capture)  # before any part is changed
         saved = load(path, device=device, network=network, loss=loss, optimizer=optimizer)
         trainer = cls(saved.network, saved.loss, saved.optimizer, capture=capture)
         trainer.history, trainer.config = saved.history, saved.config
@@ -343,10 +359,11 @@ class Trainer:
                 return None
             (on_train, *rest), finite = self._evaluate(
                 [x.in_order(_EVALUATED) for x in (batches, validation) if x is not None],
-                numbers(self.network, self.optimizer),
+                parameters_and_state(self.network, self.optimizer).values(),
             )
             if not (finite and math.isfinite(on_train.loss)):
-                what = f"the loss is {on_train.loss}" if finite else "state is not finite"
+                loss = f"the loss is {on_train.loss}"
+                what = loss if finite else "parameters or state are not finite"
                 raise DivergenceError(
                     f"{what} after epoch {epoch}; start from new weights with a lower learning "
                     f"rate, now {self.optimizer.learning_rate:g}"
@@ -367,25 +384,32 @@ class Trainer:
     def _find_divergence(self, batches: Batches, begun: Position, good: Snapshot) -> None:
         """Train an epoch again up to the first step with a number that is not finite, and say so.
 
-        So that no step needs to look, which would wait for the device. Where plain steps round
-        otherwise than the captured ones and stay finite, nothing is said.
+        So that no step needs to look, which would wait for the device. Where no step is to blame,
+        such as where plain ones round otherwise than the captured ones, nothing is said, and the
+        training stands at the start of the epoch again.
         """
-        good.bring_back()
+        good.restore()
         self._position = None
         with np.errstate(all="ignore"):
             for number, rows in enumerate(begun.rows(batches), begun.batch + 1):
                 before = Snapshot(self.network, self.optimizer)
                 inputs, labels = batches.take(rows)
                 loss = self.step(inputs, labels)
-                if all(map(is_finite, [loss, *numbers(self.network, self.optimizer)])):
+                after = parameters_and_state(self.network, self.optimizer)
+                spoiled = [name for name, x in after.items() if not is_finite(x)]
+                if not spoiled and is_finite(loss):
                     continue
-                before.bring_back()
+                before.restore()
                 place = first_not_finite(self.network, self.loss, inputs, labels)
+                if place is None:
+                    place = f"{spoiled[0]} after the optimizer's step" if spoiled else "the loss"
                 raise DivergenceError(
                     f"training diverged at step {number} of epoch {self.epochs + 1}: {place} "
                     "is not finite. Parameters are those before that step; start from new weights "
                     f"with a lower learning rate, now {self.optimizer.learning_rate:g}"
                 ) from None
+        good.restore()
+        self._position = begun if begun.batch else None
 
     def train_epoch(self, batches: Batches) -> None:
         """Do the updates of one epoch, and nothing else.
@@ -539,7 +563,7 @@ class Trainer:
         return evaluation
 
     def _evaluate(
-        self, batches: list[Batches], arrays: list[Array]
+        self, batches: list[Batches], arrays: Iterable[Array]
     ) -> tuple[list[Evaluation], bool]:
         """Evaluate data sets that have been checked, and tell whether `arrays` are finite.
 

@@ -243,9 +243,9 @@ def test_a_header_is_refused_before_memory_is_taken(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch": 10**5}, "it stands after batch 100000 of an epoch of fewer"),
+        ({"batch": 10**5}, "it stands after batch 100000 of an epoch of 4"),
         ({"batch": 0}, "it stands after batch 0"),
-        ({"batch_size": 0}, "it has batches of 0"),
+        ({"batch_size": 0}, "its batch size is 0"),
         ({"batch": 2**63}, "it has 9223372036854775808 as batch"),
         ({"examples": -1}, "it has -1 as examples"),
         ({"seconds": None}, "its epoch has lasted None seconds"),
@@ -266,14 +266,14 @@ def test_what_there_cannot_be_is_refused(tmp_path, described, change, message):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"epoch": np.array([1.0, 2.0])}, "its history has not the columns epoch, train_loss, "),
-        ({"validated": np.array([1, 0])}, "has not the columns .*, validated, or other ones"),
-        ({"hits": np.array([1.0, 2.0])}, "has not the columns .*, validated, or other ones"),
-        ({"seconds": np.array([1.0])}, "its history is no table"),
-        ({"epoch": np.array([0, 1])}, "its history's epochs do not rise from 1"),
-        ({"epoch": np.array([2, 2])}, "its history's epochs do not rise from 1"),
-        ({"epoch": np.array([3, 2])}, "its history's epochs do not rise from 1"),
-        ({"epoch": np.array([1, 2**63 - 1])}, "its history's epochs do not rise from 1"),
+        ({"epoch": np.array([1.0, 2.0])}, "its history must have the columns epoch, train_loss, "),
+        ({"validated": np.array([1, 0])}, "must have the columns .*, validated, each in its dtype"),
+        ({"hits": np.array([1.0, 2.0])}, "must have the columns .*, validated, each in its dtype"),
+        ({"seconds": np.array([1.0])}, "its history's columns are not of one length"),
+        ({"epoch": np.array([0, 1])}, "epochs are not rising positive numbers"),
+        ({"epoch": np.array([2, 2])}, "epochs are not rising positive numbers"),
+        ({"epoch": np.array([3, 2])}, "epochs are not rising positive numbers"),
+        ({"epoch": np.array([1, 2**63 - 1])}, "epochs are not rising positive numbers"),
     ],
 )
 def test_a_history_that_there_cannot_be_is_refused(tmp_path, described, columns, message):
@@ -291,7 +291,7 @@ def test_a_history_that_there_cannot_be_is_refused(tmp_path, described, columns,
     with pytest.raises(nnxp.CheckpointError, match=message):
         nnxp.Trainer.resume(path(whole | columns))
     flat = {name: np.array(1, x.dtype) for name, x in whole.items()}
-    with pytest.raises(nnxp.CheckpointError, match="its history is no table"):
+    with pytest.raises(nnxp.CheckpointError, match="columns are not of one length"):
         nnxp.Trainer.resume(path(flat))
 
 
@@ -299,7 +299,7 @@ def test_a_history_that_there_cannot_be_is_refused(tmp_path, described, columns,
 def test_a_state_that_is_not_like_its_parameter_is_refused(tmp_path, described, dtype):
     shape = (6, 5) if dtype == "float64" else (5, 6)
     arrays = described[1] | {"state/mean/W1": np.zeros(shape, dtype)}
-    with pytest.raises(nnxp.CheckpointError, match="its state of W1 is not like W1"):
+    with pytest.raises(nnxp.CheckpointError, match="its state of W1 has another shape or dtype"):
         nnxp.Trainer.resume(signed(tmp_path / "a.safetensors", described[0], arrays))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from conftest import small_trainer, train_epoch
 
 import nnxp
 from nnxp.data import Batches, Dataset, load_digits, one_hot
-from nnxp.history import MOST, keep
+from nnxp.history import MAX_RECORDS, keep
 from nnxp.optimizers import OPTIMIZERS
 
 
@@ -227,17 +228,22 @@ def test_a_long_history_is_bounded_and_keeps_its_shape():
     history = []
     for epoch in range(1, 35_002):
         keep(history, nnxp.Record(epoch, 1 / epoch, 0.5, None, None, seconds=1.0))
-        assert len(history) <= MOST
+        assert len(history) <= MAX_RECORDS
         assert (history[0].epoch, history[-1].epoch) == (1, epoch)
-        if epoch == MOST:
-            assert [record.epoch for record in history] == list(range(1, MOST + 1))
+        if epoch == MAX_RECORDS:
+            assert [record.epoch for record in history] == list(range(1, MAX_RECORDS + 1))
     epochs = [record.epoch for record in history]
     # It was halved at 10,001 and each 5,000 after: six times for the oldest, once for the last.
     gaps = np.diff(epochs)
-    assert (gaps[0], gaps[-1], len(gaps)) == (64, 2, MOST // 2)
+    assert (gaps[0], gaps[-1], len(gaps)) == (64, 2, MAX_RECORDS // 2)
     assert np.all(gaps[1:] <= gaps[:-1])
     assert all(record.train_loss == 1 / record.epoch for record in history)
     assert [record.seconds for record in history] == [1, *gaps]
+    for more in (1, 2):  # as an older file, or a user, may have it
+        longer = [nnxp.Record(i + 1, 1.0, 0.5, None, None, 1.0) for i in range(MAX_RECORDS + more)]
+        keep(longer, replace(longer[-1], epoch=20_000))
+        assert (longer[0].epoch, longer[-1].epoch) == (1, 20_000)
+        assert sum(record.seconds for record in longer) == MAX_RECORDS + more + 1
 
 
 def test_classes_in_place_of_objects_are_refused():
