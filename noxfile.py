@@ -99,10 +99,10 @@ def tests_cupy(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
-    """Fuzz the parsers of files with atheris, each for 30 seconds, or `-- SECONDS`."""
+    """Fuzz the readers of files with atheris, each for 30 seconds, or `-- SECONDS`."""
     seconds = session.posargs[0] if session.posargs else "30"
     session.install("-e", ".", *group("test"), *group("fuzz"))
-    for kind in ("idx", "csv", "safetensors"):
+    for kind in ("idx", "csv", "safetensors", "signed"):
         limits = (f"-max_total_time={seconds}", "-timeout=5", "-rss_limit_mb=2048")
         session.run("python", "tests/fuzz.py", kind, f"{session.create_tmp()}/{kind}", *limits)
 

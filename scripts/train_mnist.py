@@ -128,13 +128,21 @@ def main() -> int:
     if args.verbose and device.reason:
         print(f"no GPU: {device.reason}", file=sys.stderr)
     with contextlib.ExitStack() as stack:
-        if args.resume:  # before it is read, so that it is the last one written
-            checkpoint = checkpoint_of(args.resume, required=True)
-            stack.enter_context(locked(args.resume / CHECKPOINT))
+        if args.resume:
+            folder = args.resume
+            checkpoint = folder / CHECKPOINT
+            stack.enter_context(locked(checkpoint))  # or it might be written after it is read
             data = load_dataset(args.dataset, args.data_dir)
-            trainer, folder = resumed(args, device, data), args.resume
+            trainer = resumed(args, device, data)
+            if trainer.epochs >= args.epochs:
+                keep(trainer, data, folder)  # it may have been killed before it did
+                raise nnxp.InputError(
+                    f"the run in {folder} has its {trainer.epochs} epochs; for more, give --epochs "
+                    "with their number in all"
+                )
             write_config(folder, config_of(args, trainer, data))
         else:
+            saves = can_save(required=bool(args.checkpoint_every))
             optimizer = OPTIMIZERS[args.optimizer](
                 **({} if args.learning_rate is None else {"learning_rate": args.learning_rate})
             )
@@ -142,7 +150,7 @@ def main() -> int:
             trainer = new(args, device, data, optimizer)
             made = not (args.out and args.out.exists())
             folder = new_run_folder(args.out, config_of(args, trainer, data))
-            checkpoint = checkpoint_of(folder, required=bool(args.checkpoint_every))
+            checkpoint = folder / CHECKPOINT if saves else None
         status = train(trainer, data, args, folder, checkpoint)
         if status and not trainer.history and not (checkpoint and checkpoint.exists()):
             print("interrupted: no epoch was finished", file=sys.stderr)
@@ -200,17 +208,11 @@ def resumed(args: argparse.Namespace, device: nnxp.Device, data: Data) -> nnxp.T
             f"the run in {args.resume} was of other data than {data.name} (SHA-256 {was[:8]}…, "
             f"here {given[:8]}…); give its own with --data-dir"
         )
-    if trainer.epochs >= args.epochs:
-        keep(trainer, data, args.resume)  # which may have been killed before it did
-        raise nnxp.InputError(
-            f"the run in {args.resume} has its {trainer.epochs} epochs; for more, give "
-            "--epochs with their number in all"
-        )
     return trainer
 
 
-def checkpoint_of(folder: Path, *, required: bool) -> Path | None:
-    """Return where a run is saved; None without the packages for it, unless they are required."""
+def can_save(*, required: bool) -> bool:
+    """Tell whether the packages for checkpoints are there; raise without, if they are required."""
     try:
         for package in ("safetensors", "filelock"):
             optional_import(package, "checkpoint")
@@ -218,8 +220,8 @@ def checkpoint_of(folder: Path, *, required: bool) -> Path | None:
         if required:
             raise
         print(f"no {CHECKPOINT}: {error}", file=sys.stderr)
-        return None
-    return folder / CHECKPOINT
+        return False
+    return True
 
 
 def train(

@@ -1,6 +1,7 @@
 """Fuzzing: files of whatever bytes libFuzzer finds to reach new code with (`nox -s fuzz`).
 
-``python fuzz.py KIND FOLDER -max_total_time=SECONDS``; KIND is one of test_hostile.py's.
+``python fuzz.py KIND FOLDER -max_total_time=SECONDS``; KIND is one of test_hostile.py's, or
+``signed``: what a checkpoint says of its arrays, under a SHA-256 that is right.
 """
 
 from __future__ import annotations
@@ -16,19 +17,27 @@ with atheris.instrument_imports(include=["nnxp", "safetensors"]):
 
     import nnxp
 
-kind, corpus, *options = sys.argv[1:]
-folder = Path(tempfile.mkdtemp())
-path = folder / f"a.{kind}"
+wanted, corpus, *options = sys.argv[1:]
+kind = "safetensors" if wanted == "signed" else wanted
+make, read = test_hostile.KINDS[kind]
+path = Path(tempfile.mkdtemp()) / f"a.{kind}"
 # A file as it should be, to begin with.
+whole = make(path)
+if wanted == "signed":
+    text, arrays = test_hostile.contents(path)
+    whole = text.encode()
 Path(corpus).mkdir(exist_ok=True)
-(Path(corpus) / "whole").write_bytes(test_hostile.KINDS[kind][0](path))
+(Path(corpus) / "whole").write_bytes(whole)
 
 
 def try_one(data: bytes) -> None:
     """Load a file of these bytes: it loads, or is refused by a named error."""
-    path.write_bytes(data)
+    if wanted == "signed":
+        test_hostile.signed(path, data.decode(errors="replace"), arrays)
+    else:
+        path.write_bytes(data)
     try:
-        test_hostile.KINDS[kind][1](path)
+        read(path)
     except (nnxp.DataError, nnxp.CheckpointError):
         return
     except nnxp.InputError:

@@ -170,6 +170,8 @@ def test_growth_holds_no_copy_of_the_data_and_nothing_from_epoch_to_epoch(tmp_pa
     assert many["memory"] - few["memory"] < 0.1 * few["data"]
     first, *_, last = report["epochs"]
     assert last - first < 0.01
+    assert [part["steps"] for part in report["steps"]] == list(range(1000, 10_001, 1000))
+    assert report["steps"][-1]["peak"] - report["steps"][0]["peak"] < 1
     assert "| examples | µs a step |" in result.stdout
     assert (tmp_path / "out" / "growth.png").read_bytes().startswith(b"\x89PNG")
 

@@ -168,4 +168,8 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
     data = Dataset(np.zeros((4, 6)), np.zeros(4, int))
     options = {"batch_size": 2, "rng": np.random.default_rng(0), "checkpoint": path}
     trainer.fit(data, epochs=3, **options, checkpoint_every=1)
-    assert len(nnxp.Trainer.resume(path).history) == 3
+    trainer.fit(data, epochs=1, **options, stop=lambda: trainer.optimizer.steps == 7)
+    resumed = nnxp.Trainer.resume(path)
+    assert (resumed.optimizer.steps, resumed.epochs) == (7, 3)
+    resumed.fit(data, epochs=1, **options | {"rng": resumed.rng})
+    assert all(0 <= record.seconds < 60 for record in resumed.history)
