@@ -15,13 +15,13 @@ READ_ERRORS = (OSError, EOFError, zlib.error)
 """What reading a file can raise, gzipped or not."""
 
 
-_LEAST = 64 << 20  # bytes, that any machine has to spare
-_MOST_FROM_GZIP = 100  # times its size; a set of real images unpacks to ten times it, or less
+_ALWAYS_ALLOWED = 64 << 20  # bytes, that any machine has to spare
+_MAX_GZIP_RATIO = 100  # times its size; a set of real images unpacks to ten times it, or less
 
 
-def most_bytes(path: Path) -> int:
+def max_unpacked_bytes(path: Path) -> int:
     """Return how many bytes a file may unpack to: what is beyond is taken for a gzip bomb."""
-    return max(_LEAST, _MOST_FROM_GZIP * path.stat().st_size)
+    return max(_ALWAYS_ALLOWED, _MAX_GZIP_RATIO * path.stat().st_size)
 
 
 def open_binary(path: Path) -> BinaryIO:

@@ -20,7 +20,7 @@ from test_checkpoint import fit, new_trainer
 
 import nnxp
 from nnxp.data import Dataset, load_csv, mnist, read_idx
-from nnxp.files import most_bytes
+from nnxp.files import max_unpacked_bytes
 
 safetensors = pytest.importorskip("safetensors.numpy")
 
@@ -338,7 +338,7 @@ def test_a_layer_that_claims_more_than_its_arrays_is_refused(tmp_path, described
 
 @pytest.mark.parametrize("kind", ["idx.gz", "csv.gz"])
 def test_gzip_bombs_are_bounded(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr("nnxp.files._LEAST", 1 << 20)
+    monkeypatch.setattr("nnxp.files._ALWAYS_ALLOWED", 1 << 20)
     path = tmp_path / f"a.{kind}"
     large = 30 << 20
     if kind == "idx.gz":
@@ -346,7 +346,7 @@ def test_gzip_bombs_are_bounded(tmp_path, kind, monkeypatch):
     else:
         content = b"label,a\n" + b"0,0\n" * (large // 4)
     path.write_bytes(gzip.compress(content))
-    assert most_bytes(path) < large / 5
+    assert max_unpacked_bytes(path) < large / 5
     tracemalloc.start()
     with pytest.raises(nnxp.DataError):
         KINDS[kind][1](path)

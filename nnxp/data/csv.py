@@ -13,7 +13,7 @@ import numpy as np
 
 from nnxp.data.dataset import Dataset
 from nnxp.errors import DataError
-from nnxp.files import READ_ERRORS, most_bytes, open_binary
+from nnxp.files import READ_ERRORS, max_unpacked_bytes, open_binary
 
 
 def load_csv(path: str | Path) -> Dataset:
@@ -76,7 +76,7 @@ def load_csv(path: str | Path) -> Dataset:
 
 def _lines(stream: TextIO, path: Path) -> Iterator[str]:
     """Yield a file's lines, as long as they come to no more than it may hold."""
-    left = most_bytes(path) if path.suffix == ".gz" else sys.maxsize - 1
+    left = max_unpacked_bytes(path) if path.suffix == ".gz" else sys.maxsize - 1
     while line := stream.readline(left + 1):
         left -= len(line)
         if left < 0:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnxp.errors import DataError
-from nnxp.files import READ_ERRORS, most_bytes, open_binary
+from nnxp.files import READ_ERRORS, max_unpacked_bytes, open_binary
 
 _UNSIGNED_BYTE = 8
 
@@ -64,7 +64,7 @@ def _read(stream: BinaryIO, path: Path, axes: int) -> npt.NDArray[np.uint8]:
         raise DataError(f"{path} holds no values: its shape is {shape}")
     # Refused before any memory is taken for it.
     if path.suffix == ".gz":
-        if size > most_bytes(path):
+        if size > max_unpacked_bytes(path):
             raise DataError(
                 f"{path} says that it unpacks to {size} bytes, far more than its size; is it a "
                 "gzip bomb? If not, unpack it first"
