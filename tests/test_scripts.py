@@ -315,19 +315,35 @@ def test_a_signal_finishes_the_step_and_the_run_goes_on_to_the_same_end(tmp_path
     np.testing.assert_equal(dict(mine), dict(whole))
 
 
-@pytest.mark.parametrize("existing", [False, True])
-def test_ctrl_c_in_the_first_epoch_leaves_nothing_behind(tmp_path, existing):
+@pytest.fixture
+def without_safetensors(tmp_path):
+    """Environment in which it is not installed; a folder ``none`` stands for that."""
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "safetensors.py").write_text(
         "raise ModuleNotFoundError(name='safetensors')\n"
     )
+    return {"PYTHONPATH": f"{tmp_path / 'none'}{os.pathsep}{PATHS}"}
+
+
+def test_checkpoints_that_cannot_be_had_are_refused_before_a_folder_is_made(
+    tmp_path, without_safetensors
+):
+    options = ["--dataset", "digits", "--checkpoint-every", 5, "--out", tmp_path / "run"]
+    result = run("train_mnist.py", *options, env=without_safetensors, status=1)
+    assert re.fullmatch(
+        r"train_mnist.py: error: safetensors is not installed; pip install .*\n", result.stderr
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["none"]
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_ctrl_c_in_the_first_epoch_leaves_nothing_behind(tmp_path, existing, without_safetensors):
     out = tmp_path / "run"
     if existing:
         out.mkdir()
     # An epoch of 1,438 steps through a million weights takes seconds.
     options = ["--hidden", "1000", "1000", "--batch-size", "1", "--out", out]
-    paths = f"{tmp_path / 'none'}{os.pathsep}{PATHS}"
-    with training(*options, until="digits: ", env={"PYTHONPATH": paths}) as process:
+    with training(*options, until="digits: ", env=without_safetensors) as process:
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
