@@ -12,7 +12,7 @@ import inspect
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from nnxp.errors import (
 )
 from nnxp.files import remove_temporary, require_writable, write_whole
 from nnxp.generators import KINDS, generator, state_of
-from nnxp.history import Record
+from nnxp.history import MAX_RECORDS, Record
 from nnxp.initializers import zeros
 from nnxp.layers import Affine, Layer
 from nnxp.losses import Loss
@@ -44,6 +44,9 @@ FORMAT = 1
 """The version of the format that is written; all from 1 on are read."""
 
 _KEY, _DIGEST = "nnxp", "sha256"  # in the metadata
+# Bytes: read as JSON they may take twenty times as much memory, and 0.1 s each million.
+_MAX_HEADER = 2 << 20
+_MAX_CONFIG = 1 << 19  # which the header may hold with a backslash before each second one
 _LAYERS = {kind.__name__: kind for kind in Layer.__subclasses__()}
 _LOSSES = {kind.__name__: kind for kind in Loss.__subclasses__()}
 _OPTIMIZERS = {kind.__name__: kind for kind in OPTIMIZERS.values()}
@@ -94,27 +97,23 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     Raises
     ------
     InputError
-        If the config is no JSON, layers share an array, or the generator is none of NumPy's.
+        As `require_saveable`.
     DivergenceError
         If parameters or state hold a number that is not finite, from which there is no going on.
+    CheckpointError
+        If the path is not the name of a file.
     OSError
         If the file cannot be written.
     """
     safetensors = optional_import("safetensors.numpy", "checkpoint")
-    network, optimizer = checkpoint.network, checkpoint.optimizer
+    path = file_of(path)
+    require_saveable(checkpoint)
+    network, optimizer, rng = checkpoint.network, checkpoint.optimizer, checkpoint.rng
     device = network.device
     assert device is not None
     arrays = {f"parameters/{name}": x for name, x in network.parameters().items()}
     for slot, kept in optimizer.state.items():
         arrays |= {f"state/{slot}/{name}": x for name, x in kept.items()}
-    parameters = network.parameters().values()
-    if len({id(x) for x in parameters}) < len(parameters):
-        raise InputError(
-            "two layers share an array, which a checkpoint cannot keep; give each its own"
-        )
-    rng = checkpoint.rng
-    if rng is not None and type(rng.bit_generator).__name__ not in KINDS:
-        raise InputError(f"a checkpoint keeps {', '.join(KINDS)}, got {rng!r}")
     about = {
         "format": FORMAT,
         "device": device.spec,
@@ -123,12 +122,11 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         "layers": [_describe(layer) for layer in network.layers],
         "loss": _describe(checkpoint.loss),
         "optimizer": _describe(optimizer),
-        "steps": optimizer.steps,
+        "steps": int(optimizer.steps),
         "rng": None if rng is None else state_of(rng),
         "position": checkpoint.position and asdict(checkpoint.position),
         "config": checkpoint.config,
     }
-    require_json(checkpoint.config)
     text = json.dumps(about)
     # Contiguous, since safetensors writes memory as it lies there.
     hosts = {name: np.ascontiguousarray(device.to_host(x)) for name, x in arrays.items()}
@@ -139,18 +137,63 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
                 "older checkpoint, or start from new weights"
             )
     hosts |= _table(checkpoint.history)
-    metadata = {_KEY: text, _DIGEST: _digest(text, hosts)}
-    write_whole(Path(path), safetensors.save(hosts, metadata))
+    data = safetensors.save(hosts, {_KEY: text, _DIGEST: _digest(text, hosts)})
+    if _header_size(data) > _MAX_HEADER:
+        raise InputError(f"a checkpoint cannot hold a network of {len(network.layers):,} layers")
+    write_whole(path, data)
 
 
-def require_json(config: object) -> None:
-    """Raise an `InputError` unless a trainer's config can be saved."""
+def require_saveable(checkpoint: Checkpoint) -> None:
+    """Raise unless all of a training but its numbers is such that it can be resumed.
+
+    Raises
+    ------
+    InputError
+        If the config is no JSON or too long, layers share an array, the generator is none of
+        NumPy's, the optimizer's state is of another network, or the history is none.
+    """
+    config, rng, history = checkpoint.config, checkpoint.rng, checkpoint.history
     if not isinstance(config, dict):
         raise InputError(f"a trainer's config must be a dict, got {config!r}")
     try:
-        json.dumps(config)
+        length = len(json.dumps(config))
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"a checkpoint's config must be JSON: {error}") from error
+    if length > _MAX_CONFIG:
+        raise InputError(
+            f"a checkpoint's config may have {_MAX_CONFIG:,} characters as JSON, got {length:,}; "
+            "keep what is large in a file of its own"
+        )
+    parameters = checkpoint.network.parameters()
+    for one, other in itertools.combinations(parameters.values(), 2):
+        if one is other or (isinstance(one, np.ndarray) and np.may_share_memory(one, other)):
+            raise InputError(
+                "two layers share an array, which a checkpoint cannot keep; give each its own"
+            )
+    if rng is not None and type(rng.bit_generator).__name__ not in KINDS:
+        raise InputError(f"a checkpoint keeps {', '.join(KINDS)}, got {rng!r}")
+    optimizer = checkpoint.optimizer
+    _require_state(optimizer, optimizer.steps, optimizer.state, parameters)
+    if len(history) > MAX_RECORDS:
+        raise InputError(f"a history has {MAX_RECORDS:,} records at most, got {len(history):,}")
+    _require_rising([record.epoch for record in history])
+
+
+def file_of(path: str | Path) -> Path:
+    """Return the file that a path means, behind links and wherever the process goes later.
+
+    Raises
+    ------
+    CheckpointError
+        If it is not the name of a file.
+    """
+    try:
+        file = Path(path).resolve()
+        if file.name and (file.is_file() or not file.exists()):
+            return file
+    except (OSError, ValueError, RuntimeError):  # such as too long a name, or links in a circle
+        pass
+    raise CheckpointError(f"{str(path)!r} is not the name of a file; give one in a folder")
 
 
 def load(
@@ -250,7 +293,7 @@ def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequentia
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: str | Path) -> Iterator[None]:
     """Let no other process write the checkpoint meanwhile, and clear away what a killed one left.
 
     Raises
@@ -260,8 +303,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     filelock = optional_import("filelock", "checkpoint")
     optional_import("safetensors.numpy", "checkpoint")  # or it would be missed at the first save
-    if not path.name or (path.exists() and not path.is_file()):
-        raise CheckpointError(f"{str(path)!r} is not the name of a file; give one in a folder")
+    path = file_of(path)
     # One lock for all of a process: a script may hold it before `fit` does.
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0, is_singleton=True)
     try:
@@ -285,7 +327,10 @@ def locked(path: Path) -> Iterator[None]:
 def _describe(part: object) -> dict[str, Any]:
     """Return the type of a layer, loss or optimizer, and the numbers it was made of."""
     own = {name: getattr(part, name, None) for name in inspect.signature(type(part)).parameters}
-    own = {name: x.item() if isinstance(x, np.generic) else x for name, x in own.items()}
+    own = {
+        name: x.item() if isinstance(x, np.generic | np.ndarray) and x.ndim == 0 else x
+        for name, x in own.items()
+    }
     numbers = {name: x for name, x in own.items() if type(x) in (int, float)}
     return {"type": type(part).__qualname__, "module": type(part).__module__, **numbers}
 
@@ -352,6 +397,8 @@ def _by_use(
                 columns[rest] = x
             case _:
                 raise CheckpointError(f"it holds {name!r}, of no known use")
+        if use != "history" and not np.isfinite(x).all():
+            raise CheckpointError(f"its {name} holds a number that is not finite")
     return parameters, state, columns
 
 
@@ -361,8 +408,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     try:
         if path.exists() and not path.is_file():  # such as a pipe, which would wait for a writer
             raise CheckpointError(f"{path} is no file")
-        with path.open("rb"):
-            pass  # in the system's own words, if it cannot be read
+        with path.open("rb") as stream:  # in the system's own words, if it cannot be read
+            if _header_size(stream.read(8)) > _MAX_HEADER:
+                raise CheckpointError(
+                    f"{path} is no checkpoint, or damaged (its header is too long)"
+                )
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if _KEY not in metadata:
@@ -370,7 +420,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
             about = json.loads(metadata[_KEY])
             version = about["format"]
             if type(version) is not int or version < 1:
-                raise CheckpointError(f"{path} is damaged: its format is {version!r}")
+                raise CheckpointError(f"{path} is damaged: its format is {version!r:.80}")
             if version > FORMAT:
                 raise CheckpointError(
                     f"{path} is of format {version}, and this nnxp reads up to {FORMAT}; "
@@ -385,7 +435,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     except CheckpointError:
         raise
     except (*_DAMAGE, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path} is no checkpoint, or damaged ({error})") from error
+        raise CheckpointError(f"{path} is no checkpoint, or damaged ({_line(error)})") from error
 
 
 @contextlib.contextmanager
@@ -397,7 +447,43 @@ def _damage_of(path: str | Path) -> Iterator[None]:
         raise
     except _DAMAGE as error:
         words = error if isinstance(error, NnxpError) else f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{path} cannot be used: {words}") from error
+        raise CheckpointError(f"{path} cannot be used: {_line(words)}") from error
+
+
+def _line(words: object) -> str:
+    """Return words that a file may have written as one short line that no terminal obeys."""
+    return "".join(x if x.isprintable() else " " for x in str(words)[:400])
+
+
+def _header_size(data: bytes) -> int:
+    """Return the size of a safetensors file's header."""
+    return int.from_bytes(data[:8], "little")
+
+
+def _require_state(
+    optimizer: Optimizer, steps: int, state: Mapping[str, Iterable[str]], parameters: Iterable[str]
+) -> None:
+    """Raise unless there is state of just these parameters in each of the optimizer's slots.
+
+    Before the first step there need not be any.
+    """
+    names = list(parameters) if steps or any(state.values()) else []
+    wanted = {f"{slot} of {name}" for slot in optimizer.state for name in names}
+    given = {f"{slot} of {name}" for slot, kept in state.items() for name in kept}
+    if wanted != given:
+        missing, unexpected = (
+            ", ".join(sorted(names)[:3]) or "nothing" for names in (wanted - given, given - wanted)
+        )
+        raise InputError(
+            f"the state is not that of {type(optimizer).__name__} for this network: missing "
+            f"{missing}, unexpected {unexpected}; make a new optimizer"
+        )
+
+
+def _require_rising(epochs: Sequence[int]) -> None:
+    """Raise unless a history's epochs are in order; it leaves room for some to come."""
+    if not all(before < after for before, after in itertools.pairwise([0, *epochs, 2**62])):
+        raise InputError("the history's epochs are not rising positive numbers")
 
 
 def _state(
@@ -410,22 +496,13 @@ def _state(
     """Return an optimizer's state on the network's device; it must be that of its parameters."""
     device = network.device
     assert device is not None
-    names = network.parameters().keys() if steps or state else ()
-    wanted = {f"state/{slot}/{name}" for slot in optimizer.state for name in names}
-    given = {f"state/{slot}/{name}" for slot, kept in state.items() for name in kept}
-    if wanted != given:
-        missing, unexpected = (
-            ", ".join(sorted(x)) or "nothing" for x in (wanted - given, given - wanted)
-        )
-        raise CheckpointError(
-            f"its state is not that of {optimizer!r}: missing {missing}, unexpected {unexpected}"
-        )
+    _require_state(optimizer, steps, state, network.parameters())
     for kept in state.values():
         for name, x in kept.items():
             if (x.shape, x.dtype) != (parameters[name].shape, parameters[name].dtype):
                 raise CheckpointError(f"its state of {name} has another shape or dtype than {name}")
     return {
-        slot: {name: device.asarray(state[slot][name]) for name in names}
+        slot: {name: device.asarray(x) for name, x in state.get(slot, {}).items()}
         for slot in optimizer.state
     }
 
@@ -465,9 +542,9 @@ def _records(columns: Mapping[str, npt.NDArray[Any]]) -> list[Record]:
         )
     if len({x.shape for x in columns.values()}) > 1 or columns["epoch"].ndim != 1:
         raise CheckpointError("its history's columns are not of one length")
-    epochs = [0, *columns["epoch"].tolist(), 2**62]  # which leaves some to come
-    if not all(before < after for before, after in itertools.pairwise(epochs)):
-        raise CheckpointError("its history's epochs are not rising positive numbers")
+    if len(columns["epoch"]) > MAX_RECORDS:
+        raise CheckpointError(f"its history has more than {MAX_RECORDS:,} records")
+    _require_rising(columns["epoch"].tolist())
     history = []
     for values in zip(*(columns[name].tolist() for name in wanted), strict=True):
         *fields, validated = values
@@ -480,7 +557,7 @@ def _records(columns: Mapping[str, npt.NDArray[Any]]) -> list[Record]:
 
 def _count(name: str, value: object) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
-        raise CheckpointError(f"it has {value!r} as {name}")
+        raise CheckpointError(f"it has {value!r:.40} as {name}")
     return value
 
 

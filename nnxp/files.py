@@ -46,6 +46,8 @@ def write_whole(path: Path, data: bytes) -> None:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
+            if path.exists():
+                temporary.chmod(path.stat().st_mode)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -65,7 +67,7 @@ def remove_temporary(path: Path) -> None:
     """Remove what processes left that were killed while they wrote there."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.\d+\.\d+")
     for left in path.parent.iterdir():
-        if pattern.fullmatch(left.name):
+        if pattern.fullmatch(left.name) and left.is_file():
             left.unlink(missing_ok=True)
 
 

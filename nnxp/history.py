@@ -49,7 +49,7 @@ def keep(history: list[Record], record: Record) -> None:
     the older a part of it is, the fewer of its epochs are left.
     """
     history.append(record)
-    if len(history) > MAX_RECORDS:
+    while len(history) > MAX_RECORDS:
         start = 2 - len(history) % 2  # so that pairs are left
         history[start:] = [
             replace(kept, seconds=dropped.seconds + kept.seconds)

@@ -40,6 +40,11 @@ class Parameters(MutableMapping[str, Array]):
         if value is not layer.params[key]:  # as it is after a change in place
             layer.params[key] = _fitting(name, value, layer, key)
 
+    def place(self, name: str, array: Array) -> None:
+        """Put this very array there, unchecked and not a copy of it."""
+        layer, key = self._slots[name]
+        layer.params[key] = array
+
     def __delitem__(self, name: str) -> None:
         raise InputError(f"a network keeps all its parameters; {name} cannot be deleted")
 

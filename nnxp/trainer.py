@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from nnxp.arrays import Array
-from nnxp.checkpoint import Checkpoint, load, locked, require_json, save
+from nnxp.checkpoint import Checkpoint, file_of, load, locked, require_saveable, save
 from nnxp.data.batches import Batches, Rows, carry, scaled
 from nnxp.data.dataset import Dataset
 from nnxp.devices import Device
@@ -218,11 +218,13 @@ class Trainer:
             self._check(validation, "validation")
         self._require_continuation(batches[0])
         self.rng = rng
+        if checkpoint is not None:
+            checkpoint = file_of(checkpoint)
+            require_saveable(self._checkpoint())
         plan = _Plan(checkpoint, checkpoint_every, stop)
         with contextlib.ExitStack() as stack:
             if checkpoint is not None:
-                require_json(self.config)
-                stack.enter_context(locked(Path(checkpoint)))
+                stack.enter_context(locked(checkpoint))
             stack.enter_context(self._at_work(batches))
             for _ in range(epochs):
                 record = self._epoch(*batches, verbose=verbose, plan=plan)
@@ -255,7 +257,10 @@ class Trainer:
         Raises
         ------
         InputError
-            If `config` is no JSON, layers share an array, or the generator is none of NumPy's.
+            If `config` is no JSON or longer than half a megabyte, layers share an array, the
+            generator is none of NumPy's, or the optimizer's state is of another network.
+        CheckpointError
+            If the path is not the name of a file.
         DivergenceError
             If parameters or state are no longer finite; the file is left as it is.
         OSError
@@ -263,8 +268,11 @@ class Trainer:
         MissingExtraError
             Without safetensors.
         """
+        save(path, self._checkpoint())
+
+    def _checkpoint(self) -> Checkpoint:
         parts = self.network, self.loss, self.optimizer
-        save(path, Checkpoint(*parts, self.history, self.rng, self._position, self.config))
+        return Checkpoint(*parts, self.history, self.rng, self._position, self.config)
 
     @classmethod
     def resume(
@@ -471,21 +479,22 @@ class Trainer:
                 rows, progress, total=len(batches), initial=begun.batch, leave=False, disable=None,
                 unit="batch",
             )  # fmt: skip
-        with self._keeping(begun, steps), self._stepping(batches) as (step, bring_back):
+        here = replace(begun)
+        with self._keeping(begun, steps), self._stepping(batches) as step:
             for done, batch in enumerate(rows, begun.batch + 1):
                 step(batch)
                 if plan is None:
                     continue
+                here.batch, here.seconds = done, time.perf_counter() - start
+                self._position = here  # for `stop`, which may save, and for `save`
                 stopping = plan.stop is not None and plan.stop()
                 if stopping or (plan.every and self.optimizer.steps % plan.every == 0):
-                    bring_back()
-                    seconds = time.perf_counter() - start
-                    self._position = replace(begun, batch=done, seconds=seconds)
+                    here.seconds = time.perf_counter() - start
                     if plan.checkpoint is not None:
                         self.save(plan.checkpoint)
                     if stopping:
                         return False
-                    self._position = None
+                self._position = None
         return True
 
     @contextlib.contextmanager
@@ -499,13 +508,8 @@ class Trainer:
             raise
 
     @contextlib.contextmanager
-    def _stepping(
-        self, batches: Batches
-    ) -> Iterator[tuple[Callable[[Rows], object], Callable[[], None]]]:
-        """Provide what does one update for a batch, `step` or the same in a faster way.
-
-        And what gives network and optimizer their parameters and state meanwhile.
-        """
+    def _stepping(self, batches: Batches) -> Iterator[Callable[[Rows], object]]:
+        """Provide what does one update for a batch, `step` or the same in a faster way."""
         from nnxp.fast import faster
 
         parts = self.network, self.loss, self.optimizer
@@ -518,13 +522,13 @@ class Trainer:
         if way is None:
             if self.capture is True:
                 warnings.warn(f"no step is captured: {why_not}", stacklevel=2)
-            yield lambda rows: self.step(*batches.take(rows)), lambda: None
+            yield lambda rows: self.step(*batches.take(rows))
             return
         if not isinstance(self._steps, way) or not self._steps.serves(*parts, batches.dataset):
             self._steps = None  # before memory is taken for the new ones
             self._steps = way(*parts, batches.dataset)
         with self._steps.over(batches) as step:
-            yield step, self._steps.bring_back
+            yield step
 
     @contextlib.contextmanager
     def _at_work(self, batches: list[Batches]) -> Iterator[None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,11 +36,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_devices_folders_and_missing_folders_are_named(tmp_path):
-    for path in (Path(os.devnull), tmp_path, tmp_path / "none" / "a.json"):
+def test_pipes_folders_and_missing_folders_are_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # which can be lost, unlike a device of the machine
+    for path in (tmp_path / "pipe", tmp_path, tmp_path / "none" / "a.json"):
         with pytest.raises(OSError, match=re.escape(repr(str(path)))):
             write_whole(path, b"x")
-    assert Path(os.devnull).is_char_device()
+    assert (tmp_path / "pipe").is_fifo()
 
 
 RECORDS = [nnxp.Record(i, 1 / i, 1 - 1 / i, 2 / i, 1 - 2 / (i + 1), 0.1) for i in range(1, 4)]

@@ -51,22 +51,25 @@ class JaxSteps(Steps):
         try:
             yield partial(self._step, batches.resident)
         finally:
-            self.bring_back()
+            self._hand_over()  # all of it, wherever the last step was interrupted
             self._held = None
             for layer in self._network.layers:
                 layer.grads.clear()
-
-    def bring_back(self) -> None:
-        """Hand parameters and state to network and optimizer; see `Steps`."""
-        if self._held is not None and self._optimizer.steps:
-            self._network.parameters().update(self._held[0])
-            for slot, kept in self._held[1].items():
-                self._optimizer.state[slot].update(kept)
 
     def _step(self, arrays: tuple[Array, Array], rows: Array) -> None:
         self._optimizer.steps += 1
         factors = [np.asarray(x, self._network.dtype) for x in self._optimizer.factors()]
         self._held = self._compiled(self._held, factors, arrays, rows)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give network and optimizer their parameters and state, once there are any new ones."""
+        if self._held is not None and self._optimizer.steps:
+            parameters, state = self._held
+            for name, x in parameters.items():
+                self._network.parameters().place(name, x)
+            for slot, kept in state.items():
+                self._optimizer.state[slot].update(kept)
 
     def _update(
         self, held: Held, factors: list[Array], arrays: tuple[Array, Array], rows: Array

@@ -26,8 +26,8 @@ _SIZES = 2  # of batches whose recordings are kept: an epoch's, and its last one
 class Replay(Steps):
     """Steps of training, recorded once for each size of batch.
 
-    While it runs, parameters and the optimizer's state lie in flat vectors, so that a few calls
-    update them all; afterwards the network and the optimizer have them back.
+    While it runs, the network's parameters and the optimizer's state are views of flat vectors, so
+    that a few calls update them all; afterwards they are arrays of their own again.
 
     Parameters
     ----------
@@ -73,26 +73,27 @@ class Replay(Steps):
         arrays = batches.resident or (batches.dataset.inputs, batches.dataset.labels)
         parameters, state = self._network.parameters(), self._optimizer.state
         self._optimizer.require(parameters, parameters)
-        for name, x in (self._parameters.views | self._alone).items():
-            x[...] = parameters[name]
+        views, own, kept = self._parameters.views | self._alone, dict(parameters), dict(state)
+        for name, x in views.items():
+            x[...] = own[name]
         for slot, flat in self._state.items():
             for name, x in flat.views.items():
-                x[...] = state[slot].get(name, 0)
+                x[...] = kept[slot].get(name, 0)
         try:
+            for name, x in views.items():
+                parameters.place(name, x)
+            state.update({slot: flat.views for slot, flat in self._state.items()})
             yield partial(self._step, *arrays)
         finally:
-            self.bring_back()
+            for name, x in views.items():
+                own[name][...] = x
+                parameters.place(name, own[name])
+            state.update(kept)
+            if self._optimizer.steps:
+                for slot, flat in self._state.items():
+                    kept[slot].update({name: x.copy() for name, x in flat.views.items()})
             for layer in self._network.layers:
                 layer.grads.clear()
-
-    def bring_back(self) -> None:
-        """Copy parameters and state to network and optimizer; see `Steps`."""
-        parameters, state = self._network.parameters(), self._optimizer.state
-        for name, x in (self._parameters.views | self._alone).items():
-            parameters[name][...] = x
-        if self._optimizer.steps:
-            for slot, flat in self._state.items():
-                state[slot].update({name: x.copy() for name, x in flat.views.items()})
 
     def _step(self, inputs: Memory, labels: Memory, rows: Memory) -> None:
         batch, batch_labels, program = self._program(inputs, labels, len(rows))

@@ -45,12 +45,8 @@ class Steps(ABC):
     def over(self, batches: Batches) -> AbstractContextManager[Callable[[Array], None]]:
         """Provide what does one update for the examples of the given numbers.
 
-        Network and optimizer have parameters and state back at the end.
+        Network and optimizer have their present parameters and state after each.
         """
-
-    @abstractmethod
-    def bring_back(self) -> None:
-        """Give network and optimizer their parameters and state meanwhile."""
 
 
 def _settings(
