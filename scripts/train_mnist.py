@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from nnxp.layers.activations import ACTIVATIONS
 from nnxp.optimizers import OPTIMIZERS
 
 CHECKPOINT = "checkpoint.safetensors"
-# What a run goes on with, as its config.json has it, and what may be given anew.
+# What a run goes on with, as its checkpoint has it, and what may be given anew.
 KEPT = {
     "hidden": list, "activation": str, "init": (str, type(None)), "optimizer": str,
     "learning_rate": float, "batch_size": int, "seed": int, "dtype": str,
@@ -110,16 +109,16 @@ def parse() -> argparse.Namespace:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the settings of a run."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
+        config = nnxp.Trainer.resume(folder / CHECKPOINT).config
+    except nnxp.CheckpointError as error:
         raise nnxp.InputError(f"{folder} holds no run to go on with ({error})") from error
     kinds = KEPT | GIVEN_ANEW | {"data_source": (str, type(None)), "data_sha256": str}
     for name, kind in kinds.items():
-        if not isinstance(config, dict) or not isinstance(config.get(name, ...), kind):
+        if not isinstance(config.get(name, ...), kind):
             raise nnxp.InputError(
-                f"{folder} holds no run to go on with (its config.json does not say {name})"
+                f"{folder} holds no run to go on with (its checkpoint does not say {name})"
             )
-    return dict(config)
+    return config
 
 
 def main() -> int:
@@ -140,7 +139,8 @@ def main() -> int:
                     f"the run in {folder} has its {trainer.epochs} epochs; for more, give --epochs "
                     "with their number in all"
                 )
-            write_config(folder, config_of(args, trainer, data))
+            trainer.config = config_of(args, trainer, data)
+            write_config(folder, trainer.config)
         else:
             saves = can_save(required=bool(args.checkpoint_every))
             optimizer = OPTIMIZERS[args.optimizer](
@@ -149,14 +149,14 @@ def main() -> int:
             data = load_dataset(args.dataset, args.data_dir)
             trainer = new(args, device, data, optimizer)
             made = not (args.out and args.out.exists())
-            folder = new_run_folder(args.out, config_of(args, trainer, data))
+            trainer.config = config_of(args, trainer, data)
+            folder = new_run_folder(args.out, trainer.config)
             checkpoint = folder / CHECKPOINT if saves else None
         status = train(trainer, data, args, folder, checkpoint)
         if status and not trainer.history and not (checkpoint and checkpoint.exists()):
             print("interrupted: no epoch was finished", file=sys.stderr)
-            for path in folder.iterdir():
-                path.unlink()
-            if made:
+            (folder / "config.json").unlink()
+            if made and not any(folder.iterdir()):
                 folder.rmdir()
         elif status and checkpoint and checkpoint.exists():
             steps = nnxp.Trainer.resume(checkpoint).optimizer.steps
@@ -169,14 +169,15 @@ def main() -> int:
 
 
 def config_of(args: argparse.Namespace, trainer: nnxp.Trainer, data: Data) -> dict[str, Any]:
-    """Return everything needed to repeat the run, or to go on with it."""
+    """Return everything needed to repeat the run, or to go on with it, as JSON can have it."""
     device = trainer.network.device
     assert device is not None
-    return vars(args) | data.config() | {
+    config = vars(args) | data.config() | {
         "device": device.spec,
         "device_description": device.description,
         "learning_rate": trainer.optimizer.learning_rate,
     }  # fmt: skip
+    return {key: str(x.resolve()) if isinstance(x, Path) else x for key, x in config.items()}
 
 
 def new(
@@ -202,7 +203,7 @@ def resumed(args: argparse.Namespace, device: nnxp.Device, data: Data) -> nnxp.T
     trainer = nnxp.Trainer.resume(args.resume / CHECKPOINT, device=device, capture=args.capture)
     if trainer.rng is None:
         raise nnxp.InputError(f"{args.resume / CHECKPOINT} has no generator to go on with")
-    was, given = read_config(args.resume)["data_sha256"], data.config()["data_sha256"]
+    was, given = trainer.config["data_sha256"], data.config()["data_sha256"]
     if was != given:
         raise nnxp.InputError(
             f"the run in {args.resume} was of other data than {data.name} (SHA-256 {was[:8]}…, "
@@ -240,6 +241,8 @@ def train(
     status = 0
     try:
         with Stopping() as stop:
+            if checkpoint and not checkpoint.exists():
+                trainer.save(checkpoint)  # so that there is one to go on from at any time
             trainer.fit(
                 data.train,
                 epochs=args.epochs - trainer.epochs,
