@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BACKENDS, device_or_skip
+from conftest import BACKENDS, device_or_skip, train_epoch
 
 import nnxp
 from nnxp.checkpoint import FORMAT
@@ -406,6 +406,25 @@ def test_a_first_step_that_fails_leaves_the_place_in_the_epoch(data, monkeypatch
     np.testing.assert_equal(numbers(trainer), numbers(whole))
 
 
+def test_a_layer_of_the_same_name_is_not_nnxps(tmp_path):
+    path = tmp_path / "a.safetensors"
+    own = type("Tanh", (nnxp.Tanh,), {})
+    layers = [own() if isinstance(x, nnxp.Tanh) else x for x in new_trainer().network.layers]
+    nnxp.Trainer(nnxp.Sequential(layers), nnxp.SoftmaxWithLoss(), nnxp.SGD()).save(path)
+    with pytest.raises(nnxp.CheckpointError, match=r"its layer 'test_checkpoint\.Tanh' is not n"):
+        nnxp.load_network(path)
+
+
+def test_how_to_go_on_is_taken_over(tmp_path, data):
+    path = tmp_path / "a.safetensors"
+    trainer = new_trainer()
+    rng = np.random.default_rng(7)
+    train_epoch(trainer, data, 12, rng)
+    assert trainer.rng is rng
+    trainer.save(path)
+    assert nnxp.Trainer.resume(path, capture=False).capture is False
+
+
 class Residual(nnxp.Sequential):
     def forward(self, x, training=False):
         return super().forward(x, training) * 2
@@ -501,6 +520,10 @@ def test_what_is_given_stays_as_it_is_if_the_file_does_not_suit(tmp_path, data):
     before = {name: x.copy() for name, x in network.parameters().items()}
     with pytest.raises(nnxp.CheckpointError, match="Adam .*missing mean of W1, .*unexpected velo"):
         nnxp.Trainer.resume(path, network=network, optimizer=optimizer)
+    other, momentum = nnxp.mlp([6, 9, 9, 3], rng=np.random.default_rng(0)), nnxp.Momentum()
+    with pytest.raises(nnxp.CheckpointError, match="W1"):
+        nnxp.Trainer.resume(path, network=other, optimizer=momentum)
+    assert (momentum.steps, momentum.state) == (0, {"velocity": {}})
     assert optimizer.steps == 0
     assert optimizer.state == {"mean": {}, "square_mean": {}}
     np.testing.assert_equal(dict(network.parameters()), before)
@@ -629,6 +652,22 @@ def test_a_stop_that_fails_leaves_the_place_in_the_epoch(data):
     np.testing.assert_equal(numbers(trainer), numbers(whole))
 
 
+def test_a_step_that_fails_leaves_no_place_in_the_epoch(data):
+    trainer = new_trainer(capture=False)
+    fit(trainer, data, 1, stop=stopped_after(2, trainer))
+    step = trainer.step
+
+    def fail(*batch):
+        if trainer.optimizer.steps == 3:
+            raise KeyboardInterrupt
+        return step(*batch)
+
+    trainer.step = fail
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer, data, 1)
+    assert trainer._position is None
+
+
 def test_only_its_own_leftovers_are_cleared_away(tmp_path, data):
     path = tmp_path / "run[1].safetensors"
     others = [
@@ -650,6 +689,7 @@ def test_only_its_own_leftovers_are_cleared_away(tmp_path, data):
     ("kind", "change"),
     [
         ("MT19937", {"state": {"pos": 10**9}}),
+        ("MT19937", {"state": {"pos": 625}}),
         ("MT19937", {"state": {"pos": -(2**31)}}),
         ("Philox", {"buffer_pos": -(2**30)}),
         ("Philox", {"buffer_pos": 5}),
@@ -714,6 +754,13 @@ def test_a_newer_format_is_refused_with_its_number(tmp_path):
         (safetensors.save({"a": np.zeros(3)}, {"nnxp": "[" * 100_000}), "or damaged"),
         (safetensors.save({"a": np.zeros(3)}, {"nnxp": "{}"}), "or damaged"),
         (safetensors.save({"a": np.zeros(3)}, {"nnxp": '{"format": 1}'}), "SHA-256 is not that"),
+        *(
+            (
+                safetensors.save({"a": np.zeros(3)}, {"nnxp": json.dumps({"format": version})}),
+                f"is damaged: its format is {version}",
+            )
+            for version in (True, 1.0, 0.5, 0)
+        ),
     ],
 )
 def test_what_is_no_checkpoint_is_one_error(tmp_path, content, message):
@@ -945,6 +992,40 @@ def test_an_epoch_without_a_step_to_blame_is_taken_back(before):
     np.testing.assert_equal(numbers(trainer)["parameters"], held)
     assert trainer.optimizer.steps == before
     assert (trainer._position.batch if before else trainer._position) == (before or None)
+
+
+def test_parameters_are_those_before_a_divergence_on_every_library(data, backend):
+    trainer, other = (
+        new_trainer("momentum", device=backend.device, capture=False) for _ in range(2)
+    )
+    for each in (trainer, other):
+        fit(each, data, 1)
+        each.optimizer.learning_rate = 3e38  # makes weights of 1e37, and the next loss infinite
+    with np.errstate(all="ignore"), pytest.raises(nnxp.DivergenceError, match="step 2 of epoch 2"):
+        fit(trainer, data, 1)
+    fit(other, data, 1, stop=stopped_after(5, other))
+    for what in ("parameters", "state", "steps", "history"):
+        np.testing.assert_equal(numbers(trainer)[what], numbers(other)[what])
+
+
+def test_a_parameter_that_is_not_finite_is_found_where_nothing_shows_it(data):
+    trainer = new_trainer("sgd")
+    trainer.network.parameters()["b1"][...] = -np.inf  # of which tanh makes -1
+    with pytest.raises(nnxp.DivergenceError, match="at step 1 of epoch 1: the output of layer 1"):
+        fit(trainer, data, 1)
+
+
+def test_a_step_is_counted_from_the_start_of_its_epoch(data):
+    trainer = new_trainer("sgd")
+    trainer.loss = nnxp.MeanSquaredError()
+    order = np.random.default_rng(0)
+    order.bit_generator.state = trainer.rng.bit_generator.state
+    targets = np.zeros((40, 3))
+    targets[order.permutation(40)[38]] = 3e25  # its square is beyond float32
+    examples = Dataset(data.inputs, targets)
+    fit(trainer, examples, 1, stop=stopped_after(2, trainer))
+    with np.errstate(all="ignore"), pytest.raises(nnxp.DivergenceError, match="at step 4 of epoch"):
+        fit(trainer, examples, 1)
 
 
 def test_arrays_stay_the_same_objects_after_a_divergence(data):

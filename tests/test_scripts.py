@@ -344,6 +344,8 @@ def test_ctrl_c_in_the_first_epoch_leaves_nothing_behind(tmp_path, existing, wit
     # An epoch of 1,438 steps through a million weights takes seconds.
     options = ["--hidden", "1000", "1000", "--batch-size", "1", "--out", out]
     with training(*options, until="digits: ", env=without_safetensors) as process:
+        if existing:
+            (out / "notes.txt").write_text("mine")
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
@@ -352,7 +354,7 @@ def test_ctrl_c_in_the_first_epoch_leaves_nothing_behind(tmp_path, existing, wit
     assert first.startswith("no checkpoint.safetensors: safetensors is not installed; pip install")
     assert second == "interrupted: no epoch was finished"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["none"] + ["run"] * existing
-    assert not existing or not list(out.iterdir())
+    assert not existing or [path.name for path in out.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize(
@@ -384,11 +386,31 @@ def test_a_run_goes_on_with_its_own_data_alone(tmp_path, idx_folder):
     out, other = tmp_path / "run", tmp_path / "other"
     run("train_mnist.py", "--data-dir", idx_folder, "--epochs", 1, "--quiet", "--out", out)
     train, test = nnxp.data.load_digits()
-    write_mnist_layout(other, Dataset(train.inputs[:500], train.labels[:500]), test)
     options = ["--resume", out, "--epochs", 2]
-    result = run("train_mnist.py", *options, "--data-dir", other, status=1)
-    assert re.search("error: the run in .* was of other data than mnist", result.stderr)
+    for labels in (train.labels[:500], np.roll(train.labels, 1)):
+        write_mnist_layout(other, Dataset(train.inputs[: len(labels)], labels), test)
+        result = run("train_mnist.py", *options, "--data-dir", other, status=1)
+        assert re.search("error: the run in .* was of other data than mnist", result.stderr)
     run("train_mnist.py", *options)  # it remembers the folder
+
+
+def test_a_run_that_is_killed_at_once_goes_on(tmp_path):
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    # An epoch of 1,438 steps takes a good part of a second.
+    options = ["--hidden", "300", "300", "--batch-size", "1", "--epochs", "1", "--out"]
+    with training(*options, out, until="digits: ") as process:
+        while not (out / "checkpoint.safetensors").exists():
+            assert process.poll() is None
+        process.kill()
+        process.wait()
+    assert nnxp.Trainer.resume(out / "checkpoint.safetensors").optimizer.steps == 0
+    assert "after 1 epoch(s)" in run("train_mnist.py", "--resume", out).stdout
+    run("train_mnist.py", "--dataset", "digits", "--quiet", *options, whole)
+    mine, other = (
+        dict(nnxp.load_network(folder / "checkpoint.safetensors").parameters())
+        for folder in (out, whole)
+    )
+    np.testing.assert_equal(mine, other)
 
 
 def test_a_run_goes_on_as_it_was_set_up_unless_told_otherwise(tmp_path, digits_csv):
