@@ -180,8 +180,9 @@ class Trainer:
         after_epoch : callable, optional
             Called with `history` after each epoch.
         stop : callable, optional
-            Asked after each step and each epoch: once it says True, the checkpoint, if there is
-            one, is written and `fit` returns. Calling `fit` again goes on from there.
+            Asked after each step and each epoch, and free to evaluate or to save: once it says
+            True, the checkpoint, if there is one, is written and `fit` returns. Calling `fit` again
+            goes on from there.
 
         Returns
         -------
@@ -290,7 +291,7 @@ class Trainer:
         ``trainer.fit(train, epochs=…, batch_size=…, rng=trainer.rng)`` then ends, on the same
         device with the same `capture`, with the very parameters of a training that was never
         stopped; on another device or library with the same up to rounding. What ``rng.spawn()``
-        returns is not kept.
+        returns is not kept, nor any generator that a part of your own draws from.
 
         Parameters
         ----------
