@@ -8,6 +8,7 @@ docs/checkpoint.md describes it in full.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import itertools
 import json
@@ -176,7 +177,7 @@ def require_saveable(checkpoint: Checkpoint) -> None:
     _require_state(optimizer, optimizer.steps, optimizer.state, parameters)
     if len(history) > MAX_RECORDS:
         raise InputError(f"a history has {MAX_RECORDS:,} records at most, got {len(history):,}")
-    _require_rising([record.epoch for record in history])
+    _require_rising(np.array([record.epoch for record in history]))
 
 
 def file_of(path: str | Path) -> Path:
@@ -324,15 +325,22 @@ def locked(path: str | Path) -> Iterator[None]:
         lock.release()
 
 
-def _describe(part: object) -> dict[str, Any]:
+def _describe(part: Layer | Loss | Optimizer) -> dict[str, Any]:
     """Return the type of a layer, loss or optimizer, and the numbers it was made of."""
-    own = {name: getattr(part, name, None) for name in inspect.signature(type(part)).parameters}
+    kind: Any = type(part)
+    own = {name: getattr(part, name, None) for name in _settings(kind)}
     own = {
         name: x.item() if isinstance(x, np.generic | np.ndarray) and x.ndim == 0 else x
         for name, x in own.items()
     }
     numbers = {name: x for name, x in own.items() if type(x) in (int, float)}
-    return {"type": type(part).__qualname__, "module": type(part).__module__, **numbers}
+    return {"type": kind.__qualname__, "module": kind.__module__, **numbers}
+
+
+@functools.cache  # since each save asks
+def _settings(kind: type) -> tuple[str, ...]:
+    """Return the names of what a layer, loss or optimizer is made of."""
+    return tuple(inspect.signature(kind).parameters)
 
 
 def _kind(
@@ -480,9 +488,10 @@ def _require_state(
         )
 
 
-def _require_rising(epochs: Sequence[int]) -> None:
+def _require_rising(epochs: npt.NDArray[Any]) -> None:
     """Raise unless a history's epochs are in order; it leaves room for some to come."""
-    if not all(before < after for before, after in itertools.pairwise([0, *epochs, 2**62])):
+    rising = np.all(epochs[:1] > 0) and np.all(epochs[1:] > epochs[:-1])
+    if not (rising and np.all(epochs[-1:] < 2**62)):
         raise InputError("the history's epochs are not rising positive numbers")
 
 
@@ -544,7 +553,7 @@ def _records(columns: Mapping[str, npt.NDArray[Any]]) -> list[Record]:
         raise CheckpointError("its history's columns are not of one length")
     if len(columns["epoch"]) > MAX_RECORDS:
         raise CheckpointError(f"its history has more than {MAX_RECORDS:,} records")
-    _require_rising(columns["epoch"].tolist())
+    _require_rising(columns["epoch"])
     history = []
     for values in zip(*(columns[name].tolist() for name in wanted), strict=True):
         *fields, validated = values

@@ -8,7 +8,7 @@ MAX_RECORDS = 10_000
 """How many records a history keeps."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One epoch; its losses and accuracies are measured after it, all with the same weights.
 
