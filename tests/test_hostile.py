@@ -321,10 +321,10 @@ def signed(path, about, arrays):
 
     What it says of its arrays is a dict, or any text.
     """
-    from nnxp.checkpoint import _digest
+    from nnxp.checkpoint.format import digest
 
     text = about if isinstance(about, str) else json.dumps(about)
-    path.write_bytes(safetensors.save(arrays, {"nnxp": text, "sha256": _digest(text, arrays)}))
+    path.write_bytes(safetensors.save(arrays, {"nnxp": text, "sha256": digest(text, arrays)}))
     return path
 
 
