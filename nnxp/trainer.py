@@ -44,7 +44,7 @@ class Evaluation(NamedTuple):
 class _Plan(NamedTuple):
     """When `fit` saves and stops; see its parameters."""
 
-    checkpoint: str | Path | None
+    checkpoint: Path | None
     every: int | None
     stop: Callable[[], bool] | None
 
@@ -76,7 +76,8 @@ class Trainer:
     rng : numpy.random.Generator or None
         The generator that `fit` drew orders from last, or that `resume` brought back.
     config : dict
-        Whatever you want to have saved with the training; JSON.
+        Whatever you want to have saved with the training: JSON, which has texts for keys and lists
+        for tuples.
 
     Examples
     --------
@@ -115,10 +116,11 @@ class Trainer:
         self.config: dict[str, Any] = {}
         self.rng: np.random.Generator | None = None
         self._position: Position | None = None  # where in an epoch, if it was stopped there
+        self._training = False
         self._steps: Steps | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_steps": None}  # a copy records its own
+        return vars(self) | {"_steps": None, "_training": False}  # a copy records its own
 
     @property
     def epochs(self) -> int:
@@ -180,9 +182,9 @@ class Trainer:
         after_epoch : callable, optional
             Called with `history` after each epoch.
         stop : callable, optional
-            Asked after each step and each epoch, and free to evaluate or to save: once it says
-            True, the checkpoint, if there is one, is written and `fit` returns. Calling `fit` again
-            goes on from there.
+            Asked after each step and each epoch, and free to evaluate or to save, but not to train
+            or to change parameters or state: once it says True, the checkpoint, if there is one, is
+            written and `fit` returns. Calling `fit` again goes on from there.
 
         Returns
         -------
@@ -226,7 +228,7 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             if checkpoint is not None:
                 stack.enter_context(locked(checkpoint))
-            stack.enter_context(self._at_work(batches))
+            stack.enter_context(self._at_work(batches, training=True))
             for _ in range(epochs):
                 record = self._epoch(*batches, verbose=verbose, plan=plan)
                 if record is None:
@@ -247,8 +249,8 @@ class Trainer:
 
         It holds parameters, the optimizer's state, history, `config`, the generator and, where
         `fit` was stopped in the middle of an epoch, the place in it; `resume` goes on from there to
-        the bit. After an exception the place is not known, and the epoch would begin anew. The file
-        is written whole or not at all.
+        the bit. After an exception in a step the place is not known, and the epoch would begin
+        anew. The file is written whole or not at all.
 
         Parameters
         ----------
@@ -259,7 +261,8 @@ class Trainer:
         ------
         InputError
             If `config` is no JSON or longer than half a megabyte, layers share an array, the
-            generator is none of NumPy's, or the optimizer's state is of another network.
+            generator is none of NumPy's, the optimizer's state is of another network, or there are
+            thousands of layers, more than a file's header can hold.
         CheckpointError
             If the path is not the name of a file.
         DivergenceError
@@ -340,6 +343,10 @@ class Trainer:
 
     def _require_continuation(self, batches: Batches) -> None:
         """Raise unless an epoch that was begun, if there is one, can be finished by `batches`."""
+        if self._training:
+            raise InputError(
+                "this trainer is training already; let stop return True, and call fit after it"
+            )
         if self._position is None:
             return
         self._position.require_same(batches)
@@ -447,7 +454,7 @@ class Trainer:
         self._check(batches.dataset, "training")
         self._require_continuation(batches)
         self.rng = batches.rng
-        with self._at_work([batches]):
+        with self._at_work([batches], training=True):
             self._train(batches, self._position or Position.start(batches))
 
     def _train(
@@ -532,7 +539,7 @@ class Trainer:
             yield step
 
     @contextlib.contextmanager
-    def _at_work(self, batches: list[Batches]) -> Iterator[None]:
+    def _at_work(self, batches: list[Batches], *, training: bool = False) -> Iterator[None]:
         """Compute on the device, with as many threads as the first batches are worth there.
 
         In the end `batches` is empty, so that its data sets leave the device's memory.
@@ -540,6 +547,9 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._device.at_work(self._describe(batches[0].batch_size)))
             stack.callback(batches.clear)
+            if training:
+                self._training = True
+                stack.callback(setattr, self, "_training", False)
             if self._device.spec == "cpu":
                 from nnxp.fast import one_thread_if_small
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -394,14 +395,21 @@ def test_the_time_of_an_epoch_counts_both_of_its_parts(tmp_path, data):
     assert fit(trainer, data, 1)[0].seconds > 0.15
 
 
-def test_a_first_step_that_fails_leaves_the_place_in_the_epoch(data, monkeypatch):
-    whole, trainer = new_trainer(), new_trainer()
+@pytest.mark.parametrize(("spec", "way"), [("cpu", "replay.Replay"), ("jax", "jit.JaxSteps")])
+@pytest.mark.parametrize("place", ["over", "compiling"])
+def test_a_first_step_that_fails_leaves_the_place_in_the_epoch(data, monkeypatch, spec, way, place):
+    device_or_skip(spec)
+    whole, trainer = new_trainer(device=spec), new_trainer(device=spec)
     fit(whole, data, 1)
     fit(trainer, data, 1, stop=stopped_after(2, trainer))
+    trainer._steps = None
+    # What compiles a step on either: the optimizer's rule is asked for.
+    broken = f"nnxp.fast.{way}.over" if place == "over" else "nnxp.optimizers.Adam._update_one"
     with monkeypatch.context() as patch:
-        patch.setattr("nnxp.fast.replay.Replay.over", None)
+        patch.setattr(broken, None)
         with pytest.raises(TypeError):
             fit(trainer, data, 1)
+    assert (trainer.optimizer.steps, trainer._position.batch) == (2, 2)
     fit(trainer, data, 1)
     np.testing.assert_equal(numbers(trainer), numbers(whole))
 
@@ -568,6 +576,7 @@ def test_a_name_that_cannot_be_written_is_said_before_any_work(tmp_path, data, n
         fit(trainer, data, 1, checkpoint=name)
     for config, message in (
         ({"array": np.zeros(3)}, "a checkpoint's config must be JSON"),
+        ({"number": math.nan}, "a checkpoint's config must be JSON"),
         (["a"], r"a trainer's config must be a dict, got \['a'\]"),
         ({"text": "a" * 2**19}, "config may have 524,288 characters as JSON, got 524,300"),
     ):
@@ -578,6 +587,13 @@ def test_a_name_that_cannot_be_written_is_said_before_any_work(tmp_path, data, n
     trainer.optimizer.state["mean"] = {"W9": np.zeros(3)}
     with pytest.raises(nnxp.InputError, match="missing .* unexpected mean of W9; make a new opt"):
         fit(trainer, data, 1, checkpoint="fine")
+    other = new_trainer()
+    fit(other, data, 1)
+    wider = nnxp.mlp([6, 9, 4, 3], rng=np.random.default_rng(0))
+    trainer = nnxp.Trainer(wider, nnxp.SoftmaxWithLoss(), other.optimizer)
+    trainer.rng = np.random.default_rng(0)
+    with pytest.raises(nnxp.InputError, match="make a new optimizer for each network"):
+        trainer.save("fine")
     trainer = new_trainer()
     trainer.history = [nnxp.Record(1, 1.0, 1.0, None, None, 1.0)] * 2
     with pytest.raises(nnxp.InputError, match="history's epochs are not rising"):
@@ -635,6 +651,37 @@ def test_a_stop_sees_the_training_as_it_is_and_may_save_it(tmp_path, data, backe
     assert resumed.optimizer.steps == 6
     fit(resumed, data, EPOCHS - resumed.epochs)
     np.testing.assert_equal(numbers(resumed), numbers(whole))
+
+
+@pytest.mark.parametrize("capture", ["auto", False])
+def test_a_stop_may_not_train(data, backend, capture):
+    whole = new_trainer(device=backend.device, capture=capture)
+    trainer = new_trainer(device=backend.device, capture=capture)
+    fit(whole, data, EPOCHS)
+
+    def train():
+        with pytest.raises(nnxp.InputError, match="is training already; let stop return True"):
+            fit(trainer, data, 1)
+        with pytest.raises(nnxp.InputError, match="is training already"):
+            train_epoch(trainer, data, 12, trainer.rng)
+        if trainer.optimizer.steps == 6:
+            copies.append(copy.deepcopy(trainer))
+
+    copies = []
+    fit(trainer, data, EPOCHS, stop=train)
+    (twin,) = copies
+    fit(twin, data, EPOCHS - twin.epochs)
+    for each in (trainer, twin):
+        np.testing.assert_equal(numbers(each), numbers(whole))
+
+
+def test_a_network_too_deep_for_a_file_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    deep = nnxp.Sequential([nnxp.Affine(1, 1, rng=rng) for _ in range(9_000)])
+    trainer = nnxp.Trainer(deep, nnxp.MeanSquaredError(), nnxp.SGD())
+    with pytest.raises(nnxp.InputError, match="may have 2,097,152; use fewer layers"):
+        trainer.save(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_stop_that_fails_leaves_the_place_in_the_epoch(data):

@@ -341,7 +341,7 @@ def test_ctrl_c_in_the_first_epoch_leaves_nothing_behind(tmp_path, existing, wit
     out = tmp_path / "run"
     if existing:
         out.mkdir()
-    # An epoch of 1,438 steps through a million weights takes seconds.
+    # An epoch of 1,438 steps through a million weights takes most of a second.
     options = ["--hidden", "1000", "1000", "--batch-size", "1", "--out", out]
     with training(*options, until="digits: ", env=without_safetensors) as process:
         if existing:
@@ -396,8 +396,8 @@ def test_a_run_goes_on_with_its_own_data_alone(tmp_path, idx_folder):
 
 def test_a_run_that_is_killed_at_once_goes_on(tmp_path):
     out, whole = tmp_path / "run", tmp_path / "whole"
-    # An epoch of 1,438 steps takes a good part of a second.
-    options = ["--hidden", "300", "300", "--batch-size", "1", "--epochs", "1", "--out"]
+    # An epoch of 1,438 steps through a million weights takes most of a second.
+    options = ["--hidden", "1000", "1000", "--batch-size", "1", "--epochs", "1", "--out"]
     with training(*options, out, until="digits: ") as process:
         while not (out / "checkpoint.safetensors").exists():
             assert process.poll() is None

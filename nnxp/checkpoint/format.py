@@ -22,7 +22,7 @@ FORMAT = 1
 KEY, DIGEST = "nnxp", "sha256"  # in the metadata
 # Bytes: read as JSON they may take twenty times as much memory, and 0.1 s each million.
 MAX_HEADER = 2 << 20
-MAX_CONFIG = 1 << 19  # which the header may hold with a backslash before each second one
+MAX_CONFIG = 1 << 19  # of JSON; in the header a backslash may stand before each of them
 # A record's fields, as arrays: as text a history would soon take longer than the rest of a file.
 COLUMNS = {
     "epoch": "int64", "train_loss": "float64", "train_accuracy": "float64",

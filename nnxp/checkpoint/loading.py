@@ -70,10 +70,14 @@ def load(
     Raises
     ------
     InputError
-        If both a device and a network are given.
+        If both a device and a network are given, or something is not what it should be.
     CheckpointError
         If the file cannot be read, is no checkpoint, is damaged, or is of a newer nnxp; what was
         given is left as it was then.
+    DeviceError
+        If the device cannot be had, or has not the memory.
+    MissingExtraError
+        Without safetensors.
     """
     for name, part, kind in (
         ("network", network, Sequential), ("loss", loss, Loss), ("optimizer", optimizer, Optimizer)

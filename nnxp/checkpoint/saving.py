@@ -85,24 +85,28 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     hosts |= _table(checkpoint.history)
     data = safetensors.save(hosts, {KEY: text, DIGEST: digest(text, hosts)})
     if header_size(data) > MAX_HEADER:
-        raise InputError(f"a checkpoint cannot hold a network of {len(network.layers):,} layers")
+        raise InputError(
+            f"the header of this checkpoint would have {header_size(data):,} bytes, and may have "
+            f"{MAX_HEADER:,}; use fewer layers or a shorter config"
+        )
     write_whole(path, data)
 
 
 def require_saveable(checkpoint: Checkpoint) -> None:
-    """Raise unless all of a training but its numbers is such that it can be resumed.
+    """Raise unless a training can be resumed, whatever its numbers are.
 
     Raises
     ------
     InputError
         If the config is no JSON or too long, layers share an array, the generator is none of
-        NumPy's, the optimizer's state is of another network, or the history is none.
+        NumPy's, the optimizer's state is of another network, or the history is too long or not in
+        order. A view of another layer's array is seen on NumPy alone.
     """
     config, rng, history = checkpoint.config, checkpoint.rng, checkpoint.history
     if not isinstance(config, dict):
         raise InputError(f"a trainer's config must be a dict, got {config!r}")
     try:
-        length = len(json.dumps(config))
+        length = len(json.dumps(config, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"a checkpoint's config must be JSON: {error}") from error
     if length > MAX_CONFIG:
@@ -111,14 +115,18 @@ def require_saveable(checkpoint: Checkpoint) -> None:
             "keep what is large in a file of its own"
         )
     parameters = checkpoint.network.parameters()
-    for one, other in itertools.combinations(parameters.values(), 2):
-        if one is other or (isinstance(one, np.ndarray) and np.may_share_memory(one, other)):
-            raise InputError(
-                "two layers share an array, which a checkpoint cannot keep; give each its own"
-            )
+    hosts = [x for x in parameters.values() if isinstance(x, np.ndarray)]
+    spans = sorted(np.lib.array_utils.byte_bounds(x) for x in hosts)
+    if len({id(x) for x in parameters.values()}) < len(parameters) or any(
+        start < end for (_, end), (start, _) in itertools.pairwise(spans)
+    ):
+        raise InputError(
+            "two layers share an array, which a checkpoint cannot keep; give each its own"
+        )
     if rng is not None and type(rng.bit_generator).__name__ not in KINDS:
         raise InputError(f"a checkpoint keeps {', '.join(KINDS)}, got {rng!r}")
     optimizer = checkpoint.optimizer
+    optimizer.require(parameters, parameters)
     require_state(optimizer, optimizer.steps, optimizer.state, parameters)
     if len(history) > MAX_RECORDS:
         raise InputError(f"a history has {MAX_RECORDS:,} records at most, got {len(history):,}")

@@ -20,11 +20,12 @@ def file_of(path: str | Path) -> Path:
     """
     try:
         file = Path(path).resolve()
-        if file.name and (file.is_file() or not file.exists()):
-            return file
-    except (OSError, ValueError, RuntimeError):  # such as too long a name, or links in a circle
-        pass
-    raise CheckpointError(f"{str(path)!r} is not the name of a file; give one in a folder")
+        fits = file.name and (file.is_file() or not file.exists())
+    except (OSError, ValueError, RuntimeError, TypeError) as error:  # such as links in a circle
+        raise CheckpointError(f"{path!r} cannot be written ({error}); choose another") from error
+    if not fits:
+        raise CheckpointError(f"{str(path)!r} is not the name of a file; give one in a folder")
+    return file
 
 
 @contextlib.contextmanager

@@ -57,17 +57,19 @@ class JaxSteps(Steps):
                 layer.grads.clear()
 
     def _step(self, arrays: tuple[Array, Array], rows: Array) -> None:
-        self._optimizer.steps += 1
-        factors = [np.asarray(x, self._network.dtype) for x in self._optimizer.factors()]
+        ahead = copy.copy(self._optimizer)
+        ahead.steps += 1
+        factors = [np.asarray(x, self._network.dtype) for x in ahead.factors()]
         self._held = self._compiled(self._held, factors, arrays, rows)
+        self._optimizer.steps = ahead.steps  # once it is done: compiling it may fail
         self._hand_over()
 
     def _hand_over(self) -> None:
         """Give network and optimizer their parameters and state, once there are any new ones."""
         if self._held is not None and self._optimizer.steps:
-            parameters, state = self._held
+            own, (parameters, state) = self._network.parameters(), self._held
             for name, x in parameters.items():
-                self._network.parameters().place(name, x)
+                own.place(name, x)
             for slot, kept in state.items():
                 self._optimizer.state[slot].update(kept)
 

@@ -82,7 +82,7 @@ class Replay(Steps):
         try:
             for name, x in views.items():
                 parameters.place(name, x)
-            state.update({slot: flat.views for slot, flat in self._state.items()})
+            state.update({slot: dict(flat.views) for slot, flat in self._state.items()})
             yield partial(self._step, *arrays)
         finally:
             for name, x in views.items():
