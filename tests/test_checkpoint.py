@@ -395,7 +395,13 @@ def test_the_time_of_an_epoch_counts_both_of_its_parts(tmp_path, data):
     assert fit(trainer, data, 1)[0].seconds > 0.15
 
 
-@pytest.mark.parametrize(("spec", "way"), [("cpu", "replay.Replay"), ("jax", "jit.JaxSteps")])
+@pytest.mark.parametrize(
+    ("spec", "way"),
+    [
+        ("cpu", "replay.Replay"),
+        pytest.param("jax", "jit.JaxSteps", marks=BACKENDS["jax"][1]),
+    ],
+)
 @pytest.mark.parametrize("place", ["over", "compiling"])
 def test_a_first_step_that_fails_leaves_the_place_in_the_epoch(data, monkeypatch, spec, way, place):
     device_or_skip(spec)
