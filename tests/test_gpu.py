@@ -172,6 +172,24 @@ def test_a_capture_that_fails_says_so_and_training_goes_on(cupy, images, monkeyp
     assert inputs() is None
 
 
+def test_a_first_step_without_memory_leaves_the_place_in_the_epoch(cupy, images, monkeypatch):
+    trainer, data = trainer_with(), Dataset(images, np.arange(50) % 3)
+    options = {"epochs": 1, "batch_size": 16, "rng": np.random.default_rng(0)}
+    trainer.fit(data, **options, stop=lambda: trainer.optimizer.steps == 2)
+    trainer._steps = None
+
+    def refuse(*_):
+        raise MemoryError("none is left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu.GraphReplay, "_record", refuse)
+        with pytest.raises(MemoryError):
+            trainer.fit(data, **options)
+    assert (trainer.optimizer.steps, trainer._position.batch) == (2, 2)
+    trainer.fit(data, **options)
+    assert trainer.optimizer.steps == 4
+
+
 def test_a_step_is_run_and_captured_apart_from_all_other_work(cupy, images):
     trainer = trainer_with()
     data = Dataset(images, LOSSES[nnxp.SoftmaxWithLoss])

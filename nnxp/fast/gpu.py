@@ -202,6 +202,8 @@ class GraphReplay(Replay):
         self._graphs: dict[int, tuple[weakref.ref[Any], Memory, _Graph]] = {}
 
     def _step(self, inputs: Memory, labels: Memory, rows: Memory) -> None:
+        # First, since it takes memory, and a step that has none of it is not done.
+        batch, batch_labels, calls = self._program(inputs, labels, len(rows))
         self._optimizer.steps += 1
         for place, factor in enumerate(self._optimizer.factors()):
             if factor != self._sent[place]:
@@ -214,7 +216,6 @@ class GraphReplay(Replay):
                 graph.launch()
                 return
         numbers = rows.copy()
-        batch, batch_labels, calls = self._program(inputs, labels, len(rows))
         self._graphs = {n: kept for n, kept in self._graphs.items() if n in self._programs}
         take = self._library.module.take
         program: Program = [
