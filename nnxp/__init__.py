@@ -37,7 +37,8 @@ from nnxp.layers import (
 )
 from nnxp.losses import Loss, MeanSquaredError, SigmoidWithLoss, SoftmaxWithLoss
 from nnxp.metrics import accuracy
-from nnxp.network import Sequential, ThreeLayerNet, mlp
+from nnxp.models import ThreeLayerNet, mlp
+from nnxp.network import Sequential
 from nnxp.optimizers import (
     SGD,
     AdaGrad,
@@ -48,7 +49,7 @@ from nnxp.optimizers import (
     Optimizer,
     RMSprop,
 )
-from nnxp.trainer import Evaluation, Trainer
+from nnxp.training import Evaluation, Trainer
 
 __all__ = [
     "SGD",

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.errors import POSITIVE, require_number
+from nnxp.checks import POSITIVE, require_number
 
 Weights: TypeAlias = npt.NDArray[np.float64]
 # In quotes, since naming numpy.random imports it, which would slow `import nnxp` down.

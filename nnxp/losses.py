@@ -15,7 +15,7 @@ from nnxp.arrays import (
     scores_namespace,
 )
 from nnxp.errors import CallOrderError, InputError
-from nnxp.functions import sigmoid
+from nnxp.layers.activations import sigmoid
 from nnxp.metrics import binary_hits, hits
 
 

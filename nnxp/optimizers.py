@@ -11,7 +11,8 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, ClassVar, TypeAlias
 
 from nnxp.arrays import Array, array_library, describe, device_of
-from nnxp.errors import FRACTION, NOT_NEGATIVE, POSITIVE, InputError, require_number
+from nnxp.checks import FRACTION, NOT_NEGATIVE, POSITIVE, require_number
+from nnxp.errors import InputError
 
 Params: TypeAlias = MutableMapping[str, Array]
 

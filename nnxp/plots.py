@@ -5,10 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nnxp.errors import InputError, optional_import
+from nnxp.checks import optional_import
+from nnxp.errors import InputError
 from nnxp.files import write_whole
 from nnxp.history import Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _COLOURS = [f"C{i}" for i in range(10)]  # matplotlib's ten; further curves are dashed
 
@@ -45,9 +50,7 @@ def plot_histories(
     """
     if not any(histories.values()):
         raise InputError("there is nothing to plot: no epoch was finished")
-    # Figure alone: pyplot would choose a window system and change global state.
-    figure_module = optional_import("matplotlib.figure", "plot")
-    figure = figure_module.Figure(figsize=(10, 4.2), layout="constrained")
+    figure = new_figure(10, 4.2)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     single = len(histories) == 1
     curves = [
@@ -79,6 +82,25 @@ def plot_histories(
         figure.legend(handles, labels, loc="outside right center", fontsize="small")
     if title:
         figure.suptitle(title, fontsize="medium", parse_math=False)
+    save_figure(figure, path)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty matplotlib figure of `width` x `height` inches.
+
+    Raises
+    ------
+    MissingExtraError
+        Without matplotlib.
+    """
+    # Figure alone: pyplot would choose a window system and change global state.
+    figure_module = optional_import("matplotlib.figure", "plot")
+    figure: Figure = figure_module.Figure(figsize=(width, height), layout="constrained")
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as a PNG file, whole or not at all."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     write_whole(Path(path), picture.getvalue())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import io
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -23,22 +22,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import peers
-from common import (
-    THREADS,
-    Parser,
-    add_data_options,
-    load_dataset,
-    name_of,
-    new_run_folder,
-    run,
-    spread,
-    write_json,
-)
+from cli import Parser, name_of, run, spread
+from runs import THREADS, add_data_options, load_dataset, new_run_folder, write_json
 
 import nnxp
 from nnxp.data.mnist import find_mnist
-from nnxp.errors import optional_import
-from nnxp.files import write_whole
+from nnxp.plots import new_figure, save_figure
 
 ROUNDS = 7
 # An epoch of this many steps is one measurement.
@@ -450,9 +439,7 @@ def draw_against_cpu(
     sizes: tuple[int, ...], medians: dict[str, dict[str, list[float]]], device: str, folder: Path
 ) -> None:
     """Draw the time of a step by batch size, on the device and on this CPU."""
-    figure = optional_import("matplotlib.figure", "plot").Figure(
-        figsize=(9, 3.6), layout="constrained"
-    )
+    figure = new_figure(9, 3.6)
     for axes, (network, lines) in zip(
         figure.subplots(1, len(medians), squeeze=False).flat, medians.items(), strict=True
     ):
@@ -462,9 +449,7 @@ def draw_against_cpu(
         axes.set_xlabel("batch size")
         axes.set_ylabel("µs a training step")
         axes.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    write_whole(folder / "batches.png", picture.getvalue())
+    save_figure(figure, folder / "batches.png")
 
 
 def print_targets(targets: list[dict[str, Any]]) -> None:
@@ -527,9 +512,7 @@ def describe_machine() -> dict[str, Any]:
 
 def draw(measured: dict[str, Rounds], title: str, folder: Path) -> None:
     """Draw the steps of the small and the wide network as bars, fastest first."""
-    figure = optional_import("matplotlib.figure", "plot").Figure(
-        figsize=(9, 3.6), layout="constrained"
-    )
+    figure = new_figure(9, 3.6)
     drawn = [network for network in ("small", "wide") if f"{network}, SGD" in measured]
     for axes, network in zip(
         figure.subplots(1, len(drawn), squeeze=False).flat, drawn, strict=True
@@ -548,9 +531,7 @@ def draw(measured: dict[str, Rounds], title: str, folder: Path) -> None:
         axes.set_title(f"{network}: hidden {widths}, batch {task.batch_size}", fontsize="medium")
         axes.set_xlabel("µs a training step")
     figure.suptitle(title, fontsize="medium", parse_math=False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    write_whole(folder / "benchmark.png", picture.getvalue())
+    save_figure(figure, folder / "benchmark.png")
 
 
 if __name__ == "__main__":

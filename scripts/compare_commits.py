@@ -16,7 +16,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import THREADS, Parser, run, spread
+from cli import Parser, run, spread
+from runs import THREADS
 
 import nnxp
 
@@ -59,7 +60,7 @@ def checkout(revision: str) -> Iterator[Path]:
     commit = git(f"{revision} is no commit", "rev-parse", "--verify", f"{revision}^{{commit}}")
     git(
         f"commit {revision} has no Trainer.train_epoch(batches)",
-        "grep", "-q", "def train_epoch(self, batches", commit, "--", "nnxp/trainer.py",
+        "grep", "-q", "def train_epoch(self, batches", commit, "--", "nnxp",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "checkout"

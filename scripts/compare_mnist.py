@@ -8,16 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from common import (
-    Parser,
-    add_data_options,
-    class_count,
-    load_dataset,
-    new_run_folder,
-    run,
-    whole_number,
-    write_json,
-)
+from cli import Parser, run, whole_number
+from runs import add_data_options, class_count, load_dataset, new_run_folder, write_json
 
 import nnxp
 from nnxp.data import Dataset

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from common import Parser, add_data_options, class_count, load_dataset, run, whole_number
+from cli import Parser, run, whole_number
+from runs import add_data_options, class_count, load_dataset
 
 import nnxp
 

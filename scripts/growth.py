@@ -9,7 +9,6 @@ is what an epoch takes beyond the data set, at its peak; after an epoch only its
 from __future__ import annotations
 
 import argparse
-import io
 import statistics
 import sys
 import tempfile
@@ -20,11 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 import peers
-from common import Parser, new_run_folder, run, write_json
+from cli import Parser, run
+from runs import new_run_folder, write_json
 
 import nnxp
-from nnxp.errors import optional_import
-from nnxp.files import write_whole
+from nnxp.plots import new_figure, save_figure
 
 
 class Case(NamedTuple):
@@ -162,9 +161,7 @@ def make(task: peers.Task, examples: int) -> peers.Nnxp:
 
 def draw(table: dict[str, list[Row]], memory: list[float], folder: Path) -> None:
     """Draw each series with the line of the work, and the memory."""
-    figure = optional_import("matplotlib.figure", "plot").Figure(
-        figsize=(12, 6.4), layout="constrained"
-    )
+    figure = new_figure(12, 6.4)
     *series, of_data, of_epochs = figure.subplots(2, 3).flat
     for axes, (name, rows) in zip(series, table.items(), strict=True):
         sizes = [row.size for row in rows]
@@ -182,9 +179,7 @@ def draw(table: dict[str, list[Row]], memory: list[float], folder: Path) -> None
     of_epochs.set(xlabel="epoch", ylabel="MiB held after it")
     for axes in (of_data, of_epochs):
         axes.set_ylim(0, 2 * max(memory + [row.memory for row in data]))
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    write_whole(folder / "growth.png", picture.getvalue())
+    save_figure(figure, folder / "growth.png")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Parser, add_data_options, class_count, load_dataset, run, whole_number
+from cli import Parser, run, whole_number
+from runs import add_data_options, class_count, load_dataset
 
 import nnxp
 from nnxp.data import Batches

@@ -9,25 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import (
+from cli import Parser, Stopping, name_of, run, whole_number
+from runs import (
     Data,
-    Parser,
-    Stopping,
     add_data_options,
     class_count,
     load_dataset,
-    name_of,
     new_run_folder,
-    run,
-    whole_number,
     write_config,
     write_json,
 )
 
 import nnxp
 from nnxp.checkpoint import locked
+from nnxp.checks import optional_import
 from nnxp.devices import DTYPES
-from nnxp.errors import optional_import
 from nnxp.initializers import INITIALIZERS
 from nnxp.layers.activations import ACTIVATIONS
 from nnxp.optimizers import OPTIMIZERS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from common import Parser, run, whole_number
+from cli import Parser, run, whole_number
 
 import nnxp
 from nnxp.data import Dataset

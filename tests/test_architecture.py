@@ -17,55 +17,53 @@ from nnxp.optimizers import OPTIMIZERS
 PACKAGE = Path(nnxp.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# What each room may import of nnxp besides arrays and errors, which all may. Only the trainer
-# knows all rooms; losses, metrics and optimizers know arrays alone.
+# What each room may import of nnxp besides arrays, checks and errors, which all may. Only the
+# trainer knows all rooms; losses, metrics and optimizers know arrays alone.
 ROOMS = {
     "__init__": None,
     "__main__": None,
     "arrays": set(),
     "errors": set(),
     "files": set(),
-    "functions": set(),
     "history": set(),
-    "generators": set(),
-    "position": {"data", "generators"},
+    "checks": set(),
+    "random": set(),
     "initializers": set(),
     "metrics": set(),
     "optimizers": set(),
     "devices": set(),
     "plots": {"files", "history"},
-    "losses": {"functions", "metrics"},
-    "layers": {"devices", "initializers", "functions"},
-    "network": {"devices", "initializers", "layers"},
+    "losses": {"layers", "metrics"},
+    "layers": {"devices", "initializers"},
+    "network": {"devices", "layers"},
+    "models": {"devices", "initializers", "layers", "network"},
     "gradients": {"losses", "network"},
-    "divergence": {"losses", "network", "optimizers"},
-    "data": {"devices", "files"},
+    "data": {"devices", "files", "random"},
     "testing": {"devices", "gradients", "layers", "losses", "network"},
     "checkpoint": {
         "devices",
+        "data",
         "files",
-        "generators",
         "history",
         "initializers",
         "layers",
         "losses",
+        "models",
         "network",
         "optimizers",
-        "position",
+        "random",
     },
-    "trainer": {
+    "training": {
+        "capture",
         "checkpoint",
         "data",
         "devices",
-        "divergence",
-        "fast",
         "history",
         "losses",
         "network",
         "optimizers",
-        "position",
     },
-    "fast": {"data", "devices", "losses", "network", "optimizers"},
+    "capture": {"data", "devices", "losses", "network", "optimizers"},
 }
 
 
@@ -91,26 +89,26 @@ def test_imports_point_one_way(path):
     if allowed is None:
         return
     inner = {name.split(".")[1] for name in imports(path) if name.startswith("nnxp.")}
-    assert inner <= allowed | {room(path), "arrays", "errors"}
+    assert inner <= allowed | {room(path), "arrays", "checks", "errors"}
     assert "nnxp" not in imports(path)
 
 
 def test_few_modules_name_other_libraries():
     # Which opens them, which shows what works, and which compile a step for one of them.
     for path in MODULES:
-        if path.stem not in ("libraries", "__main__", "gpu", "jit", "choice"):
+        if path.stem not in ("libraries", "__main__", "cupy", "jax", "choose"):
             code = re.sub(r'""".*?"""|#[^\n]*', "", path.read_text(), flags=re.DOTALL)
             assert not re.search(r"cupy|torch|jax|array_api_strict", code), path
 
 
 def test_layers_losses_and_optimizers_name_no_library_and_wait_for_no_device():
     for path in MODULES:
-        if room(path) in ("losses", "metrics", "optimizers", "functions") or (
+        if room(path) in ("losses", "metrics", "optimizers") or (
             room(path) == "layers" and path.stem != "affine"
         ):
             assert "numpy" not in imports(path), path
     for path in MODULES:
-        if room(path) in ("layers", "metrics", "functions"):
+        if room(path) in ("layers", "metrics"):
             assert not re.search(
                 r"\bfloat\(|\.item\(", path.read_text().replace("``float()``", "")
             ), path
@@ -142,7 +140,7 @@ def test_a_step_waits_for_no_device(monkeypatch, loss, optimizer):
 def test_the_networks_own_words_stay_in_the_standard():
     # What NumPy accepts beyond the standard runs on NumPy and fails elsewhere.
     for path in MODULES:
-        if room(path) in ("layers", "losses", "metrics", "functions", "optimizers", "network"):
+        if room(path) in ("layers", "losses", "metrics", "optimizers", "network"):
             code = re.sub(r'""".*?"""', "", path.read_text(), flags=re.DOTALL)
             assert not re.search(r"xp\.(random|einsum|dot|pad|split)\b|out=", code), path
 

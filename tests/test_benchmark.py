@@ -217,7 +217,7 @@ def test_what_cannot_be_compared_is_one_line(repository):
     result = compare(repository, "v9")
     assert result.returncode == 1
     assert result.stderr.startswith("compare_commits.py: error: v9 is no commit")
-    trainer = repository / "nnxp" / "trainer.py"
+    trainer = repository / "nnxp" / "training" / "trainer.py"
     trainer.write_text(trainer.read_text().replace("train_epoch", "do_epoch"))
     subprocess.run(
         ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-qam", "Rename"],

@@ -20,9 +20,10 @@ from conftest import BACKENDS, device_or_skip, train_epoch
 import nnxp
 from nnxp.checkpoint import FORMAT
 from nnxp.data import Batches, Dataset
-from nnxp.generators import generator, state_of
 from nnxp.history import MAX_RECORDS, keep
 from nnxp.optimizers import OPTIMIZERS
+from nnxp.random import generator, state_of
+from nnxp.training.divergence import first_not_finite
 
 safetensors = pytest.importorskip("safetensors.numpy")
 FIXTURES = Path(__file__).parent / "checkpoints"
@@ -399,7 +400,7 @@ def test_the_time_of_an_epoch_counts_both_of_its_parts(tmp_path, data):
     ("spec", "way"),
     [
         ("cpu", "replay.Replay"),
-        pytest.param("jax", "jit.JaxSteps", marks=BACKENDS["jax"][1]),
+        pytest.param("jax", "jax.JaxSteps", marks=BACKENDS["jax"][1]),
     ],
 )
 @pytest.mark.parametrize("place", ["over", "compiling"])
@@ -410,7 +411,7 @@ def test_a_first_step_that_fails_leaves_the_place_in_the_epoch(data, monkeypatch
     fit(trainer, data, 1, stop=stopped_after(2, trainer))
     trainer._steps = None
     # What compiles a step on either: the optimizer's rule is asked for.
-    broken = f"nnxp.fast.{way}.over" if place == "over" else "nnxp.optimizers.Adam._update_one"
+    broken = f"nnxp.capture.{way}.over" if place == "over" else "nnxp.optimizers.Adam._update_one"
     with monkeypatch.context() as patch:
         patch.setattr(broken, None)
         with pytest.raises(TypeError):
@@ -923,7 +924,7 @@ def test_the_first_number_that_is_not_finite_is_found(data, poison, place):
     trainer.network.parameters()[poison][...] = np.inf
     inputs, labels = data.inputs.astype("float32"), data.labels
     with np.errstate(all="ignore"):
-        found = nnxp.divergence.first_not_finite(trainer.network, trainer.loss, inputs, labels)
+        found = first_not_finite(trainer.network, trainer.loss, inputs, labels)
     assert re.fullmatch(place, found)
 
 
@@ -940,7 +941,7 @@ class SteepLoss(nnxp.MeanSquaredError):
 def test_a_gradient_or_loss_that_is_not_finite_is_found(data):
     rng = np.random.default_rng(0)
     inputs, labels = data.inputs.astype("float32"), data.labels
-    find = nnxp.divergence.first_not_finite
+    find = nnxp.training.divergence.first_not_finite
     layers = [nnxp.Affine(6, 4, rng=rng), nnxp.Tanh(), nnxp.Affine(4, 3, rng=rng)]
     network = nnxp.Sequential([*layers[:1], Steep(), *layers[2:]])
     with np.errstate(all="ignore"):
@@ -1014,7 +1015,7 @@ def test_only_what_a_step_computes_is_blamed(data):
     inputs = data.inputs.astype("float32")
     layers = [FirstSteep(6, 4, rng=rng), nnxp.Tanh(), nnxp.Affine(4, 3, rng=rng)]
     with np.errstate(all="ignore"):
-        find = nnxp.divergence.first_not_finite
+        find = nnxp.training.divergence.first_not_finite
         network, loss = nnxp.Sequential(layers), nnxp.SoftmaxWithLoss()
         assert find(network, loss, inputs, data.labels) is None  # it has no gradient at its inputs
         trainer = nnxp.Trainer(Exploding(layers), nnxp.MeanSquaredError(), nnxp.SGD(1e-9))
@@ -1095,7 +1096,7 @@ def test_a_gradient_of_weights_that_is_not_finite_is_found():
     network = nnxp.Sequential([nnxp.Affine(6, 3, rng=rng, initializer=nnxp.initializers.zeros)])
     inputs, targets = np.full((40, 6), 3e38, "f4"), np.full((40, 3), 1e6, "f4")
     with np.errstate(all="ignore"):
-        place = nnxp.divergence.first_not_finite(network, nnxp.MeanSquaredError(), inputs, targets)
+        place = first_not_finite(network, nnxp.MeanSquaredError(), inputs, targets)
     assert place == "the gradient of W1 in layer 1, Affine(6, 3),"
 
 

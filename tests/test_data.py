@@ -200,7 +200,9 @@ def test_wrong_idx_files_are_named(tmp_path, data, message, packed):
 
 
 @pytest.mark.parametrize(
-    "data", [b"plain", gzip.compress(GOOD)[:-9], b"\x1f\x8b\x08" + b"\xff" * 40]
+    "data",
+    [b"plain", gzip.compress(GOOD, mtime=0)[:-9], b"\x1f\x8b\x08" + b"\xff" * 40],
+    ids=["not gzip", "truncated", "damaged"],
 )
 def test_corrupt_gzip_is_named(tmp_path, data):
     (tmp_path / "images.gz").write_bytes(data)

@@ -15,10 +15,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import nnxp
+from nnxp.capture import blas, faster, replay
+from nnxp.capture.numpy_ops import NumpyCalls
+from nnxp.capture.program import compile_program
+from nnxp.capture.recorded import Recorded
+from nnxp.capture.tape import Tape
 from nnxp.data import Batches, Dataset, one_hot
-from nnxp.fast import blas, faster, replay
-from nnxp.fast.calls import NumpyCalls
-from nnxp.fast.recording import Recorded, Tape
+from nnxp.devices import threads
 from nnxp.optimizers import OPTIMIZERS
 
 LOSSES = {
@@ -31,6 +34,10 @@ LOSSES = {
 def nnxps(kind):
     """Return all of nnxp's own subclasses."""
     return {x for x in kind.__subclasses__() if x.__module__.startswith("nnxp.")}
+
+
+def compiled(tape, targets):
+    return compile_program(tape, targets, NumpyCalls())
 
 
 class PlainTrainer(nnxp.Trainer):
@@ -142,7 +149,7 @@ def test_an_affine_layer_is_one_product_within_its_bound(monkeypatch, openblas, 
     x, W, b = (rng.normal(size=n).astype("float32") for n in [(30, inner), (inner, 20), 20])
     tape, out = Tape(), np.empty((30, 20), "float32")
     y = tape.read(x) @ tape.read(W) + tape.read(b)
-    program = tape.compile([(y, out)])
+    program = compiled(tape, [(y, out)])
     for _ in range(2):
         for call in program:
             call()
@@ -155,7 +162,7 @@ def test_an_affine_layer_is_one_product_within_its_bound(monkeypatch, openblas, 
 def test_a_large_sum_is_within_its_bound(dtype):
     x = np.random.default_rng(0).normal(size=(200, 50)).astype(dtype)
     tape, out = Tape(), np.empty(50, dtype)
-    for call in tape.compile([(tape.namespace.sum(tape.read(x), axis=0), out)]):
+    for call in compiled(tape, [(tape.namespace.sum(tape.read(x), axis=0), out)]):
         call()
     ones, zeros = np.ones((1, 200), dtype), np.zeros(50, dtype)
     assert (abs(out - x.sum(axis=0)) <= bound(zeros, 1, ones, x)[0]).all()
@@ -255,7 +262,7 @@ def test_a_program_does_what_the_calls_do(program, seed):
     x, y, z = (rng.normal(size=(4, 3)) for _ in range(3))
     tape = Tape()
     made = performed(steps, tape.namespace, tape.read(x), tape.read(y))
-    calls = tape.compile([(made[i], out) for i, out in zip(results, (x, y, z), strict=True)])
+    calls = compiled(tape, [(made[i], out) for i, out in zip(results, (x, y, z), strict=True)])
     for _ in range(3):
         made = performed(steps, xp, x.copy(), y.copy())
         expected = [made[i].copy() for i in results]
@@ -280,7 +287,7 @@ def test_a_descent_is_joined_where_nothing_else_needs_its_parts(also):
     results = {"the product": product, "a multiple of it": 2 * product, "the step": step}
     result = (results | {"the old matrix": old + 1}).get(also)
     targets = [(new, W)] if result is None else [(new, W), (result, other)]
-    calls = tape.compile(targets)
+    calls = compiled(tape, targets)
     for _ in range(2):
         before, gradient = W.copy(), a @ b
         for call in calls:
@@ -299,10 +306,10 @@ def test_what_only_looks_like_a_descent_is_computed_as_it_stands():
     x, a, b = rng.normal(size=(4, 3)), rng.normal(size=(4, 5)), rng.normal(size=(5, 3))
     tape, out, rate = Tape(), np.empty((4, 3)), np.array(0.1)
     y = tape.read(x) - tape.read(rate) * (tape.read(a) @ tape.read(b))
-    for call in tape.compile([(y * 2, out)]):
+    for call in compiled(tape, [(y * 2, out)]):
         call()
     np.testing.assert_array_equal(out, (x - rate * (a @ b)) * 2)
-    assert len(tape.compile([(y * 2, out)])) == 4
+    assert len(compiled(tape, [(y * 2, out)])) == 4
 
 
 def test_a_descent_may_end_elsewhere():
@@ -310,7 +317,7 @@ def test_a_descent_may_end_elsewhere():
     W, a, b = rng.normal(size=(4, 3)), rng.normal(size=(4, 5)), rng.normal(size=(5, 3))
     tape, out, before = Tape(), np.empty((4, 3)), W.copy()
     new = tape.read(W) - tape.read(np.array(0.1)) * (tape.read(a) @ tape.read(b))
-    for call in tape.compile([(new, out)]):
+    for call in compiled(tape, [(new, out)]):
         call()
     np.testing.assert_array_equal(W, before)
     assert (abs(out - (W - 0.1 * (a @ b))) <= bound(W, 0.1, a, b)).all()
@@ -419,7 +426,7 @@ def test_operators_with_numpy_arrays_on_either_side(name):
         tape, out = Tape(), np.empty_like(expected)
         result = function(tape.read(x), y) if left else function(x, tape.read(y))
         assert isinstance(result, Recorded)
-        for call in tape.compile([(result, out)]):
+        for call in compiled(tape, [(result, out)]):
             call()
         np.testing.assert_array_equal(out, expected)
 
@@ -579,7 +586,7 @@ def test_small_networks_train_on_one_thread_and_give_the_others_back(
 
 def test_threads_of_a_program_may_train_at_once():
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
-        first, second = (blas.one_thread_if_small(1) for _ in range(2))
+        first, second = (threads.one_thread_if_small(1) for _ in range(2))
         first.__enter__()
         second.__enter__()
         first.__exit__(None, None, None)

@@ -17,10 +17,12 @@ from conftest import train_epoch
 from test_fast import LOSSES, PlainTrainer, assert_same, bound
 
 import nnxp
+from nnxp.capture import cupy as gpu
+from nnxp.capture.program import compile_program
+from nnxp.capture.replay import Replay
+from nnxp.capture.tape import Tape
 from nnxp.data import Batches, Dataset
-from nnxp.fast import blas, gpu
-from nnxp.fast.recording import Tape
-from nnxp.fast.replay import Replay
+from nnxp.devices.threads import blas_libraries
 from nnxp.optimizers import OPTIMIZERS
 
 
@@ -108,7 +110,7 @@ def cupy(monkeypatch):
     module = Module()
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setattr(gpu, "Cublas", lambda cp: types.SimpleNamespace(product=product))
-    monkeypatch.setattr("nnxp.fast.faster", lambda *_: (gpu.GraphReplay, ""))
+    monkeypatch.setattr("nnxp.capture.faster", lambda *_: (gpu.GraphReplay, ""))
     return module
 
 
@@ -300,7 +302,7 @@ def test_a_missing_cublas_says_so_and_cupys_own_product_serves(cupy, images, mon
 
 def openblas():
     """Return the product of NumPy's OpenBLAS in Fortran's order, which is cuBLAS's."""
-    for each in blas._libraries().lib_controllers:
+    for each in blas_libraries().lib_controllers:
         if hasattr(each.dynlib, "scipy_sgemm_64_"):
             return each.dynlib.scipy_sgemm_64_
     pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
@@ -377,9 +379,9 @@ def test_a_tape_has_its_librarys_constants():
         def array(self, x):
             return np.asarray(x) + 0
 
-    tape = Tape(Calls(np, lambda *_: None))
+    tape = Tape()
     x, out = np.ones(3), np.zeros(3)
     y = tape.read(x) * tape.namespace.arange(3)
-    for call in tape.compile([(y, out)]):
+    for call in compile_program(tape, [(y, out)], Calls(np, lambda *_: None)):
         call()
     np.testing.assert_array_equal(out, np.arange(3))

@@ -464,7 +464,7 @@ def test_a_refused_run_leaves_the_one_that_is_going_on_alone(tmp_path):
 @pytest.fixture
 def stopping(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
-    from common import Stopping
+    from cli import Stopping
 
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     yield Stopping()

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnxp.data.epoch import Position
 from nnxp.errors import InputError
 from nnxp.history import Record
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
-from nnxp.position import Position
 
 FORMAT = 1
 """The version of the format that is written; all from 1 on are read."""

@@ -26,17 +26,19 @@ from nnxp.checkpoint.format import (
     require_rising,
     require_state,
 )
+from nnxp.checks import optional_import
+from nnxp.data.epoch import Position
 from nnxp.devices import Device, require_dtype
 from nnxp.devices import device as open_device
-from nnxp.errors import CheckpointError, DeviceError, InputError, NnxpError, optional_import
-from nnxp.generators import generator
+from nnxp.errors import CheckpointError, DeviceError, InputError, NnxpError
 from nnxp.history import MAX_RECORDS, Record
 from nnxp.initializers import zeros
 from nnxp.layers import Affine, Layer
 from nnxp.losses import Loss
-from nnxp.network import Sequential, ThreeLayerNet
+from nnxp.models import ThreeLayerNet
+from nnxp.network import Sequential
 from nnxp.optimizers import OPTIMIZERS, Optimizer
-from nnxp.position import Position
+from nnxp.random import generator
 
 _LAYERS = {kind.__name__: kind for kind in Layer.__subclasses__()}
 _LOSSES = {kind.__name__: kind for kind in Loss.__subclasses__()}

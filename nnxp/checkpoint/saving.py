@@ -28,13 +28,14 @@ from nnxp.checkpoint.format import (
     require_state,
 )
 from nnxp.checkpoint.target import file_of
-from nnxp.errors import DivergenceError, InputError, optional_import
+from nnxp.checks import optional_import
+from nnxp.errors import DivergenceError, InputError
 from nnxp.files import write_whole
-from nnxp.generators import KINDS, state_of
 from nnxp.history import MAX_RECORDS, Record
 from nnxp.layers import Layer
 from nnxp.losses import Loss
 from nnxp.optimizers import Optimizer
+from nnxp.random import KINDS, state_of
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:

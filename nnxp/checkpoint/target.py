@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from nnxp.errors import CheckpointError, optional_import
+from nnxp.checks import optional_import
+from nnxp.errors import CheckpointError
 from nnxp.files import remove_temporary, require_writable
 
 

@@ -12,10 +12,10 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 
 from nnxp.arrays import Array
+from nnxp.checks import require_count, require_rng
 from nnxp.data.dataset import Dataset
 from nnxp.devices import Device, require_dtype
 from nnxp.devices import device as open_device
-from nnxp.errors import require_count, require_rng
 
 Rows: TypeAlias = Any
 """What picks examples: their numbers in an array, or a slice."""

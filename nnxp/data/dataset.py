@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nnxp.arrays import is_odd_numpy
-from nnxp.errors import InputError, require_count
+from nnxp.checks import require_count
+from nnxp.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

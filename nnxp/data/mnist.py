@@ -9,9 +9,10 @@ import os
 import sys
 from pathlib import Path
 
+from nnxp.checks import optional_import
 from nnxp.data.dataset import Dataset
 from nnxp.data.idx import read_idx
-from nnxp.errors import DataError, DataUnavailableError, MissingExtraError, optional_import
+from nnxp.errors import DataError, DataUnavailableError, MissingExtraError
 
 FILES = {
     "train-images-idx3-ubyte": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nnxp.checks import unknown_name
 from nnxp.devices.base import DTYPES, Device, require_dtype
 from nnxp.devices.libraries import LIBRARIES, Opening
-from nnxp.errors import DeviceError, InputError, unknown_name
+from nnxp.errors import DeviceError, InputError
 
 __all__ = ["DTYPES", "Device", "device", "opening", "require_dtype"]
 

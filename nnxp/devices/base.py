@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nnxp.arrays import Array, Namespace, describe, device_of, is_odd_numpy
-from nnxp.errors import DeviceError, InputError, OutOfMemoryError, unknown_name
+from nnxp.checks import unknown_name
+from nnxp.errors import DeviceError, InputError, OutOfMemoryError
 
 DTYPES = ("float32", "float64")
 """The dtypes that networks compute in."""

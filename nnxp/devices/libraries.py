@@ -1,7 +1,7 @@
 """Libraries: how a device of each array library is opened, and each way in which that can fail.
 
 CuPy, PyTorch, JAX and array-api-strict are imported here, each when it is asked for, and where
-`nnxp.fast` prepares steps for one of them. An opening is a generator: it yields what has worked,
+`nnxp.capture` prepares steps for one of them. An opening is a generator: it yields what has worked,
 raises at the step that fails, and returns the device; so opening a device and explaining it are the
 same code.
 """

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from nnxp.arrays import Array, floating_namespace
+from nnxp.arrays import Array, Namespace, floating_namespace
 from nnxp.errors import InputError
-from nnxp.functions import sigmoid
 from nnxp.layers.base import Layer
+
+
+def sigmoid(xp: Namespace, x: Array) -> Array:
+    """Return ``1 / (1 + exp(-x))``; only exp(-|x|) is taken, which cannot overflow."""
+    t = xp.exp(-xp.abs(x))
+    return xp.where(x >= 0, 1.0, t) / (1.0 + t)
 
 
 class Identity(Layer):

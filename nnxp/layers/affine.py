@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from nnxp.arrays import Array, array_library
+from nnxp.checks import require_count, require_rng
 from nnxp.devices import Device, require_dtype
 from nnxp.devices import device as open_device
-from nnxp.errors import InputError, require_count, require_rng
+from nnxp.errors import InputError
 from nnxp.initializers import Initializer, he_normal
 from nnxp.layers.base import Layer
 

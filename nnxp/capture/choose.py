@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import itertools
 
+from nnxp.capture.base import Steps
 from nnxp.data.batches import Batches
-from nnxp.fast.steps import Steps
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
@@ -39,16 +39,16 @@ def faster(
     if len({id(x) for x in arrays}) < len(arrays):
         return None, "its layers share parameters"
     if library == "jax":
-        from nnxp.fast.jit import JaxSteps
+        from nnxp.capture.jax import JaxSteps
 
         return JaxSteps, ""
     if not _may_move(network):
         return None, "its parameters overlap in memory, or do not lie there row by row"
     if library == "cpu":
-        from nnxp.fast.replay import Replay
+        from nnxp.capture.replay import Replay
 
         return Replay, ""
-    from nnxp.fast.gpu import GraphReplay
+    from nnxp.capture.cupy import GraphReplay
 
     return GraphReplay, ""
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from nnxp.capture.ops import Calls, Memory, Program, add_product
+from nnxp.capture.replay import Replay
 from nnxp.data.dataset import Dataset
 from nnxp.errors import DeviceError
-from nnxp.fast.calls import Calls, Memory, Program, add_product
-from nnxp.fast.replay import Replay
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer

@@ -12,9 +12,9 @@ from typing import TypeAlias
 import numpy as np
 
 from nnxp.arrays import Array
+from nnxp.capture.base import Steps
 from nnxp.data.batches import Batches, scaled
 from nnxp.data.dataset import Dataset
-from nnxp.fast.steps import Steps
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from nnxp.capture.base import Steps
+from nnxp.capture.numpy_ops import NumpyCalls
+from nnxp.capture.ops import Calls, Memory, Program
+from nnxp.capture.program import compile_program
+from nnxp.capture.tape import Tape
 from nnxp.data.batches import Batches, carry, scaled
 from nnxp.data.dataset import Dataset
-from nnxp.fast.calls import Calls, Memory, NumpyCalls, Program
-from nnxp.fast.recording import Tape
-from nnxp.fast.steps import Steps
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import SGD, Optimizer
@@ -120,7 +122,7 @@ class Replay(Steps):
         zeros = self._library.module.zeros
         inputs = zeros((count, *inputs.shape[1:]), inputs.dtype)
         labels = zeros((count, *labels.shape[1:]), labels.dtype)
-        tape = Tape(self._library)
+        tape = Tape()
         network, loss = self._network.to(tape.device), copy.copy(self._loss)
         parameters = network.parameters()
         for name, x in (self._parameters.views | self._alone).items():
@@ -136,7 +138,7 @@ class Replay(Steps):
             factors = map(tape.read, self._factors)
             self._optimizer._update_one(parameters, name, gradients[name], *factors)
             targets.append((parameters[name], x))
-        return inputs, labels, tape.compile(targets) + self._update
+        return inputs, labels, compile_program(tape, targets, self._library) + self._update
 
     def _record_update(self) -> Program:
         """Return what updates the flat vectors, one chunk after the other."""
@@ -144,16 +146,15 @@ class Replay(Steps):
         size = self._library.chunk
         for start in range(0, self._parameters.memory.size, size):
             chunk = slice(start, start + size)
-            tape, optimizer = Tape(self._library), copy.copy(self._optimizer)
+            tape, optimizer = Tape(), copy.copy(self._optimizer)
             state = {slot: flat.memory[chunk] for slot, flat in self._state.items()}
             optimizer.state = {slot: {"all": tape.read(x)} for slot, x in state.items()}
             parameters = {"all": tape.read(self._parameters.memory[chunk])}
             gradient = tape.read(self._gradients.memory[chunk])
             optimizer._update_one(parameters, "all", gradient, *map(tape.read, self._factors))
-            program += tape.compile(
-                [(parameters["all"], self._parameters.memory[chunk])]
-                + [(optimizer.state[slot]["all"], x) for slot, x in state.items()]
-            )
+            targets = [(parameters["all"], self._parameters.memory[chunk])]
+            targets += [(optimizer.state[slot]["all"], x) for slot, x in state.items()]
+            program += compile_program(tape, targets, self._library)
         return program
 
 

@@ -1,21 +1,20 @@
 """BLAS: what NumPy's matrix product can do and NumPy passes on to nobody.
 
 NumPy's wheels carry OpenBLAS, whose product may add to what is there, in the pass that computes
-it, and whose number of threads may be set. With another BLAS the first is not to be had.
+it. With another BLAS that is not to be had.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import functools
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from nnxp.devices.threads import blas_libraries
 
 # NumPy's own OpenBLAS has this prefix, and this suffix since its integers have 64 bits.
 _PRODUCTS = {
@@ -23,35 +22,6 @@ _PRODUCTS = {
     "float64": ("scipy_cblas_dgemm64_", ctypes.c_double),
 }
 _ROW_MAJOR, _AS_IT_IS, _TRANSPOSED = 101, 111, 112  # as in cblas.h
-
-# Multiplications in a step's largest product from which threads gain more than they cost. Below,
-# they wait for each other; all the more where other programs keep the cores busy.
-_WORTH_THREADS = 1 << 24
-_lock = threading.Lock()
-_limits: list[Any] = []  # the one in force, once for each that wants it
-
-
-@contextlib.contextmanager
-def one_thread_if_small(multiplications: int) -> Iterator[None]:
-    """Let BLAS use one thread, if its largest product has too few multiplications for more.
-
-    Where several threads of a program train at once, the last one gives the others back.
-    """
-    if multiplications >= _WORTH_THREADS:
-        yield
-        return
-    with _lock:
-        if not _limits:
-            _limits.append(_libraries().limit(limits=1, user_api="blas"))
-        else:
-            _limits.append(_limits[0])
-    try:
-        yield
-    finally:
-        with _lock:
-            limit = _limits.pop()
-            if not _limits:
-                limit.restore_original_limits()
 
 
 def accumulating_product(
@@ -76,7 +46,7 @@ def accumulating_product(
         None where that takes NumPy.
     """
     name, real = _PRODUCTS.get(out.dtype.name, ("", ctypes.c_double))
-    libraries = [x.dynlib for x in _libraries().lib_controllers]
+    libraries = [x.dynlib for x in blas_libraries().lib_controllers]
     product = next((getattr(x, name) for x in libraries if hasattr(x, name)), None)
     if product is None or {a.dtype, b.dtype} != {out.dtype} or not out.flags.behaved:
         return None
@@ -103,10 +73,3 @@ def accumulating_product(
         product(*arguments)
 
     return subtract
-
-
-@functools.cache
-def _libraries() -> Any:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()

@@ -16,19 +16,20 @@ import numpy as np
 
 from nnxp.arrays import Array
 from nnxp.checkpoint import Checkpoint, file_of, load, locked, require_saveable, save
+from nnxp.checks import require_count, require_rng
 from nnxp.data.batches import Batches, Rows, carry, scaled
 from nnxp.data.dataset import Dataset
+from nnxp.data.epoch import Position
 from nnxp.devices import Device
-from nnxp.divergence import Snapshot, first_not_finite, is_finite, parameters_and_state
-from nnxp.errors import DivergenceError, InputError, require_count, require_rng
+from nnxp.errors import DivergenceError, InputError
 from nnxp.history import Record, keep
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
-from nnxp.position import Position
+from nnxp.training.divergence import Snapshot, first_not_finite, is_finite, parameters_and_state
 
 if TYPE_CHECKING:
-    from nnxp.fast import Steps
+    from nnxp.capture import Steps
 
 
 _EVALUATED = 1000  # examples that are evaluated at once
@@ -518,7 +519,7 @@ class Trainer:
     @contextlib.contextmanager
     def _stepping(self, batches: Batches) -> Iterator[Callable[[Rows], object]]:
         """Provide what does one update for a batch, `step` or the same in a faster way."""
-        from nnxp.fast import faster
+        from nnxp.capture import faster
 
         parts = self.network, self.loss, self.optimizer
         if type(self) is not Trainer or "step" in vars(self):
@@ -551,7 +552,7 @@ class Trainer:
                 self._training = True
                 stack.callback(setattr, self, "_training", False)
             if self._device.spec == "cpu":
-                from nnxp.fast import one_thread_if_small
+                from nnxp.devices.threads import one_thread_if_small
 
                 parameters = self.network.parameters().values()
                 largest = max(math.prod(x.shape) for x in parameters)

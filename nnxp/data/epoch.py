@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from nnxp.data.batches import Batches, Rows
 from nnxp.errors import InputError
-from nnxp.generators import set_state, state_of
+from nnxp.random import set_state, state_of
 
 
 @dataclass

@@ -1,0 +1,73 @@
+"""Checks: what arguments must be, and the packages that must be there."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+import operator
+from collections.abc import Callable, Iterable
+from numbers import Real
+from types import ModuleType
+from typing import TypeAlias
+
+import numpy as np
+
+from nnxp.errors import InputError, MissingExtraError
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
+    """Return the error for a `name` that is none of the `known` ones, with the nearest of them."""
+    by_lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
+    hint = f"did you mean {by_lower[near[0]]!r}? " if near else ""
+    return InputError(f"unknown {kind} {name!r}; {hint}known: {', '.join(by_lower.values())}")
+
+
+def require_count(name: str, value: object) -> int:
+    """Return `value` if it is a whole number of at least 1."""
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return count
+
+
+Range: TypeAlias = tuple[Callable[[float], bool], str]
+
+POSITIVE: Range = (lambda x: 0 < x < math.inf, "a positive number")
+NOT_NEGATIVE: Range = (lambda x: 0 <= x < math.inf, "a number of at least 0")
+FRACTION: Range = (lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
+
+
+def require_number(name: str, value: object, range_: Range) -> float:
+    """Return `value` as a plain float: NumPy's float64 would turn float32 arrays into float64."""
+    accepts, wanted = range_
+    if isinstance(value, Real):
+        try:
+            if accepts(float(value)):
+                return float(value)
+        except OverflowError:
+            pass
+    raise InputError(f"{name} must be {wanted}, got {value!r}")
+
+
+def optional_import(package: str, extra: str) -> ModuleType:
+    """Import an optional `package`, or say which extra of nnxp brings it."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{error.name} is not installed; pip install 'nnxp[{extra}]'", name=error.name
+        ) from None
+
+
+def require_rng(rng: object) -> None:
+    """Raise unless `rng` is a `numpy.random.Generator`: nnxp has no hidden randomness."""
+    if not isinstance(rng, np.random.Generator):
+        raise InputError(
+            f"rng must be a numpy.random.Generator, got {rng!r}; "
+            "make one with numpy.random.default_rng(seed)"
+        )

@@ -1,0 +1,116 @@
+"""Models: networks of a common shape."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from nnxp.checks import unknown_name
+from nnxp.devices import Device
+from nnxp.devices import device as open_device
+from nnxp.errors import InputError
+from nnxp.initializers import Initializer, he_normal, xavier_uniform
+from nnxp.layers import Affine, Layer
+from nnxp.layers.activations import ACTIVATIONS
+from nnxp.network import Sequential
+
+
+class ThreeLayerNet(Sequential):
+    """Three affine layers with an activation after the first two.
+
+    Parameters
+    ----------
+    inputs, hidden1, hidden2, outputs : int
+        Numbers of features, such as 784, 50, 30, 10.
+    rng : numpy.random.Generator
+        Draws the weights.
+    activation : str, optional
+        ``"relu"``, ``"sigmoid"``, ``"tanh"`` or ``"identity"``.
+    initializer : callable, optional
+        See `nnxp.initializers`; by default He for ReLU and Xavier for the others.
+    dtype : str, optional
+        ``"float32"`` or ``"float64"``.
+    device : Device or str, optional
+        Where the parameters live.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nnxp
+    >>> network = nnxp.ThreeLayerNet(784, 50, 30, 10, rng=np.random.default_rng(0))
+    >>> list(network.parameters())
+    ['W1', 'b1', 'W2', 'b2', 'W3', 'b3']
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden1: int,
+        hidden2: int,
+        outputs: int,
+        *,
+        rng: np.random.Generator,
+        activation: str = "relu",
+        initializer: Initializer | None = None,
+        dtype: str = "float32",
+        device: Device | str = "cpu",
+    ) -> None:
+        widths = [inputs, hidden1, hidden2, outputs]
+        super().__init__(_stack(widths, rng, activation, initializer, dtype, device))
+
+
+def mlp(
+    widths: Sequence[int],
+    *,
+    rng: np.random.Generator,
+    activation: str = "relu",
+    initializer: Initializer | None = None,
+    dtype: str = "float32",
+    device: Device | str = "cpu",
+) -> Sequential:
+    """Return a network of any depth: affine layers with an activation between them.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Numbers of features from input to output, such as ``[784, 128, 64, 10]``.
+    rng, activation, initializer, dtype, device
+        As in `ThreeLayerNet`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nnxp
+    >>> nnxp.mlp([784, 100, 10], rng=np.random.default_rng(0), activation="tanh")
+    Sequential(Affine(784, 100), Tanh(), Affine(100, 10))
+    """
+    return Sequential(_stack(widths, rng, activation, initializer, dtype, device))
+
+
+def _stack(
+    widths: Sequence[int],
+    rng: np.random.Generator,
+    activation: str,
+    initializer: Initializer | None,
+    dtype: str,
+    device: Device | str,
+) -> list[Layer]:
+    if not isinstance(widths, (list, tuple)) or len(widths) < 2:
+        raise InputError(
+            f"a network needs a list of at least two widths, inputs and outputs, got {widths!r}"
+        )
+    if str(activation) not in ACTIVATIONS:
+        raise unknown_name("activation", activation, ACTIVATIONS)
+    if initializer is None:
+        initializer = he_normal if activation == "relu" else xavier_uniform
+    device = open_device(device)
+    layers: list[Layer] = []
+    for inputs, outputs in itertools.pairwise(widths):
+        if layers:
+            layers.append(ACTIVATIONS[activation]())
+        layers.append(
+            Affine(inputs, outputs, rng=rng, initializer=initializer, dtype=dtype, device=device)
+        )
+    return layers
