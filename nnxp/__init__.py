@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from nnxp import data, initializers, plots, testing
 from nnxp.checkpoint import load_network
-from nnxp.devices import Device, device
+from nnxp.devices import Device
+from nnxp.devices import open_device as device
 from nnxp.errors import (
     CallOrderError,
     CheckpointError,

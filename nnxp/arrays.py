@@ -30,19 +30,19 @@ def describe(x: object) -> str:
     return f"an array of {library} on {device_of(x)}, {shape} {dtype}"
 
 
-def differ(device: Any, other: Any) -> bool:
+def on_different_devices(device: Any, other: Any) -> bool:
     """Tell whether two devices are known and different."""
     return device is not None and other is not None and bool(device != other)
 
 
-def is_odd_numpy(x: object) -> bool:
+def is_numpy_subclass(x: object) -> bool:
     """Tell whether `x` is a matrix or masked array, whose operators mean something else."""
     return isinstance(x, np.ndarray) and type(x) not in (np.ndarray, np.memmap)
 
 
 def array_library(x: Array, owner: object) -> Namespace:
     """Return the namespace of `x`; anything that is no array is refused in `owner`'s name."""
-    if is_odd_numpy(x):
+    if is_numpy_subclass(x):
         raise InputError(
             f"{owner} expects a plain array, got {type(x).__name__}; convert with numpy.asarray(x)"
         )
@@ -72,7 +72,9 @@ def floating_namespace(x: Array, owner: object) -> Namespace:
 def scores_namespace(scores: Array, labels: Array, owner: object) -> Namespace:
     """Return the namespace of floating-point `scores`, with `labels` on their device."""
     xp = floating_namespace(scores, owner)
-    if array_library(labels, owner) is not xp or differ(device_of(scores), device_of(labels)):
+    if array_library(labels, owner) is not xp or on_different_devices(
+        device_of(scores), device_of(labels)
+    ):
         raise DeviceError(
             f"{owner} expects scores and labels on one device, got {describe(scores)}; and "
             f"{describe(labels)}; carry the labels over with device.asarray(labels)"

@@ -29,7 +29,7 @@ def open_binary(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to a temporary file beside `path` and rename it: never half a file.
 
     Raises
@@ -57,7 +57,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Raise an `OSError` unless `write_whole` can write there."""
+    """Raise an `OSError` unless `write_atomically` can write there."""
     temporary = _temporary(path)
     temporary.touch()
     temporary.unlink()

@@ -42,7 +42,7 @@ class Record:
         return "  ".join([*parts, f"{self.seconds:.2f} s"])
 
 
-def keep(history: list[Record], record: Record) -> None:
+def append_record(history: list[Record], record: Record) -> None:
     """Append a record; of more than `MAX_RECORDS`, drop every second, but never the first or last.
 
     So memory and checkpoints stay small however long a training lasts, and its curve stays whole:

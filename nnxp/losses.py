@@ -16,7 +16,7 @@ from nnxp.arrays import (
 )
 from nnxp.errors import CallOrderError, InputError
 from nnxp.layers.activations import sigmoid
-from nnxp.metrics import binary_hits, hits
+from nnxp.metrics import binary_correct, correct
 
 
 class Loss:
@@ -49,9 +49,9 @@ class Loss:
         """
         raise NotImplementedError
 
-    def hits(self, scores: Array, labels: Array) -> Array | None:
+    def correct(self, scores: Array, labels: Array) -> Array | None:
         """Tell for each row whether the scores get it right; None where there are no classes."""
-        return hits(scores, labels)
+        return correct(scores, labels)
 
     def _namespace(self, scores: Array, labels: Array) -> Namespace:
         """Check scores and labels against each other and return their namespace."""
@@ -210,9 +210,9 @@ class SigmoidWithLoss(Loss):
         if is_numpy_array(labels) and labels.dtype != bool:
             _require_range(self, labels, 2)
 
-    def hits(self, scores: Array, labels: Array) -> Array:
+    def correct(self, scores: Array, labels: Array) -> Array:
         """Tell for each row whether all its logits are on the right side of 0."""
-        return binary_hits(scores, labels)
+        return binary_correct(scores, labels)
 
 
 class MeanSquaredError(Loss):
@@ -257,7 +257,7 @@ class MeanSquaredError(Loss):
                 "become such rows with nnxp.data.one_hot(labels, classes)"
             )
 
-    def hits(self, scores: Array, labels: Array) -> Array | None:
+    def correct(self, scores: Array, labels: Array) -> Array | None:
         """Tell for each row whether its largest output is at the 1 of a one-hot row.
 
         None for real-valued targets, for a single output and for outputs of more axes: there are
@@ -266,7 +266,7 @@ class MeanSquaredError(Loss):
         xp = array_library(labels, self)
         if xp.isdtype(labels.dtype, "real floating") or scores.ndim != 2 or scores.shape[1] == 1:
             return None
-        return hits(scores, labels)
+        return correct(scores, labels)
 
 
 def _require_range(loss: Loss, labels: Array, classes: int) -> None:

@@ -6,7 +6,7 @@ from nnxp.arrays import Array, floating_namespace, scores_namespace
 from nnxp.errors import InputError
 
 
-def hits(scores: Array, labels: Array) -> Array:
+def correct(scores: Array, labels: Array) -> Array:
     """Tell for each row whether its largest score is at the label.
 
     Parameters
@@ -38,7 +38,7 @@ def hits(scores: Array, labels: Array) -> Array:
     return xp.argmax(scores, axis=1) == labels
 
 
-def binary_hits(scores: Array, labels: Array) -> Array:
+def binary_correct(scores: Array, labels: Array) -> Array:
     """Tell for each row whether all its logits are on the right side of 0.
 
     Parameters
@@ -52,7 +52,7 @@ def binary_hits(scores: Array, labels: Array) -> Array:
     -------
     (batch,) boolean array
     """
-    xp = scores_namespace(scores, labels, "binary_hits")
+    xp = scores_namespace(scores, labels, "binary_correct")
     right = (scores > 0) == (xp.reshape(xp.astype(labels, scores.dtype), scores.shape) > 0)
     return xp.all(right, axis=1)
 
@@ -60,7 +60,7 @@ def binary_hits(scores: Array, labels: Array) -> Array:
 def accuracy(scores: Array, labels: Array) -> Array:
     """Return the share of rows whose largest score is at the label, as a 0-d array.
 
-    ``float()`` of it waits for the device. Parameters are those of `hits`.
+    ``float()`` of it waits for the device. Parameters are those of `correct`.
 
     Examples
     --------
@@ -70,4 +70,4 @@ def accuracy(scores: Array, labels: Array) -> Array:
     0.5
     """
     xp = floating_namespace(scores, "accuracy")
-    return xp.mean(xp.astype(hits(scores, labels), scores.dtype))
+    return xp.mean(xp.astype(correct(scores, labels), scores.dtype))

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nnxp.checks import unknown_name
-from nnxp.devices import Device
-from nnxp.devices import device as open_device
+from nnxp.devices import Device, open_device
 from nnxp.errors import InputError
 from nnxp.initializers import Initializer, he_normal, xavier_uniform
 from nnxp.layers import Affine, Layer

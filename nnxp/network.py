@@ -9,8 +9,7 @@ from typing import Self
 
 from nnxp.arrays import Array, array_library
 from nnxp.checks import unknown_name
-from nnxp.devices import Device
-from nnxp.devices import device as open_device
+from nnxp.devices import Device, open_device
 from nnxp.errors import CallOrderError, DeviceError, InputError
 from nnxp.layers import Layer
 
@@ -139,7 +138,7 @@ class Sequential:
             dy = layer.backward(dy)
         return dy
 
-    def parameter_gradients(self, dy: Array) -> None:
+    def backward_parameters(self, dy: Array) -> None:
         """Do backward's work as far as training needs it: no gradient at the inputs.
 
         That one is a third of the first layer's work, and nothing before it has parameters.
@@ -149,7 +148,7 @@ class Sequential:
             return
         for layer in reversed(self.layers[first + 1 :]):
             dy = layer.backward(dy)
-        self.layers[first].parameter_gradients(dy)
+        self.layers[first].backward_parameters(dy)
 
     def to(self, device: Device | str, *, dtype: str | None = None) -> Self:
         """Return a copy of the network on another device, or in another dtype; this one stays.

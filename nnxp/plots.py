@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nnxp.checks import optional_import
 from nnxp.errors import InputError
-from nnxp.files import write_whole
+from nnxp.files import write_atomically
 from nnxp.history import Record
 
 if TYPE_CHECKING:
@@ -103,4 +103,4 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as a PNG file, whole or not at all."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
-    write_whole(Path(path), picture.getvalue())
+    write_atomically(Path(path), picture.getvalue())

@@ -9,23 +9,23 @@ import numpy as np
 
 from nnxp.errors import InputError
 
-KINDS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 """The bit generators whose state is known."""
 
 
-def state_of(rng: np.random.Generator) -> dict[str, Any]:
+def get_state(rng: np.random.Generator) -> dict[str, Any]:
     """Return the state of a generator as JSON can have it."""
     state: dict[str, Any] = _plain(rng.bit_generator.state)
     return state
 
 
 def set_state(rng: np.random.Generator, state: Mapping[str, Any]) -> None:
-    """Put a generator into a state that `state_of` returned, of one of its kind."""
+    """Put a generator into a state that `get_state` returned, of one of its kind."""
     rng.bit_generator.state = _arrays_again(state)
 
 
 def generator(state: Mapping[str, Any]) -> np.random.Generator:
-    """Return a generator in a state that `state_of` returned.
+    """Return a generator in a state that `get_state` returned.
 
     Raises
     ------
@@ -33,8 +33,8 @@ def generator(state: Mapping[str, Any]) -> np.random.Generator:
         If no generator can be in that state.
     """
     name = state["bit_generator"]
-    if name not in KINDS:
-        raise InputError(f"the generator must be one of {', '.join(KINDS)}, got {name!r}")
+    if name not in BIT_GENERATORS:
+        raise InputError(f"the generator must be one of {', '.join(BIT_GENERATORS)}, got {name!r}")
     # NumPy takes any, and some would let it read beyond its memory, or draw for ever.
     inner = state["state"]
     sound = (

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnxp.arrays import Array
-from nnxp.devices import DTYPES, device
+from nnxp.devices import DTYPES, open_device
 from nnxp.errors import CallOrderError, LayerError, NnxpError
 from nnxp.gradients import check_gradients
 from nnxp.layers import Layer
@@ -63,10 +63,10 @@ def check_layer(
     ...         s = (1 + xp.tanh(x / 2)) / 2  # the sigmoid, which so never overflows
     ...         y = x * s
     ...         if training:
-    ...             self.remember(y, (s, y))
+    ...             self.save_for_backward(y, (s, y))
     ...         return y
     ...     def backward(self, dy):
-    ...         s, y = self.recall(dy)
+    ...         s, y = self.saved(dy)
     ...         return dy * (s + y * (1 - s))
     >>> nnxp.testing.check_layer(Swish(), (5, 4))
     """
@@ -87,7 +87,7 @@ def check_layer(
 def _passes(layer: Layer, shape: tuple[int, ...], training_differs: bool) -> Iterator[str]:
     """Check shapes, dtypes, devices and untouched arrays of a forward and a backward."""
     for spec in ("cpu", "strict:device1"):
-        place = device(spec)
+        place = open_device(spec)
         for dtype in DTYPES:
             where = f"on {spec} in {dtype}"
             twin = _try(f"to {spec}", layer.to, place, dtype=dtype)
@@ -143,7 +143,7 @@ def _order(layer: Layer, shape: tuple[int, ...], _: bool) -> Iterator[str]:
         except Exception as error:  # noqa: BLE001 (whatever a layer raises is the finding)
             yield f"backward {call} raises {_words(error)}, not CallOrderError"
         else:
-            yield f"backward {call} is not refused: call self.remember and self.recall"
+            yield f"backward {call} is not refused: call self.save_for_backward and self.saved"
 
 
 def _gradients(layer: Layer, shape: tuple[int, ...], _: bool) -> Iterator[str]:
@@ -174,7 +174,7 @@ def _protect(x: Array) -> None:
 
 
 def _kept(what: str, x: Array, dtype: str, spec: str) -> Iterator[str]:
-    place = device(spec)
+    place = open_device(spec)
     if not place.holds(x):
         yield f"{what} has left its device or library: it is a {type(x).__name__}"
     elif x.dtype != getattr(place.xp, dtype):

@@ -149,7 +149,7 @@ class Session:
         return float((scores.argmax(axis=1) == self.test.labels).mean())
 
     def _images(self) -> np.ndarray:
-        return peers.scaled(self.test.inputs)
+        return peers.scale_images(self.test.inputs)
 
 
 class Worker:

@@ -190,7 +190,7 @@ class Torch(Peer):
             self.task.optimizer
         ]
         self.optimizer = kind(self.model.parameters(), lr=rate, **self.options)
-        self.inputs = torch.from_numpy(scaled(inputs)).to(self.task.device)
+        self.inputs = torch.from_numpy(scale_images(inputs)).to(self.task.device)
         self.labels = torch.tensor(labels, dtype=torch.int64, **self.place)
 
     def step(self, rows: Any) -> None:
@@ -297,7 +297,7 @@ class Jax(Peer):
         if self.task.optimizer == "Adam":
             m, v = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
             self.state = (params, m, v, jnp.float32(0))
-        self.inputs = jax.device_put(scaled(inputs))
+        self.inputs = jax.device_put(scale_images(inputs))
         self.labels = jnp.asarray(labels, dtype=jnp.int32)
 
     def epoch(self) -> None:
@@ -346,7 +346,7 @@ class ScikitLearn(Peer):
             self.task.hidden, solver=self.task.optimizer.lower(), alpha=0.0,
             batch_size=self.task.batch_size, random_state=np.random.RandomState(0), **options,
         )  # fmt: skip
-        self.inputs = scaled(inputs)
+        self.inputs = scale_images(inputs)
         self.labels = labels
         # Its weights exist after a first step only.
         first = slice(0, self.task.batch_size)
@@ -380,7 +380,7 @@ class Thinc(Peer):
         kind, rate = {"SGD": (api.SGD, 0.1), "Adam": (api.Adam, 0.001)}[self.task.optimizer]
         self.optimizer = kind(rate, L2=0.0, grad_clip=0.0, use_averages=False)
         self.loss = api.CategoricalCrossentropy()
-        self.inputs = scaled(inputs)
+        self.inputs = scale_images(inputs)
         self.labels = np.eye(self.widths[-1], dtype=np.float32)[labels]
 
     def epoch(self) -> None:
@@ -493,7 +493,7 @@ PEERS: dict[str, Callable[..., Peer]] = {
 }
 
 
-def scaled(inputs: np.ndarray) -> np.ndarray:
+def scale_images(inputs: np.ndarray) -> np.ndarray:
     """Return bytes as float32 from 0 to 1."""
     x = inputs.astype(np.float32)
     x /= 255

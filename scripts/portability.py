@@ -21,7 +21,7 @@ from runs import add_data_options, class_count, load_dataset
 import nnxp
 from nnxp.data import Batches
 from nnxp.devices import DTYPES
-from nnxp.files import write_whole
+from nnxp.files import write_atomically
 
 DEVICES = ["cpu", "cuda", "torch:cpu", "torch:cuda", "torch:mps", "jax:cpu", "jax:cuda",
            "strict:device1"]  # fmt: skip
@@ -68,7 +68,7 @@ def main() -> int:
                 print(line(rows[-1]), flush=True)
     table = "\n".join([line(None), "|---" * 9 + "|", *map(line, rows)])
     if args.out:
-        write_whole(args.out, f"{table}\n".encode())
+        write_atomically(args.out, f"{table}\n".encode())
     for reason in dict.fromkeys(missing):
         print(f"not run: {reason}")
     failures = [text for row in rows for text in judge(row, rows)]

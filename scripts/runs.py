@@ -18,7 +18,7 @@ import numpy as np
 import nnxp
 from nnxp.checks import unknown_name
 from nnxp.data import Dataset
-from nnxp.files import write_whole
+from nnxp.files import write_atomically
 
 # Each library reads its own, and only before it starts.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
@@ -147,4 +147,4 @@ def _new_folder() -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, whole or not at all."""
-    write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())

@@ -21,7 +21,7 @@ from runs import (
 )
 
 import nnxp
-from nnxp.checkpoint import locked
+from nnxp.checkpoint import lock_target
 from nnxp.checks import optional_import
 from nnxp.devices import DTYPES
 from nnxp.initializers import INITIALIZERS
@@ -126,11 +126,11 @@ def main() -> int:
         if args.resume:
             folder = args.resume
             checkpoint = folder / CHECKPOINT
-            stack.enter_context(locked(checkpoint))  # or it might be written after it is read
+            stack.enter_context(lock_target(checkpoint))  # or it might be written after it is read
             data = load_dataset(args.dataset, args.data_dir)
             trainer = resumed(args, device, data)
             if trainer.epochs >= args.epochs:
-                keep(trainer, data, folder)  # it may have been killed before it did
+                write_results(trainer, data, folder)  # it may have been killed before it did
                 raise nnxp.InputError(
                     f"the run in {folder} has its {trainer.epochs} epochs; for more, give --epochs "
                     "with their number in all"
@@ -256,11 +256,11 @@ def train(
     except KeyboardInterrupt:
         status = 130
     finally:
-        keep(trainer, data, folder)
+        write_results(trainer, data, folder)
     return status
 
 
-def keep(trainer: nnxp.Trainer, data: Data, folder: Path) -> None:
+def write_results(trainer: nnxp.Trainer, data: Data, folder: Path) -> None:
     """Write and draw the finished epochs, if there are any."""
     if not trainer.history:
         return

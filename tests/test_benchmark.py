@@ -68,7 +68,7 @@ def test_peers_take_the_step_that_nnxp_takes(peers, name, optimizer):
     rng = np.random.default_rng(0)
     inputs, labels = rng.integers(0, 256, (40, 9), np.uint8), np.arange(40) % 5
     task = peers.Task((8, 6), 40, optimizer, "cpu")
-    x = peers.scaled(inputs)
+    x = peers.scale_images(inputs)
     probabilities = []
     for make in (peers.PEERS["nnxp"], peers.PEERS[name]):
         peer = make(task, inputs, labels)

@@ -202,7 +202,7 @@ def test_too_large_an_array_is_one_error_on_every_library(backend):
     x = device.xp.ones((1, 1), dtype=device.xp.float32)
 
     def add():
-        with device.at_work("the sum"):
+        with device.session("the sum"):
             backend.host(device.xp.broadcast_to(x, (2**30, 2**20)) + x)
 
     with pytest.raises(nnxp.OutOfMemoryError, match=r"^the sum does not fit .* smaller batch_siz"):

@@ -166,7 +166,7 @@ def test_a_capture_that_is_asked_for_and_not_to_be_had_is_said(small, options, m
 def test_without_capture_steps_are_plain(small, monkeypatch):
     trainer = trainer_with()
     trainer.capture = False
-    monkeypatch.setattr("nnxp.capture.faster", None)
+    monkeypatch.setattr("nnxp.capture.choose", None)
     train_epoch(trainer, small, 16, np.random.default_rng(0))
     assert trainer._steps is None
 

@@ -20,9 +20,9 @@ from conftest import BACKENDS, device_or_skip, train_epoch
 import nnxp
 from nnxp.checkpoint import FORMAT
 from nnxp.data import Batches, Dataset
-from nnxp.history import MAX_RECORDS, keep
+from nnxp.history import MAX_RECORDS, append_record
 from nnxp.optimizers import OPTIMIZERS
-from nnxp.random import generator, state_of
+from nnxp.random import generator, get_state
 from nnxp.training.divergence import first_not_finite
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -107,7 +107,7 @@ def test_a_checkpoint_of_a_long_history_stays_small(tmp_path):
     trainer.save(path)
     without = path.stat().st_size
     for epoch in range(1, MAX_RECORDS + 1):
-        keep(trainer.history, nnxp.Record(epoch, 0.1, 0.2, 0.3, math.nan, 0.4))
+        append_record(trainer.history, nnxp.Record(epoch, 0.1, 0.2, 0.3, math.nan, 0.4))
     trainer.save(path)
     assert path.stat().st_size - without < 50 * MAX_RECORDS
     assert nnxp.Trainer.resume(path).history[-1].epoch == MAX_RECORDS
@@ -197,7 +197,7 @@ def test_generators_go_on(kind):
     rng = np.random.Generator(getattr(np.random, kind)(3))
     rng.permutation(7)
     rng.integers(0, 9, 3, dtype=np.uint8)  # half of a word is left over
-    again = generator(json.loads(json.dumps(state_of(rng))))
+    again = generator(json.loads(json.dumps(get_state(rng))))
     np.testing.assert_equal(again.bit_generator.state, rng.bit_generator.state)
     np.testing.assert_array_equal(again.permutation(99), rng.permutation(99))
 
@@ -403,7 +403,7 @@ def test_the_time_of_an_epoch_counts_both_of_its_parts(tmp_path, data):
         pytest.param("jax", "jax.JaxSteps", marks=BACKENDS["jax"][1]),
     ],
 )
-@pytest.mark.parametrize("place", ["over", "compiling"])
+@pytest.mark.parametrize("place", ["bind", "compiling"])
 def test_a_first_step_that_fails_leaves_the_place_in_the_epoch(data, monkeypatch, spec, way, place):
     device_or_skip(spec)
     whole, trainer = new_trainer(device=spec), new_trainer(device=spec)
@@ -411,7 +411,7 @@ def test_a_first_step_that_fails_leaves_the_place_in_the_epoch(data, monkeypatch
     fit(trainer, data, 1, stop=stopped_after(2, trainer))
     trainer._steps = None
     # What compiles a step on either: the optimizer's rule is asked for.
-    broken = f"nnxp.capture.{way}.over" if place == "over" else "nnxp.optimizers.Adam._update_one"
+    broken = f"nnxp.capture.{way}.bind" if place == "bind" else "nnxp.optimizers.Adam._update_one"
     with monkeypatch.context() as patch:
         patch.setattr(broken, None)
         with pytest.raises(TypeError):
@@ -756,7 +756,7 @@ def test_only_its_own_leftovers_are_cleared_away(tmp_path, data):
     ],
 )
 def test_states_that_there_are_not_are_refused(kind, change):
-    state = state_of(np.random.Generator(getattr(np.random, kind)(3)))
+    state = get_state(np.random.Generator(getattr(np.random, kind)(3)))
     for name, x in change.items():
         state[name] = state[name] | x if isinstance(x, dict) else x
     with pytest.raises(nnxp.InputError, match="the generator('s state is not|.* must be one of)"):

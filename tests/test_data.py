@@ -123,9 +123,9 @@ def test_images_are_scaled_on_the_device_and_stay_bytes_in_memory(backend, dtype
 
 def test_each_array_crosses_the_border_once(monkeypatch, small):
     crossed = []
-    carry = nnxp.Device.asarray
+    asarray = nnxp.Device.asarray
     monkeypatch.setattr(
-        nnxp.Device, "asarray", lambda *a, **k: crossed.append(len(a[1])) or carry(*a, **k)
+        nnxp.Device, "asarray", lambda *a, **k: crossed.append(len(a[1])) or asarray(*a, **k)
     )
     list(Batches(small, 16, device=nnxp.device("cpu"), dtype="float32"))
     assert crossed == [16, 16, 16, 16, 8, 8]
@@ -133,9 +133,9 @@ def test_each_array_crosses_the_border_once(monkeypatch, small):
 
 def test_images_cross_as_bytes(monkeypatch):
     crossed = []
-    carry = nnxp.Device.asarray
+    asarray = nnxp.Device.asarray
     monkeypatch.setattr(
-        nnxp.Device, "asarray", lambda *a, **k: crossed.append(a[1].dtype) or carry(*a, **k)
+        nnxp.Device, "asarray", lambda *a, **k: crossed.append(a[1].dtype) or asarray(*a, **k)
     )
     dataset = Dataset(np.zeros((3, 2), np.uint8), np.zeros(3, int))
     list(Batches(dataset, 3, device="cpu", dtype="float32"))

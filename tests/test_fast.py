@@ -15,8 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import nnxp
-from nnxp.capture import blas, faster, replay
-from nnxp.capture.numpy_ops import NumpyCalls
+from nnxp.capture import blas, choose, replay
+from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.capture.program import compile_program
 from nnxp.capture.recorded import Recorded
 from nnxp.capture.tape import Tape
@@ -37,7 +37,7 @@ def nnxps(kind):
 
 
 def compiled(tape, targets):
-    return compile_program(tape, targets, NumpyCalls())
+    return compile_program(tape, targets, NumpyOps())
 
 
 class PlainTrainer(nnxp.Trainer):
@@ -80,7 +80,7 @@ def test_fit_does_the_very_steps(monkeypatch, loss, optimizer, dtype):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_vectors_are_updated_in_chunks(monkeypatch, optimizer):
-    monkeypatch.setattr(NumpyCalls, "chunk", 100)  # of 273 parameters
+    monkeypatch.setattr(NumpyOps, "chunk", 100)  # of 273 parameters
     inputs = np.random.default_rng(1).normal(size=(50, 3, 4))
     settings = {"loss": nnxp.SoftmaxWithLoss, "optimizer": optimizer, "inputs": inputs}
     one = trained(nnxp.Trainer, monkeypatch, **settings)
@@ -401,7 +401,7 @@ def test_arrays_that_cannot_move_are_trained_where_they_are(small, arrange, late
             train_epoch(trainer, small, 16, rng)
         arrange(trainer.network)
         batches = Batches(small, 16, device="cpu", dtype="float32")
-        way, why = faster(True, trainer.network, trainer.loss, trainer.optimizer, batches)
+        way, why = choose(True, trainer.network, trainer.loss, trainer.optimizer, batches)
         assert way is None
         assert "share parameters" in why or "overlap in memory" in why
         train_epoch(trainer, small, 16, rng)
@@ -456,7 +456,7 @@ def test_an_interruption_brings_back_what_was_trained(small):
 def test_an_optimizer_that_made_no_step_remembers_nothing(small):
     trainer = trainer_with()
     batches = Batches(small, 8, device="cpu", dtype="float32")
-    with replay.Replay(trainer.network, trainer.loss, trainer.optimizer, small).over(batches):
+    with replay.Replay(trainer.network, trainer.loss, trainer.optimizer, small).bind(batches):
         pass
     assert trainer.optimizer.state == {"velocity": {}}
 
@@ -572,7 +572,7 @@ def test_small_networks_train_on_one_thread_and_give_the_others_back(
 
     trainer = trainer_with(optimizer=nnxp.SGD(0.1), widths=(6, width, 3))
     trainer.optimizer.factors = spied(trainer.optimizer.factors)
-    monkeypatch.setattr(trainer.loss, "hits", spied(trainer.loss.hits))
+    monkeypatch.setattr(trainer.loss, "correct", spied(trainer.loss.correct))
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
         rng = np.random.default_rng(0)
         train_epoch(trainer, small, batch_size, rng)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import nnxp
-from nnxp.files import write_whole
+from nnxp.files import write_atomically
 
 
 def test_a_file_is_replaced_whole(tmp_path):
     path = tmp_path / "a.json"
-    write_whole(path, b"first")
-    write_whole(path, b"second")
+    write_atomically(path, b"first")
+    write_atomically(path, b"second")
     assert path.read_bytes() == b"second"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     (tmp_path / "b").touch()
@@ -24,14 +24,14 @@ def test_a_file_is_replaced_whole(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
-    write_whole(path, b"first")
+    write_atomically(path, b"first")
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_whole(path, b"second")
+        write_atomically(path, b"second")
     assert path.read_bytes() == b"first"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
@@ -40,7 +40,7 @@ def test_pipes_folders_and_missing_folders_are_named(tmp_path):
     os.mkfifo(tmp_path / "pipe")  # which can be lost, unlike a device of the machine
     for path in (tmp_path / "pipe", tmp_path, tmp_path / "none" / "a.json"):
         with pytest.raises(OSError, match=re.escape(repr(str(path)))):
-            write_whole(path, b"x")
+            write_atomically(path, b"x")
     assert (tmp_path / "pipe").is_fifo()
 
 

@@ -110,7 +110,7 @@ def cupy(monkeypatch):
     module = Module()
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setattr(gpu, "Cublas", lambda cp: types.SimpleNamespace(product=product))
-    monkeypatch.setattr("nnxp.capture.faster", lambda *_: (gpu.GraphReplay, ""))
+    monkeypatch.setattr("nnxp.capture.choose", lambda *_: (gpu.GraphReplay, ""))
     return module
 
 
@@ -355,7 +355,7 @@ def test_cupy_has_all_that_a_step_calls(images):
     cupy = pytest.importorskip("cupy")
     called = set()
 
-    class Calls(gpu.CupyCalls):
+    class Ops(gpu.CupyOps):
         def named(self, function):
             called.add(function.__name__)
             return super().named(function)
@@ -364,7 +364,7 @@ def test_cupy_has_all_that_a_step_calls(images):
         trainer = trainer_with(loss=loss, optimizer=optimizer)
         data = Dataset(images, LOSSES[loss])
         parts = trainer.network, trainer.loss, trainer.optimizer
-        recorded = Replay(*parts, data, Calls(np, lambda *_: None))
+        recorded = Replay(*parts, data, Ops(np, lambda *_: None))
         with recorded.over(Batches(data, 16, device="cpu", dtype="float32")) as step:
             step(np.arange(16))
     assert {"exp", "maximum", "transpose", "sum", "max", "sqrt"} <= called
@@ -375,13 +375,13 @@ def test_cupy_has_all_that_a_step_calls(images):
 
 
 def test_a_tape_has_its_librarys_constants():
-    class Calls(gpu.CupyCalls):
+    class Ops(gpu.CupyOps):
         def array(self, x):
             return np.asarray(x) + 0
 
     tape = Tape()
     x, out = np.ones(3), np.zeros(3)
     y = tape.read(x) * tape.namespace.arange(3)
-    for call in compile_program(tape, [(y, out)], Calls(np, lambda *_: None)):
+    for call in compile_program(tape, [(y, out)], Ops(np, lambda *_: None)):
         call()
     np.testing.assert_array_equal(out, np.arange(3))

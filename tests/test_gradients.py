@@ -60,13 +60,13 @@ def test_a_wrong_backward_is_found(monkeypatch, name):
         monkeypatch.setattr(network, "backward", lambda dy: right(dy) * 1.001)
     else:
         layer = network.layers[2 if name == "W2" else 0]
-        compute = layer.parameter_gradients
+        compute = layer.backward_parameters
 
         def slightly_wrong(dy):
             compute(dy)
             layer.grads[name[0]] = layer.grads[name[0]] * 1.001
 
-        monkeypatch.setattr(layer, "parameter_gradients", slightly_wrong)
+        monkeypatch.setattr(layer, "backward_parameters", slightly_wrong)
     errors = nnxp.check_gradients(network, nnxp.SoftmaxWithLoss(), inputs, labels)
     assert errors.pop(name) == pytest.approx(1e-3, rel=1e-2)
     assert max(errors.values()) < 1e-7
@@ -83,12 +83,12 @@ def test_a_wrong_backward_is_found(monkeypatch, name):
 def test_the_error_is_the_largest_difference_by_the_largest_entry(monkeypatch, wrong, error):
     network, inputs, labels = network_and_batch()
     layer = network.layers[2]
-    compute = layer.parameter_gradients
+    compute = layer.backward_parameters
 
     def compute_wrongly(dy):
         compute(dy)
         layer.grads["W"] = wrong(layer.grads["W"])
 
-    monkeypatch.setattr(layer, "parameter_gradients", compute_wrongly)
+    monkeypatch.setattr(layer, "backward_parameters", compute_wrongly)
     errors = nnxp.check_gradients(network, nnxp.SoftmaxWithLoss(), inputs, labels)
     assert errors["W2"] == pytest.approx(error, rel=1e-2)

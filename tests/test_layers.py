@@ -179,7 +179,7 @@ def test_parameter_gradients_are_backwards_own(backend):
     for layer in (whole, half):
         layer.forward(x, training=True)
     whole.backward(dy)
-    half.parameter_gradients(dy)
+    half.backward_parameters(dy)
     for name in ("W", "b"):
         np.testing.assert_array_equal(
             backend.host(whole.grads[name]), backend.host(half.grads[name])

@@ -147,14 +147,14 @@ def test_accuracy_counts_the_largest_scores(backend):
 def test_hits_are_the_losses_own(backend):
     scores = backend.array([[1.0, -1.0], [-2.0, 3.0]])
     assert backend.host(
-        nnxp.SigmoidWithLoss().hits(scores, backend.array([[1, 0], [1, 1]]))
+        nnxp.SigmoidWithLoss().correct(scores, backend.array([[1, 0], [1, 1]]))
     ).tolist() == [True, False]
     column = scores[:, :1]
-    assert backend.host(nnxp.SigmoidWithLoss().hits(column, backend.array([1, 1]))).tolist() == [
+    assert backend.host(nnxp.SigmoidWithLoss().correct(column, backend.array([1, 1]))).tolist() == [
         True,
         False,
     ]
-    assert nnxp.MeanSquaredError().hits(column, column) is None
+    assert nnxp.MeanSquaredError().correct(column, column) is None
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,11 @@ def test_accuracy_names_wrong_shapes(labels):
         nnxp.accuracy(np.ones((2, 3)), labels)
 
 
-def test_binary_hits_take_booleans(backend):
-    hits = nnxp.SigmoidWithLoss().hits(backend.array([[0.3], [-2.0]]), backend.array([True, False]))
-    assert backend.host(hits).tolist() == [True, True]
+def test_binary_correct_takes_booleans(backend):
+    correct = nnxp.SigmoidWithLoss().correct(
+        backend.array([[0.3], [-2.0]]), backend.array([True, False])
+    )
+    assert backend.host(correct).tolist() == [True, True]
 
 
 def test_labels_on_another_device_of_the_same_library_are_refused():
@@ -178,7 +180,7 @@ def test_labels_on_another_device_of_the_same_library_are_refused():
         nnxp.SoftmaxWithLoss().forward(first.asarray(SCORES), second.asarray(CLASSES))
 
 
-@pytest.mark.parametrize("metric", [nnxp.accuracy, nnxp.SigmoidWithLoss().hits])
+@pytest.mark.parametrize("metric", [nnxp.accuracy, nnxp.SigmoidWithLoss().correct])
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [("cpu", "strict:device1"), ("strict:device1", "cpu"), ("strict:device1", "strict:device2")],
@@ -192,16 +194,16 @@ def test_metrics_refuse_labels_on_another_device(metric, ours, theirs):
 
 def test_a_logit_of_zero_is_no_yes():
     zero = np.zeros((1, 1))
-    assert nnxp.SigmoidWithLoss().hits(zero, np.array([0])).tolist() == [True]
-    assert nnxp.SigmoidWithLoss().hits(zero, np.array([1])).tolist() == [False]
+    assert nnxp.SigmoidWithLoss().correct(zero, np.array([0])).tolist() == [True]
+    assert nnxp.SigmoidWithLoss().correct(zero, np.array([1])).tolist() == [False]
 
 
 def test_squared_error_counts_hits_of_one_hot_rows_and_of_nothing_else():
     rows = np.array([[0.2, 0.1], [0.3, 0.9]])
     loss = nnxp.MeanSquaredError()
-    assert loss.hits(rows, np.eye(2, dtype="int32")).tolist() == [True, True]
-    assert loss.hits(rows, rows) is None  # several real-valued targets have no class
-    assert loss.hits(rows[:, :1], np.ones((2, 1), "int32")) is None
+    assert loss.correct(rows, np.eye(2, dtype="int32")).tolist() == [True, True]
+    assert loss.correct(rows, rows) is None  # several real-valued targets have no class
+    assert loss.correct(rows[:, :1], np.ones((2, 1), "int32")) is None
 
 
 def test_one_hot_rows_may_be_booleans(backend):

@@ -73,7 +73,7 @@ def test_training_skips_the_input_gradient_alone(monkeypatch):
     network.forward(x, training=True)
     for layer in network.layers[:2]:
         monkeypatch.setattr(layer, "backward", None)  # neither Flatten nor the first Affine
-    network.parameter_gradients(dy)
+    network.backward_parameters(dy)
     for name, gradient in network.gradients().items():
         np.testing.assert_array_equal(gradient, whole[name])
 

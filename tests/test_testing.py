@@ -33,11 +33,11 @@ class Scale(nnxp.Layer):
     def forward(self, x, training=False):
         y = self.params["gain"] * x
         if training:
-            self.remember(y, x)
+            self.save_for_backward(y, x)
         return y
 
     def backward(self, dy):
-        x = self.recall(dy)
+        x = self.saved(dy)
         self.grads["gain"] = array_namespace(dy).sum(dy * x, axis=0)
         return dy * self.params["gain"]
 
@@ -60,7 +60,7 @@ class WrongParameterGradient(Scale):
 
 class MissingParameterGradient(Scale):
     def backward(self, dy):
-        self.recall(dy)
+        self.saved(dy)
         return dy * self.params["gain"]
 
 
@@ -92,7 +92,7 @@ class NamesNumpy(Scale):
     def forward(self, x, training=False):
         y = np.multiply(self.params["gain"], x)
         if training:
-            self.remember(y, x)
+            self.save_for_backward(y, x)
         return y
 
 
@@ -105,9 +105,9 @@ class LeavesTheStandard(Scale):
 
 class ForgetsToForget(Scale):
     def backward(self, dy):
-        kept = self._kept
+        kept = self._saved
         dx = super().backward(dy)
-        self._kept = kept
+        self._saved = kept
         return dx
 
 

@@ -11,7 +11,7 @@ from conftest import small_trainer, train_epoch
 
 import nnxp
 from nnxp.data import Batches, Dataset, load_digits, one_hot
-from nnxp.history import MAX_RECORDS, keep
+from nnxp.history import MAX_RECORDS, append_record
 from nnxp.optimizers import OPTIMIZERS
 
 
@@ -227,7 +227,7 @@ def test_a_network_without_parameters_is_refused():
 def test_a_long_history_is_bounded_and_keeps_its_shape():
     history = []
     for epoch in range(1, 35_002):
-        keep(history, nnxp.Record(epoch, 1 / epoch, 0.5, None, None, seconds=1.0))
+        append_record(history, nnxp.Record(epoch, 1 / epoch, 0.5, None, None, seconds=1.0))
         assert len(history) <= MAX_RECORDS
         assert (history[0].epoch, history[-1].epoch) == (1, epoch)
         if epoch == MAX_RECORDS:
@@ -241,7 +241,7 @@ def test_a_long_history_is_bounded_and_keeps_its_shape():
     assert [record.seconds for record in history] == [1, *gaps]
     for more in (1, 2):  # as an older file, or a user, may have it
         longer = [nnxp.Record(i + 1, 1.0, 0.5, None, None, 1.0) for i in range(MAX_RECORDS + more)]
-        keep(longer, replace(longer[-1], epoch=20_000))
+        append_record(longer, replace(longer[-1], epoch=20_000))
         assert (longer[0].epoch, longer[-1].epoch) == (1, 20_000)
         assert sum(record.seconds for record in longer) == MAX_RECORDS + more + 1
 

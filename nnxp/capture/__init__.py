@@ -8,7 +8,7 @@ does, captured as one CUDA graph. `blas` reaches what NumPy keeps to itself. On 
 the step.
 """
 
-from nnxp.capture.base import Steps
-from nnxp.capture.choose import faster
+from nnxp.capture.base import CapturedSteps
+from nnxp.capture.choose import choose
 
-__all__ = ["Steps", "faster"]
+__all__ = ["CapturedSteps", "choose"]

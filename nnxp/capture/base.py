@@ -1,4 +1,4 @@
-"""Steps: what every faster way to train has in common."""
+"""CapturedSteps: what every faster way to train has in common."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 
 
-class Steps(ABC):
-    """Steps of training that were prepared once.
+class CapturedSteps(ABC):
+    """CapturedSteps of training that were prepared once.
 
     Parameters
     ----------
@@ -35,14 +35,14 @@ class Steps(ABC):
         self._network, self._loss, self._optimizer = network, loss, optimizer
         self._made_for = _settings(network, loss, optimizer, dataset)
 
-    def serves(
+    def matches(
         self, network: Sequential, loss: Loss, optimizer: Optimizer, dataset: Dataset
     ) -> bool:
         """Tell whether what was prepared holds for these."""
         return self._made_for == _settings(network, loss, optimizer, dataset)
 
     @abstractmethod
-    def over(self, batches: Batches) -> AbstractContextManager[Callable[[Array], None]]:
+    def bind(self, batches: Batches) -> AbstractContextManager[Callable[[Array], None]]:
         """Provide what does one update for the examples of the given numbers.
 
         Network and optimizer have their present parameters and state after each.

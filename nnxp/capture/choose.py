@@ -5,16 +5,16 @@ from __future__ import annotations
 import importlib
 import itertools
 
-from nnxp.capture.base import Steps
+from nnxp.capture.base import CapturedSteps
 from nnxp.data.batches import Batches
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 
 
-def faster(
+def choose(
     capture: bool | str, network: Sequential, loss: Loss, optimizer: Optimizer, batches: Batches
-) -> tuple[type[Steps] | None, str]:
+) -> tuple[type[CapturedSteps] | None, str]:
     """Return the faster way to train these by batches; or None, and why there is none.
 
     Parameters

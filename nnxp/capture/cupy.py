@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from nnxp.capture.ops import Calls, Memory, Program, add_product
+from nnxp.capture.ops import Buffer, Ops, Program, add_product
 from nnxp.capture.replay import Replay
 from nnxp.data.dataset import Dataset
 from nnxp.errors import DeviceError
@@ -34,7 +34,7 @@ _PRODUCTS: dict[str, tuple[str, Any]] = {
 Product = Callable[[Any, Any, Any], Callable[[], object] | None]
 
 
-class CupyCalls(Calls):
+class CupyOps(Ops):
     """CuPy does the calls.
 
     Parameters
@@ -50,7 +50,7 @@ class CupyCalls(Calls):
         self.module = module
         self._product = product
 
-    def replays(
+    def lower(
         self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Any
     ) -> Program:
         """Return the calls that do ``out[...] = function(*args, **kwargs)``."""
@@ -61,7 +61,7 @@ class CupyCalls(Calls):
                 return [call or partial(cp.matmul, *args, out=out)]
             case _ if function is add_product:
                 row, a, b = args
-                return [*self.replays(np.matmul, [a, b], {}, out), partial(cp.add, out, row, out)]
+                return [*self.lower(np.matmul, [a, b], {}, out), partial(cp.add, out, row, out)]
             case np.ufunc() if not kwargs:
                 return [partial(self.named(function), *args, out=out)]
             case np.astype:
@@ -128,14 +128,14 @@ class Cublas:
 
         self._handle = ctypes.c_void_p()
         self._cp = cp
-        self._library = ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
+        self._ops = ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
         self._workspace = cp.empty(_WORKSPACE, np.uint8)
         self._stream: int | None = None
         self._call("cublasCreate_v2", ctypes.byref(self._handle))
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
-            self._library.cublasDestroy_v2(self._handle)
+            self._ops.cublasDestroy_v2(self._handle)
 
     def product(self, out: Any, a: Any, b: Any) -> Callable[[], object] | None:
         """Return a call that does ``out[...] = a @ b``; None where this cannot."""
@@ -172,13 +172,13 @@ class Cublas:
             self._stream = stream
 
     def _call(self, name: str, *arguments: Any) -> None:
-        status = getattr(self._library, name)(*arguments)
+        status = getattr(self._ops, name)(*arguments)
         if status:
             raise DeviceError(f"{name} failed with status {status}; train with capture=False")
 
 
 class GraphReplay(Replay):
-    """Steps on CuPy's GPU: the first of a batch size is replayed and captured, the others launched.
+    """Captured steps on CuPy's GPU: a CUDA graph for each batch size.
 
     Where the capture fails, all are replayed, and a warning says so.
     """
@@ -193,15 +193,15 @@ class GraphReplay(Replay):
             product = Cublas(cupy).product
         except Exception as error:  # noqa: BLE001 - whatever it is, CuPy's own product remains
             _warn(f"cuBLAS is not to be reached ({error})")
-        super().__init__(network, loss, optimizer, dataset, CupyCalls(cupy, product))
+        super().__init__(network, loss, optimizer, dataset, CupyOps(cupy, product))
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._can_capture = True
         self._sent: list[float | None] = [None] * len(self._factors)
         # For each batch size, the numbers of the examples and what does a step with them; and of
         # which data set, which is not kept, since it may have to leave the GPU.
-        self._graphs: dict[int, tuple[weakref.ref[Any], Memory, _Graph]] = {}
+        self._graphs: dict[int, tuple[weakref.ref[Any], Buffer, _Graph]] = {}
 
-    def _step(self, inputs: Memory, labels: Memory, rows: Memory) -> None:
+    def _step(self, inputs: Buffer, labels: Buffer, rows: Buffer) -> None:
         # First, since it takes memory, and a step that has none of it is not done.
         batch, batch_labels, calls = self._program(inputs, labels, len(rows))
         self._optimizer.steps += 1
@@ -217,7 +217,7 @@ class GraphReplay(Replay):
                 return
         numbers = rows.copy()
         self._graphs = {n: kept for n, kept in self._graphs.items() if n in self._programs}
-        take = self._library.module.take
+        take = self._ops.module.take
         program: Program = [
             partial(take, inputs, numbers, 0, batch),
             partial(take, labels, numbers, 0, batch_labels),
@@ -231,7 +231,7 @@ class GraphReplay(Replay):
 
     def _run_and_capture(self, program: Program) -> _Graph | None:
         """Do the calls once, and return what does them again."""
-        cuda = self._library.module.cuda
+        cuda = self._ops.module.cuda
         pool = cuda.MemoryPool()
         cuda.get_current_stream().synchronize()
         with cuda.using_allocator(pool.malloc), self._stream:

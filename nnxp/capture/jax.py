@@ -12,8 +12,8 @@ from typing import TypeAlias
 import numpy as np
 
 from nnxp.arrays import Array
-from nnxp.capture.base import Steps
-from nnxp.data.batches import Batches, scaled
+from nnxp.capture.base import CapturedSteps
+from nnxp.data.batches import Batches, scale_images
 from nnxp.data.dataset import Dataset
 from nnxp.losses import Loss
 from nnxp.network import Sequential
@@ -23,8 +23,8 @@ Held: TypeAlias = tuple[dict[str, Array], dict[str, dict[str, Array]]]
 """Parameters, and the optimizer's state."""
 
 
-class JaxSteps(Steps):
-    """Steps of a network on JAX, compiled once for each size of batch and of data set."""
+class JaxSteps(CapturedSteps):
+    """CapturedSteps of a network on JAX, compiled once for each size of batch and of data set."""
 
     def __init__(
         self, network: Sequential, loss: Loss, optimizer: Optimizer, dataset: Dataset
@@ -37,8 +37,8 @@ class JaxSteps(Steps):
         self._compiled = importlib.import_module("jax").jit(self._update)
 
     @contextlib.contextmanager
-    def over(self, batches: Batches) -> Iterator[Callable[[Array], None]]:
-        """Provide what does one update; see `Steps`."""
+    def bind(self, batches: Batches) -> Iterator[Callable[[Array], None]]:
+        """Provide what does one update; see `CapturedSteps`."""
         parameters, optimizer = self._network.parameters(), self._optimizer
         optimizer.require(parameters, parameters)
         assert batches.resident is not None
@@ -82,12 +82,12 @@ class JaxSteps(Steps):
         optimizer.state = {slot: dict(kept) for slot, kept in held[1].items()}
         inputs, labels = (self._device.xp.take(x, rows, axis=0) for x in arrays)
         assert self._network.dtype is not None
-        x = scaled(inputs, self._device, self._network.dtype)
+        x = scale_images(inputs, self._device, self._network.dtype)
         loss = copy.copy(self._loss)
         try:
             parameters.update(held[0])
             loss.forward(self._twin.forward(x, training=True), labels)
-            self._twin.parameter_gradients(loss.backward())
+            self._twin.backward_parameters(loss.backward())
             for name, gradient in self._twin.gradients().items():
                 optimizer._update_one(parameters, name, gradient, *factors)
             return dict(parameters), optimizer.state

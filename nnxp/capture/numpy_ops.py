@@ -1,4 +1,4 @@
-"""Calls: how NumPy does what a tape holds, in place and in memory laid out for good."""
+"""Ops: how NumPy does what a tape holds, in place and in memory laid out for good."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from nnxp.capture.blas import accumulating_product
-from nnxp.capture.ops import Calls, Memory, Program, add_product, subtract_product
+from nnxp.capture.ops import Buffer, Ops, Program, add_product, subtract_product
 
 _ALIGNMENT = 64  # bytes of a cache line
 _SHORT_ROW = 32
 _LARGE_SUM = 1 << 9  # numbers that BLAS sums faster than NumPy
 
 
-class NumpyCalls(Calls):
+class NumpyOps(Ops):
     """NumPy does the calls, in its quickest ways."""
 
     module = np
@@ -29,8 +29,8 @@ class NumpyCalls(Calls):
         start = -memory.ctypes.data % _ALIGNMENT
         return memory[start : start + size]
 
-    def replays(
-        self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Memory
+    def lower(
+        self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Buffer
     ) -> Program:
         """Return the calls of NumPy that do ``out[...] = function(*args, **kwargs)``."""
         match function:

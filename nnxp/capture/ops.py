@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from nnxp.arrays import Array
 
-Memory: TypeAlias = npt.NDArray[Any]
+Buffer: TypeAlias = npt.NDArray[Any]
 Program: TypeAlias = list[Callable[[], object]]
 
 
@@ -26,7 +26,7 @@ def add_product(x: Array, a: Array, b: Array) -> Array:
     return x + a @ b
 
 
-class Calls(ABC):
+class Ops(ABC):
     """How an array library does the calls of a tape.
 
     Attributes
@@ -65,7 +65,7 @@ class Calls(ABC):
         return block.view(dtype).reshape(shape)
 
     @abstractmethod
-    def replays(
+    def lower(
         self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Any
     ) -> Program:
         """Return the calls that do ``out[...] = function(*args, **kwargs)``."""

@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from nnxp.capture.ops import Calls, Memory, Program, add_product, subtract_product
+from nnxp.capture.ops import Buffer, Ops, Program, add_product, subtract_product
 from nnxp.capture.recorded import Recorded
-from nnxp.capture.tape import Call, Tape
+from nnxp.capture.tape import Op, Tape
 
 
-def compile_program(
-    tape: Tape, targets: Iterable[tuple[Recorded, Memory]], library: Calls
-) -> Program:
+def compile_program(tape: Tape, targets: Iterable[tuple[Recorded, Buffer]], ops: Ops) -> Program:
     """Return the calls that bring the numbers of recorded arrays into their memories.
 
     A memory may be one that the tape reads: it is written after it was read for the last time.
@@ -29,10 +27,10 @@ def compile_program(
         if call.result in wanted:
             calls.append(call)
             wanted.update(call.reads)
-    return _lay_out(_joined(calls[::-1], kept), tape.memory, targets, library)
+    return _assign_buffers(_fuse(calls[::-1], kept), tape.memory, targets, ops)
 
 
-def _joined(calls: list[Call], kept: set[Recorded]) -> list[Call]:
+def _fuse(calls: list[Op], kept: set[Recorded]) -> list[Op]:
     """Join each ``a @ b + row`` to one call, and each ``x - factor * (a @ b)`` that ends in `x`.
 
     The first is an affine layer. The second is how a weight matrix descends its gradient, which
@@ -42,7 +40,7 @@ def _joined(calls: list[Call], kept: set[Recorded]) -> list[Call]:
     made = {call.result: call for call in calls}
     readers = Counter(x.owner for call in calls for x in call.reads)
 
-    def maker(x: Any, function: np.ufunc) -> Call | None:
+    def maker(x: Any, function: np.ufunc) -> Op | None:
         call = made.get(x) if isinstance(x, Recorded) else None
         if call is None or call.function is not function or readers[x] > 1 or x in kept:
             return None
@@ -52,7 +50,7 @@ def _joined(calls: list[Call], kept: set[Recorded]) -> list[Call]:
         product, row = maker(call.args[0], np.matmul), call.args[1]
         like = product and (product.result.shape[1:], product.result.dtype)
         if product and isinstance(row, Recorded) and (row.shape, row.dtype) == like:
-            joined = Call(add_product, (row, *product.args), {})
+            joined = Op(add_product, (row, *product.args), {})
             joined.result = call.result
             calls = [joined if c is call else c for c in calls if c is not product]
     for call in [call for call in calls if call.function is np.subtract]:
@@ -72,7 +70,7 @@ def _joined(calls: list[Call], kept: set[Recorded]) -> list[Call]:
             continue
         if any(y.owner is x.owner for y in (a, b)):
             continue
-        joined = Call(subtract_product, (x, factor, a, b), {})
+        joined = Op(subtract_product, (x, factor, a, b), {})
         joined.result = call.result
         rest = [other for other in calls if other not in (call, scaling)]
         needed = [product, *(c for c in rest if any(r.owner is x.owner for r in c.reads))]
@@ -81,11 +79,11 @@ def _joined(calls: list[Call], kept: set[Recorded]) -> list[Call]:
     return calls
 
 
-def _lay_out(
-    calls: list[Call],
-    memory: Mapping[Recorded, Memory],
-    targets: list[tuple[Recorded, Memory]],
-    library: Calls,
+def _assign_buffers(
+    calls: list[Op],
+    memory: Mapping[Recorded, Buffer],
+    targets: list[tuple[Recorded, Buffer]],
+    ops: Ops,
 ) -> Program:
     """Give each result its place, in its target or in memory that is free again."""
     made = {call.result: position for position, call in enumerate(calls)}
@@ -93,13 +91,13 @@ def _lay_out(
     # What was only read, or is a view, is copied at the end, and must last until then.
     copied = [(x, target) for x, target in targets if x not in made or x.owner is not x]
     last.update({x.owner: len(calls) for x, _ in copied})
-    direct: dict[Recorded, Memory] = {}
+    direct: dict[Recorded, Buffer] = {}
     for recorded, target in targets:
         if recorded not in made or recorded.owner is not recorded:
             continue
         # A call that may write where it reads is not too early itself.
         first = made[recorded] + _may_overwrite(calls[made[recorded]].function)
-        overwritten = (x for x, y in memory.items() if library.share_memory(y, target))
+        overwritten = (x for x, y in memory.items() if ops.share_memory(y, target))
         if recorded not in direct and all(last.get(x, -1) < first for x in overwritten):
             direct[recorded] = target
         else:
@@ -108,9 +106,9 @@ def _lay_out(
 
     program: Program = []
     read = {x for call in calls for x in call.reads} | {x for x, _ in targets}
-    places = {x: library.array(memory[x]) for x in read & memory.keys()}
-    blocks: dict[Recorded, Memory] = {}
-    free: list[Memory] = []
+    places = {x: ops.array(memory[x]) for x in read & memory.keys()}
+    blocks: dict[Recorded, Buffer] = {}
+    free: list[Buffer] = []
     for position, call in enumerate(calls):
         result = call.result
         args, kwargs = call.bind(places.__getitem__)
@@ -120,8 +118,8 @@ def _lay_out(
             free += [blocks.pop(x) for x in dying if x.shape == result.shape]
         view = None
         if result.owner is not result:
-            view = library.named(call.function)(*args, **kwargs)
-        if view is not None and library.share_memory(view, places[result.owner]):
+            view = ops.named(call.function)(*args, **kwargs)
+        if view is not None and ops.share_memory(view, places[result.owner]):
             places[result] = view
         else:  # or a view of the sample that takes a copy here, where strides are others
             if result in direct:
@@ -129,16 +127,16 @@ def _lay_out(
             else:
                 size = result.sample.nbytes
                 block = _freed(free, size)
-                blocks[result] = library.block(size) if block is None else block
-                places[result] = library.place(result.shape, result.dtype, blocks[result])
-            program += library.replays(call.function, args, kwargs, places[result])
+                blocks[result] = ops.block(size) if block is None else block
+                places[result] = ops.place(result.shape, result.dtype, blocks[result])
+            program += ops.lower(call.function, args, kwargs, places[result])
         free += [blocks.pop(x) for x in dying & blocks.keys()]
     # By way of other memory, since one's target may be what another one is read from.
-    sources = [library.module.empty_like(target) for _, target in copied]
+    sources = [ops.module.empty_like(target) for _, target in copied]
     for source, (recorded, _) in zip(sources, copied, strict=True):
-        program.append(partial(library.module.copyto, source, places[recorded]))
+        program.append(partial(ops.module.copyto, source, places[recorded]))
     for source, (_, target) in zip(sources, copied, strict=True):
-        program.append(partial(library.module.copyto, target, source))
+        program.append(partial(ops.module.copyto, target, source))
     return program
 
 

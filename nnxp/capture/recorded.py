@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from nnxp.arrays import Namespace
-from nnxp.capture.ops import Memory
+from nnxp.capture.ops import Buffer
 from nnxp.errors import InputError
 
 
@@ -20,7 +20,7 @@ class Recorder(Protocol):
     namespace: Namespace
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a function and write the call down."""
+        """Op a function and write the call down."""
 
 
 class Recorded:
@@ -36,7 +36,7 @@ class Recorded:
 
     __array_ufunc__ = None  # NumPy arrays leave operators with a Recorded to it
 
-    def __init__(self, tape: Recorder, sample: Memory) -> None:
+    def __init__(self, tape: Recorder, sample: Buffer) -> None:
         self.tape = tape
         self.sample = sample
         self.owner = self

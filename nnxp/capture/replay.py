@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from nnxp.capture.base import Steps
-from nnxp.capture.numpy_ops import NumpyCalls
-from nnxp.capture.ops import Calls, Memory, Program
+from nnxp.capture.base import CapturedSteps
+from nnxp.capture.numpy_ops import NumpyOps
+from nnxp.capture.ops import Buffer, Ops, Program
 from nnxp.capture.program import compile_program
 from nnxp.capture.tape import Tape
-from nnxp.data.batches import Batches, carry, scaled
+from nnxp.data.batches import Batches, scale_images, to_device
 from nnxp.data.dataset import Dataset
 from nnxp.losses import Loss
 from nnxp.network import Sequential
@@ -25,8 +25,8 @@ _LARGE = 1 << 12  # numbers of a matrix that is worth a call of its own
 _SIZES = 2  # of batches whose recordings are kept: an epoch's, and its last one's
 
 
-class Replay(Steps):
-    """Steps of training, recorded once for each size of batch.
+class Replay(CapturedSteps):
+    """CapturedSteps of training, recorded once for each size of batch.
 
     While it runs, the network's parameters and the optimizer's state are views of flat vectors, so
     that a few calls update them all; afterwards they are arrays of their own again.
@@ -34,8 +34,8 @@ class Replay(Steps):
     Parameters
     ----------
     network, loss, optimizer, dataset
-        As in `Steps`.
-    library : Calls, optional
+        As in `CapturedSteps`.
+    ops : Ops, optional
         Does the calls; NumPy by default.
     """
 
@@ -45,39 +45,40 @@ class Replay(Steps):
         loss: Loss,
         optimizer: Optimizer,
         dataset: Dataset,
-        library: Calls | None = None,
+        ops: Ops | None = None,
     ) -> None:
         super().__init__(network, loss, optimizer, dataset)
-        self._library = library or NumpyCalls()
-        module = self._library.module
+        self._ops = ops or NumpyOps()
+        module = self._ops.module
         parameters = dict(network.parameters())
         # What plain gradient descent does to a large matrix is part of a product (see recording).
-        self._alone = {
+        self._fused = {
             name: module.empty_like(x)
             for name, x in parameters.items()
-            if self._library.accumulates
-            and type(optimizer) is SGD
-            and x.ndim == 2
-            and x.size >= _LARGE
+            if self._ops.accumulates and type(optimizer) is SGD and x.ndim == 2 and x.size >= _LARGE
         }
-        together = {name: x for name, x in parameters.items() if name not in self._alone}
-        self._parameters, self._gradients = (_Flat(together, module) for _ in range(2))
-        self._state = {slot: _Flat(together, module) for slot in optimizer.state}
+        flattened = {name: x for name, x in parameters.items() if name not in self._fused}
+        self._parameters, self._gradients = (_Flat(flattened, module) for _ in range(2))
+        self._state = {slot: _Flat(flattened, module) for slot in optimizer.state}
         ahead = copy.copy(optimizer)
         ahead.steps += 1
         self._factors = [module.empty((), network.dtype) for _ in ahead.factors()]
         self._update = self._record_update()
-        self._programs: dict[int, tuple[Memory, Memory, Program]] = {}
+        self._programs: dict[int, tuple[Buffer, Buffer, Program]] = {}
 
     @contextlib.contextmanager
-    def over(self, batches: Batches) -> Iterator[Callable[[Memory], None]]:
-        """Provide what does one update; see `Steps`."""
+    def bind(self, batches: Batches) -> Iterator[Callable[[Buffer], None]]:
+        """Provide what does one update; see `CapturedSteps`."""
         arrays = batches.resident or (batches.dataset.inputs, batches.dataset.labels)
         parameters, state = self._network.parameters(), self._optimizer.state
         self._optimizer.require(parameters, parameters)
-        views, own, kept = self._parameters.views | self._alone, dict(parameters), dict(state)
+        views, original_parameters, kept = (
+            self._parameters.views | self._fused,
+            dict(parameters),
+            dict(state),
+        )
         for name, x in views.items():
-            x[...] = own[name]
+            x[...] = original_parameters[name]
         for slot, flat in self._state.items():
             for name, x in flat.views.items():
                 x[...] = kept[slot].get(name, 0)
@@ -88,8 +89,8 @@ class Replay(Steps):
             yield partial(self._step, *arrays)
         finally:
             for name, x in views.items():
-                own[name][...] = x
-                parameters.place(name, own[name])
+                original_parameters[name][...] = x
+                parameters.place(name, original_parameters[name])
             state.update(kept)
             if self._optimizer.steps:
                 for slot, flat in self._state.items():
@@ -97,7 +98,7 @@ class Replay(Steps):
             for layer in self._network.layers:
                 layer.grads.clear()
 
-    def _step(self, inputs: Memory, labels: Memory, rows: Memory) -> None:
+    def _step(self, inputs: Buffer, labels: Buffer, rows: Buffer) -> None:
         batch, batch_labels, program = self._program(inputs, labels, len(rows))
         inputs.take(rows, 0, batch, "clip")  # "raise" would make a copy on the way
         labels.take(rows, 0, batch_labels, "clip")
@@ -108,8 +109,8 @@ class Replay(Steps):
             call()
 
     def _program(
-        self, inputs: Memory, labels: Memory, count: int
-    ) -> tuple[Memory, Memory, Program]:
+        self, inputs: Buffer, labels: Buffer, count: int
+    ) -> tuple[Buffer, Buffer, Program]:
         """Return what `_record` does, from the last time if it is kept."""
         if count not in self._programs:
             if len(self._programs) == _SIZES:
@@ -117,33 +118,33 @@ class Replay(Steps):
             self._programs[count] = self._record(inputs, labels, count)
         return self._programs[count]
 
-    def _record(self, inputs: Memory, labels: Memory, count: int) -> tuple[Memory, Memory, Program]:
+    def _record(self, inputs: Buffer, labels: Buffer, count: int) -> tuple[Buffer, Buffer, Program]:
         """Return memory for a batch of examples like the given, and the calls of a step with it."""
-        zeros = self._library.module.zeros
+        zeros = self._ops.module.zeros
         inputs = zeros((count, *inputs.shape[1:]), inputs.dtype)
         labels = zeros((count, *labels.shape[1:]), labels.dtype)
         tape = Tape()
         network, loss = self._network.to(tape.device), copy.copy(self._loss)
         parameters = network.parameters()
-        for name, x in (self._parameters.views | self._alone).items():
+        for name, x in (self._parameters.views | self._fused).items():
             parameters[name] = tape.read(x)
         assert self._network.dtype is not None
-        x, y = carry(tape.read(inputs), tape.read(labels), tape.device, self._network.dtype)
-        x = scaled(x, tape.device, self._network.dtype)
+        x, y = to_device(tape.read(inputs), tape.read(labels), tape.device, self._network.dtype)
+        x = scale_images(x, tape.device, self._network.dtype)
         loss.forward(network.forward(x, training=True), y)
-        network.parameter_gradients(loss.backward())
+        network.backward_parameters(loss.backward())
         gradients = network.gradients()
         targets = [(gradients[name], x) for name, x in self._gradients.views.items()]
-        for name, x in self._alone.items():
+        for name, x in self._fused.items():
             factors = map(tape.read, self._factors)
             self._optimizer._update_one(parameters, name, gradients[name], *factors)
             targets.append((parameters[name], x))
-        return inputs, labels, compile_program(tape, targets, self._library) + self._update
+        return inputs, labels, compile_program(tape, targets, self._ops) + self._update
 
     def _record_update(self) -> Program:
         """Return what updates the flat vectors, one chunk after the other."""
         program: Program = []
-        size = self._library.chunk
+        size = self._ops.chunk
         for start in range(0, self._parameters.memory.size, size):
             chunk = slice(start, start + size)
             tape, optimizer = Tape(), copy.copy(self._optimizer)
@@ -154,14 +155,14 @@ class Replay(Steps):
             optimizer._update_one(parameters, "all", gradient, *map(tape.read, self._factors))
             targets = [(parameters["all"], self._parameters.memory[chunk])]
             targets += [(optimizer.state[slot]["all"], x) for slot, x in state.items()]
-            program += compile_program(tape, targets, self._library)
+            program += compile_program(tape, targets, self._ops)
         return program
 
 
 class _Flat:
-    """Memory for arrays like the given ones in one vector, and a view for each name."""
+    """Buffer for arrays like the given ones in one vector, and a view for each name."""
 
-    def __init__(self, arrays: Mapping[str, Memory], module: Any) -> None:
+    def __init__(self, arrays: Mapping[str, Buffer], module: Any) -> None:
         sizes = [-(-x.size // _ALIGNED) * _ALIGNED for x in arrays.values()]
         dtype = next(iter(arrays.values())).dtype
         self.memory = module.zeros(sum(sizes), dtype)  # what lies between stays 0

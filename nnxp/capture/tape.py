@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from nnxp.capture.ops import Memory
+from nnxp.capture.ops import Buffer
 from nnxp.capture.recorded import Recorded, RecordedNamespace
 from nnxp.devices.base import Device
 
 
-class Call:
+class Op:
     """A call on the tape; `reads` are the recorded arrays among its arguments."""
 
     result: Recorded
@@ -24,7 +24,7 @@ class Call:
         self.reads: list[Recorded] = []
         _each([args, *kwargs.values()], self.reads.append)
 
-    def bind(self, values: Callable[[Recorded], Memory]) -> tuple[list[Any], dict[str, Any]]:
+    def bind(self, values: Callable[[Recorded], Buffer]) -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments with plain arrays in place of recorded ones."""
         named = {name: _each(x, values) for name, x in self.kwargs.items()}
         return _each(list(self.args), values), named
@@ -50,8 +50,8 @@ class Tape:
     """
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []
-        self.memory: dict[Recorded, Memory] = {}
+        self.calls: list[Op] = []
+        self.memory: dict[Recorded, Buffer] = {}
         self.namespace = RecordedNamespace(self)
         self.device = Device(
             spec="recording",
@@ -63,7 +63,7 @@ class Tape:
             _to_host=Recorded._has_no_value,
         )
 
-    def read(self, memory: Memory) -> Recorded:
+    def read(self, memory: Buffer) -> Recorded:
         """Return a recorded array that stands for what `memory` holds at each replay."""
         own = isinstance(memory, np.ndarray)
         recorded = Recorded(self, memory if own else np.zeros(memory.shape, memory.dtype))
@@ -72,7 +72,7 @@ class Tape:
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Try a function on samples, and write it down if it makes an array of arrays."""
-        call = Call(function, args, kwargs)
+        call = Op(function, args, kwargs)
         sampled, named = call.bind(lambda x: x.sample)
         result = _sample(function, sampled, named)
         if not isinstance(result, (np.ndarray, np.generic)):

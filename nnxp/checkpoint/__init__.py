@@ -9,15 +9,15 @@ the file itself.
 from nnxp.checkpoint.format import FORMAT, Checkpoint
 from nnxp.checkpoint.loading import load, load_network
 from nnxp.checkpoint.saving import require_saveable, save
-from nnxp.checkpoint.target import file_of, locked
+from nnxp.checkpoint.target import lock_target, resolve_target
 
 __all__ = [
     "FORMAT",
     "Checkpoint",
-    "file_of",
     "load",
     "load_network",
-    "locked",
+    "lock_target",
     "require_saveable",
+    "resolve_target",
     "save",
 ]

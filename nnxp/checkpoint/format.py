@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.data.epoch import Position
+from nnxp.data.epoch import EpochProgress
 from nnxp.errors import InputError
 from nnxp.history import Record
 from nnxp.losses import Loss
@@ -43,7 +43,7 @@ class Checkpoint:
     history : list of Record
     rng : numpy.random.Generator or None
         As it was; None if nothing was trained.
-    position : Position or None
+    position : EpochProgress or None
         None between two epochs.
     config : dict
         What was given with it.
@@ -54,7 +54,7 @@ class Checkpoint:
     optimizer: Optimizer
     history: list[Record]
     rng: np.random.Generator | None
-    position: Position | None
+    position: EpochProgress | None
     config: dict[str, Any]
 
 

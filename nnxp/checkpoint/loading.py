@@ -27,9 +27,8 @@ from nnxp.checkpoint.format import (
     require_state,
 )
 from nnxp.checks import optional_import
-from nnxp.data.epoch import Position
-from nnxp.devices import Device, require_dtype
-from nnxp.devices import device as open_device
+from nnxp.data.epoch import EpochProgress
+from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import CheckpointError, DeviceError, InputError, NnxpError
 from nnxp.history import MAX_RECORDS, Record
 from nnxp.initializers import zeros
@@ -314,8 +313,8 @@ def _records(columns: Mapping[str, npt.NDArray[Any]]) -> list[Record]:
     return history
 
 
-def _position(described: Mapping[str, Any], rng: np.random.Generator | None) -> Position:
-    position = Position(**described)
+def _position(described: Mapping[str, Any], rng: np.random.Generator | None) -> EpochProgress:
+    position = EpochProgress(**described)
     for name in ("batch", "batch_size", "examples"):
         _count(name, getattr(position, name))
     if position.batch_size == 0:

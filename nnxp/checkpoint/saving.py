@@ -27,15 +27,15 @@ from nnxp.checkpoint.format import (
     require_rising,
     require_state,
 )
-from nnxp.checkpoint.target import file_of
+from nnxp.checkpoint.target import resolve_target
 from nnxp.checks import optional_import
 from nnxp.errors import DivergenceError, InputError
-from nnxp.files import write_whole
+from nnxp.files import write_atomically
 from nnxp.history import MAX_RECORDS, Record
 from nnxp.layers import Layer
 from nnxp.losses import Loss
 from nnxp.optimizers import Optimizer
-from nnxp.random import KINDS, state_of
+from nnxp.random import BIT_GENERATORS, get_state
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -53,7 +53,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         If the file cannot be written.
     """
     safetensors = optional_import("safetensors.numpy", "checkpoint")
-    path = file_of(path)
+    path = resolve_target(path)
     require_saveable(checkpoint)
     network, optimizer, rng = checkpoint.network, checkpoint.optimizer, checkpoint.rng
     device = network.device
@@ -70,7 +70,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         "loss": _describe(checkpoint.loss),
         "optimizer": _describe(optimizer),
         "steps": int(optimizer.steps),
-        "rng": None if rng is None else state_of(rng),
+        "rng": None if rng is None else get_state(rng),
         "position": checkpoint.position and asdict(checkpoint.position),
         "config": checkpoint.config,
     }
@@ -90,7 +90,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
             f"the header of this checkpoint would have {header_size(data):,} bytes, and may have "
             f"{MAX_HEADER:,}; use fewer layers or a shorter config"
         )
-    write_whole(path, data)
+    write_atomically(path, data)
 
 
 def require_saveable(checkpoint: Checkpoint) -> None:
@@ -124,8 +124,8 @@ def require_saveable(checkpoint: Checkpoint) -> None:
         raise InputError(
             "two layers share an array, which a checkpoint cannot keep; give each its own"
         )
-    if rng is not None and type(rng.bit_generator).__name__ not in KINDS:
-        raise InputError(f"a checkpoint keeps {', '.join(KINDS)}, got {rng!r}")
+    if rng is not None and type(rng.bit_generator).__name__ not in BIT_GENERATORS:
+        raise InputError(f"a checkpoint keeps {', '.join(BIT_GENERATORS)}, got {rng!r}")
     optimizer = checkpoint.optimizer
     optimizer.require(parameters, parameters)
     require_state(optimizer, optimizer.steps, optimizer.state, parameters)

@@ -11,7 +11,7 @@ from nnxp.errors import CheckpointError
 from nnxp.files import remove_temporary, require_writable
 
 
-def file_of(path: str | Path) -> Path:
+def resolve_target(path: str | Path) -> Path:
     """Return the file that a path means, behind links and wherever the process goes later.
 
     Raises
@@ -31,7 +31,7 @@ def file_of(path: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def locked(path: str | Path) -> Iterator[None]:
+def lock_target(path: str | Path) -> Iterator[None]:
     """Let no other process write the checkpoint meanwhile, and clear away what a killed one left.
 
     Raises
@@ -41,7 +41,7 @@ def locked(path: str | Path) -> Iterator[None]:
     """
     filelock = optional_import("filelock", "checkpoint")
     optional_import("safetensors.numpy", "checkpoint")  # or it would be missed at the first save
-    path = file_of(path)
+    path = resolve_target(path)
     # One lock for all of a process: a script may hold it before `fit` does.
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0, is_singleton=True)
     try:

@@ -14,8 +14,7 @@ import numpy as np
 from nnxp.arrays import Array
 from nnxp.checks import require_count, require_rng
 from nnxp.data.dataset import Dataset
-from nnxp.devices import Device, require_dtype
-from nnxp.devices import device as open_device
+from nnxp.devices import Device, open_device, require_dtype
 
 Rows: TypeAlias = Any
 """What picks examples: their numbers in an array, or a slice."""
@@ -92,12 +91,12 @@ class Batches:
         """Return the batch of these examples."""
         if self.resident is None:
             arrays = self.dataset.inputs[rows], self.dataset.labels[rows]
-            inputs, labels = carry(*arrays, self.device, self.dtype)
+            inputs, labels = to_device(*arrays, self.device, self.dtype)
         elif isinstance(rows, slice):
             inputs, labels = (x[rows, ...] for x in self.resident)
         else:
             inputs, labels = (self.device.xp.take(x, rows, axis=0) for x in self.resident)
-        return scaled(inputs, self.device, self.dtype), labels
+        return scale_images(inputs, self.device, self.dtype), labels
 
     @functools.cached_property
     def resident(self) -> tuple[Array, Array] | None:
@@ -111,7 +110,7 @@ class Batches:
         free = self.device.free_memory()
         if free is None or needed <= free / 2:
             try:
-                return carry(inputs, labels, self.device, self.dtype)
+                return to_device(inputs, labels, self.device, self.dtype)
             except Exception as error:
                 if not self.device.is_memory_error(error):
                     raise
@@ -124,14 +123,14 @@ class Batches:
         return None
 
 
-def carry(inputs: Array, labels: Array, device: Device, dtype: str) -> tuple[Array, Array]:
+def to_device(inputs: Array, labels: Array, device: Device, dtype: str) -> tuple[Array, Array]:
     """Carry inputs and labels to `device`; images stay uint8, a quarter of float32's bytes."""
     input_dtype = "uint8" if inputs.dtype == np.uint8 else dtype
     label_dtype = dtype if labels.dtype.kind == "f" else "int32"
     return device.asarray(inputs, dtype=input_dtype), device.asarray(labels, dtype=label_dtype)
 
 
-def scaled(inputs: Array, device: Device, dtype: str) -> Array:
+def scale_images(inputs: Array, device: Device, dtype: str) -> Array:
     """Return inputs of a network: images from 0 to 1, in `dtype`."""
     xp = device.xp
     if inputs.dtype != xp.uint8:

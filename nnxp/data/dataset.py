@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.arrays import is_odd_numpy
+from nnxp.arrays import is_numpy_subclass
 from nnxp.checks import require_count
 from nnxp.errors import InputError
 
@@ -38,7 +38,7 @@ class Dataset:
     def __post_init__(self) -> None:
         for name in ("inputs", "labels"):
             values = getattr(self, name)
-            if not isinstance(values, np.ndarray) or is_odd_numpy(values):
+            if not isinstance(values, np.ndarray) or is_numpy_subclass(values):
                 raise InputError(
                     f"Dataset expects {name} as a plain NumPy array, got "
                     f"{type(values).__name__}; convert with numpy.asarray"

@@ -1,4 +1,4 @@
-"""Position: where in an epoch a training stands, and how it goes on from there."""
+"""EpochProgress: where in an epoch a training stands, and how it goes on from there."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Self
 
 from nnxp.data.batches import Batches, Rows
 from nnxp.errors import InputError
-from nnxp.random import set_state, state_of
+from nnxp.random import get_state, set_state
 
 
 @dataclass
-class Position:
+class EpochProgress:
     """Where in an epoch a training stands.
 
     Attributes
@@ -38,12 +38,12 @@ class Position:
         """Return the start of the epoch that `batches` would go through next."""
         assert batches.rng is not None
         sizes = batches.batch_size, len(batches.dataset)
-        return cls(0, *sizes, order=state_of(batches.rng), seconds=0.0)
+        return cls(0, *sizes, order=get_state(batches.rng), seconds=0.0)
 
     def rows(self, batches: Batches) -> Iterator[Rows]:
         """Return the rows of each batch that is left; the generator has drawn their order then."""
         assert batches.rng is not None
-        now = state_of(batches.rng)
+        now = get_state(batches.rng)
         set_state(batches.rng, self.order)
         rows = batches.rows()
         if now != self.order:  # it had been drawn

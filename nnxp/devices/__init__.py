@@ -9,10 +9,10 @@ from nnxp.devices.base import DTYPES, Device, require_dtype
 from nnxp.devices.libraries import LIBRARIES, Opening
 from nnxp.errors import DeviceError, InputError
 
-__all__ = ["DTYPES", "Device", "device", "opening", "require_dtype"]
+__all__ = ["DTYPES", "Device", "open_device", "opening", "require_dtype"]
 
 
-def device(spec: str | Device = "auto") -> Device:
+def open_device(spec: str | Device = "auto") -> Device:
     """Open a device by name.
 
     Parameters

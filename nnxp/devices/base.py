@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.arrays import Array, Namespace, describe, device_of, is_odd_numpy
+from nnxp.arrays import Array, Namespace, describe, device_of, is_numpy_subclass
 from nnxp.checks import unknown_name
 from nnxp.errors import DeviceError, InputError, OutOfMemoryError
 
@@ -112,7 +112,7 @@ class Device:
                 f"asarray carries arrays from the host to {self.spec}, got {describe(host)}; "
                 "bring it to the host first with its own device's to_host(x)"
             )
-        if is_odd_numpy(host):
+        if is_numpy_subclass(host):
             raise InputError(
                 f"asarray expects a plain array, got {type(host).__name__}; convert with "
                 "numpy.asarray(x)"
@@ -150,7 +150,7 @@ class Device:
         return self._working()
 
     @contextmanager
-    def at_work(self, work: str) -> Iterator[None]:
+    def session(self, work: str) -> Iterator[None]:
         """Be the current device, and afterwards give back the memory that the library keeps.
 
         Parameters
@@ -182,9 +182,9 @@ class Device:
 
 
 def _reopen(spec: str) -> Device:
-    from nnxp.devices import device
+    from nnxp.devices import open_device
 
-    return device(spec)
+    return open_device(spec)
 
 
 def _convert(given: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

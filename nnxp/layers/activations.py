@@ -20,12 +20,12 @@ class Identity(Layer):
         """Return `x`, of any shape."""
         floating_namespace(x, self)
         if training:
-            self.remember(x)
+            self.save_for_backward(x)
         return x
 
     def backward(self, dy: Array) -> Array:
         """Return `dy`."""
-        self.recall(dy)
+        self.saved(dy)
         return dy
 
 
@@ -37,12 +37,12 @@ class ReLU(Layer):
         xp = floating_namespace(x, self)
         y = xp.maximum(x, 0.0)
         if training:
-            self.remember(y, y)
+            self.save_for_backward(y, y)
         return y
 
     def backward(self, dy: Array) -> Array:
         """Return `dy` where ``x > 0``, else 0; `dy` itself is left as it is."""
-        y = self.recall(dy)
+        y = self.saved(dy)
         xp = floating_namespace(dy, self)
         return xp.where(y > 0, dy, 0.0)
 
@@ -55,12 +55,12 @@ class Sigmoid(Layer):
         xp = floating_namespace(x, self)
         y = sigmoid(xp, x)
         if training:
-            self.remember(y, y)
+            self.save_for_backward(y, y)
         return y
 
     def backward(self, dy: Array) -> Array:
         """Return ``dy * y * (1 - y)``."""
-        y = self.recall(dy)
+        y = self.saved(dy)
         return dy * y * (1.0 - y)
 
 
@@ -72,12 +72,12 @@ class Tanh(Layer):
         xp = floating_namespace(x, self)
         y = xp.tanh(x)
         if training:
-            self.remember(y, y)
+            self.save_for_backward(y, y)
         return y
 
     def backward(self, dy: Array) -> Array:
         """Return ``dy * (1 - y**2)``."""
-        y = self.recall(dy)
+        y = self.saved(dy)
         return dy * (1.0 - y * y)
 
 
@@ -97,12 +97,12 @@ class Softmax(Layer):
         e = xp.exp(x - xp.max(x, axis=-1, keepdims=True))
         y = e / xp.sum(e, axis=-1, keepdims=True)
         if training:
-            self.remember(y, y)
+            self.save_for_backward(y, y)
         return y
 
     def backward(self, dy: Array) -> Array:
         """Return ``y * (dy - sum(dy * y))``: the Jacobian is diag(y) - y yᵀ."""
-        y = self.recall(dy)
+        y = self.saved(dy)
         xp = floating_namespace(dy, self)
         return y * (dy - xp.sum(dy * y, axis=-1, keepdims=True))
 

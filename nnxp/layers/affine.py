@@ -6,8 +6,7 @@ import numpy as np
 
 from nnxp.arrays import Array, array_library
 from nnxp.checks import require_count, require_rng
-from nnxp.devices import Device, require_dtype
-from nnxp.devices import device as open_device
+from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
 from nnxp.initializers import Initializer, he_normal
 from nnxp.layers.base import Layer
@@ -99,18 +98,18 @@ class Affine(Layer):
         self._check(x)
         y = x @ W + b
         if training:
-            self.remember(y, x)
+            self.save_for_backward(y, x)
         return y
 
     def backward(self, dy: Array) -> Array:
         """Return ``dy @ W.T``, after ``W``'s gradient ``x.T @ dy`` and ``b``'s, the sum of rows."""
-        self.parameter_gradients(dy)
+        self.backward_parameters(dy)
         return dy @ self.params["W"].T
 
-    def parameter_gradients(self, dy: Array) -> None:
+    def backward_parameters(self, dy: Array) -> None:
         """Compute the gradients of ``W`` and ``b`` alone."""
         self.device.require(dy, self)
-        x = self.recall(dy)
+        x = self.saved(dy)
         xp = array_library(dy, self)
         self.grads["W"] = x.T @ dy
         self.grads["b"] = xp.sum(dy, axis=0)

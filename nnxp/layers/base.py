@@ -5,19 +5,18 @@ from __future__ import annotations
 import copy
 from typing import Any, Self
 
-from nnxp.arrays import Array, array_library, describe, device_of, differ
-from nnxp.devices import Device, require_dtype
-from nnxp.devices import device as open_device
+from nnxp.arrays import Array, array_library, describe, device_of, on_different_devices
+from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import CallOrderError, DeviceError, InputError
 
 
 class Layer:
     """Base class of all layers.
 
-    A subclass writes `forward` and `backward`. A training forward ends with
-    ``self.remember(y, …)``, and backward begins with ``self.recall(dy)``, which hands the kept
-    values out once. What is kept is not copied: leave inputs and outputs as they are until
-    backward. `nnxp.testing.check_layer` tries a layer of your own.
+    A subclass defines `forward` and `backward`. A training forward ends with
+    ``self.save_for_backward(y, …)``; backward begins with ``self.saved(dy)``, which returns the
+    saved values once. They are not copied: do not change inputs and outputs before backward.
+    `nnxp.testing.check_layer` checks a layer of your own.
 
     Attributes
     ----------
@@ -31,7 +30,7 @@ class Layer:
 
     device: Device | None = None
     dtype: str | None = None
-    _kept: tuple[tuple[int, ...], Any, Any, Any] | None = None
+    _saved: tuple[tuple[int, ...], Any, Any, Any] | None = None
 
     def __init__(self) -> None:
         self.params: dict[str, Array] = {}
@@ -60,7 +59,7 @@ class Layer:
         """
         raise NotImplementedError
 
-    def parameter_gradients(self, dy: Array) -> None:
+    def backward_parameters(self, dy: Array) -> None:
         """Do backward's work on `grads` alone, for a first layer whose inputs nobody asks about."""
         self.backward(dy)
 
@@ -71,7 +70,7 @@ class Layer:
     def to(self, device: Device | str, *, dtype: str | None = None) -> Self:
         """Return a copy of the layer with its parameters on another device, or in another dtype."""
         twin = copy.copy(self)
-        twin.params, twin.grads, twin._kept = {}, {}, None
+        twin.params, twin.grads, twin._saved = {}, {}, None
         if self.device is not None:
             twin.device = open_device(device)
             twin.dtype = self.dtype if dtype is None else require_dtype(dtype)
@@ -81,21 +80,21 @@ class Layer:
                 twin.params[name] = twin.device.xp.asarray(carried, copy=True)
         return twin
 
-    def remember(self, y: Array, values: Any = None) -> None:
+    def save_for_backward(self, y: Array, values: Any = None) -> None:
         """End a training forward: keep `values` for the backward of the outputs `y`."""
-        self._kept = y.shape, y.dtype, device_of(y), values
+        self._saved = y.shape, y.dtype, device_of(y), values
 
-    def recall(self, dy: Array) -> Any:
+    def saved(self, dy: Array) -> Any:
         """Begin a backward: check `dy` against the outputs, and hand out what was kept, once."""
-        if self._kept is None:
+        if self._saved is None:
             raise CallOrderError(
                 f"{self!r}.backward needs forward(x, training=True) first; "
                 "each such forward serves one backward"
             )
-        shape, dtype, device, values = self._kept
+        shape, dtype, device, values = self._saved
         array_library(dy, f"{self!r}.backward")
         # The device before the dtype: dtypes of two libraries may refuse to be compared.
-        if differ(device_of(dy), device):
+        if on_different_devices(device_of(dy), device):
             raise DeviceError(
                 f"{self!r}.backward expects a gradient on {device}, where its outputs are, got "
                 f"{describe(dy)}; carry it over with the network's device.asarray(dy)"
@@ -105,5 +104,5 @@ class Layer:
                 f"{self!r}.backward expects a gradient of the outputs' shape {shape} and dtype "
                 f"{dtype}, got {describe(dy)}"
             )
-        self._kept = None
+        self._saved = None
         return values

@@ -15,7 +15,7 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any
 
-from nnxp.arrays import array_library, device_of, differ
+from nnxp.arrays import array_library, device_of, on_different_devices
 from nnxp.errors import CallOrderError, DeviceError, InputError
 
 
@@ -48,7 +48,7 @@ class _Node:
         if first != second:
             raise InputError(f"{self!r} {expects} of one shape, got {first} and {second}")
         first, second = device_of(x), device_of(y)
-        if differ(first, second):
+        if on_different_devices(first, second):
             raise DeviceError(
                 f"{self!r} {expects} on one device, got {first} and {second}; carry one over with "
                 "device.asarray of the other's device"

@@ -19,12 +19,12 @@ class Flatten(Layer):
             raise InputError("Flatten expects inputs of shape (batch, …), got a single number")
         y = xp.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
         if training:
-            self.remember(y, x.shape)
+            self.save_for_backward(y, x.shape)
         return y
 
     def backward(self, dy: Array) -> Array:
         """Return `dy` in the shape of the inputs."""
-        shape = self.recall(dy)
+        shape = self.saved(dy)
         return floating_namespace(dy, self).reshape(dy, shape)
 
     def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:

@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from nnxp.arrays import Array
-from nnxp.checkpoint import Checkpoint, file_of, load, locked, require_saveable, save
+from nnxp.checkpoint import Checkpoint, load, lock_target, require_saveable, resolve_target, save
 from nnxp.checks import require_count, require_rng
-from nnxp.data.batches import Batches, Rows, carry, scaled
+from nnxp.data.batches import Batches, Rows, scale_images, to_device
 from nnxp.data.dataset import Dataset
-from nnxp.data.epoch import Position
+from nnxp.data.epoch import EpochProgress
 from nnxp.devices import Device
 from nnxp.errors import DivergenceError, InputError
-from nnxp.history import Record, keep
+from nnxp.history import Record, append_record
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.training.divergence import Snapshot, first_not_finite, is_finite, parameters_and_state
 
 if TYPE_CHECKING:
-    from nnxp.capture import Steps
+    from nnxp.capture import CapturedSteps
 
 
 _EVALUATED = 1000  # examples that are evaluated at once
@@ -116,9 +116,9 @@ class Trainer:
         self._dtype: str = network.dtype
         self.config: dict[str, Any] = {}
         self.rng: np.random.Generator | None = None
-        self._position: Position | None = None  # where in an epoch, if it was stopped there
+        self._position: EpochProgress | None = None  # where in an epoch, if it was stopped there
         self._training = False
-        self._steps: Steps | None = None
+        self._steps: CapturedSteps | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_steps": None, "_training": False}  # a copy records its own
@@ -141,7 +141,7 @@ class Trainer:
         with self._device.current():
             scores = self.network.forward(inputs, training=True)
             loss = self.loss.forward(scores, labels)
-            self.network.parameter_gradients(self.loss.backward())
+            self.network.backward_parameters(self.loss.backward())
             self.optimizer.update(self.network.parameters(), self.network.gradients())
         return loss
 
@@ -223,18 +223,18 @@ class Trainer:
         self._require_continuation(batches[0])
         self.rng = rng
         if checkpoint is not None:
-            checkpoint = file_of(checkpoint)
+            checkpoint = resolve_target(checkpoint)
             require_saveable(self._checkpoint())
         plan = _Plan(checkpoint, checkpoint_every, stop)
         with contextlib.ExitStack() as stack:
             if checkpoint is not None:
-                stack.enter_context(locked(checkpoint))
-            stack.enter_context(self._at_work(batches, training=True))
+                stack.enter_context(lock_target(checkpoint))
+            stack.enter_context(self._session(batches, training=True))
             for _ in range(epochs):
                 record = self._epoch(*batches, verbose=verbose, plan=plan)
                 if record is None:
                     break
-                keep(self.history, record)
+                append_record(self.history, record)
                 if verbose:
                     print(record, flush=True)
                 if after_epoch is not None:
@@ -367,7 +367,7 @@ class Trainer:
     ) -> Record | None:
         """Train for an epoch, evaluate, and return what it came to; None if it was stopped."""
         epoch = self.epochs + 1
-        begun = self._position or Position.start(batches)
+        begun = self._position or EpochProgress.start(batches)
         good = Snapshot(self.network, self.optimizer)
         start = time.perf_counter() - begun.seconds
         try:
@@ -398,7 +398,7 @@ class Trainer:
             seconds=time.perf_counter() - start,
         )
 
-    def _find_divergence(self, batches: Batches, begun: Position, good: Snapshot) -> None:
+    def _find_divergence(self, batches: Batches, begun: EpochProgress, good: Snapshot) -> None:
         """Train an epoch again up to the first step with a number that is not finite, and say so.
 
         So that no step needs to look, which would wait for the device. Where no step is to blame,
@@ -455,13 +455,13 @@ class Trainer:
         self._check(batches.dataset, "training")
         self._require_continuation(batches)
         self.rng = batches.rng
-        with self._at_work([batches], training=True):
-            self._train(batches, self._position or Position.start(batches))
+        with self._session([batches], training=True):
+            self._train(batches, self._position or EpochProgress.start(batches))
 
     def _train(
         self,
         batches: Batches,
-        begun: Position,
+        begun: EpochProgress,
         progress: str | None = None,
         plan: _Plan | None = None,
     ) -> bool:
@@ -470,7 +470,7 @@ class Trainer:
         Parameters
         ----------
         batches : Batches
-        begun : Position
+        begun : EpochProgress
             Where the epoch begins, or goes on.
         progress : str, optional
             Show progress under this name.
@@ -507,7 +507,7 @@ class Trainer:
         return True
 
     @contextlib.contextmanager
-    def _keeping(self, begun: Position, steps: int) -> Iterator[None]:
+    def _keeping(self, begun: EpochProgress, steps: int) -> Iterator[None]:
         """Keep the place in the epoch, if it fails before its first step."""
         try:
             yield
@@ -519,7 +519,7 @@ class Trainer:
     @contextlib.contextmanager
     def _stepping(self, batches: Batches) -> Iterator[Callable[[Rows], object]]:
         """Provide what does one update for a batch, `step` or the same in a faster way."""
-        from nnxp.capture import faster
+        from nnxp.capture import choose
 
         parts = self.network, self.loss, self.optimizer
         if type(self) is not Trainer or "step" in vars(self):
@@ -527,26 +527,26 @@ class Trainer:
         elif self.capture is False:
             way, why_not = None, "capture is False"
         else:
-            way, why_not = faster(self.capture, *parts, batches)
+            way, why_not = choose(self.capture, *parts, batches)
         if way is None:
             if self.capture is True:
                 warnings.warn(f"no step is captured: {why_not}", stacklevel=2)
             yield lambda rows: self.step(*batches.take(rows))
             return
-        if not isinstance(self._steps, way) or not self._steps.serves(*parts, batches.dataset):
+        if not isinstance(self._steps, way) or not self._steps.matches(*parts, batches.dataset):
             self._steps = None  # before memory is taken for the new ones
             self._steps = way(*parts, batches.dataset)
-        with self._steps.over(batches) as step:
+        with self._steps.bind(batches) as step:
             yield step
 
     @contextlib.contextmanager
-    def _at_work(self, batches: list[Batches], *, training: bool = False) -> Iterator[None]:
+    def _session(self, batches: list[Batches], *, training: bool = False) -> Iterator[None]:
         """Compute on the device, with as many threads as the first batches are worth there.
 
         In the end `batches` is empty, so that its data sets leave the device's memory.
         """
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._device.at_work(self._describe(batches[0].batch_size)))
+            stack.enter_context(self._device.session(self._describe(batches[0].batch_size)))
             stack.callback(batches.clear)
             if training:
                 self._training = True
@@ -574,7 +574,7 @@ class Trainer:
         """
         batches = [self._batches(dataset, batch_size)]
         self._check(dataset, "given")
-        with self._at_work(batches):
+        with self._session(batches):
             (evaluation,), _ = self._evaluate(batches, [])
         return evaluation
 
@@ -594,7 +594,7 @@ class Trainer:
                 scores = self.network.predict(inputs)
                 loss = self.loss.forward(scores, labels, training=False)
                 losses.append(loss * inputs.shape[0])
-                hit = self.loss.hits(scores, labels)
+                hit = self.loss.correct(scores, labels)
                 if hit is not None:
                     hits.append(xp.sum(xp.astype(hit, loss.dtype)))
             sums += losses + hits
@@ -637,8 +637,8 @@ class Trainer:
                     )
         try:
             with self._device.current():
-                first = carry(dataset.inputs[:1], dataset.labels[:1], self._device, self._dtype)
-                scores = self.network.predict(scaled(first[0], self._device, self._dtype))
+                first = to_device(dataset.inputs[:1], dataset.labels[:1], self._device, self._dtype)
+                scores = self.network.predict(scale_images(first[0], self._device, self._dtype))
             self.loss.check_labels(dataset.labels, tuple(scores.shape[1:]))
         except InputError as error:
             raise InputError(f"the {name} data do not suit: {error}") from error
