@@ -1,28 +1,107 @@
-"""Arrays: what every layer, loss, metric and optimizer may assume of one."""
+"""Arrays: the part of the Array API standard that nnxp uses, and the checks of an array."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
 from array_api_compat import array_namespace
 
 from nnxp.errors import DeviceError, InputError
 
-Array: TypeAlias = Any
-"""Any array of the Array API standard; the standard publishes no static type yet."""
+DType: TypeAlias = Any
+"""A dtype; the standard says nothing of its type."""
 
-Namespace: TypeAlias = Any
-"""The functions that come with an array: ``array_namespace(x)``."""
+_bool: TypeAlias = bool  # within `Namespace` the name means the standard's dtype
+
+
+class Array(Protocol):  # noqa: PLW1641 - hashing is not in the standard
+    """An array of any library that follows the Array API standard, version 2024.12.
+
+    These are the members that nnxp uses; a `numpy.ndarray` has them, and so do arrays of CuPy,
+    PyTorch, JAX and array-api-strict.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102 - the standard documents the members
+    @property
+    def ndim(self) -> int: ...  # noqa: D102
+    @property
+    def dtype(self) -> DType: ...  # noqa: D102
+    @property
+    def device(self) -> Any: ...  # noqa: D102
+    @property
+    def T(self) -> Array: ...  # noqa: D102, N802
+
+    def __neg__(self) -> Array: ...
+    def __add__(self, other: Array | float, /) -> Array: ...
+    def __radd__(self, other: Array | float, /) -> Array: ...
+    def __sub__(self, other: Array | float, /) -> Array: ...
+    def __rsub__(self, other: Array | float, /) -> Array: ...
+    def __mul__(self, other: Array | float, /) -> Array: ...
+    def __rmul__(self, other: Array | float, /) -> Array: ...
+    def __truediv__(self, other: Array | float, /) -> Array: ...
+    def __matmul__(self, other: Array, /) -> Array: ...
+    # Boolean arrays; Any, since the overloads of NumPy's stubs match nothing narrower.
+    def __gt__(self, other: Any, /) -> Any: ...
+    def __ge__(self, other: Any, /) -> Any: ...
+    def __eq__(self, other: object, /) -> Any: ...
+    def __getitem__(self, key: Any, /) -> Array: ...
+    def __setitem__(self, key: Any, value: Array | float, /) -> None: ...
+    def __float__(self) -> float: ...
+    def __bool__(self) -> bool: ...
+
+
+class Namespace(Protocol):
+    """The functions of the standard that nnxp calls, as an array's namespace has them."""
+
+    bool: DType
+    uint8: DType
+    int32: DType
+    float64: DType
+
+    def abs(self, x: Array, /) -> Array: ...  # noqa: D102
+    def all(self, x: Array, /, *, axis: int | None = None) -> Array: ...  # noqa: D102
+    def arange(self, stop: int, /, *, dtype: DType = None, device: Any = None) -> Array: ...  # noqa: D102
+    def argmax(self, x: Array, /, *, axis: int) -> Array: ...  # noqa: D102
+    def asarray(  # noqa: D102
+        self, x: object, /, *, dtype: DType = None, device: Any = None, copy: _bool | None = None
+    ) -> Array: ...
+    def astype(self, x: Array, dtype: DType, /, *, copy: _bool = True) -> Array: ...  # noqa: D102
+    def exp(self, x: Array, /) -> Array: ...  # noqa: D102
+    def isdtype(self, dtype: DType, kind: str | tuple[str, ...]) -> _bool: ...  # noqa: D102
+    def isfinite(self, x: Array, /) -> Array: ...  # noqa: D102
+    def log(self, x: Array, /) -> Array: ...  # noqa: D102
+    def log1p(self, x: Array, /) -> Array: ...  # noqa: D102
+    def max(  # noqa: D102
+        self, x: Array, /, *, axis: int | None = None, keepdims: _bool = False
+    ) -> Array: ...
+    def maximum(self, x1: Array, x2: Array | float, /) -> Array: ...  # noqa: D102
+    def mean(self, x: Array, /) -> Array: ...  # noqa: D102
+    def reshape(self, x: Array, /, shape: tuple[int, ...]) -> Array: ...  # noqa: D102
+    def sqrt(self, x: Array, /) -> Array: ...  # noqa: D102
+    def stack(self, arrays: list[Array], /) -> Array: ...  # noqa: D102
+    def sum(  # noqa: D102
+        self, x: Array, /, *, axis: int | None = None, keepdims: _bool = False
+    ) -> Array: ...
+    def take(self, x: Array, indices: Array, /, *, axis: int) -> Array: ...  # noqa: D102
+    def tanh(self, x: Array, /) -> Array: ...  # noqa: D102
+    def where(self, condition: Array, x1: Array | float, x2: Array | float, /) -> Array: ...  # noqa: D102
+    def zeros_like(self, x: Array, /) -> Array: ...  # noqa: D102
+
+
+# NumPy follows the standard; array-api-compat's wrapper takes longer to import than NumPy itself.
+NUMPY = cast(Namespace, np)
+"""NumPy as the namespace of its own arrays."""
 
 
 def device_of(x: object) -> Any:
-    """Return the device of an array; None for a number, or a JAX array that is being traced."""
+    """Return the device of an array; None for a number, or for a JAX array during tracing."""
     return getattr(x, "device", None)
 
 
 def describe(x: object) -> str:
-    """Return library, shape, dtype and device of an array in words."""
+    """Return the library, shape, dtype and device of an array, for an error message."""
     if not hasattr(x, "__dlpack__"):
         return f"a {type(x).__name__}"
     library = type(x).__module__.partition(".")[0]
@@ -31,25 +110,37 @@ def describe(x: object) -> str:
 
 
 def on_different_devices(device: Any, other: Any) -> bool:
-    """Tell whether two devices are known and different."""
+    """Return whether two devices are known and different."""
     return device is not None and other is not None and bool(device != other)
 
 
 def is_numpy_subclass(x: object) -> bool:
-    """Tell whether `x` is a matrix or masked array, whose operators mean something else."""
+    """Return whether `x` is a NumPy matrix or masked array, whose operators differ."""
     return isinstance(x, np.ndarray) and type(x) not in (np.ndarray, np.memmap)
 
 
-def array_library(x: Array, owner: object) -> Namespace:
-    """Return the namespace of `x`; anything that is no array is refused in `owner`'s name."""
+def namespace_of(x: object, owner: object) -> Namespace:
+    """Return the namespace of the array `x`.
+
+    Parameters
+    ----------
+    x : array
+    owner : object
+        Named in the error, such as a layer.
+
+    Raises
+    ------
+    InputError
+        If `x` is not an array, or is a NumPy matrix or masked array.
+    """
     if is_numpy_subclass(x):
         raise InputError(
             f"{owner} expects a plain array, got {type(x).__name__}; convert with numpy.asarray(x)"
         )
     if isinstance(x, (np.ndarray, np.generic)):
-        return np  # it speaks the standard; its wrapper takes longer to import than NumPy itself
+        return NUMPY
     try:
-        return array_namespace(x)
+        return cast(Namespace, array_namespace(x))
     except TypeError:
         raise InputError(
             f"{owner} expects an array, got {type(x).__name__}; make one with device.asarray(x)"
@@ -57,10 +148,10 @@ def array_library(x: Array, owner: object) -> Namespace:
 
 
 def floating_namespace(x: Array, owner: object) -> Namespace:
-    """Return the namespace of `x`, which must be a floating-point array."""
-    if type(x) is np.ndarray and x.dtype.kind == "f":  # asking takes longer than computing
-        return np
-    xp = array_library(x, owner)
+    """Return the namespace of `x`; raise an `InputError` unless `x` has a floating-point dtype."""
+    if type(x) is np.ndarray and x.dtype.kind == "f":  # faster than isdtype
+        return NUMPY
+    xp = namespace_of(x, owner)
     if not xp.isdtype(x.dtype, "real floating"):
         raise InputError(
             f"{owner} expects floating-point arrays, got {x.dtype}; "
@@ -70,13 +161,13 @@ def floating_namespace(x: Array, owner: object) -> Namespace:
 
 
 def scores_namespace(scores: Array, labels: Array, owner: object) -> Namespace:
-    """Return the namespace of floating-point `scores`, with `labels` on their device."""
+    """Return the namespace of floating-point `scores`; `labels` must be on the same device."""
     xp = floating_namespace(scores, owner)
-    if array_library(labels, owner) is not xp or on_different_devices(
+    if namespace_of(labels, owner) is not xp or on_different_devices(
         device_of(scores), device_of(labels)
     ):
         raise DeviceError(
             f"{owner} expects scores and labels on one device, got {describe(scores)}; and "
-            f"{describe(labels)}; carry the labels over with device.asarray(labels)"
+            f"{describe(labels)}; move the labels with device.asarray(labels)"
         )
     return xp

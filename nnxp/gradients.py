@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from nnxp.arrays import Array, array_library
+from nnxp.arrays import Array, namespace_of
 from nnxp.errors import InputError
 from nnxp.losses import Loss
 from nnxp.network import Sequential
@@ -36,7 +36,7 @@ def numerical_gradient(f: Callable[[Array], Array | float], x: Array) -> Array:
     >>> numerical_gradient(lambda x: (x * x).sum(), np.array([3.0, 4.0])).round(6)
     array([6., 8.])
     """
-    xp = array_library(x, "numerical_gradient")
+    xp = namespace_of(x, "numerical_gradient")
     if x.dtype != xp.float64:
         raise InputError(
             f"numerical_gradient needs float64, got {x.dtype}; build the network with "
@@ -100,7 +100,7 @@ def check_gradients(
 
 
 def _relative_error(a: Array, b: Array) -> float:
-    xp = array_library(a, "check_gradients")
+    xp = namespace_of(a, "check_gradients")
     difference = float(xp.max(xp.abs(a - b)))
     if not math.isfinite(difference):
         return math.inf  # where nan would get lost in a maximum

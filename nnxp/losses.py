@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from array_api_compat import is_numpy_array
 
 from nnxp.arrays import (
     Array,
     Namespace,
-    array_library,
     device_of,
+    namespace_of,
     scores_namespace,
 )
 from nnxp.errors import CallOrderError, InputError
 from nnxp.layers.activations import sigmoid
 from nnxp.metrics import binary_correct, correct
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 
 class Loss:
     """Base class of all losses: forward is the mean loss of a batch, backward its gradient."""
 
-    _kept: tuple[Any, ...] | None = None
+    _saved: tuple[Array, ...] | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -69,14 +72,14 @@ class Loss:
         self.check_labels(labels, tuple(scores.shape[1:]))
         return xp
 
-    def _take(self) -> tuple[Any, ...]:
-        if self._kept is None:
+    def _take_saved(self) -> tuple[Array, ...]:
+        if self._saved is None:
             raise CallOrderError(
                 f"{self!r}.backward needs forward(scores, labels) first; "
                 "each forward serves one backward"
             )
-        kept, self._kept = self._kept, None
-        return kept
+        saved, self._saved = self._saved, None
+        return saved
 
 
 class SoftmaxWithLoss(Loss):
@@ -122,18 +125,18 @@ class SoftmaxWithLoss(Loss):
             hot = labels[:, None] == classes[None, :]
         label_score = xp.max(xp.where(hot, shifted, -math.inf), axis=1)
         if training:
-            self._kept = e / z[:, None], hot
+            self._saved = e / z[:, None], hot
         return xp.mean(xp.log(z) - label_score)
 
     def backward(self) -> Array:
         """Return ``(softmax(scores) - one_hot(labels)) / batch``."""
-        p, hot = self._take()
-        xp = array_library(p, self)
+        p, hot = self._take_saved()
+        xp = namespace_of(p, self)
         return (p - xp.astype(hot, p.dtype)) / p.shape[0]
 
     def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
         """Check for class numbers below the number of outputs, or one-hot rows."""
-        xp = array_library(labels, self)
+        xp = namespace_of(labels, self)
         if len(outputs) != 1:
             raise InputError(
                 f"{self!r} expects a row of scores for each example, got them of shape {outputs}"
@@ -185,18 +188,18 @@ class SigmoidWithLoss(Loss):
         xp = self._namespace(scores, labels)
         t = xp.astype(xp.reshape(labels, scores.shape), scores.dtype)
         if training:
-            self._kept = scores, t
+            self._saved = scores, t
         losses = xp.maximum(scores, 0.0) - scores * t + xp.log1p(xp.exp(-xp.abs(scores)))
         return xp.mean(losses)
 
     def backward(self) -> Array:
         """Return ``(sigmoid(scores) - labels) / number of logits``."""
-        scores, t = self._take()
-        return (sigmoid(array_library(scores, self), scores) - t) / math.prod(t.shape)
+        scores, t = self._take_saved()
+        return (sigmoid(namespace_of(scores, self), scores) - t) / math.prod(t.shape)
 
     def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
         """Check for 0 or 1, one for each output."""
-        xp = array_library(labels, self)
+        xp = namespace_of(labels, self)
         if not xp.isdtype(labels.dtype, ("integral", "bool")):
             raise InputError(
                 f"{self!r} expects labels of 0 and 1 as integers or booleans, got {labels.dtype}; "
@@ -237,17 +240,17 @@ class MeanSquaredError(Loss):
             )
         difference = scores - xp.astype(labels, scores.dtype, copy=False)
         if training:
-            self._kept = (difference,)
+            self._saved = (difference,)
         return xp.mean(difference * difference) / 2
 
     def backward(self) -> Array:
         """Return ``(outputs - targets) / number of outputs``."""
-        (difference,) = self._take()
+        (difference,) = self._take_saved()
         return difference / math.prod(difference.shape)
 
     def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
         """Check for a target for each output."""
-        xp = array_library(labels, self)
+        xp = namespace_of(labels, self)
         if not xp.isdtype(labels.dtype, ("integral", "real floating", "bool")):
             raise InputError(f"{self!r} expects targets of real numbers, got {labels.dtype}")
         if labels.shape[1:] != outputs:
@@ -263,13 +266,13 @@ class MeanSquaredError(Loss):
         None for real-valued targets, for a single output and for outputs of more axes: there are
         no classes to get right.
         """
-        xp = array_library(labels, self)
+        xp = namespace_of(labels, self)
         if xp.isdtype(labels.dtype, "real floating") or scores.ndim != 2 or scores.shape[1] == 1:
             return None
         return correct(scores, labels)
 
 
-def _require_range(loss: Loss, labels: Array, classes: int) -> None:
+def _require_range(loss: Loss, labels: npt.NDArray[Any], classes: int) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise InputError(

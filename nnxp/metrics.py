@@ -35,7 +35,8 @@ def correct(scores: Array, labels: Array) -> Array:
         )
     if labels.ndim == 2:
         labels = xp.argmax(labels, axis=1)
-    return xp.argmax(scores, axis=1) == labels
+    result: Array = xp.argmax(scores, axis=1) == labels
+    return result
 
 
 def binary_correct(scores: Array, labels: Array) -> Array:

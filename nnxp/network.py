@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Self
 
-from nnxp.arrays import Array, array_library
+from nnxp.arrays import Array, namespace_of
 from nnxp.checks import unknown_name
 from nnxp.devices import Device, open_device
 from nnxp.errors import CallOrderError, DeviceError, InputError
@@ -257,4 +257,4 @@ def _fitting(name: str, new: Array, layer: Layer, key: str) -> Array:
             f"{new.dtype}{convert}"
         )
     # A copy, since training changes parameters in place and `new` belongs to the caller.
-    return array_library(new, name).asarray(new, copy=True)
+    return namespace_of(new, name).asarray(new, copy=True)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, MutableMapping
 from typing import Any, ClassVar, TypeAlias
 
-from nnxp.arrays import Array, array_library, describe, device_of
+from nnxp.arrays import Array, describe, device_of, namespace_of
 from nnxp.checks import FRACTION, NOT_NEGATIVE, POSITIVE, require_number
 from nnxp.errors import InputError
 
@@ -77,7 +77,7 @@ class Optimizer:
         for name in params:
             for slot in self.state.values():
                 if name not in slot:
-                    slot[name] = array_library(params[name], self).zeros_like(params[name])
+                    slot[name] = namespace_of(params[name], self).zeros_like(params[name])
             self._update_one(params, name, grads[name], *factors)
 
     def require(self, params: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
@@ -170,7 +170,7 @@ class AdaGrad(Optimizer):
 
     def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
         (rate,) = factors
-        xp = array_library(gradient, self)
+        xp = namespace_of(gradient, self)
         square_sum = self.state["square_sum"]
         square_sum[name] += gradient * gradient
         params[name] -= rate * gradient / (xp.sqrt(square_sum[name]) + self.epsilon)
@@ -193,7 +193,7 @@ class RMSprop(Optimizer):
 
     def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
         (rate,) = factors
-        xp = array_library(gradient, self)
+        xp = namespace_of(gradient, self)
         square_mean = self.state["square_mean"]
         square_mean[name] *= self.decay
         square_mean[name] += (1 - self.decay) * gradient * gradient
@@ -228,7 +228,7 @@ class Adam(Optimizer):
 
     def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
         rate, epsilon = factors
-        xp = array_library(gradient, self)
+        xp = namespace_of(gradient, self)
         mean, square_mean = self.state["mean"], self.state["square_mean"]
         mean[name] *= self.beta1
         mean[name] += (1 - self.beta1) * gradient

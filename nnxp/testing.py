@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from nnxp.arrays import Array
 from nnxp.devices import DTYPES, open_device
@@ -165,7 +166,8 @@ def _gradients(layer: Layer, shape: tuple[int, ...], _: bool) -> Iterator[str]:
 
 
 def _draw(shape: tuple[int, ...], *, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).normal(size=shape)
+    numbers: npt.NDArray[Any] = np.random.default_rng(seed).normal(size=shape)
+    return numbers
 
 
 def _protect(x: Array) -> None:

@@ -110,7 +110,7 @@ def test_half_of_the_free_memory_is_for_the_data(images):
         if fits:
             assert [x.dtype for x in batches.resident] == [device.xp.uint8, device.xp.int32]
         else:
-            with pytest.warns(UserWarning, match="crosses batch by batch"):
+            with pytest.warns(UserWarning, match="transferred batch by batch"):
                 assert batches.resident is None
 
 
@@ -213,11 +213,11 @@ def test_prepared_steps_are_dropped_where_memory_did_not_do(images, monkeypatch)
     trainer = small_trainer()
     rng = np.random.default_rng(0)
     trainer.fit(images, epochs=1, batch_size=8, rng=rng)
-    assert trainer._steps is not None
-    monkeypatch.setattr(trainer, "_evaluate", lambda *_: np.zeros(2**50))
+    assert trainer._stepper.captured is not None
+    monkeypatch.setattr("nnxp.training.trainer.evaluate", lambda *_: np.zeros(2**50))
     with pytest.raises(nnxp.OutOfMemoryError):
         trainer.fit(images, epochs=1, batch_size=8, rng=rng)
-    assert trainer._steps is None
+    assert trainer._stepper.captured is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
@@ -284,7 +284,7 @@ def test_gpu_memory_does_not_grow_and_comes_back(gpu, capture):
         trainer.fit(data, epochs=1, batch_size=100, rng=rng)
         used.append((pool.used_bytes(), pool.total_bytes()))
     assert len(set(used[2:])) == 1
-    trainer._steps = None  # with its own memory, and cuBLAS's
+    trainer._stepper.captured = None  # with its own memory, and cuBLAS's
     gc.collect()
     # Parameters, Adam's state and gradients are left, each array in blocks of 512 bytes.
     assert pool.used_bytes() - before <= 4 * (41_090 * 4 + 6 * 512)
@@ -343,4 +343,4 @@ def test_a_captured_step_is_one_launch(gpu):
     """CuPy's own cuBLAS calls refuse to be captured, and a warning would say so."""
     trainer = trainer_on(gpu, True)
     trainer.fit(mnist_like(), epochs=1, batch_size=100, rng=np.random.default_rng(0))
-    assert trainer._steps._graphs.keys() == {100}
+    assert trainer._stepper.captured._graphs.keys() == {100}

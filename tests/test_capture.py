@@ -73,7 +73,7 @@ def test_a_compiled_step_is_the_plain_one_but_for_rounding(loss, optimizer, chan
 @pytest.mark.interop
 def test_jax_compiles_a_step_for_each_size_of_batch_and_no_more():
     trainer, _ = trained("auto", change=slower)
-    assert trainer._steps._compiled._cache_size() == 2
+    assert trainer._stepper.captured._compiled._cache_size() == 2
     with pytest.raises(nnxp.CallOrderError, match="no gradients yet"):
         trainer.network.gradients()
 
@@ -145,8 +145,8 @@ class MyTrainer(nnxp.Trainer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "strict:device1"}, "there is nothing faster on strict:device1"),
-        ({"layer": MyTanh()}, r"MyTanh\(\) is not nnxp's own, and may do otherwise at each step"),
+        ({"device": "strict:device1"}, "there are no captured steps for strict:device1"),
+        ({"layer": MyTanh()}, r"MyTanh\(\) is not nnxp's own, and may differ from step to step"),
         ({"kind": MyTrainer}, "the trainer has a step of its own"),
         ({"widths": (6, 6, 6), "tied": True}, "its layers share parameters"),
     ],
@@ -168,7 +168,7 @@ def test_without_capture_steps_are_plain(small, monkeypatch):
     trainer.capture = False
     monkeypatch.setattr("nnxp.capture.choose", None)
     train_epoch(trainer, small, 16, np.random.default_rng(0))
-    assert trainer._steps is None
+    assert trainer._stepper.captured is None
 
 
 @pytest.mark.parametrize("capture", ["yes", None, 0, 1, 2, "True"])

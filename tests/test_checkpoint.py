@@ -291,9 +291,9 @@ def test_parts_of_ones_own_are_given_again(tmp_path, data, own):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 10}, "with batch_size 12, got 10; go on with the same"),
-        ({"train": slice(0, 39)}, "with examples 40, got 39; go on with the same"),
-        ({"rng": np.random.default_rng(0)}, "go on with rng=trainer.rng"),
+        ({"batch_size": 10}, "with batch_size 12, got 10; resume it with batch_size 12"),
+        ({"train": slice(0, 39)}, "with examples 40, got 39; resume it with examples 40"),
+        ({"rng": np.random.default_rng(0)}, "resume it with rng=trainer.rng"),
     ],
 )
 def test_an_epoch_is_finished_as_it_was_begun(tmp_path, data, change, message):
@@ -304,10 +304,10 @@ def test_an_epoch_is_finished_as_it_was_begun(tmp_path, data, change, message):
     options = {"epochs": 1, "batch_size": 12, "rng": resumed.rng} | change
     rows = options.pop("train", slice(None))
     examples = Dataset(data.inputs[rows], data.labels[rows])
-    with pytest.raises(nnxp.InputError, match=f"in the middle of an epoch.*{message}"):
+    with pytest.raises(nnxp.InputError, match=f"within an epoch.*{message}"):
         resumed.fit(examples, **options)
     place = {"device": "cpu", "dtype": "float32"}
-    with pytest.raises(nnxp.InputError, match=f"in the middle of an epoch.*{message}"):
+    with pytest.raises(nnxp.InputError, match=f"within an epoch.*{message}"):
         resumed.train_epoch(Batches(examples, options["batch_size"], **place, rng=options["rng"]))
     assert resumed.optimizer.steps == 5
 
@@ -409,14 +409,14 @@ def test_a_first_step_that_fails_leaves_the_place_in_the_epoch(data, monkeypatch
     whole, trainer = new_trainer(device=spec), new_trainer(device=spec)
     fit(whole, data, 1)
     fit(trainer, data, 1, stop=stopped_after(2, trainer))
-    trainer._steps = None
+    trainer._stepper.captured = None
     # What compiles a step on either: the optimizer's rule is asked for.
     broken = f"nnxp.capture.{way}.bind" if place == "bind" else "nnxp.optimizers.Adam._update_one"
     with monkeypatch.context() as patch:
         patch.setattr(broken, None)
         with pytest.raises(TypeError):
             fit(trainer, data, 1)
-    assert (trainer.optimizer.steps, trainer._position.batch) == (2, 2)
+    assert (trainer.optimizer.steps, trainer._progress.batch) == (2, 2)
     fit(trainer, data, 1)
     np.testing.assert_equal(numbers(trainer), numbers(whole))
 
@@ -719,7 +719,7 @@ def test_a_step_that_fails_leaves_no_place_in_the_epoch(data):
     trainer.step = fail
     with pytest.raises(KeyboardInterrupt):
         fit(trainer, data, 1)
-    assert trainer._position is None
+    assert trainer._progress is None
 
 
 def test_only_its_own_leftovers_are_cleared_away(tmp_path, data):
@@ -867,7 +867,7 @@ def test_a_divergence_names_step_and_place_and_leaves_the_good_checkpoint(tmp_pa
         "start from new weights with a lower learning rate, now 3e+38"
     )
     assert path.read_bytes() == good
-    assert trainer._position is None
+    assert trainer._progress is None
     for x in trainer.network.parameters().values():
         assert np.isfinite(x).all()
 
@@ -1045,7 +1045,7 @@ def test_an_epoch_without_a_step_to_blame_is_taken_back(before):
         trainer.fit(examples, **options)
     np.testing.assert_equal(numbers(trainer)["parameters"], held)
     assert trainer.optimizer.steps == before
-    assert (trainer._position.batch if before else trainer._position) == (before or None)
+    assert (trainer._progress.batch if before else trainer._progress) == (before or None)
 
 
 def test_parameters_are_those_before_a_divergence_on_every_library(data, backend):

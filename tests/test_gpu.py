@@ -178,16 +178,16 @@ def test_a_first_step_without_memory_leaves_the_place_in_the_epoch(cupy, images,
     trainer, data = trainer_with(), Dataset(images, np.arange(50) % 3)
     options = {"epochs": 1, "batch_size": 16, "rng": np.random.default_rng(0)}
     trainer.fit(data, **options, stop=lambda: trainer.optimizer.steps == 2)
-    trainer._steps = None
+    trainer._stepper.captured = None
 
     def refuse(*_):
         raise MemoryError("none is left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(gpu.GraphReplay, "_record", refuse)
+        patch.setattr(gpu.GraphReplay, "_compile", refuse)
         with pytest.raises(MemoryError):
             trainer.fit(data, **options)
-    assert (trainer.optimizer.steps, trainer._position.batch) == (2, 2)
+    assert (trainer.optimizer.steps, trainer._progress.batch) == (2, 2)
     trainer.fit(data, **options)
     assert trainer.optimizer.steps == 4
 
@@ -205,7 +205,7 @@ def test_a_step_is_run_and_captured_apart_from_all_other_work(cupy, images):
         "leave own",
         "leave private",
     ]
-    ((_, _, graph),) = trainer._steps._graphs.values()
+    ((_, _, graph),) = trainer._stepper.captured._graphs.values()
     assert graph._pool.malloc == "private"  # as long as the graph
 
 
@@ -218,8 +218,9 @@ def test_graphs_go_with_the_memory_they_use(cupy, images):
     ]  # fmt: skip
     for each in batches:
         trainer.train_epoch(each)
-        assert trainer._steps._graphs.keys() == trainer._steps._programs.keys()
-    assert len(trainer._steps._graphs) == 2
+        captured = trainer._stepper.captured
+        assert captured._graphs.keys() == captured._programs.keys()
+    assert len(trainer._stepper.captured._graphs) == 2
 
 
 def test_cublas_is_told_what_to_multiply(monkeypatch):
@@ -294,7 +295,7 @@ def test_a_missing_cublas_says_so_and_cupys_own_product_serves(cupy, images, mon
     monkeypatch.setattr(gpu, "Cublas", missing)
     one, other = trainer_with(), trainer_with(PlainTrainer)
     data = Dataset(images, LOSSES[nnxp.SoftmaxWithLoss])
-    with pytest.warns(UserWarning, match=r"cuBLAS is not to be reached \(libcublas.so.13 is now"):
+    with pytest.warns(UserWarning, match=r"cuBLAS cannot be loaded \(libcublas.so.13 is now"):
         one.fit(data, epochs=1, batch_size=25, rng=np.random.default_rng(0))
     other.fit(data, epochs=1, batch_size=25, rng=np.random.default_rng(0))
     assert_same(one, other)
@@ -356,9 +357,9 @@ def test_cupy_has_all_that_a_step_calls(images):
     called = set()
 
     class Ops(gpu.CupyOps):
-        def named(self, function):
+        def function(self, function):
             called.add(function.__name__)
-            return super().named(function)
+            return super().function(function)
 
     for loss, optimizer in itertools.product(LOSSES, OPTIMIZERS):
         trainer = trainer_with(loss=loss, optimizer=optimizer)

@@ -57,7 +57,7 @@ def as_checkpoint(path):
     held |= {
         f"{s} {n}": x.tolist() for s, k in trainer.optimizer.state.items() for n, x in k.items()
     }
-    return json.dumps([held, repr(trainer.history), repr(trainer._position), trainer.config])
+    return json.dumps([held, repr(trainer.history), repr(trainer._progress), trainer.config])
 
 
 KINDS = {
@@ -218,7 +218,7 @@ def test_whatever_a_checkpoint_says_it_is_used_or_refused(tmp_path_factory, desc
 
 def use(trainer):
     """Predict and train with what was loaded; what does not suit is refused by a named error."""
-    place = trainer._position
+    place = trainer._progress
     examples, batch_size = (place.examples, place.batch_size) if place else (40, 12)
     if examples > 1000 or trainer.rng is None:
         return

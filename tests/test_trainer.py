@@ -261,7 +261,7 @@ def test_classes_in_place_of_objects_are_refused():
 def test_numbers_beyond_the_networks_dtype_are_refused():
     trainer = small_trainer()
     dataset = Dataset(np.full((4, 6), 1e300), np.zeros(4, int))
-    with pytest.raises(nnxp.InputError, match=r"data hold 1e\+300, which float32 cannot; scale"):
+    with pytest.raises(nnxp.InputError, match=r"number 1e\+300, which float32 cannot hold"):
         trainer.fit(dataset, epochs=1, batch_size=2, rng=np.random.default_rng(0))
 
 
@@ -285,15 +285,15 @@ def test_divergence_is_named():
 
 def test_an_interruption_keeps_the_finished_epochs(small, monkeypatch):
     trainer = small_trainer()
-    rows = Batches.rows
+    shuffled_rows = Batches.shuffled_rows
 
-    def interrupted_rows(batches):
-        for x in rows(batches):
+    def interrupted_rows(batches, rng):
+        for x in shuffled_rows(batches, rng):
             if trainer.optimizer.steps == 7:  # in the third epoch
                 raise KeyboardInterrupt
             yield x
 
-    monkeypatch.setattr(Batches, "rows", interrupted_rows)
+    monkeypatch.setattr(Batches, "shuffled_rows", interrupted_rows)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(small, epochs=9, batch_size=16, rng=np.random.default_rng(0))
     assert [record.epoch for record in trainer.history] == [1, 2]

@@ -1,11 +1,10 @@
-"""Fast: the one seam behind which training is quicker than its parts.
+"""Capture: faster ways to train, which prepare a step once and repeat it.
 
-What is here changes no result beyond rounding. `choose` says for which parts and devices there is a
-faster way, and `base` what all of them have in common. On NumPy and CuPy a step on `recorded`
-arrays writes its calls on a `tape`, `program` compiles them, and `replay` makes a trainer's step of
-them; `ops` says what a library must do, `numpy_ops` how NumPy does it in place, `cupy` how CuPy
-does, captured as one CUDA graph. `blas` reaches what NumPy keeps to itself. On JAX, `jax` compiles
-the step.
+The results are those of plain steps, up to rounding. `choose` returns the captured steps of a
+device, `base` has their interface. On NumPy and CuPy the calls of a step on recorded arrays
+(`recorded`) are recorded on a `tape`, `program` compiles them, and `replay` runs the program;
+`ops` is the interface of the library that computes, `numpy_ops` computes with NumPy and `blas`, and
+`cupy` with CuPy, as a CUDA graph. `jax` compiles the step with JAX.
 """
 
 from nnxp.capture.base import CapturedSteps

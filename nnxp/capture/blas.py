@@ -1,7 +1,7 @@
-"""BLAS: what NumPy's matrix product can do and NumPy passes on to nobody.
+"""BLAS: OpenBLAS's accumulating matrix product, which NumPy does not expose.
 
-NumPy's wheels carry OpenBLAS, whose product may add to what is there, in the pass that computes
-it. With another BLAS that is not to be had.
+NumPy's wheels contain OpenBLAS, whose product can add to its output in the pass that computes it.
+With another BLAS there is no such call, and NumPy's product is used.
 """
 
 from __future__ import annotations
@@ -12,25 +12,22 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nnxp.capture.ops import Buffer
 from nnxp.devices.threads import blas_libraries
 
-# NumPy's own OpenBLAS has this prefix, and this suffix since its integers have 64 bits.
+# The prefix of NumPy's own OpenBLAS, and the suffix of its interface with 64-bit integers.
 _PRODUCTS = {
     "float32": ("scipy_cblas_sgemm64_", ctypes.c_float),
     "float64": ("scipy_cblas_dgemm64_", ctypes.c_double),
 }
-_ROW_MAJOR, _AS_IT_IS, _TRANSPOSED = 101, 111, 112  # as in cblas.h
+_ROW_MAJOR, _NOT_TRANSPOSED, _TRANSPOSED = 101, 111, 112  # cblas.h
 
 
 def accumulating_product(
-    out: npt.NDArray[Any],
-    a: npt.NDArray[Any],
-    b: npt.NDArray[Any],
-    factor: npt.NDArray[Any] | None = None,
+    out: Buffer, a: Buffer, b: Buffer, factor: Buffer | None = None
 ) -> Callable[[], object] | None:
-    """Return a call that does ``out += a @ b`` in one pass, or ``out -= factor * (a @ b)``.
+    """Return a call that computes ``out += a @ b`` in one pass, or ``out -= factor * (a @ b)``.
 
     Parameters
     ----------
@@ -43,7 +40,8 @@ def accumulating_product(
     Returns
     -------
     callable or None
-        None where that takes NumPy.
+        None for another BLAS, other dtypes, overlapping arrays, and arrays that are not
+        contiguous.
     """
     name, real = _PRODUCTS.get(out.dtype.name, ("", ctypes.c_double))
     libraries = [x.dynlib for x in blas_libraries().lib_controllers]
@@ -56,7 +54,9 @@ def accumulating_product(
         return None
     size = ctypes.c_int64
     arguments: list[Any] = [ctypes.c_int(_ROW_MAJOR)]
-    arguments += [ctypes.c_int(_AS_IT_IS if x.flags.c_contiguous else _TRANSPOSED) for x in (a, b)]
+    arguments += [
+        ctypes.c_int(_NOT_TRANSPOSED if x.flags.c_contiguous else _TRANSPOSED) for x in (a, b)
+    ]
     arguments += [size(n) for n in (*out.shape, a.shape[1])]
     arguments += [real(1)]
     for x in (a, b):

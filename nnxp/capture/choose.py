@@ -1,9 +1,10 @@
-"""Choice: which faster way to train there is, for these parts on this device."""
+"""Choose: which captured steps exist for a network, a loss and an optimizer on a device."""
 
 from __future__ import annotations
 
 import importlib
 import itertools
+from typing import Any
 
 from nnxp.capture.base import CapturedSteps
 from nnxp.data.batches import Batches
@@ -15,7 +16,7 @@ from nnxp.optimizers import Optimizer
 def choose(
     capture: bool | str, network: Sequential, loss: Loss, optimizer: Optimizer, batches: Batches
 ) -> tuple[type[CapturedSteps] | None, str]:
-    """Return the faster way to train these by batches; or None, and why there is none.
+    """Return the class of captured steps to train with; or None, and the reason.
 
     Parameters
     ----------
@@ -25,14 +26,13 @@ def choose(
         What is trained.
     """
     library = batches.device.spec.partition(":")[0]
-    # The graph has not yet been measured on a GPU, so nobody gets it unasked.
+    # CUDA graphs have not been measured on a GPU yet, so "auto" does not use them.
     if library not in ("cpu", "jax", "cuda") or (library == "cuda" and capture == "auto"):
-        return None, f"there is nothing faster on {batches.device.spec}"
-    # What parts of other making do may depend on more than arrays, as a random draw does, or on
-    # whose parameter it is.
+        return None, f"there are no captured steps for {batches.device.spec}"
+    # A user's part may depend on more than arrays, such as a random draw or a parameter's name.
     for part in (network, *network.layers, loss, optimizer):
         if type(part).__module__.partition(".")[0] != "nnxp":
-            return None, f"{part!r} is not nnxp's own, and may do otherwise at each step"
+            return None, f"{part!r} is not nnxp's own, and may differ from step to step"
     if library != "cpu" and batches.resident is None:
         return None, "the data set is not on the device"
     arrays = network.parameters().values()
@@ -42,8 +42,8 @@ def choose(
         from nnxp.capture.jax import JaxSteps
 
         return JaxSteps, ""
-    if not _may_move(network):
-        return None, "its parameters overlap in memory, or do not lie there row by row"
+    if not _can_move(network):
+        return None, "its parameters overlap in memory, or are not C-contiguous"
     if library == "cpu":
         from nnxp.capture.replay import Replay
 
@@ -53,13 +53,13 @@ def choose(
     return GraphReplay, ""
 
 
-def _may_move(network: Sequential) -> bool:
-    """Tell whether the parameters may move into other memory, and are computed with alike there.
+def _can_move(network: Sequential) -> bool:
+    """Return whether the parameters can move to other memory without changing a result.
 
-    What overlaps cannot lie in two places, and in other than C order it would be multiplied in
-    another order.
+    Overlapping arrays cannot be in two places, and an array that is not in C order would be
+    multiplied in another order.
     """
-    arrays = list(network.parameters().values())
+    arrays: list[Any] = list(network.parameters().values())  # with NumPy's or CuPy's flags
     library = importlib.import_module(type(arrays[0]).__module__.partition(".")[0])
     return all(x.flags.c_contiguous for x in arrays) and not any(
         library.may_share_memory(x, y) for x, y in itertools.combinations(arrays, 2)

@@ -1,8 +1,8 @@
-"""GPU: a step of CuPy's calls in memory laid out for good, replayed as one CUDA graph.
+"""CuPy: a step as CuPy calls with fixed buffers, launched as one CUDA graph.
 
-A small network's step is some forty kernels that take less time than their launches; a graph
-launches them all at once. CuPy captures every call into a graph but those of cuBLAS (CuPy issue
-6290), so the matrix products reach cuBLAS by themselves, with a handle and a workspace of ours.
+A small network's step is some forty kernels, each shorter than its launch; a graph launches all of
+them at once. CuPy captures every call but those of cuBLAS (CuPy issue 6290), so the matrix products
+call cuBLAS directly, with a handle and a workspace of their own.
 """
 
 from __future__ import annotations
@@ -12,58 +12,59 @@ import warnings
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from nnxp.capture.ops import Buffer, Ops, Program, add_product
 from nnxp.capture.replay import Replay
-from nnxp.data.dataset import Dataset
+from nnxp.data.batches import Batches
 from nnxp.errors import DeviceError
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 
-_WORKSPACE = 32 << 20  # bytes, what NVIDIA recommends for Hopper, and more than for older GPUs
-_AS_IT_IS, _TRANSPOSED = 0, 1  # cublasOperation_t
+_WORKSPACE = 32 << 20  # bytes; NVIDIA recommends this for Hopper, and less for older GPUs
+_NOT_TRANSPOSED, _TRANSPOSED = 0, 1  # cublasOperation_t
 _PRODUCTS: dict[str, tuple[str, Any]] = {
     "float32": ("cublasSgemm_v2", ctypes.c_float),
     "float64": ("cublasDgemm_v2", ctypes.c_double),
 }
 
-Product = Callable[[Any, Any, Any], Callable[[], object] | None]
+Product: TypeAlias = Callable[[Buffer, Buffer, Buffer], Callable[[], object] | None]
 
 
 class CupyOps(Ops):
-    """CuPy does the calls.
+    """Computes ops with CuPy.
 
     Parameters
     ----------
     module : module
         CuPy.
     product : callable
-        ``product(out, a, b)`` returns a call that does ``out[...] = a @ b``, or None where that
-        takes CuPy's own.
+        ``product(out, a, b)`` returns a call that computes ``out[...] = a @ b``, or None to use
+        CuPy's own product.
     """
 
-    def __init__(self, module: Any, product: Product) -> None:
+    def __init__(self, module: ModuleType, product: Product) -> None:
         self.module = module
         self._product = product
 
     def lower(
-        self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Any
+        self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Buffer
     ) -> Program:
-        """Return the calls that do ``out[...] = function(*args, **kwargs)``."""
+        """Return the calls that compute ``out[...] = function(*args, **kwargs)``."""
         cp = self.module
         match function:
             case np.matmul:
-                call = self._product(out, *args)
-                return [call or partial(cp.matmul, *args, out=out)]
+                a, b = args
+                return [self._product(out, a, b) or partial(cp.matmul, a, b, out=out)]
             case _ if function is add_product:
                 row, a, b = args
                 return [*self.lower(np.matmul, [a, b], {}, out), partial(cp.add, out, row, out)]
             case np.ufunc() if not kwargs:
-                return [partial(self.named(function), *args, out=out)]
+                return [partial(self.function(function), *args, out=out)]
             case np.astype:
                 return [partial(cp.copyto, out, args[0], "unsafe")]
             case np.where:
@@ -72,16 +73,16 @@ class CupyOps(Ops):
                     partial(cp.copyto, out, args[1], where=args[0]),
                 ]
             case np.sum | np.max if len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
-                return [partial(self.named(function), *args, **kwargs, out=out)]
+                return [partial(self.function(function), *args, **kwargs, out=out)]
             case _:
-                named = self.named(function)
-                return [lambda: cp.copyto(out, named(*args, **kwargs))]
+                counterpart = self.function(function)
+                return [lambda: cp.copyto(out, counterpart(*args, **kwargs))]
 
 
-def gemm_arguments(out: Any, a: Any, b: Any) -> list[Any] | None:
-    """Return what a BLAS in Fortran's order is told to do ``out[...] = a @ b``.
+def gemm_arguments(out: Buffer, a: Buffer, b: Buffer) -> list[Any] | None:
+    """Return the arguments with which a column-major BLAS computes ``out[...] = a @ b``.
 
-    In that order a matrix by rows is its transpose, and ``out.T = b.T @ a.T``.
+    A row-major matrix is its transpose in column-major order, and ``out.T = b.T @ a.T``.
 
     Parameters
     ----------
@@ -92,15 +93,16 @@ def gemm_arguments(out: Any, a: Any, b: Any) -> list[Any] | None:
     Returns
     -------
     list or None
-        Whether the first and the second factor are to be transposed, columns, rows, inner, the
-        first factor and the length of its rows in memory, the second and its, and that of `out`;
-        None where an array lies otherwise than by rows or by columns.
+        Whether to transpose the first and the second factor, columns, rows, inner, the first
+        factor and its leading dimension, the second factor and its, and the leading dimension of
+        `out`; None if an array is neither row-major nor column-major.
     """
     if out.ndim != 2 or a.ndim != 2 or b.ndim != 2 or not out.flags.c_contiguous:
         return None
     if {a.dtype, b.dtype} != {out.dtype}:
         return None
-    transposed, factors = [], []
+    transposed: list[bool] = []
+    factors: list[Any] = []
     for x in (b, a):
         if not (x.flags.c_contiguous or x.flags.f_contiguous):
             return None
@@ -110,7 +112,7 @@ def gemm_arguments(out: Any, a: Any, b: Any) -> list[Any] | None:
 
 
 class Cublas:
-    """cuBLAS's matrix product, on the current stream, in a workspace of its own.
+    """cuBLAS's matrix product, on the current stream, with a workspace of its own.
 
     Parameters
     ----------
@@ -120,7 +122,7 @@ class Cublas:
     Raises
     ------
     Exception
-        Whatever keeps the library from being found or opened.
+        If the library cannot be found or opened.
     """
 
     def __init__(self, cp: Any) -> None:
@@ -128,35 +130,35 @@ class Cublas:
 
         self._handle = ctypes.c_void_p()
         self._cp = cp
-        self._ops = ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
+        self._library = ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
         self._workspace = cp.empty(_WORKSPACE, np.uint8)
         self._stream: int | None = None
         self._call("cublasCreate_v2", ctypes.byref(self._handle))
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
-            self._ops.cublasDestroy_v2(self._handle)
+            self._library.cublasDestroy_v2(self._handle)
 
     def product(self, out: Any, a: Any, b: Any) -> Callable[[], object] | None:
-        """Return a call that does ``out[...] = a @ b``; None where this cannot."""
+        """Return a call that computes ``out[...] = a @ b``; None for other dtypes and layouts."""
         name, real = _PRODUCTS.get(out.dtype.name, ("", ctypes.c_double))
-        given = gemm_arguments(out, a, b)
-        if given is None or not name:
+        arguments = gemm_arguments(out, a, b)
+        if arguments is None or not name:
             return None
-        first, second, columns, rows, inner, x, row_of_x, y, row_of_y, row_of_out = given
+        first, second, columns, rows, inner, x, row_of_x, y, row_of_y, row_of_out = arguments
         one, zero = real(1), real(0)
         pointers = [ctypes.c_void_p(array.data.ptr) for array in (x, y, out)]
-        arguments = [
-            *(ctypes.c_int(_TRANSPOSED if each else _AS_IT_IS) for each in (first, second)),
+        c_arguments = [
+            *(ctypes.c_int(_TRANSPOSED if each else _NOT_TRANSPOSED) for each in (first, second)),
             *map(ctypes.c_int, (columns, rows, inner)),
             ctypes.byref(one), pointers[0], ctypes.c_int(row_of_x),
             pointers[1], ctypes.c_int(row_of_y),
             ctypes.byref(zero), pointers[2], ctypes.c_int(row_of_out),
         ]  # fmt: skip
-        # As long as the call is there, so must the arrays' memory be.
-        return partial(self._multiply, name, arguments, (a, b, out))
+        # The call keeps the arrays alive: it has pointers to their memory.
+        return partial(self._multiply, name, c_arguments, (a, b, out))
 
-    def _multiply(self, name: str, arguments: list[Any], _kept: object) -> None:
+    def _multiply(self, name: str, arguments: list[Any], _arrays: object) -> None:
         self._follow_stream()
         self._call(name, self._handle, *arguments)
 
@@ -164,15 +166,15 @@ class Cublas:
         stream = self._cp.cuda.get_current_stream().ptr
         if stream != self._stream:
             self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(stream))
-            # A change of stream takes the workspace away, and one of cuBLAS's own cannot be
-            # made while a stream is captured.
+            # cublasSetStream resets the workspace to cuBLAS's own, which cannot be allocated while
+            # a stream is captured.
             pointer = ctypes.c_void_p(self._workspace.data.ptr)
             size = ctypes.c_size_t(_WORKSPACE)
             self._call("cublasSetWorkspace_v2", self._handle, pointer, size)
             self._stream = stream
 
     def _call(self, name: str, *arguments: Any) -> None:
-        status = getattr(self._ops, name)(*arguments)
+        status = getattr(self._library, name)(*arguments)
         if status:
             raise DeviceError(f"{name} failed with status {status}; train with capture=False")
 
@@ -180,57 +182,58 @@ class Cublas:
 class GraphReplay(Replay):
     """Captured steps on CuPy's GPU: a CUDA graph for each batch size.
 
-    Where the capture fails, all are replayed, and a warning says so.
+    The first step of a batch size runs call by call and is captured, later ones launch the graph.
+    If the capture fails, all steps run call by call, with a warning.
     """
 
     def __init__(
-        self, network: Sequential, loss: Loss, optimizer: Optimizer, dataset: Dataset
+        self, network: Sequential, loss: Loss, optimizer: Optimizer, batches: Batches
     ) -> None:
         import cupy
 
         product: Product = _no_product
         try:
             product = Cublas(cupy).product
-        except Exception as error:  # noqa: BLE001 - whatever it is, CuPy's own product remains
-            _warn(f"cuBLAS is not to be reached ({error})")
-        super().__init__(network, loss, optimizer, dataset, CupyOps(cupy, product))
+        except Exception as error:  # noqa: BLE001 - any failure: CuPy's own product is used
+            _warn(f"cuBLAS cannot be loaded ({error})")
+        super().__init__(network, loss, optimizer, batches, CupyOps(cupy, product))
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._can_capture = True
         self._sent: list[float | None] = [None] * len(self._factors)
-        # For each batch size, the numbers of the examples and what does a step with them; and of
-        # which data set, which is not kept, since it may have to leave the GPU.
+        # For each batch size: the inputs it was captured with, the row indices that it reads, and
+        # the graph. The reference is weak, so that the data set can leave the GPU.
         self._graphs: dict[int, tuple[weakref.ref[Any], Buffer, _Graph]] = {}
 
     def _step(self, inputs: Buffer, labels: Buffer, rows: Buffer) -> None:
-        # First, since it takes memory, and a step that has none of it is not done.
+        # First, since compiling needs memory: a step that fails there is not counted.
         batch, batch_labels, calls = self._program(inputs, labels, len(rows))
         self._optimizer.steps += 1
-        for place, factor in enumerate(self._optimizer.factors()):
-            if factor != self._sent[place]:
-                self._factors[place].fill(factor)
-                self._sent[place] = factor
+        for i, factor in enumerate(self._optimizer.factors()):
+            if factor != self._sent[i]:
+                self._factors[i].fill(factor)
+                self._sent[i] = factor
         if len(rows) in self._graphs:
-            known, numbers, graph = self._graphs[len(rows)]
-            if known() is inputs:
-                numbers[...] = rows
+            captured_inputs, indices, graph = self._graphs[len(rows)]
+            if captured_inputs() is inputs:
+                indices[...] = rows
                 graph.launch()
                 return
-        numbers = rows.copy()
+        indices = rows.copy()
         self._graphs = {n: kept for n, kept in self._graphs.items() if n in self._programs}
         take = self._ops.module.take
         program: Program = [
-            partial(take, inputs, numbers, 0, batch),
-            partial(take, labels, numbers, 0, batch_labels),
+            partial(take, inputs, indices, 0, batch),
+            partial(take, labels, indices, 0, batch_labels),
             *calls,
         ]
         if not self._can_capture:
             for call in program:
                 call()
         elif captured := self._run_and_capture(program):
-            self._graphs[len(rows)] = weakref.ref(inputs), numbers, captured
+            self._graphs[len(rows)] = weakref.ref(inputs), indices, captured
 
     def _run_and_capture(self, program: Program) -> _Graph | None:
-        """Do the calls once, and return what does them again."""
+        """Run the program once and return its graph; None if it cannot be captured."""
         cuda = self._ops.module.cuda
         pool = cuda.MemoryPool()
         cuda.get_current_stream().synchronize()
@@ -245,7 +248,7 @@ class GraphReplay(Replay):
                         call()
                 finally:
                     graph = self._stream.end_capture()
-            except Exception as error:  # noqa: BLE001 - each call has its own reasons
+            except Exception as error:  # noqa: BLE001 - each call has its own errors
                 _warn(f"the step cannot be captured ({error})")
                 self._can_capture = False
                 return None
@@ -253,16 +256,16 @@ class GraphReplay(Replay):
 
 
 class _Graph:
-    """A captured step, with the memory that its reductions take in between."""
+    """A captured step, with the memory pool of its temporary arrays."""
 
     def __init__(self, graph: Any, pool: Any) -> None:
         self.launch: Callable[[], object] = graph.launch
         self._pool = pool
 
 
-def _no_product(*_: Any) -> None:
+def _no_product(*_: Buffer) -> None:
     return None
 
 
 def _warn(reason: str) -> None:
-    warnings.warn(f"{reason}; training goes on call by call, which is slower", stacklevel=2)
+    warnings.warn(f"{reason}; steps run call by call, which is slower", stacklevel=2)

@@ -1,4 +1,4 @@
-"""Ops: how NumPy does what a tape holds, in place and in memory laid out for good."""
+"""NumPy's ops: each op as the fastest NumPy or BLAS calls that write into a buffer."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from nnxp.capture.ops import Buffer, Ops, Program, add_product, subtract_product
 
 _ALIGNMENT = 64  # bytes of a cache line
 _SHORT_ROW = 32
-_LARGE_SUM = 1 << 9  # numbers that BLAS sums faster than NumPy
+_LARGE_SUM = 1 << 9  # numbers from which BLAS sums faster than NumPy
 
 
 class NumpyOps(Ops):
-    """NumPy does the calls, in its quickest ways."""
+    """Computes ops with NumPy."""
 
     module = np
     accumulates = True
-    chunk = 1 << 15  # they stay in the cache
+    chunk = 1 << 15  # float32 vectors of this length stay in the cache
 
-    def block(self, size: int) -> Any:
-        """Return `size` bytes of memory, from the start of a cache line."""
+    def allocate(self, size: int) -> Buffer:
+        """Return `size` bytes of memory, aligned to a cache line."""
         memory = np.empty(size + _ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % _ALIGNMENT
         return memory[start : start + size]
@@ -32,19 +32,19 @@ class NumpyOps(Ops):
     def lower(
         self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Buffer
     ) -> Program:
-        """Return the calls of NumPy that do ``out[...] = function(*args, **kwargs)``."""
+        """Return the calls that compute ``out[...] = function(*args, **kwargs)``."""
         match function:
             case np.ufunc() if not kwargs:
-                # A Python number takes the arrays' dtype, and as an array is not looked at again.
+                # NumPy would convert a Python number to the arrays' dtype at each call.
                 dtype = np.result_type(*args)
                 numbers = [x if isinstance(x, np.ndarray) else np.asarray(x, dtype) for x in args]
-                if function in (np.maximum, np.minimum):  # which want `out` by name
+                if function in (np.maximum, np.minimum):  # they take `out` by keyword only
                     return [partial(function, *numbers, out=out)]
                 return [partial(function, *numbers, out)]
             case np.astype:
                 return [partial(np.copyto, out, args[0], "unsafe")]
             case np.where if _is_zero(args[2]) and args[1].shape == out.shape:
-                # For finite numbers the same but for the sign of zeros, and four times as fast.
+                # Equal for finite numbers but for the sign of zeros, and four times as fast.
                 return [partial(np.multiply, args[1], args[0], out)]
             case np.where:
                 return [
@@ -52,19 +52,8 @@ class NumpyOps(Ops):
                     partial(np.copyto, out, args[1], where=args[0]),
                 ]
             case np.sum | np.max if len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
-                x, axis, keepdims = args[0], kwargs.get("axis"), kwargs.get("keepdims", False)
-                if function is np.sum and axis == 0 and not keepdims and x.size >= _LARGE_SUM:
-                    return [partial(np.matmul, np.ones(x.shape[0], x.dtype), x, out)]
-                if function is np.sum:
-                    return [partial(np.add.reduce, x, axis, out.dtype, out, keepdims)]
-                if x.ndim != 2 or axis not in (1, -1) or x.shape[1] > _SHORT_ROW:
-                    return [partial(np.maximum.reduce, x, axis, None, out, keepdims)]
-                # NumPy reduces short rows slowly, and as many columns fast.
-                columns = np.empty(x.shape[::-1], x.dtype)
-                return [
-                    partial(np.copyto, columns, x.T),
-                    partial(np.maximum.reduce, columns, 0, None, out.reshape(-1)),
-                ]
+                axis, keepdims = kwargs.get("axis"), kwargs.get("keepdims", False)
+                return _lower_reduction(function, args[0], axis, keepdims, out)
             case _ if function is add_product:
                 row, a, b = args
                 if call := accumulating_product(out, a, b):
@@ -72,18 +61,40 @@ class NumpyOps(Ops):
                 return [partial(np.matmul, a, b, out), partial(np.add, out, row, out)]
             case _ if function is subtract_product:
                 x, factor, a, b = args
-                program: Program = [] if x is out else [partial(np.copyto, out, x)]
-                if call := accumulating_product(out, a, b, factor):
-                    return [*program, call]
-                product = np.empty_like(out)
-                return [
-                    *program,
-                    partial(np.matmul, a, b, product),
-                    partial(np.multiply, factor, product, product),
-                    partial(np.subtract, out, product, out),
-                ]
+                return _lower_subtraction(x, factor, a, b, out)
             case _:
                 return [lambda: np.copyto(out, function(*args, **kwargs))]
+
+
+def _lower_reduction(
+    function: Callable[..., Any], x: Buffer, axis: int | None, keepdims: bool, out: Buffer
+) -> Program:
+    if function is np.sum and axis == 0 and not keepdims and x.size >= _LARGE_SUM:
+        return [partial(np.matmul, np.ones(x.shape[0], x.dtype), x, out)]
+    if function is np.sum:
+        return [partial(np.add.reduce, x, axis, out.dtype, out, keepdims)]
+    if x.ndim != 2 or axis not in (1, -1) or x.shape[1] > _SHORT_ROW:
+        return [partial(np.maximum.reduce, x, axis, None, out, keepdims)]
+    # NumPy reduces short rows slowly, and the same numbers as columns fast.
+    columns = np.empty(x.shape[::-1], x.dtype)
+    return [
+        partial(np.copyto, columns, x.T),
+        partial(np.maximum.reduce, columns, 0, None, out.reshape(-1)),
+    ]
+
+
+def _lower_subtraction(x: Buffer, factor: Buffer, a: Buffer, b: Buffer, out: Buffer) -> Program:
+    """Return the calls that compute ``out[...] = x - factor * (a @ b)``."""
+    program: Program = [] if x is out else [partial(np.copyto, out, x)]
+    if call := accumulating_product(out, a, b, factor):
+        return [*program, call]
+    product = np.empty_like(out)
+    return [
+        *program,
+        partial(np.matmul, a, b, product),
+        partial(np.multiply, factor, product, product),
+        partial(np.subtract, out, product, out),
+    ]
 
 
 def _is_zero(x: object) -> bool:

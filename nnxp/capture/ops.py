@@ -1,10 +1,11 @@
-"""Ops: what an array library must do so that a tape can be replayed by it."""
+"""Ops: how an array library computes the ops of a tape into buffers; its interface."""
 
 from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -13,59 +14,62 @@ import numpy.typing as npt
 from nnxp.arrays import Array
 
 Buffer: TypeAlias = npt.NDArray[Any]
+"""An array in memory that a program reads or writes; of CuPy, whose arrays are alike, on a GPU."""
+
 Program: TypeAlias = list[Callable[[], object]]
+"""Calls without arguments; calling them in order runs the program once."""
 
 
 def subtract_product(x: Array, factor: Array, a: Array, b: Array) -> Array:
-    """Return ``x - factor * (a @ b)``; on the tape it stands for one call of BLAS."""
+    """Return ``x - factor * (a @ b)``; as an op it is one call of BLAS."""
     return x - factor * (a @ b)
 
 
 def add_product(x: Array, a: Array, b: Array) -> Array:
-    """Return ``x + a @ b``; on the tape it stands for one call of BLAS."""
+    """Return ``x + a @ b``; as an op it is one call of BLAS."""
     return x + a @ b
 
 
 class Ops(ABC):
-    """How an array library does the calls of a tape.
+    """Base class: computes ops with one array library.
 
     Attributes
     ----------
     module : module
-        Has the functions of NumPy, under their names.
+        NumPy, or a library that has NumPy's functions under the same names.
     accumulates : bool
-        Whether a product may be subtracted from a matrix in the pass that computes it.
+        Whether one call can subtract a matrix product from a matrix.
     chunk : int
-        How many numbers an optimizer works through at a time.
+        How many numbers of a flattened vector the optimizer updates at a time.
     """
 
-    module: Any
+    module: ModuleType
     accumulates: ClassVar = False
     chunk: ClassVar = sys.maxsize
 
-    def named(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return this library's function for NumPy's."""
-        named: Callable[..., Any] = getattr(self.module, function.__name__, function)
-        return named
+    def function(self, numpy_function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return this library's counterpart of a NumPy function; the function itself if none."""
+        counterpart: Callable[..., Any] = getattr(
+            self.module, numpy_function.__name__, numpy_function
+        )
+        return counterpart
 
-    def array(self, x: Any) -> Any:
-        """Return an array of this library for one that the tape reads."""
-        return self.module.asarray(x)
+    def array(self, x: Any) -> Buffer:
+        """Return an array that a tape reads as an array of this library."""
+        array: Buffer = self.module.asarray(x)
+        return array
 
-    def share_memory(self, x: Any, y: Any) -> bool:
-        """Tell whether two arrays may lie in the same memory."""
+    def share_memory(self, x: Buffer, y: Buffer) -> bool:
+        """Return whether two arrays may overlap in memory."""
         return bool(self.module.may_share_memory(x, y))
 
-    def block(self, size: int) -> Any:
-        """Return `size` bytes of memory."""
-        return self.module.empty(size, np.uint8)
-
-    def place(self, shape: tuple[int, ...], dtype: np.dtype[Any], block: Any) -> Any:
-        """Return an array in a block."""
-        return block.view(dtype).reshape(shape)
+    def allocate(self, size: int) -> Buffer:
+        """Return `size` bytes of memory, as uint8."""
+        block: Buffer = self.module.empty(size, np.uint8)
+        return block
 
     @abstractmethod
     def lower(
-        self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Any
+        self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Buffer
     ) -> Program:
-        """Return the calls that do ``out[...] = function(*args, **kwargs)``."""
+        """Return the calls that compute ``out[...] = function(*args, **kwargs)``."""

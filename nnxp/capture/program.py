@@ -1,4 +1,8 @@
-"""Program: the ops of a tape, compiled to calls whose arguments and results have fixed buffers."""
+"""Program: compiles a tape to calls with fixed buffers; running it allocates almost nothing.
+
+A program rounds as the plain calls do, except for fused products and large sums, which BLAS adds
+in another order.
+"""
 
 from __future__ import annotations
 
@@ -14,134 +18,190 @@ from nnxp.capture.recorded import Recorded
 from nnxp.capture.tape import Op, Tape
 
 
-def compile_program(tape: Tape, targets: Iterable[tuple[Recorded, Buffer]], ops: Ops) -> Program:
-    """Return the calls that bring the numbers of recorded arrays into their memories.
+def compile_program(
+    tape: Tape, targets: Iterable[tuple[Recorded, Buffer]], library: Ops
+) -> Program:
+    """Return a program that computes recorded arrays into target buffers.
 
-    A memory may be one that the tape reads: it is written after it was read for the last time.
+    Parameters
+    ----------
+    tape : Tape
+    targets : iterable of (Recorded, array)
+        Each recorded array with the buffer to compute it into. The buffer may be one that the tape
+        reads: it is written after the last read.
+    library : Ops
+        Computes the ops.
     """
     targets = list(targets)
-    kept = {recorded for recorded, _ in targets}
-    wanted = set(kept)
-    calls = []
-    for call in reversed(tape.calls):
-        if call.result in wanted:
-            calls.append(call)
-            wanted.update(call.reads)
-    return _assign_buffers(_fuse(calls[::-1], kept), tape.memory, targets, ops)
+    outputs = {recorded for recorded, _ in targets}
+    ops = _fuse_descent(_fuse_bias(_live(tape.ops, outputs), outputs), outputs)
+    return _assign_buffers(ops, tape.buffers, targets, library)
 
 
-def _fuse(calls: list[Op], kept: set[Recorded]) -> list[Op]:
-    """Join each ``a @ b + row`` to one call, and each ``x - factor * (a @ b)`` that ends in `x`.
+def _live(ops: list[Op], outputs: set[Recorded]) -> list[Op]:
+    """Return the ops on which the outputs depend."""
+    wanted = set(outputs)
+    live = []
+    for op in reversed(ops):
+        if op.result in wanted:
+            live.append(op)
+            wanted.update(op.reads)
+    return live[::-1]
 
-    The first is an affine layer. The second is how a weight matrix descends its gradient, which
-    then takes no memory and no pass of its own; it is done as early as `x` may be overwritten. What
-    is in the middle must serve nothing else.
-    """
-    made = {call.result: call for call in calls}
-    readers = Counter(x.owner for call in calls for x in call.reads)
 
-    def maker(x: Any, function: np.ufunc) -> Op | None:
-        call = made.get(x) if isinstance(x, Recorded) else None
-        if call is None or call.function is not function or readers[x] > 1 or x in kept:
+class _Producers:
+    """Finds the op that computes a value which nothing else reads, so that it can be fused."""
+
+    def __init__(self, ops: list[Op], outputs: set[Recorded]) -> None:
+        self._by_result = {op.result: op for op in ops}
+        self.readers = Counter(x.owner for op in ops for x in op.reads)
+        self._outputs = outputs
+
+    def find(self, x: object, function: np.ufunc) -> Op | None:
+        """Return the op that computes `x` by `function`, if `x` has one reader and no target."""
+        op = self._by_result.get(x) if isinstance(x, Recorded) else None
+        if op is None or op.function is not function:
             return None
-        return call
+        return None if self.readers[op.result] > 1 or op.result in self._outputs else op
 
-    for call in [call for call in calls if call.function is np.add]:
-        product, row = maker(call.args[0], np.matmul), call.args[1]
-        like = product and (product.result.shape[1:], product.result.dtype)
-        if product and isinstance(row, Recorded) and (row.shape, row.dtype) == like:
-            joined = Op(add_product, (row, *product.args), {})
-            joined.result = call.result
-            calls = [joined if c is call else c for c in calls if c is not product]
-    for call in [call for call in calls if call.function is np.subtract]:
-        x, step = call.args
-        scaling = maker(step, np.multiply)
-        product = scaling and maker(scaling.args[1], np.matmul)
+
+def _fuse_bias(ops: list[Op], outputs: set[Recorded]) -> list[Op]:
+    """Fuse each ``a @ b + row``, an affine layer, to one op."""
+    producers = _Producers(ops, outputs)
+    for op in [op for op in ops if op.function is np.add]:
+        product, row = producers.find(op.args[0], np.matmul), op.args[1]
+        if product is None or not isinstance(row, Recorded):
+            continue
+        if (row.shape, row.dtype) == (product.result.shape[1:], product.result.dtype):
+            fused = Op(add_product, (row, *product.args), {}, op.result)
+            ops = [fused if x is op else x for x in ops if x is not product]
+    return ops
+
+
+def _fuse_descent(ops: list[Op], outputs: set[Recorded]) -> list[Op]:
+    """Fuse each output ``x - factor * (a @ b)``, SGD's step of a weight matrix, to one op.
+
+    The gradient then needs no buffer and no pass of its own. The fused op comes as early as `x` may
+    be overwritten.
+    """
+    producers = _Producers(ops, outputs)
+    for op in [op for op in ops if op.function is np.subtract]:
+        x, step = op.args
+        scaling = producers.find(step, np.multiply)
+        product = scaling and producers.find(scaling.args[1], np.matmul)
         if not scaling or not product:
             continue
         factor, (a, b) = scaling.args[0], product.args
         if not all(isinstance(y, Recorded) for y in (x, factor, a, b)):
             continue
-        like = x.shape, x.dtype
-        if factor.ndim or any((y.shape, y.dtype) != like for y in (product.result, call.result)):
+        same = all((y.shape, y.dtype) == (x.shape, x.dtype) for y in (product.result, op.result))
+        if not same or factor.ndim or x.ndim != 2:
             continue
-        # An inner step of a layer is none of a descent.
-        if x.ndim != 2 or call.result not in kept or readers[call.result]:
+        # A subtraction whose result is read on is part of a layer.
+        if op.result not in outputs or producers.readers[op.result]:
             continue
         if any(y.owner is x.owner for y in (a, b)):
             continue
-        joined = Op(subtract_product, (x, factor, a, b), {})
-        joined.result = call.result
-        rest = [other for other in calls if other not in (call, scaling)]
-        needed = [product, *(c for c in rest if any(r.owner is x.owner for r in c.reads))]
-        last = max(map(rest.index, needed))
-        calls = [c for c in [*rest[: last + 1], joined, *rest[last + 1 :]] if c is not product]
-    return calls
+        fused = Op(subtract_product, (x, factor, a, b), {}, op.result)
+        rest = [other for other in ops if other not in (op, scaling)]
+        before = [product, *(o for o in rest if any(r.owner is x.owner for r in o.reads))]
+        last = max(map(rest.index, before))
+        rest.insert(last + 1, fused)
+        ops = [other for other in rest if other is not product]
+    return ops
 
 
 def _assign_buffers(
-    calls: list[Op],
-    memory: Mapping[Recorded, Buffer],
+    ops: list[Op],
+    buffers: Mapping[Recorded, Buffer],
     targets: list[tuple[Recorded, Buffer]],
-    ops: Ops,
+    library: Ops,
 ) -> Program:
-    """Give each result its place, in its target or in memory that is free again."""
-    made = {call.result: position for position, call in enumerate(calls)}
-    last = {x.owner: position for position, call in enumerate(calls) for x in call.reads}
-    # What was only read, or is a view, is copied at the end, and must last until then.
-    copied = [(x, target) for x, target in targets if x not in made or x.owner is not x]
-    last.update({x.owner: len(calls) for x, _ in copied})
-    direct: dict[Recorded, Buffer] = {}
-    for recorded, target in targets:
-        if recorded not in made or recorded.owner is not recorded:
-            continue
-        # A call that may write where it reads is not too early itself.
-        first = made[recorded] + _may_overwrite(calls[made[recorded]].function)
-        overwritten = (x for x, y in memory.items() if ops.share_memory(y, target))
-        if recorded not in direct and all(last.get(x, -1) < first for x in overwritten):
-            direct[recorded] = target
-        else:
-            copied.append((recorded, target))
-            last[recorded] = len(calls)
-
-    program: Program = []
-    read = {x for call in calls for x in call.reads} | {x for x, _ in targets}
-    places = {x: ops.array(memory[x]) for x in read & memory.keys()}
-    blocks: dict[Recorded, Buffer] = {}
-    free: list[Buffer] = []
-    for position, call in enumerate(calls):
-        result = call.result
-        args, kwargs = call.bind(places.__getitem__)
-        dying = {x.owner for x in call.reads if last[x.owner] == position} & blocks.keys()
-        if isinstance(call.function, np.ufunc) and call.function.signature is None:
-            # Element by element, the result may take the place of an argument.
-            free += [blocks.pop(x) for x in dying if x.shape == result.shape]
-        view = None
-        if result.owner is not result:
-            view = ops.named(call.function)(*args, **kwargs)
-        if view is not None and ops.share_memory(view, places[result.owner]):
-            places[result] = view
-        else:  # or a view of the sample that takes a copy here, where strides are others
-            if result in direct:
-                places[result] = direct[result]
-            else:
-                size = result.sample.nbytes
-                block = _freed(free, size)
-                blocks[result] = ops.block(size) if block is None else block
-                places[result] = ops.place(result.shape, result.dtype, blocks[result])
-            program += ops.lower(call.function, args, kwargs, places[result])
-        free += [blocks.pop(x) for x in dying & blocks.keys()]
-    # By way of other memory, since one's target may be what another one is read from.
-    sources = [ops.module.empty_like(target) for _, target in copied]
+    """Give each result a buffer, its target or one that is free again, and lower the ops."""
+    last_read = {x.owner: i for i, op in enumerate(ops) for x in op.reads}
+    direct, copied = _split_targets(ops, buffers, targets, last_read, library)
+    read = {x for op in ops for x in op.reads} | {x for x, _ in targets}
+    arrays = {x: library.array(buffers[x]) for x in read & buffers.keys()}
+    program = _lower(ops, arrays, direct, last_read, library)
+    # Through other memory, since the target of one result may be the source of another.
+    sources = [library.module.empty_like(target) for _, target in copied]
+    copyto = library.module.copyto
     for source, (recorded, _) in zip(sources, copied, strict=True):
-        program.append(partial(ops.module.copyto, source, places[recorded]))
+        program.append(partial(copyto, source, arrays[recorded]))
     for source, (_, target) in zip(sources, copied, strict=True):
-        program.append(partial(ops.module.copyto, target, source))
+        program.append(partial(copyto, target, source))
     return program
 
 
-def _freed(free: list[Any], size: int) -> Any:
-    """Take the block of `size` bytes that was freed last, if there is one."""
+def _split_targets(
+    ops: list[Op],
+    buffers: Mapping[Recorded, Buffer],
+    targets: list[tuple[Recorded, Buffer]],
+    last_read: dict[Recorded, int],
+    library: Ops,
+) -> tuple[dict[Recorded, Buffer], list[tuple[Recorded, Buffer]]]:
+    """Return the results to compute in their targets, and those to copy there at the end.
+
+    `last_read` is updated: what is copied at the end is read then.
+    """
+    computed = {op.result: i for i, op in enumerate(ops)}
+    # Arrays that are read only, and views, are copied.
+    copied = [(x, target) for x, target in targets if x not in computed or x.owner is not x]
+    last_read.update({x.owner: len(ops) for x, _ in copied})
+    direct: dict[Recorded, Buffer] = {}
+    for recorded, target in targets:
+        if recorded not in computed or recorded.owner is not recorded:
+            continue
+        position = computed[recorded]
+        # An op that may write where it reads may itself be the last reader.
+        first = position + _may_overwrite(ops[position].function)
+        overwritten = (x for x, y in buffers.items() if library.share_memory(y, target))
+        if recorded not in direct and all(last_read.get(x, -1) < first for x in overwritten):
+            direct[recorded] = target
+        else:
+            copied.append((recorded, target))
+            last_read[recorded] = len(ops)
+    return direct, copied
+
+
+def _lower(
+    ops: list[Op],
+    arrays: dict[Recorded, Buffer],
+    direct: Mapping[Recorded, Buffer],
+    last_read: Mapping[Recorded, int],
+    library: Ops,
+) -> Program:
+    """Return the calls of all ops; `arrays` receives the buffer of each result."""
+    program: Program = []
+    blocks: dict[Recorded, Buffer] = {}
+    free: list[Buffer] = []
+    for position, op in enumerate(ops):
+        result = op.result
+        args, kwargs = op.bind(arrays.__getitem__)
+        unused = {x.owner for x in op.reads if last_read[x.owner] == position} & blocks.keys()
+        if isinstance(op.function, np.ufunc) and op.function.signature is None:
+            # Element by element, the result may overwrite an argument.
+            free += [blocks.pop(x) for x in unused if x.shape == result.shape]
+        view = None
+        if result.owner is not result:
+            view = library.function(op.function)(*args, **kwargs)
+        if view is not None and library.share_memory(view, arrays[result.owner]):
+            arrays[result] = view
+        else:  # also what is a view of the sample, but needs a copy with the buffer's strides
+            if result in direct:
+                arrays[result] = direct[result]
+            else:
+                size = result.sample.nbytes
+                block = _take_free(free, size)
+                blocks[result] = library.allocate(size) if block is None else block
+                arrays[result] = blocks[result].view(result.dtype).reshape(result.shape)
+            program += library.lower(op.function, args, kwargs, arrays[result])
+        free += [blocks.pop(x) for x in unused & blocks.keys()]
+    return program
+
+
+def _take_free(free: list[Buffer], size: int) -> Buffer | None:
+    """Remove and return the block of `size` bytes that was freed last, if there is one."""
     for position in reversed(range(len(free))):
         if free[position].nbytes == size:
             return free.pop(position)

@@ -1,4 +1,4 @@
-"""Recorded arrays: an immutable array library whose calls go on a tape."""
+"""Recorded arrays: an immutable array library whose calls are recorded on a tape."""
 
 from __future__ import annotations
 
@@ -9,98 +9,140 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from nnxp.arrays import Namespace
+from nnxp.arrays import DType, Namespace
 from nnxp.capture.ops import Buffer
 from nnxp.errors import InputError
 
 
 class Recorder(Protocol):
-    """What a recorded array needs of the tape that it is on."""
+    """What recorded arrays need of their tape."""
 
     namespace: Namespace
 
-    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Op a function and write the call down."""
+    def record(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Record the call of a NumPy function and return its result, a recorded array."""
 
 
 class Recorded:
-    """An array whose calls are written on a tape.
+    """An array whose operations are recorded on a tape.
 
     Attributes
     ----------
     sample : numpy.ndarray
-        What the array may hold: its shape and dtype count, its numbers do not.
+        Has the array's shape and dtype; its numbers do not matter.
     owner : Recorded
-        Whose memory this one is a view of; itself for most.
+        The array whose memory this one is a view of; most arrays own theirs.
     """
 
-    __array_ufunc__ = None  # NumPy arrays leave operators with a Recorded to it
+    __array_ufunc__ = None  # so that NumPy arrays leave operators to this class
 
     def __init__(self, tape: Recorder, sample: Buffer) -> None:
         self.tape = tape
         self.sample = sample
         self.owner = self
+        self.device = "cpu"
 
-    dtype = property(lambda self: self.sample.dtype)
-    shape = property(lambda self: self.sample.shape)
-    ndim = property(lambda self: self.sample.ndim)
-    size = property(lambda self: self.sample.size)
-    device = "cpu"
+    @property
+    def dtype(self) -> DType:
+        """The dtype, NumPy's."""
+        return self.sample.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
+        return self.sample.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.sample.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self.sample.size
+
+    @property
+    def T(self) -> Recorded:  # noqa: N802 - the standard's name
+        """The transpose of a matrix."""
+        return self._record(np.transpose, self)
 
     def __array_namespace__(self, api_version: str | None = None) -> Namespace:
         return self.tape.namespace
 
-    @property
-    def T(self) -> Any:  # noqa: N802 - the standard's name
-        """The transpose of a matrix."""
-        return self.tape.call(np.transpose, self)
+    def _record(self, function: Callable[..., Any], *args: Any) -> Recorded:
+        result: Recorded = self.tape.record(function, *args)
+        return result
 
-    def __getitem__(self, key: Any) -> Any:
-        return self.tape.call(operator.getitem, self, key)
+    def __neg__(self) -> Recorded:
+        return self._record(np.negative, self)
 
-    def __neg__(self) -> Any:
-        return self.tape.call(np.negative, self)
+    def __add__(self, other: Any) -> Recorded:
+        return self._record(np.add, self, other)
 
-    def _has_no_value(self, *_: object, **__: object) -> NoReturn:
+    def __radd__(self, other: Any) -> Recorded:
+        return self._record(np.add, other, self)
+
+    def __sub__(self, other: Any) -> Recorded:
+        return self._record(np.subtract, self, other)
+
+    def __rsub__(self, other: Any) -> Recorded:
+        return self._record(np.subtract, other, self)
+
+    def __mul__(self, other: Any) -> Recorded:
+        return self._record(np.multiply, self, other)
+
+    def __rmul__(self, other: Any) -> Recorded:
+        return self._record(np.multiply, other, self)
+
+    def __truediv__(self, other: Any) -> Recorded:
+        return self._record(np.divide, self, other)
+
+    def __rtruediv__(self, other: Any) -> Recorded:
+        return self._record(np.divide, other, self)
+
+    def __matmul__(self, other: Any) -> Recorded:
+        return self._record(np.matmul, self, other)
+
+    def __rmatmul__(self, other: Any) -> Recorded:
+        return self._record(np.matmul, other, self)
+
+    def __gt__(self, other: Any) -> Recorded:
+        return self._record(np.greater, self, other)
+
+    def __ge__(self, other: Any) -> Recorded:
+        return self._record(np.greater_equal, self, other)
+
+    def __eq__(self, other: object) -> Any:
+        return self._record(np.equal, self, other)
+
+    __hash__ = object.__hash__  # by identity, although == compares elements
+
+    def __getitem__(self, key: Any) -> Recorded:
+        return self._record(operator.getitem, self, key)
+
+    def refuse(self, *_: object, **__: object) -> NoReturn:
+        """Refuse to give the array's numbers, which do not exist while a step is recorded."""
         raise InputError(
-            "a step that is recorded cannot look at its numbers, as float(x), bool(x) or x[...] = "
-            "would"
+            "a recorded step cannot read or assign numbers, as float(x), bool(x) or x[...] = y do"
         )
 
-    __bool__ = __float__ = __int__ = __index__ = __iter__ = __setitem__ = _has_no_value
-    __array__ = __dlpack__ = _has_no_value
-
-
-def _operator(ufunc: np.ufunc) -> Callable[[Recorded, Any], Recorded]:
-    return lambda self, other: self.tape.call(ufunc, self, other)
-
-
-def _reflected(ufunc: np.ufunc) -> Callable[[Recorded, Any], Recorded]:
-    return lambda self, other: self.tape.call(ufunc, other, self)
-
-
-for _name, _ufunc in {
-    "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.divide,
-    "matmul": np.matmul,
-}.items():  # fmt: skip
-    setattr(Recorded, f"__{_name}__", _operator(_ufunc))
-    setattr(Recorded, f"__r{_name}__", _reflected(_ufunc))
-for _name, _ufunc in {"eq": np.equal, "gt": np.greater, "ge": np.greater_equal}.items():
-    setattr(Recorded, f"__{_name}__", _operator(_ufunc))
+    __bool__ = __float__ = __int__ = __index__ = __iter__ = __setitem__ = refuse
+    __array__ = __dlpack__ = refuse
 
 
 class RecordedNamespace:
-    """The standard's functions, as a tape writes them down."""
+    """The functions of the standard for recorded arrays: NumPy's, recorded."""
 
     def __init__(self, tape: Recorder) -> None:
         self._tape = tape
 
     def asarray(self, x: Recorded, *, copy: bool | None = None) -> Recorded:
-        """Return `x`."""
-        return x  # a copy of what cannot change is the same
+        """Return `x`: a copy of an immutable array is the array."""
+        return x
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(np, name)
         if isinstance(member, type) or not callable(member):
-            return member  # a dtype or a number
-        return partial(self._tape.call, member)
+            return member  # a dtype or a constant
+        return partial(self._tape.record, member)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnxp.data.epoch import EpochProgress
+from nnxp.devices import Device
 from nnxp.errors import InputError
 from nnxp.history import Record
 from nnxp.losses import Loss
@@ -40,11 +41,13 @@ class Checkpoint:
     network : Sequential
     loss : Loss
     optimizer : Optimizer
+    device : Device
+        The network's.
     history : list of Record
     rng : numpy.random.Generator or None
         As it was; None if nothing was trained.
-    position : EpochProgress or None
-        None between two epochs.
+    progress : EpochProgress or None
+        Within an epoch; None between two epochs.
     config : dict
         What was given with it.
     """
@@ -52,9 +55,10 @@ class Checkpoint:
     network: Sequential
     loss: Loss
     optimizer: Optimizer
+    device: Device
     history: list[Record]
     rng: np.random.Generator | None
-    position: EpochProgress | None
+    progress: EpochProgress | None
     config: dict[str, Any]
 
 

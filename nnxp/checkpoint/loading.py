@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnxp.arrays import Array
 from nnxp.checkpoint.format import (
     COLUMNS,
     DIGEST,
@@ -85,11 +86,14 @@ def load(
     ):  # fmt: skip
         if part is not None and not isinstance(part, kind):
             raise InputError(f"{name} must be of class {kind.__name__}, got {part!r}")
-    if network is not None and network.device is None:
+    if network is None:
+        place = open_device("cpu" if device is None else device)
+    elif network.device is None:
         raise InputError(f"{network!r} has no parameters for those of a checkpoint")
-    if device is not None and network is not None:
+    elif device is not None:
         raise InputError(f"the network given is on {network.device}; give it or a device, not both")
-    place = open_device("cpu" if device is None else device)
+    else:
+        place = network.device
     about, arrays = _read(Path(path))
     with _damage_of(path):
         parameters, state, columns = _by_use(arrays)
@@ -102,13 +106,13 @@ def load(
             optimizer = kind(**settings)
         rng = None if about["rng"] is None else generator(about["rng"])
         history = _records(columns)
-        position = None if about["position"] is None else _position(about["position"], rng)
+        progress = None if about["position"] is None else _position(about["position"], rng)
         config = dict(about["config"])
         steps = _count("steps", about["steps"])
-        state = _state(optimizer, steps, state, made, parameters)
+        optimizer_state = _state(optimizer, steps, state, made, parameters, place)
         made.load_parameters(parameters)
-        optimizer.steps, optimizer.state = steps, state
-        return Checkpoint(made, loss, optimizer, history, rng, position, config)
+        optimizer.steps, optimizer.state = steps, optimizer_state
+        return Checkpoint(made, loss, optimizer, place, history, rng, progress, config)
 
 
 def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequential:
@@ -276,10 +280,9 @@ def _state(
     state: Mapping[str, Mapping[str, Any]],
     network: Sequential,
     parameters: Mapping[str, npt.NDArray[Any]],
-) -> dict[str, dict[str, Any]]:
+    device: Device,
+) -> dict[str, dict[str, Array]]:
     """Return an optimizer's state on the network's device; it must be that of its parameters."""
-    device = network.device
-    assert device is not None
     require_state(optimizer, steps, state, network.parameters())
     for kept in state.values():
         for name, x in kept.items():

@@ -56,8 +56,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     path = resolve_target(path)
     require_saveable(checkpoint)
     network, optimizer, rng = checkpoint.network, checkpoint.optimizer, checkpoint.rng
-    device = network.device
-    assert device is not None
+    device = checkpoint.device
     arrays = {f"parameters/{name}": x for name, x in network.parameters().items()}
     for slot, kept in optimizer.state.items():
         arrays |= {f"state/{slot}/{name}": x for name, x in kept.items()}
@@ -71,7 +70,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         "optimizer": _describe(optimizer),
         "steps": int(optimizer.steps),
         "rng": None if rng is None else get_state(rng),
-        "position": checkpoint.position and asdict(checkpoint.position),
+        "position": checkpoint.progress and asdict(checkpoint.progress),
         "config": checkpoint.config,
     }
     text = json.dumps(about)

@@ -1,4 +1,4 @@
-"""Batches: shuffled on the host, taken from where the data set lives, scaled on the device."""
+"""Batches: the examples of a data set in batches on a device, shuffled for each epoch."""
 
 from __future__ import annotations
 
@@ -7,32 +7,30 @@ import functools
 import math
 import warnings
 from collections.abc import Iterator
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from nnxp.arrays import Array
 from nnxp.checks import require_count, require_rng
 from nnxp.data.dataset import Dataset
 from nnxp.devices import Device, open_device, require_dtype
 
-Rows: TypeAlias = Any
-"""What picks examples: their numbers in an array, or a slice."""
-
 
 class Batches:
     """All examples of a data set, in batches on a device; each iteration is one epoch.
 
-    The first batch takes the whole data set to the device, images as uint8, where it stays as long
-    as the `Batches` do; from then on the numbers of an epoch's examples cross the border, once, and
-    what is changed in the data set does not. A data set that would take more than half of the
-    device's free memory stays on the host, with a warning, and crosses batch by batch.
+    The first batch copies the whole data set to the device, images as uint8, where it stays as long
+    as the `Batches` do; later changes of the data set are not seen. From then on each epoch
+    transfers only the indices of its examples, once. A data set that needs more than half of the
+    device's free memory stays on the host, with a warning, and is transferred batch by batch.
 
     Parameters
     ----------
     dataset : Dataset
     batch_size : int
-        The last batch of an epoch is shorter when the examples do not divide evenly.
+        The last batch of an epoch is shorter if the batch size does not divide the examples.
     device : Device or str
     dtype : str
         Dtype of the batches' inputs.
@@ -68,29 +66,30 @@ class Batches:
         return math.ceil(len(self.dataset) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
-        return map(self.take, self.rows())
+        rows = self._slices() if self.rng is None else self.shuffled_rows(self.rng)
+        return map(self.take, rows)
 
     def in_order(self, batch_size: int) -> Self:
-        """Return the same examples unshuffled, in batches of another size; none crosses again."""
+        """Return batches of another size in the data set's order, sharing its device arrays."""
         _ = self.resident
-        twin = copy.copy(self)
-        twin.batch_size, twin.rng = batch_size, None
-        return twin
+        batches = copy.copy(self)
+        batches.batch_size, batches.rng = batch_size, None
+        return batches
 
-    def rows(self) -> Iterator[Rows]:
-        """Return which examples are in each batch of an epoch: their numbers, or a slice."""
+    def shuffled_rows(self, rng: np.random.Generator) -> Iterator[Array]:
+        """Draw an epoch's order and return the indices of each batch's examples."""
         count = len(self.dataset)
-        order = None if self.rng is None else self.rng.permutation(count)
-        if order is not None and self.resident:
-            order = self.device.asarray(order, dtype="int32" if count < 2**31 else "int64")
-        starts = range(0, count, self.batch_size)
-        batches = (slice(start, min(start + self.batch_size, count)) for start in starts)
-        return batches if order is None else (order[rows] for rows in batches)
+        host_order: npt.NDArray[Any] = rng.permutation(count)
+        order: Array = host_order
+        if self.resident:
+            order = self.device.asarray(host_order, dtype="int32" if count < 2**31 else "int64")
+        return (order[rows] for rows in self._slices())
 
-    def take(self, rows: Rows) -> tuple[Array, Array]:
-        """Return the batch of these examples."""
+    def take(self, rows: Array | slice) -> tuple[Array, Array]:
+        """Return the batch of the examples with these indices."""
         if self.resident is None:
-            arrays = self.dataset.inputs[rows], self.dataset.labels[rows]
+            index = cast("npt.NDArray[Any] | slice", rows)
+            arrays = self.dataset.inputs[index], self.dataset.labels[index]
             inputs, labels = to_device(*arrays, self.device, self.dtype)
         elif isinstance(rows, slice):
             inputs, labels = (x[rows, ...] for x in self.resident)
@@ -98,11 +97,16 @@ class Batches:
             inputs, labels = (self.device.xp.take(x, rows, axis=0) for x in self.resident)
         return scale_images(inputs, self.device, self.dtype), labels
 
+    @property
+    def arrays(self) -> tuple[Array, Array]:
+        """All inputs and labels: on the device, or on the host if they stay there."""
+        return self.resident or (self.dataset.inputs, self.dataset.labels)
+
     @functools.cached_property
     def resident(self) -> tuple[Array, Array] | None:
-        """Inputs and labels on the device; None where they stay on the host."""
-        if self.device.spec == "cpu":
-            return None  # it is the host
+        """Inputs and labels on the device; None if they stay on the host."""
+        if self.device.is_host:
+            return None
         inputs, labels = self.dataset.inputs, self.dataset.labels
         width = int(self.dtype[5:]) // 8
         needed = inputs.size * (1 if inputs.dtype == np.uint8 else width)
@@ -116,22 +120,28 @@ class Batches:
                     raise
         left = "" if free is None else f" and {self.device.spec} has {free / 2**20:,.0f} free"
         warnings.warn(
-            f"the data set takes {needed / 2**20:,.0f} MiB{left}: it stays on the host and crosses "
-            "batch by batch, which is slower",
+            f"the data set takes {needed / 2**20:,.0f} MiB{left}: it stays on the host and is "
+            "transferred batch by batch, which is slower",
             stacklevel=2,
         )
         return None
 
+    def _slices(self) -> Iterator[slice]:
+        """Return the places of each batch in an epoch's order."""
+        count = len(self.dataset)
+        starts = range(0, count, self.batch_size)
+        return (slice(start, min(start + self.batch_size, count)) for start in starts)
+
 
 def to_device(inputs: Array, labels: Array, device: Device, dtype: str) -> tuple[Array, Array]:
-    """Carry inputs and labels to `device`; images stay uint8, a quarter of float32's bytes."""
+    """Return inputs and labels on `device`; images stay uint8, a quarter of float32's bytes."""
     input_dtype = "uint8" if inputs.dtype == np.uint8 else dtype
     label_dtype = dtype if labels.dtype.kind == "f" else "int32"
     return device.asarray(inputs, dtype=input_dtype), device.asarray(labels, dtype=label_dtype)
 
 
 def scale_images(inputs: Array, device: Device, dtype: str) -> Array:
-    """Return inputs of a network: images from 0 to 1, in `dtype`."""
+    """Return uint8 images as numbers from 0 to 1 in `dtype`, and other inputs unchanged."""
     xp = device.xp
     if inputs.dtype != xp.uint8:
         return inputs

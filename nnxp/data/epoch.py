@@ -1,4 +1,4 @@
-"""EpochProgress: where in an epoch a training stands, and how it goes on from there."""
+"""Epoch: the progress within an epoch, from which an interrupted one is resumed."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
-from nnxp.data.batches import Batches, Rows
+import numpy as np
+
+from nnxp.arrays import Array
+from nnxp.data.batches import Batches
 from nnxp.errors import InputError
 from nnxp.random import get_state, set_state
 
 
 @dataclass
 class EpochProgress:
-    """Where in an epoch a training stands.
+    """The progress within an epoch.
 
     Attributes
     ----------
     batch : int
-        How many of its batches are done.
+        How many of the epoch's batches are done.
     batch_size, examples : int
     order : dict
         State of the generator before it drew the epoch's order.
@@ -35,29 +38,34 @@ class EpochProgress:
 
     @classmethod
     def start(cls, batches: Batches) -> Self:
-        """Return the start of the epoch that `batches` would go through next."""
-        assert batches.rng is not None
+        """Return the progress before the first batch of the next epoch."""
         sizes = batches.batch_size, len(batches.dataset)
-        return cls(0, *sizes, order=get_state(batches.rng), seconds=0.0)
+        return cls(0, *sizes, order=get_state(_require_shuffled(batches)), seconds=0.0)
 
-    def rows(self, batches: Batches) -> Iterator[Rows]:
-        """Return the rows of each batch that is left; the generator has drawn their order then."""
-        assert batches.rng is not None
-        now = get_state(batches.rng)
-        set_state(batches.rng, self.order)
-        rows = batches.rows()
-        if now != self.order:  # it had been drawn
-            set_state(batches.rng, now)
+    def remaining_rows(self, batches: Batches) -> Iterator[Array]:
+        """Return the indices of each batch that is left; draws the epoch's order if needed."""
+        rng = _require_shuffled(batches)
+        current = get_state(rng)
+        set_state(rng, self.order)
+        rows = batches.shuffled_rows(rng)
+        if current != self.order:  # the order had been drawn before, and maybe more
+            set_state(rng, current)
         return itertools.islice(rows, self.batch, None)
 
     def require_same(self, batches: Batches) -> None:
-        """Raise an `InputError` unless the epoch can be finished with these batches."""
+        """Raise an `InputError` unless `batches` can finish the epoch."""
         for name, was, given in (
             ("batch_size", self.batch_size, batches.batch_size),
             ("examples", self.examples, len(batches.dataset)),
         ):
             if was != given:
                 raise InputError(
-                    f"this training was stopped in the middle of an epoch with {name} {was}, got "
-                    f"{given}; go on with the same"
+                    f"this trainer was stopped within an epoch with {name} {was}, got {given}; "
+                    f"resume it with {name} {was}"
                 )
+
+
+def _require_shuffled(batches: Batches) -> np.random.Generator:
+    if batches.rng is None:
+        raise InputError("train_epoch expects batches in random order; make them with rng=rng")
+    return batches.rng

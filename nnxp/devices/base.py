@@ -46,6 +46,8 @@ class Device:
         The library's Array API namespace.
     reason : str
         Why ``"auto"`` did not choose a GPU; empty otherwise.
+    is_host : bool
+        Whether its arrays are NumPy's, which need no transfer.
     """
 
     spec: str
@@ -56,6 +58,7 @@ class Device:
     _from_host: Callable[[npt.NDArray[Any]], Array] = field(compare=False, repr=False)
     _to_host: Callable[[Array], npt.NDArray[Any]] = field(compare=False, repr=False)
     reason: str = field(default="", compare=False, repr=False)
+    is_host: bool = field(default=False, compare=False, repr=False)
     _working: Callable[[], AbstractContextManager[object]] = field(
         default=nullcontext, compare=False, repr=False
     )

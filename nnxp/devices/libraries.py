@@ -14,12 +14,12 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.arrays import Array, Namespace
+from nnxp.arrays import NUMPY, Array, Namespace
 from nnxp.devices.base import Device
 from nnxp.errors import DeviceError, InputError
 
@@ -34,11 +34,12 @@ def open_cpu(place: str) -> Opening:
     return Device(
         spec="cpu",
         description=f"NumPy {np.__version__}",
-        xp=np,
+        xp=NUMPY,
         _array_type=(np.ndarray, np.generic),  # a reduction of NumPy returns a scalar, not 0-d
         _handle="cpu",
         _from_host=lambda x: x,
-        _to_host=lambda x: x,
+        _to_host=lambda x: cast(npt.NDArray[Any], x),
+        is_host=True,
     )
 
 
@@ -150,7 +151,12 @@ def open_torch(place: str) -> Opening:
     def from_host(x: npt.NDArray[Any]) -> Array:
         if kind == "mps" and x.dtype == np.float64:
             raise InputError('torch:mps holds no float64; use dtype="float32"')
-        return torch.tensor(np.array(x, order="C"), device=trial.device)
+        tensor: Array = torch.tensor(np.array(x, order="C"), device=trial.device)
+        return tensor
+
+    def to_host(x: Any) -> npt.NDArray[Any]:
+        host: npt.NDArray[Any] = x.detach().cpu().numpy()
+        return host
 
     return Device(
         spec=f"torch:{spec}",
@@ -159,7 +165,7 @@ def open_torch(place: str) -> Opening:
         _array_type=torch.Tensor,
         _handle=trial.device,
         _from_host=from_host,
-        _to_host=lambda x: x.detach().cpu().numpy(),
+        _to_host=to_host,
         _free_memory=lambda: (
             torch.cuda.mem_get_info(number)[0] if kind == "cuda" else _free_on_host()
         ),
@@ -211,7 +217,8 @@ def open_jax(place: str) -> Opening:
             if (narrow != x).any():
                 raise InputError(f"JAX holds {x.dtype} only if JAX_ENABLE_X64=1 is set")
             x = narrow
-        return jax.device_put(np.array(x), handle)  # a copy: JAX may share memory on the CPU
+        array: Array = jax.device_put(np.array(x), handle)  # JAX might share the host's memory
+        return array
 
     def working() -> AbstractContextManager[object]:
         # By itself JAX multiplies float32 in fewer bits on GPUs.
@@ -255,6 +262,10 @@ def open_strict(place: str) -> Opening:
             f'array-api-strict has no device "{place}"; use "strict", "strict:device1" or '
             '"strict:device2"'
         ) from None
+
+    def to_host(x: Any) -> npt.NDArray[Any]:
+        return np.array(x.to_device(host))
+
     return Device(
         spec=f"strict:{place}" if place else "strict",
         description=f"array-api-strict {strict.__version__}",
@@ -262,7 +273,7 @@ def open_strict(place: str) -> Opening:
         _array_type=type(strict.empty(0)),
         _handle=handle,
         _from_host=lambda x: strict.asarray(x, device=handle, copy=True),  # as a GPU does
-        _to_host=lambda x: np.array(x.to_device(host)),
+        _to_host=to_host,
         _free_memory=_free_on_host,
     )
 

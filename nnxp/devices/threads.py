@@ -1,4 +1,4 @@
-"""Threads: how many of BLAS's threads a step is worth."""
+"""Threads: how many BLAS threads a training step uses."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-# Multiplications in a step's largest product from which threads gain more than they cost. Below,
-# they wait for each other; all the more where other programs keep the cores busy.
+# Multiplications in a step's largest product from which several threads are faster than one. Below
+# it, they mostly wait for each other, and more so if other programs keep the cores busy.
 _WORTH_THREADS = 1 << 24
 _lock = threading.Lock()
-_limits: list[Any] = []  # the one in force, once for each that wants it
+_limits: list[Any] = []  # the limit in force, once for each context that is open
 
 
 @contextlib.contextmanager
-def one_thread_if_small(multiplications: int) -> Iterator[None]:
-    """Let BLAS use one thread, if its largest product has too few multiplications for more.
+def limit_blas_threads(multiplications: int) -> Iterator[None]:
+    """Limit BLAS to one thread if the largest product has few multiplications.
 
-    Where several threads of a program train at once, the last one gives the others back.
+    If several threads of a program train at the same time, the last one lifts the limit.
     """
     if multiplications >= _WORTH_THREADS:
         yield

@@ -42,7 +42,7 @@ class ReLU(Layer):
 
     def backward(self, dy: Array) -> Array:
         """Return `dy` where ``x > 0``, else 0; `dy` itself is left as it is."""
-        y = self.saved(dy)
+        y: Array = self.saved(dy)
         xp = floating_namespace(dy, self)
         return xp.where(y > 0, dy, 0.0)
 
@@ -60,7 +60,7 @@ class Sigmoid(Layer):
 
     def backward(self, dy: Array) -> Array:
         """Return ``dy * y * (1 - y)``."""
-        y = self.saved(dy)
+        y: Array = self.saved(dy)
         return dy * y * (1.0 - y)
 
 
@@ -77,7 +77,7 @@ class Tanh(Layer):
 
     def backward(self, dy: Array) -> Array:
         """Return ``dy * (1 - y**2)``."""
-        y = self.saved(dy)
+        y: Array = self.saved(dy)
         return dy * (1.0 - y * y)
 
 
@@ -102,7 +102,7 @@ class Softmax(Layer):
 
     def backward(self, dy: Array) -> Array:
         """Return ``y * (dy - sum(dy * y))``: the Jacobian is diag(y) - y yᵀ."""
-        y = self.saved(dy)
+        y: Array = self.saved(dy)
         xp = floating_namespace(dy, self)
         return y * (dy - xp.sum(dy * y, axis=-1, keepdims=True))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnxp.arrays import Array, array_library
+from nnxp.arrays import Array, namespace_of
 from nnxp.checks import require_count, require_rng
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
@@ -110,7 +110,7 @@ class Affine(Layer):
         """Compute the gradients of ``W`` and ``b`` alone."""
         self.device.require(dy, self)
         x = self.saved(dy)
-        xp = array_library(dy, self)
+        xp = namespace_of(dy, self)
         self.grads["W"] = x.T @ dy
         self.grads["b"] = xp.sum(dy, axis=0)
 

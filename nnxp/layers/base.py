@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any, Self
 
-from nnxp.arrays import Array, array_library, describe, device_of, on_different_devices
+from nnxp.arrays import Array, describe, device_of, namespace_of, on_different_devices
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import CallOrderError, DeviceError, InputError
 
@@ -92,7 +92,7 @@ class Layer:
                 "each such forward serves one backward"
             )
         shape, dtype, device, values = self._saved
-        array_library(dy, f"{self!r}.backward")
+        namespace_of(dy, f"{self!r}.backward")
         # The device before the dtype: dtypes of two libraries may refuse to be compared.
         if on_different_devices(device_of(dy), device):
             raise DeviceError(

@@ -15,7 +15,7 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any
 
-from nnxp.arrays import array_library, device_of, on_different_devices
+from nnxp.arrays import device_of, namespace_of, on_different_devices
 from nnxp.errors import CallOrderError, DeviceError, InputError
 
 
@@ -43,7 +43,7 @@ class _Node:
     def _require_alike(self, x: Any, y: Any, expects: str) -> None:
         for value in (x, y):
             if not isinstance(value, Real):
-                array_library(value, self)
+                namespace_of(value, self)
         first, second = getattr(x, "shape", ()), getattr(y, "shape", ())
         if first != second:
             raise InputError(f"{self!r} {expects} of one shape, got {first} and {second}")

@@ -1,5 +1,6 @@
-"""Training: what trains a network, evaluates it, and finds where it diverges."""
+"""Training: the trainer, and what it needs: evaluation, captured or plain steps, divergence."""
 
-from nnxp.training.trainer import Evaluation, Trainer
+from nnxp.training.evaluation import Evaluation
+from nnxp.training.trainer import Trainer
 
 __all__ = ["Evaluation", "Trainer"]

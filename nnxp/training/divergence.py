@@ -1,45 +1,52 @@
-"""Divergence: what to go back to, and where the first number stands that is not finite."""
+"""Divergence: finds the first number of a training step that is not finite."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
-from nnxp.arrays import Array, array_library
+import numpy as np
+
+from nnxp.arrays import Array, namespace_of
+from nnxp.data.batches import Batches
+from nnxp.data.epoch import EpochProgress
+from nnxp.devices import Device
+from nnxp.errors import DivergenceError
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 
 
 class Snapshot:
-    """Copies of parameters and of an optimizer's state, to go back to.
+    """A copy of parameters and optimizer state that can be restored.
 
     Parameters
     ----------
     network : Sequential
     optimizer : Optimizer
+    device : Device
+        The network's.
     """
 
-    def __init__(self, network: Sequential, optimizer: Optimizer) -> None:
-        assert network.device is not None
-        self._copied = functools.partial(network.device.xp.asarray, copy=True)
+    def __init__(self, network: Sequential, optimizer: Optimizer, device: Device) -> None:
+        self._copy = functools.partial(device.xp.asarray, copy=True)
         self._network, self._optimizer = network, optimizer
-        self._parameters = {name: self._copied(x) for name, x in network.parameters().items()}
+        self._parameters = {name: self._copy(x) for name, x in network.parameters().items()}
         self._state, self._steps = self._copies(optimizer.state), optimizer.steps
 
     def restore(self) -> None:
-        """Bring them back, into the arrays that are there where their library lets it."""
-        present = self._network.parameters()
+        """Restore the copies, in place if the arrays are mutable."""
+        current = self._network.parameters()
         for name, x in self._parameters.items():
             try:
-                present[name][...] = x
-            except TypeError:  # it cannot be changed
-                present[name] = x
+                current[name][...] = x
+            except TypeError:  # an immutable array
+                current[name] = x
         self._optimizer.state, self._optimizer.steps = self._copies(self._state), self._steps
 
     def _copies(self, state: dict[str, dict[str, Array]]) -> dict[str, dict[str, Array]]:
         return {
-            slot: {name: self._copied(x) for name, x in kept.items()}
-            for slot, kept in state.items()
+            slot: {name: self._copy(x) for name, x in kept.items()} for slot, kept in state.items()
         }
 
 
@@ -51,13 +58,64 @@ def parameters_and_state(network: Sequential, optimizer: Optimizer) -> dict[str,
     return dict(network.parameters()) | state
 
 
+def raise_at_divergence(
+    step: Callable[[Array, Array], Array],
+    network: Sequential,
+    loss: Loss,
+    optimizer: Optimizer,
+    batches: Batches,
+    progress: EpochProgress,
+    epoch: int,
+) -> None:
+    """Repeat an epoch step by step, and raise at the first number that is not finite.
+
+    Training need not check each step, which would wait for the device. Nothing is raised if all
+    steps are finite, for example if plain steps round differently from captured ones.
+
+    Parameters
+    ----------
+    step : callable
+        Does one plain step and returns its loss.
+    network, loss, optimizer
+        As they were at the start of the repeated steps.
+    batches : Batches
+    progress : EpochProgress
+        Where in the epoch to start.
+    epoch : int
+        The epoch's number, for the error.
+
+    Raises
+    ------
+    DivergenceError
+        Parameters and state are then those before the step.
+    """
+    with np.errstate(all="ignore"):
+        for number, rows in enumerate(progress.remaining_rows(batches), progress.batch + 1):
+            before = Snapshot(network, optimizer, batches.device)
+            inputs, labels = batches.take(rows)
+            value = step(inputs, labels)
+            after = parameters_and_state(network, optimizer)
+            not_finite = [name for name, x in after.items() if not is_finite(x)]
+            if not not_finite and is_finite(value):
+                continue
+            before.restore()
+            place = first_not_finite(network, loss, inputs, labels)
+            if place is None:
+                place = f"{not_finite[0]} after the optimizer's step" if not_finite else "the loss"
+            raise DivergenceError(
+                f"training diverged at step {number} of epoch {epoch}: {place} is not finite. "
+                "Parameters are those before that step; start from new weights with a lower "
+                f"learning rate, now {optimizer.learning_rate:g}"
+            ) from None
+
+
 def first_not_finite(network: Sequential, loss: Loss, inputs: Array, labels: Array) -> str | None:
-    """Name the first thing in a forward and a backward that holds a number which is not finite.
+    """Return the name of the first array of a step that holds a number which is not finite.
 
     Parameters
     ----------
     network : Sequential
-        Its parameters are left alone.
+        Its parameters are not changed.
     loss : Loss
     inputs, labels : array
         One batch, on the network's device.
@@ -65,8 +123,8 @@ def first_not_finite(network: Sequential, loss: Loss, inputs: Array, labels: Arr
     Returns
     -------
     str or None
-        The output of a layer, the loss, the gradient of a parameter or at a layer's inputs; None
-        where all of these are finite.
+        The output of a layer, the loss, the gradient of a parameter or of a layer's inputs; None
+        if all of these are finite.
     """
     names = {id(x): name for name, x in network.parameters().items()}
     layers = [(f"layer {i}, {layer!r},", layer) for i, layer in enumerate(network.layers, start=1)]
@@ -83,13 +141,13 @@ def first_not_finite(network: Sequential, loss: Loss, inputs: Array, labels: Arr
         for key, gradient in layer.grads.items():
             if not is_finite(gradient):
                 return f"the gradient of {names[id(layer.params[key])]} in {place}"
-        # A step does not compute the first layer's.
+        # A step does not compute the gradient of the first layer's inputs.
         if layer is not network.layers[0] and not is_finite(dy):
             return f"the gradient at the inputs of {place}"
     return None
 
 
 def is_finite(x: Array) -> bool:
-    """Tell whether all numbers of an array are finite; it waits for the device."""
-    xp = array_library(x, "is_finite")
+    """Return whether all numbers of an array are finite; waits for the device."""
+    xp = namespace_of(x, "is_finite")
     return bool(xp.all(xp.isfinite(x)))
