@@ -1,6 +1,7 @@
-"""nnxp: neural networks on whatever arrays you have, with explicit backpropagation.
+"""nnxp: neural networks on arrays of many libraries, with explicit backpropagation.
 
-Layers are written once in the calls of the Array API standard; `device` says where they run.
+Layers are written once with the functions of the Array API standard; `device` selects the library
+and device that they run on.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> str:
-    # Read on demand: importlib.metadata takes longer to import than all of nnxp.
+    # Read on demand, because importlib.metadata takes longer to import than all of nnxp.
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 

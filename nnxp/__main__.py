@@ -1,4 +1,4 @@
-"""python -m nnxp doctor: what works on this machine, what does not, and the remedy."""
+"""python -m nnxp doctor: report what works, what does not, and the remedy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ THREADS = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
 
 
 def main() -> int:
-    """Run the command that the arguments name."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m nnxp", description=__doc__)
     parser.add_argument("command", choices=["doctor"])
     parser.parse_args()
@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def doctor() -> int:
-    """Print what works here; return 0 if training on the CPU does."""
+    """Print what works; return 0 if training on the CPU works, else 1."""
     print(f"Python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores")
     print("\npackages")
     for package in PACKAGES:
@@ -50,7 +50,7 @@ def doctor() -> int:
     print("\ntraining on the CPU")
     try:
         _train()
-    except Exception as error:  # noqa: BLE001 (whatever goes wrong is what is asked for)
+    except Exception as error:  # noqa: BLE001 (every error is reported)
         print(f"  FAIL  {type(error).__name__}: {error}")
         return 1
     print("  ok    a small network learns the embedded digits")
@@ -69,26 +69,26 @@ def _blas() -> str:
     config: Any = np.show_config(mode="dicts")
     blas = config["Build Dependencies"]["blas"]
     text = f"{blas['name']} {blas['version']}"
-    chosen = [f"{name}={os.environ[name]}" for name in THREADS if name in os.environ]
+    settings = [f"{name}={os.environ[name]}" for name in THREADS if name in os.environ]
     if importlib.util.find_spec("threadpoolctl"):
         import threadpoolctl
 
         pools = [p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
         text += "".join(f", {pool['num_threads']} threads" for pool in pools)
-    elif not chosen:
-        text += ", as many threads as it chooses (pip install threadpoolctl shows how many)"
-    return ", ".join([text, *chosen])
+    elif not settings:
+        text += ", its default number of threads (pip install threadpoolctl shows how many)"
+    return ", ".join([text, *settings])
 
 
 def _device(spec: str) -> None:
-    """Print each step of opening a device, and where it fails the remedy."""
+    """Print each step of opening a device, and the remedy if one fails."""
     print(f"  {spec}")
     try:
         for step in opening(spec):
             print(f"    ok    {step}")
     except nnxp.DeviceError as error:
         print(f"    --    {error}")
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 (every error is reported)
         print(f"    FAIL  {type(error).__name__}: {error}")
 
 
@@ -97,9 +97,9 @@ def _train() -> None:
     train, test = nnxp.data.load_digits()
     network = nnxp.ThreeLayerNet(64, 50, 30, 10, rng=rng)
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(learning_rate=0.1))
-    accuracy = trainer.fit(train, epochs=10, batch_size=50, validation=test, rng=rng)[-1]
-    if not (accuracy.validation_accuracy or 0.0) > 0.8:
-        raise nnxp.DivergenceError(f"the digits were not learned: {accuracy}")
+    record = trainer.fit(train, epochs=10, batch_size=50, validation=test, rng=rng)[-1]
+    if not (record.validation_accuracy or 0.0) > 0.8:
+        raise nnxp.DivergenceError(f"the digits were not learned: {record}")
 
 
 if __name__ == "__main__":

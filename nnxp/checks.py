@@ -1,4 +1,4 @@
-"""Checks: what arguments must be, and the packages that must be there."""
+"""Checks: validation of arguments, and imports of optional packages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nnxp.errors import InputError, MissingExtraError
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
-    """Return the error for a `name` that is none of the `known` ones, with the nearest of them."""
+    """Return the error for a `name` that is not `known`, with the most similar known name."""
     by_lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
     hint = f"did you mean {by_lower[near[0]]!r}? " if near else ""
@@ -25,7 +25,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
 
 
 def require_count(name: str, value: object) -> int:
-    """Return `value` if it is a whole number of at least 1."""
+    """Return `value` as an int; raise unless it is a whole number of at least 1."""
     try:
         count = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -43,19 +43,22 @@ FRACTION: Range = (lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
 
 
 def require_number(name: str, value: object, range_: Range) -> float:
-    """Return `value` as a plain float: NumPy's float64 would turn float32 arrays into float64."""
-    accepts, wanted = range_
+    """Return `value` as a float; raise unless it is in `range_`.
+
+    Not as a NumPy float64, which would promote float32 arrays.
+    """
+    accepts, expected = range_
     if isinstance(value, Real):
         try:
             if accepts(float(value)):
                 return float(value)
         except OverflowError:
             pass
-    raise InputError(f"{name} must be {wanted}, got {value!r}")
+    raise InputError(f"{name} must be {expected}, got {value!r}")
 
 
 def optional_import(package: str, extra: str) -> ModuleType:
-    """Import an optional `package`, or say which extra of nnxp brings it."""
+    """Import an optional `package`; if it is missing, name the `extra` of nnxp to install."""
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
@@ -65,7 +68,7 @@ def optional_import(package: str, extra: str) -> ModuleType:
 
 
 def require_rng(rng: object) -> None:
-    """Raise unless `rng` is a `numpy.random.Generator`: nnxp has no hidden randomness."""
+    """Raise unless `rng` is a `numpy.random.Generator`: nnxp uses no global one."""
     if not isinstance(rng, np.random.Generator):
         raise InputError(
             f"rng must be a numpy.random.Generator, got {rng!r}; "

@@ -1,10 +1,10 @@
-"""Errors: each names the thing, what was wanted, what came and the remedy."""
+"""Errors: each names the cause, what was expected, what came and a remedy."""
 
 from __future__ import annotations
 
 
 class NnxpError(Exception):
-    """Base of all errors that nnxp raises on purpose; scripts print it as one line."""
+    """Base class of nnxp's errors; scripts print only the message."""
 
 
 class InputError(NnxpError, ValueError):
@@ -16,32 +16,32 @@ class CallOrderError(NnxpError, RuntimeError):
 
 
 class DeviceError(NnxpError, RuntimeError):
-    """A device that cannot be used, or an array on another device than wanted."""
+    """A device that cannot be used, or an array on the wrong device."""
 
 
 class OutOfMemoryError(DeviceError, MemoryError):
-    """The work does not fit into a device's memory; a smaller batch may."""
+    """A device with too little memory; a smaller batch needs less."""
 
 
 class DivergenceError(NnxpError, ArithmeticError):
-    """Training made a number that is not finite."""
+    """A loss, parameter or state that is no longer finite."""
 
 
 class LayerError(NnxpError, AssertionError):
-    """A layer that is not what a layer must be."""
+    """A layer that fails `nnxp.testing.check_layer`."""
 
 
 class DataError(NnxpError, ValueError):
-    """A data file that is not what it should be."""
+    """A data file with invalid contents."""
 
 
 class DataUnavailableError(DataError):
-    """A data set that is neither on this machine nor to be downloaded."""
+    """A data set that is not found or cannot be downloaded."""
 
 
 class CheckpointError(NnxpError, ValueError):
-    """A checkpoint that cannot be read, written or gone on from."""
+    """A checkpoint that cannot be read, written or resumed."""
 
 
 class MissingExtraError(NnxpError, ImportError):
-    """An optional package that is needed and not installed."""
+    """An optional package that is needed but not installed."""

@@ -1,4 +1,4 @@
-"""Files: read gzipped or not, written whole or not at all."""
+"""Files: reading with or without gzip, and atomic writing."""
 
 from __future__ import annotations
 
@@ -12,32 +12,31 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 READ_ERRORS = (OSError, EOFError, zlib.error)
-"""What reading a file can raise, gzipped or not."""
+"""The errors that reading a file can raise, with or without gzip."""
 
-
-_ALWAYS_ALLOWED = 64 << 20  # bytes, that any machine has to spare
-_MAX_GZIP_RATIO = 100  # times its size; a set of real images unpacks to ten times it, or less
+_ALWAYS_ALLOWED = 64 << 20  # bytes, which every machine can spare
+_MAX_GZIP_RATIO = 100  # real images unpack to at most ten times the file's size
 
 
 def max_unpacked_bytes(path: Path) -> int:
-    """Return how many bytes a file may unpack to: what is beyond is taken for a gzip bomb."""
+    """Return how many bytes a file may unpack to; more is treated as a gzip bomb."""
     return max(_ALWAYS_ALLOWED, _MAX_GZIP_RATIO * path.stat().st_size)
 
 
 def open_binary(path: Path) -> BinaryIO:
-    """Open a file for reading; one whose name ends in ``.gz`` is gunzipped."""
+    """Open a file for reading; decompress it if its name ends in ``.gz``."""
     return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to a temporary file beside `path` and rename it: never half a file.
+    """Write `data` to a temporary file, then rename it to `path`, which is never incomplete.
 
     Raises
     ------
     OSError
-        Naming `path`; what stood there is untouched.
+        If `path` cannot be written; a file that was there is unchanged.
     """
-    temporary = _temporary(path)
+    temporary = _temporary_path(path)
     try:
         if path.exists() and not path.is_file():
             raise FileExistsError(errno.EEXIST, "Not a regular file")
@@ -57,19 +56,19 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Raise an `OSError` unless `write_atomically` can write there."""
-    temporary = _temporary(path)
+    """Raise an `OSError` unless `write_atomically` can write `path`."""
+    temporary = _temporary_path(path)
     temporary.touch()
     temporary.unlink()
 
 
 def remove_temporary(path: Path) -> None:
-    """Remove what processes left that were killed while they wrote there."""
+    """Remove temporary files of processes that were killed while they wrote `path`."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.\d+\.\d+")
-    for left in path.parent.iterdir():
-        if pattern.fullmatch(left.name) and left.is_file():
-            left.unlink(missing_ok=True)
+    for file in path.parent.iterdir():
+        if pattern.fullmatch(file.name) and file.is_file():
+            file.unlink(missing_ok=True)
 
 
-def _temporary(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")

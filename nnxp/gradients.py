@@ -1,4 +1,4 @@
-"""Gradients by differences: slow, simple, and the judge of every backward."""
+"""Gradients: numerical gradients, and the comparison of backpropagation with them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,16 @@ def numerical_gradient(f: Callable[[Array], Array | float], x: Array) -> Array:
     f : callable
         Takes an array of the shape of `x` and returns one number.
     x : float64 array
-        Left as it is; float32 is refused, since its rounding hides the differences.
+        It is not changed. float32 is refused, because its rounding errors are too large.
 
     Returns
     -------
     array of the shape of `x`
+
+    Raises
+    ------
+    InputError
+        If `x` is not float64, or `f` does not return one number.
 
     Examples
     --------
@@ -45,29 +50,30 @@ def numerical_gradient(f: Callable[[Array], Array | float], x: Array) -> Array:
     size = math.prod(x.shape)
     position = xp.reshape(xp.arange(size, device=x.device), x.shape)
     step = _STEP * xp.maximum(xp.abs(x), 1.0)
-    # As wide as x + step and x - step are apart after rounding.
+    # The distance of the two arguments of f, which rounding may change from 2 * step.
     widths = xp.reshape((x + step) - (x - step), (size,))
     slopes = []
     for i in range(size):
-        nudge = xp.astype(position == i, x.dtype) * step
+        offset = xp.astype(position == i, x.dtype) * step
         try:
-            rise = float(f(x + nudge)) - float(f(x - nudge))
+            difference = float(f(x + offset)) - float(f(x - offset))
         except TypeError as error:
             raise InputError(f"f must return one number: {error}") from error
-        slopes.append(rise / float(widths[i]))
+        slopes.append(difference / float(widths[i]))
     return xp.reshape(xp.asarray(slopes, dtype=x.dtype, device=x.device), x.shape)
 
 
 def check_gradients(
     network: Sequential, loss: Loss, inputs: Array, labels: Array
 ) -> dict[str, float]:
-    """Compare backpropagation with differences, for every parameter and the inputs.
+    """Compare backpropagation with numerical gradients, for every parameter and the inputs.
 
     Parameters
     ----------
     network : Sequential
         In float64; its parameters are restored afterwards.
     loss : Loss
+        Applied to the network's outputs; its `backward` is checked too.
     inputs, labels : array
         A batch, on the network's device.
 
@@ -75,17 +81,17 @@ def check_gradients(
     -------
     dict of str to float
         For each parameter, and ``"inputs"``, the largest difference between the two gradients
-        relative to the largest entry of either; inf where one is not finite.
+        relative to the largest entry of either; inf if it is not finite.
     """
 
     def loss_at(x: Array) -> float:
         return float(loss.forward(network.forward(x), labels, training=False))
 
     loss.forward(network.forward(inputs, training=True), labels)
-    exact = {"inputs": network.backward(loss.backward())}
+    analytic = {"inputs": network.backward(loss.backward())}
     numerical = {"inputs": numerical_gradient(loss_at, inputs)}
     parameters = network.parameters()
-    exact |= network.gradients()
+    analytic |= network.gradients()
     for name, value in parameters.items():
 
         def loss_with(changed: Array, name: str = name) -> float:
@@ -96,13 +102,13 @@ def check_gradients(
             numerical[name] = numerical_gradient(loss_with, value)
         finally:
             parameters[name] = value
-    return {name: _relative_error(exact[name], numerical[name]) for name in exact}
+    return {name: _relative_error(analytic[name], numerical[name]) for name in analytic}
 
 
 def _relative_error(a: Array, b: Array) -> float:
     xp = namespace_of(a, "check_gradients")
     difference = float(xp.max(xp.abs(a - b)))
     if not math.isfinite(difference):
-        return math.inf  # where nan would get lost in a maximum
+        return math.inf  # not nan, which max() may ignore
     scale = max(float(xp.max(xp.abs(a))), float(xp.max(xp.abs(b))))
     return difference / scale if scale else 0.0

@@ -1,16 +1,16 @@
-"""History: what each epoch of training came to, in plain numbers."""
+"""History: the records of all finished epochs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 MAX_RECORDS = 10_000
-"""How many records a history keeps."""
+"""The largest number of records in a history."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One epoch; its losses and accuracies are measured after it, all with the same weights.
+    """The results of one epoch, all measured after it with the same weights.
 
     Attributes
     ----------
@@ -19,9 +19,9 @@ class Record:
     train_loss, train_accuracy : float
         On all training examples.
     validation_loss, validation_accuracy : float or None
-        On the validation examples; None without any.
+        On the validation examples; None if there are none.
     seconds : float
-        Wall time of the epoch, its evaluation included; that of epochs dropped before it counts in.
+        Wall time of the epoch and its evaluation, and of dropped records before it.
     """
 
     epoch: int
@@ -43,14 +43,14 @@ class Record:
 
 
 def append_record(history: list[Record], record: Record) -> None:
-    """Append a record; of more than `MAX_RECORDS`, drop every second, but never the first or last.
+    """Append a record; if there are more than `MAX_RECORDS`, drop every second one.
 
-    So memory and checkpoints stay small however long a training lasts, and its curve stays whole:
-    the older a part of it is, the fewer of its epochs are left.
+    The first and the last are always kept. So memory and checkpoints stay small in a long training,
+    and the history still covers all of it, with fewer records of old epochs.
     """
     history.append(record)
     while len(history) > MAX_RECORDS:
-        start = 2 - len(history) % 2  # so that pairs are left
+        start = 2 - len(history) % 2  # so that an even number follows
         history[start:] = [
             replace(kept, seconds=dropped.seconds + kept.seconds)
             for dropped, kept in zip(history[start::2], history[start + 1 :: 2], strict=True)

@@ -1,7 +1,7 @@
-"""Initializers: the first weights, drawn on the host so that every device starts alike.
+"""Initializers: functions that draw the first weights.
 
-An initializer is a function of a generator and a shape ``(inputs, outputs)`` that returns float64
-weights.
+An initializer takes a generator and a shape ``(inputs, outputs)`` and returns float64 weights. They
+are drawn on the host, so a seed gives the same weights on every device.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ import numpy.typing as npt
 from nnxp.checks import POSITIVE, require_number
 
 Weights: TypeAlias = npt.NDArray[np.float64]
-# In quotes, since naming numpy.random imports it, which would slow `import nnxp` down.
+# Quoted, because evaluating it would import numpy.random and slow down `import nnxp`.
 Initializer: TypeAlias = "Callable[[np.random.Generator, tuple[int, ...]], Weights]"
 
 
 def normal(std: float) -> Initializer:
-    """Return an initializer that draws from N(0, `std`²)."""
+    """Return an initializer that draws from N(0, `std`²).
+
+    Parameters
+    ----------
+    std : float
+        Standard deviation: a positive number.
+    """
     require_number("std", std, POSITIVE)
 
     def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
@@ -42,7 +48,7 @@ def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
 
 
 def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
-    """Return zeros; for a single layer only: hidden units that start equal stay equal."""
+    """Return zeros; only for a single layer, since hidden units that start equal stay equal."""
     return np.zeros(shape)
 
 

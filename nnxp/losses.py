@@ -1,4 +1,4 @@
-"""Losses: how wrong the scores are, and which way is down."""
+"""Losses: scalar objectives on the scores, and their gradients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Loss:
-    """Base class of all losses: forward is the mean loss of a batch, backward its gradient."""
+    """Base class of all losses: `forward` returns a mean loss, `backward` its gradient."""
 
     _saved: tuple[Array, ...] | None = None
 
@@ -31,33 +31,34 @@ class Loss:
         return f"{type(self).__name__}()"
 
     def forward(self, scores: Array, labels: Array, training: bool = True) -> Array:
-        """Return the loss of a batch as a 0-d array; while `training`, keep what backward needs."""
+        """Return the loss of a batch as a 0-d array; if `training`, save what `backward` needs."""
         raise NotImplementedError
 
     def backward(self) -> Array:
-        """Return the gradient of the loss at the scores, of their shape.
+        """Return the gradient at the scores, in their shape.
 
         Raises
         ------
         CallOrderError
-            Without a training forward since the last backward.
+            If there was no training forward since the last backward.
         """
         raise NotImplementedError
 
     def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
-        """Raise an `InputError` unless `labels` suit scores of shape (batch, `*outputs`).
+        """Raise an `InputError` unless `labels` fit scores of shape (batch, `*outputs`).
 
-        Shapes and dtypes are always checked. Values are checked where looking costs no waiting,
-        which is in NumPy arrays; the trainer checks the whole data set there before it starts.
+        Shapes and dtypes are always checked, values only in NumPy arrays: reading those of another
+        library would wait for the device. The trainer checks all labels before it starts, on the
+        host.
         """
         raise NotImplementedError
 
     def correct(self, scores: Array, labels: Array) -> Array | None:
-        """Tell for each row whether the scores get it right; None where there are no classes."""
+        """Return for each row whether the scores are correct; None if there are no classes."""
         return correct(scores, labels)
 
     def _namespace(self, scores: Array, labels: Array) -> Namespace:
-        """Check scores and labels against each other and return their namespace."""
+        """Check scores and labels, and return their namespace."""
         xp = scores_namespace(scores, labels, self)
         if scores.ndim < 2 or labels.ndim < 1 or scores.shape[0] == 0:
             raise InputError(
@@ -76,20 +77,19 @@ class Loss:
         if self._saved is None:
             raise CallOrderError(
                 f"{self!r}.backward needs forward(scores, labels) first; "
-                "each forward serves one backward"
+                "each forward allows one backward"
             )
         saved, self._saved = self._saved, None
         return saved
 
 
 class SoftmaxWithLoss(Loss):
-    """Softmax and cross-entropy in one, for one class of several.
+    """Softmax and cross-entropy combined, for labels with one class for each example.
 
-    With scores s and the label's class c of a row, the loss is ``log(sum(exp(s))) - s[c]``,
-    averaged over the batch. The largest score is subtracted first, so nothing overflows and no
-    epsilon is needed. On other libraries than NumPy, where looking at the labels would wait for
-    the device, a class number out of range has probability 0 and makes the loss inf, and rows are
-    trusted to be one-hot.
+    For a row with scores s and class c, the loss is ``log(sum(exp(s))) - s[c]``, averaged over the
+    batch (Bishop 2006, eq. 4.108). The largest score is subtracted first, so nothing overflows and
+    no epsilon is needed. The values of labels are checked only in NumPy arrays. In other arrays, a
+    class number out of range makes the loss inf, and rows must be one-hot.
 
     Examples
     --------
@@ -112,7 +112,7 @@ class SoftmaxWithLoss(Loss):
         labels : (batch,) integer array, or (batch, classes) array
             Class numbers, or one-hot rows.
         training : bool, optional
-            Keep what backward needs.
+            Save what `backward` needs.
         """
         xp = self._namespace(scores, labels)
         shifted = scores - xp.max(scores, axis=1, keepdims=True)
@@ -135,25 +135,25 @@ class SoftmaxWithLoss(Loss):
         return (p - xp.astype(hot, p.dtype)) / p.shape[0]
 
     def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
-        """Check for class numbers below the number of outputs, or one-hot rows."""
+        """Require class numbers below the number of outputs, or one-hot rows."""
         xp = namespace_of(labels, self)
         if len(outputs) != 1:
             raise InputError(
-                f"{self!r} expects a row of scores for each example, got them of shape {outputs}"
+                f"{self!r} expects a row of scores for each example, got shape {outputs}"
             )
         classes = outputs[0]
         if labels.ndim == 2:
             if labels.shape[1] != classes or not xp.isdtype(labels.dtype, ("numeric", "bool")):
                 raise InputError(
                     f"{self!r} expects one-hot rows of {classes} numbers, got {labels.shape[1]} "
-                    f"of {labels.dtype}"
+                    f"of dtype {labels.dtype}"
                 )
             if is_numpy_array(labels) and not (
                 ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()
             ):
                 raise InputError(
-                    f"{self!r} expects one-hot rows: a single 1 and else 0; for probabilities "
-                    "as targets there is no loss here"
+                    f"{self!r} expects one-hot rows, a single 1 and otherwise 0; probabilities "
+                    "as targets are not supported"
                 )
             return
         if labels.ndim != 1 or not xp.isdtype(labels.dtype, "integral"):
@@ -167,10 +167,10 @@ class SoftmaxWithLoss(Loss):
 
 
 class SigmoidWithLoss(Loss):
-    """Sigmoid and binary cross-entropy in one, for yes-or-no labels.
+    """Sigmoid and binary cross-entropy combined, for labels 0 and 1.
 
-    With a logit s and its label t the loss is ``max(s, 0) - s * t + log(1 + exp(-|s|))``,
-    averaged over all logits.
+    For a logit s and its label t, the loss is ``max(s, 0) - s * t + log(1 + exp(-|s|))``, averaged
+    over all logits: the cross-entropy (Bishop 2006, eq. 4.90) in a form that cannot overflow.
     """
 
     def forward(self, scores: Array, labels: Array, training: bool = True) -> Array:
@@ -181,9 +181,9 @@ class SigmoidWithLoss(Loss):
         scores : (batch, outputs) array
             Logits: any real numbers.
         labels : integer or boolean array
-            0 or 1 for each logit; (batch,) will do for one output.
+            0 or 1 for each logit, in the shape of `scores`, or (batch,) if there is one output.
         training : bool, optional
-            Keep what backward needs.
+            Save what `backward` needs.
         """
         xp = self._namespace(scores, labels)
         t = xp.astype(xp.reshape(labels, scores.shape), scores.dtype)
@@ -198,7 +198,7 @@ class SigmoidWithLoss(Loss):
         return (sigmoid(namespace_of(scores, self), scores) - t) / math.prod(t.shape)
 
     def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
-        """Check for 0 or 1, one for each output."""
+        """Require a 0 or 1 for each output."""
         xp = namespace_of(labels, self)
         if not xp.isdtype(labels.dtype, ("integral", "bool")):
             raise InputError(
@@ -214,12 +214,12 @@ class SigmoidWithLoss(Loss):
             _require_range(self, labels, 2)
 
     def correct(self, scores: Array, labels: Array) -> Array:
-        """Tell for each row whether all its logits are on the right side of 0."""
+        """Return for each row whether exactly the logits with label 1 are positive."""
         return binary_correct(scores, labels)
 
 
 class MeanSquaredError(Loss):
-    """Half the mean squared error, ``mean((outputs - targets)**2) / 2``, over all numbers."""
+    """Half the mean squared error, ``mean((outputs - targets)**2) / 2``, over all outputs."""
 
     def forward(self, scores: Array, labels: Array, training: bool = True) -> Array:
         """Return half the mean squared error.
@@ -229,9 +229,9 @@ class MeanSquaredError(Loss):
         scores : (batch, …) array
             The network's outputs.
         labels : array of the outputs' shape
-            The targets, in the outputs' dtype or integers (one-hot rows, say).
+            The targets, in the outputs' dtype, or integers or booleans such as one-hot rows.
         training : bool, optional
-            Keep what backward needs.
+            Save what `backward` needs.
         """
         xp = self._namespace(scores, labels)
         if xp.isdtype(labels.dtype, "real floating") and labels.dtype != scores.dtype:
@@ -249,22 +249,22 @@ class MeanSquaredError(Loss):
         return difference / math.prod(difference.shape)
 
     def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
-        """Check for a target for each output."""
+        """Require a target for each output."""
         xp = namespace_of(labels, self)
         if not xp.isdtype(labels.dtype, ("integral", "real floating", "bool")):
             raise InputError(f"{self!r} expects targets of real numbers, got {labels.dtype}")
         if labels.shape[1:] != outputs:
             raise InputError(
                 f"{self!r} expects a target for each output, of shape (batch, "
-                f"{', '.join(map(str, outputs))}), got {tuple(labels.shape)}; class numbers "
-                "become such rows with nnxp.data.one_hot(labels, classes)"
+                f"{', '.join(map(str, outputs))}), got {tuple(labels.shape)}; convert "
+                "class numbers with nnxp.data.one_hot(labels, classes)"
             )
 
     def correct(self, scores: Array, labels: Array) -> Array | None:
-        """Tell for each row whether its largest output is at the 1 of a one-hot row.
+        """Return for each row whether its largest output is at the 1 of a one-hot row.
 
-        None for real-valued targets, for a single output and for outputs of more axes: there are
-        no classes to get right.
+        None for real-valued targets, a single output, or outputs with more axes: they have no
+        classes.
         """
         xp = namespace_of(labels, self)
         if xp.isdtype(labels.dtype, "real floating") or scores.ndim != 2 or scores.shape[1] == 1:

@@ -1,4 +1,4 @@
-"""Metrics: which examples the scores get right."""
+"""Metrics: which examples are classified correctly, and how many."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nnxp.errors import InputError
 
 
 def correct(scores: Array, labels: Array) -> Array:
-    """Tell for each row whether its largest score is at the label.
+    """Return for each row whether its largest score is at the label.
 
     Parameters
     ----------
@@ -22,9 +22,9 @@ def correct(scores: Array, labels: Array) -> Array:
     Raises
     ------
     InputError
-        If the shapes are others.
+        If shapes are wrong, or scores are not floating-point numbers.
     DeviceError
-        If scores and labels are not on one device.
+        If scores and labels are on different devices.
     """
     xp = scores_namespace(scores, labels, "accuracy")
     shape = tuple(labels.shape)
@@ -33,35 +33,34 @@ def correct(scores: Array, labels: Array) -> Array:
             "accuracy expects scores of shape (batch, classes) and labels of shape (batch,) or "
             f"(batch, classes), got {tuple(scores.shape)} and {shape}"
         )
-    if labels.ndim == 2:
-        labels = xp.argmax(labels, axis=1)
-    result: Array = xp.argmax(scores, axis=1) == labels
+    classes = xp.argmax(labels, axis=1) if labels.ndim == 2 else labels
+    result: Array = xp.argmax(scores, axis=1) == classes
     return result
 
 
 def binary_correct(scores: Array, labels: Array) -> Array:
-    """Tell for each row whether all its logits are on the right side of 0.
+    """Return for each row whether exactly the logits with label 1 are positive.
 
     Parameters
     ----------
     scores : (batch, outputs) array
         Logits.
     labels : array
-        0 or 1 for each logit; (batch,) will do for one output.
+        0 or 1 for each logit, in the shape of `scores`, or (batch,) if there is one output.
 
     Returns
     -------
     (batch,) boolean array
     """
     xp = scores_namespace(scores, labels, "binary_correct")
-    right = (scores > 0) == (xp.reshape(xp.astype(labels, scores.dtype), scores.shape) > 0)
-    return xp.all(right, axis=1)
+    matches = (scores > 0) == (xp.reshape(xp.astype(labels, scores.dtype), scores.shape) > 0)
+    return xp.all(matches, axis=1)
 
 
 def accuracy(scores: Array, labels: Array) -> Array:
     """Return the share of rows whose largest score is at the label, as a 0-d array.
 
-    ``float()`` of it waits for the device. Parameters are those of `correct`.
+    ``float()`` of it waits for the device. Parameters and errors are those of `correct`.
 
     Examples
     --------

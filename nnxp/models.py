@@ -1,4 +1,4 @@
-"""Models: networks of a common shape."""
+"""Models: networks of affine layers with activations between them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class ThreeLayerNet(Sequential):
     inputs, hidden1, hidden2, outputs : int
         Numbers of features, such as 784, 50, 30, 10.
     rng : numpy.random.Generator
-        Draws the weights.
+        Draws the weights on the host.
     activation : str, optional
-        ``"relu"``, ``"sigmoid"``, ``"tanh"`` or ``"identity"``.
+        ``"relu"`` (default), ``"sigmoid"``, ``"tanh"`` or ``"identity"``.
     initializer : callable, optional
-        See `nnxp.initializers`; by default He for ReLU and Xavier for the others.
+        See `nnxp.initializers`; by default `he_normal` for ReLU and `xavier_uniform` otherwise.
     dtype : str, optional
-        ``"float32"`` or ``"float64"``.
+        ``"float32"`` (default) or ``"float64"``.
     device : Device or str, optional
-        Where the parameters live.
+        The device of the parameters, as in `nnxp.device`; the CPU by default.
 
     Examples
     --------
@@ -57,7 +57,7 @@ class ThreeLayerNet(Sequential):
         device: Device | str = "cpu",
     ) -> None:
         widths = [inputs, hidden1, hidden2, outputs]
-        super().__init__(_stack(widths, rng, activation, initializer, dtype, device))
+        super().__init__(_affine_layers(widths, rng, activation, initializer, dtype, device))
 
 
 def mlp(
@@ -85,10 +85,10 @@ def mlp(
     >>> nnxp.mlp([784, 100, 10], rng=np.random.default_rng(0), activation="tanh")
     Sequential(Affine(784, 100), Tanh(), Affine(100, 10))
     """
-    return Sequential(_stack(widths, rng, activation, initializer, dtype, device))
+    return Sequential(_affine_layers(widths, rng, activation, initializer, dtype, device))
 
 
-def _stack(
+def _affine_layers(
     widths: Sequence[int],
     rng: np.random.Generator,
     activation: str,
@@ -102,14 +102,15 @@ def _stack(
         )
     if str(activation) not in ACTIVATIONS:
         raise unknown_name("activation", activation, ACTIVATIONS)
-    if initializer is None:
-        initializer = he_normal if activation == "relu" else xavier_uniform
-    device = open_device(device)
+    draw = initializer
+    if draw is None:
+        draw = he_normal if activation == "relu" else xavier_uniform
+    opened = open_device(device)
     layers: list[Layer] = []
     for inputs, outputs in itertools.pairwise(widths):
         if layers:
             layers.append(ACTIVATIONS[activation]())
         layers.append(
-            Affine(inputs, outputs, rng=rng, initializer=initializer, dtype=dtype, device=device)
+            Affine(inputs, outputs, rng=rng, initializer=draw, dtype=dtype, device=opened)
         )
     return layers

@@ -1,4 +1,4 @@
-"""Networks: layers in a row, forward from first to last, backward from last to first."""
+"""Networks: sequences of layers, and their parameters as one mapping."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from nnxp.layers import Layer
 
 
 class Parameters(MutableMapping[str, Array]):
-    """The parameters of a network as one ordered dictionary, written through to the layers.
+    """The parameters of a network as one ordered mapping; an assignment changes the layer.
 
-    ``parameters["W1"] -= step`` so changes the network whether arrays can be changed in place
-    (NumPy) or not (JAX).
+    So ``parameters["W1"] -= step`` changes the network both if arrays can be changed in place
+    (NumPy) and if they cannot (JAX).
     """
 
     def __init__(self, slots: Mapping[str, tuple[Layer, str]]) -> None:
@@ -32,11 +32,11 @@ class Parameters(MutableMapping[str, Array]):
         if name not in self._slots:
             raise unknown_name("parameter", name, self._slots)
         layer, key = self._slots[name]
-        if value is not layer.params[key]:  # as it is after a change in place
-            layer.params[key] = _fitting(name, value, layer, key)
+        if value is not layer.params[key]:  # an in-place change assigns the same array
+            layer.params[key] = _checked_copy(name, value, layer, key)
 
     def place(self, name: str, array: Array) -> None:
-        """Put this very array there, unchecked and not a copy of it."""
+        """Assign `array` itself, without a check or a copy."""
         layer, key = self._slots[name]
         layer.params[key] = array
 
@@ -54,21 +54,29 @@ class Parameters(MutableMapping[str, Array]):
 
 
 class Sequential:
-    """Layers in a row.
+    """A network whose layers are applied one after another.
 
     Parameters
     ----------
     layers : iterable of Layer
-        From input to output. Each object may stand in one place only: it keeps what its own
+        From input to output. Each object may occur only once, because it saves what its own
         backward needs.
 
     Attributes
     ----------
     layers : tuple of Layer
+        From input to output.
     device : Device or None
-        Where the parameters live; None for a network that has none.
+        The device of the parameters; None for a network without parameters.
     dtype : str or None
-        Name of the dtype of parameters and inputs.
+        The dtype of parameters and inputs; None for a network without parameters.
+
+    Raises
+    ------
+    InputError
+        If there is no layer, a layer occurs twice, shapes do not fit, or dtypes differ.
+    DeviceError
+        If the layers are on different devices.
     """
 
     def __init__(self, layers: Iterable[Layer]) -> None:
@@ -88,29 +96,30 @@ class Sequential:
                 )
             if id(layer) in seen:
                 raise InputError(
-                    f"the same {layer!r} object stands at positions {seen[id(layer)]} and "
-                    f"{position}; make one object for each place"
+                    f"the same {layer!r} object is at positions {seen[id(layer)]} and "
+                    f"{position}; make one object for each position"
                 )
             seen[id(layer)] = position
             shape = layer.output_shape(shape)
             for key in layer.params:
                 counts[key] = counts.get(key, 0) + 1
                 self._slots[f"{key}{counts[key]}"] = layer, key
-        owners = [layer for layer in self.layers if layer.params]
-        for layer in owners:
+        with_parameters = [layer for layer in self.layers if layer.params]
+        for layer in with_parameters:
             if layer.device is None or layer.dtype is None:
                 raise InputError(
                     f"{layer!r} has parameters but no device or no dtype; set both in its __init__"
                 )
-            for what in ("device", "dtype"):
-                first, other = getattr(owners[0], what), getattr(layer, what)
+            for attribute in ("device", "dtype"):
+                first, other = getattr(with_parameters[0], attribute), getattr(layer, attribute)
                 if first != other:
-                    raise (DeviceError if what == "device" else InputError)(
-                        f"all layers must be on one device in one dtype: {owners[0]!r} has "
-                        f"{first}, {layer!r} has {other}; move one with layer.to(device, dtype=…)"
+                    raise (DeviceError if attribute == "device" else InputError)(
+                        f"all layers must be on one device in one dtype: {with_parameters[0]!r} "
+                        f"has {first}, {layer!r} has {other}; move one with "
+                        "layer.to(device, dtype=…)"
                     )
-        self.device = owners[0].device if owners else None
-        self.dtype = owners[0].dtype if owners else None
+        self.device = with_parameters[0].device if with_parameters else None
+        self.dtype = with_parameters[0].dtype if with_parameters else None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"
@@ -123,35 +132,39 @@ class Sequential:
         x : (batch, inputs) array
             On the network's device and in its dtype.
         training : bool, optional
-            Keep in each layer what `backward` needs.
+            Save in each layer what `backward` needs.
         """
+        y = x
         for layer in self.layers:
-            x = layer.forward(x, training)
-        return x
+            y = layer.forward(y, training)
+        return y
 
     def backward(self, dy: Array) -> Array:
-        """Return the gradient at the inputs, given `dy`, the one at the outputs.
+        """Return the gradient at the inputs, given the gradient `dy` at the outputs.
 
-        Every layer's gradients of its parameters are in `gradients()` afterwards.
+        Afterwards, `gradients` returns the gradients of all parameters.
         """
+        gradient = dy
         for layer in reversed(self.layers):
-            dy = layer.backward(dy)
-        return dy
+            gradient = layer.backward(gradient)
+        return gradient
 
     def backward_parameters(self, dy: Array) -> None:
-        """Do backward's work as far as training needs it: no gradient at the inputs.
+        """Compute only the gradients of the parameters, which is all that training needs.
 
-        That one is a third of the first layer's work, and nothing before it has parameters.
+        The first layer with parameters skips the gradient at its inputs, a third of its work, and
+        layers before it are skipped.
         """
         first = next((i for i, layer in enumerate(self.layers) if layer.params), None)
         if first is None:
             return
+        gradient = dy
         for layer in reversed(self.layers[first + 1 :]):
-            dy = layer.backward(dy)
-        self.layers[first].backward_parameters(dy)
+            gradient = layer.backward(gradient)
+        self.layers[first].backward_parameters(gradient)
 
     def to(self, device: Device | str, *, dtype: str | None = None) -> Self:
-        """Return a copy of the network on another device, or in another dtype; this one stays.
+        """Return a copy of the network on another device or in another dtype.
 
         Parameters
         ----------
@@ -168,17 +181,17 @@ class Sequential:
         >>> network.to("strict:device1", dtype="float64").parameters()["b1"].device
         array_api_strict.Device('device1')
         """
-        twin = copy.copy(self)
-        device = open_device(device)
-        Sequential.__init__(twin, [layer.to(device, dtype=dtype) for layer in self.layers])
-        return twin
+        copied = copy.copy(self)
+        opened = open_device(device)
+        Sequential.__init__(copied, [layer.to(opened, dtype=dtype) for layer in self.layers])
+        return copied
 
     def predict(self, x: Array) -> Array:
-        """Return the outputs for inputs `x`, as `forward` does when not training."""
+        """Return the outputs for inputs `x`, like ``forward(x)``."""
         return self.forward(x)
 
     def parameters(self) -> Parameters:
-        """Return the parameters, name → array: W1, b1, W2, b2, … in the layers' order."""
+        """Return the parameters by name, in the layers' order: W1, b1, W2, b2 and so on."""
         return Parameters(self._slots)
 
     def gradients(self) -> dict[str, Array]:
@@ -187,7 +200,7 @@ class Sequential:
         Raises
         ------
         CallOrderError
-            Before the first backward.
+            If there was no backward yet.
         """
         try:
             return {name: layer.grads[key] for name, (layer, key) in self._slots.items()}
@@ -197,18 +210,20 @@ class Sequential:
             ) from None
 
     def load_parameters(self, parameters: Mapping[str, Array]) -> None:
-        """Replace all parameters by copies; on an error none is changed.
+        """Replace all parameters by copies of `parameters`; after an error, none is changed.
 
         Parameters
         ----------
         parameters : mapping of str to array
-            The same names, shapes and dtype as `parameters()`, on the host or on this network's
+            Names, shapes and dtypes as in `Sequential.parameters`; on the host or on the network's
             device.
 
         Raises
         ------
         InputError
-            If a name is missing or unknown, or an array has another shape or dtype.
+            If a name is missing or unknown, or a shape or dtype is wrong.
+        DeviceError
+            If an array is on another device.
         """
         for name in parameters:
             if name not in self._slots:
@@ -220,33 +235,35 @@ class Sequential:
             if name not in parameters:
                 raise InputError(f"parameter {name} is missing; got {', '.join(parameters)}")
             new = self.device.asarray(parameters[name])
-            loaded.append((layer, key, _fitting(name, new, layer, key)))
+            loaded.append((layer, key, _checked_copy(name, new, layer, key)))
         for layer, key, new in loaded:
             layer.params[key] = new
 
     def summary(self) -> str:
-        """Return a table of layers, shapes and parameter counts; ``print(network.summary())``."""
+        """Return a table of layers, output shapes and parameter counts, as text to print."""
         rows = [("layer", "output", "parameters", "count")]
         shape: tuple[int, ...] | None = None
         total = 0
         for layer in self.layers:
             shape = layer.output_shape(shape)
             output = "(batch, …)" if shape is None else f"(batch, {', '.join(map(str, shape))})"
-            own = {
-                n: owner.params[key] for n, (owner, key) in self._slots.items() if owner is layer
+            parameters = {
+                name: layer.params[key]
+                for name, (owner, key) in self._slots.items()
+                if owner is layer
             }
-            count = sum(math.prod(x.shape) for x in own.values())
+            count = sum(math.prod(x.shape) for x in parameters.values())
             total += count
-            shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in own.items())
+            shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in parameters.items())
             rows.append((repr(layer), output, shapes, f"{count:,}"))
         a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
         lines = [f"{row[0]:<{a}}  {row[1]:<{b}}  {row[2]:<{c}}  {row[3]:>{d}}" for row in rows]
-        place = f" of {self.dtype} on {self.device}" if self.device else ""
-        return "\n".join([*lines, f"{total:,} parameters{place}"])
+        suffix = f" of {self.dtype} on {self.device}" if self.device else ""
+        return "\n".join([*lines, f"{total:,} parameters{suffix}"])
 
 
-def _fitting(name: str, new: Array, layer: Layer, key: str) -> Array:
-    """Return a copy of `new` to take the place of the parameter `key` of `layer`, if it fits."""
+def _checked_copy(name: str, new: Array, layer: Layer, key: str) -> Array:
+    """Return a copy of `new`; raise if it does not fit the parameter `key` of `layer`."""
     old = layer.params[key]
     if layer.device is not None:
         layer.device.require(new, f"parameter {name}")
@@ -256,5 +273,5 @@ def _fitting(name: str, new: Array, layer: Layer, key: str) -> Array:
             f"parameter {name} expects {tuple(old.shape)} {old.dtype}, got {tuple(new.shape)} "
             f"{new.dtype}{convert}"
         )
-    # A copy, since training changes parameters in place and `new` belongs to the caller.
+    # Copied: training changes parameters in place, and `new` belongs to the caller.
     return namespace_of(new, name).asarray(new, copy=True)

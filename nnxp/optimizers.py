@@ -1,7 +1,8 @@
-"""Optimizers: how a gradient becomes a step.
+"""Optimizers: they update parameters by their gradients.
 
-They know dictionaries of arrays and no layer. ``params[name] -= step`` changes the array in place
-where its library can and rebinds the name where not (JAX); a loop variable would lose the second.
+Parameters and gradients are mappings of names to arrays. ``params[name] -= step`` changes the array
+in place if its library allows that; if not (JAX), it assigns a new array, which ``-=`` on a local
+variable would lose.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ Params: TypeAlias = MutableMapping[str, Array]
 class Optimizer:
     """Base class of all optimizers.
 
-    A subclass names in `slots` what it remembers of each parameter, and writes
-    ``_update_one(params, name, gradient, *factors)``, its rule for one parameter; and `factors`,
-    where more than the learning rate changes between steps.
+    A subclass lists in `slots` the names of its state and defines
+    ``_update_one(params, name, gradient, *factors)``, its rule for one parameter. It overrides
+    `factors` if more than the learning rate changes between steps.
 
     Parameters
     ----------
     learning_rate : float
-        May be changed between updates.
+        Factor of each update: a positive number. It may be changed between updates.
 
     Attributes
     ----------
     steps : int
         Number of updates so far.
     state : dict of str to dict of str to array
-        What the optimizer remembers of each parameter, such as ``state["velocity"]["W1"]``.
+        What the optimizer stores for each parameter, such as ``state["velocity"]["W1"]``.
     """
 
     slots: ClassVar[tuple[str, ...]] = ()
@@ -50,7 +51,7 @@ class Optimizer:
 
     @property
     def learning_rate(self) -> float:
-        """The factor of each step: a positive number."""
+        """The factor of each update: a positive number."""
         return self._learning_rate
 
     @learning_rate.setter
@@ -58,7 +59,7 @@ class Optimizer:
         self._learning_rate = require_number("learning_rate", value, POSITIVE)
 
     def update(self, params: Params, grads: Mapping[str, Array]) -> None:
-        """Move each of `params` one step down its gradient.
+        """Change each of `params` by one step.
 
         Parameters
         ----------
@@ -68,8 +69,8 @@ class Optimizer:
         Raises
         ------
         InputError
-            If names, shapes, dtypes or devices differ, from each other's or from those of the
-            updates before; nothing is changed then.
+            If names, shapes, dtypes or devices of `params` and `grads` differ, or differ from
+            those of earlier updates; nothing is changed then.
         """
         self.require(params, grads)
         self.steps += 1
@@ -81,37 +82,44 @@ class Optimizer:
             self._update_one(params, name, grads[name], *factors)
 
     def require(self, params: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
-        """Raise `update`'s errors, if any."""
+        """Raise the errors of `update`; change nothing."""
         if params.keys() != grads.keys():
             raise InputError(
                 f"update expects a gradient for each parameter, got parameters "
                 f"{', '.join(params)} and gradients {', '.join(grads)}"
             )
         for name, gradient in grads.items():
-            like = _kind(params[name])
-            if _kind(gradient) != like:
+            expected = _shape_device_dtype(params[name])
+            if _shape_device_dtype(gradient) != expected:
                 raise InputError(
-                    f"update expects a gradient of {name} like it, got {describe(params[name])}; "
-                    f"and {describe(gradient)}; convert with the network's device.asarray"
+                    f"update expects {name} and its gradient to have one shape, dtype and device, "
+                    f"got {describe(params[name])}; and {describe(gradient)}; convert with the "
+                    "network's device.asarray"
                 )
             for slot in self.state.values():
-                if name in slot and _kind(slot[name]) != like:
+                if name in slot and _shape_device_dtype(slot[name]) != expected:
                     raise InputError(
                         f"{self!r} has already trained another {name}, "
                         f"{describe(slot[name])}; make a new optimizer for each network"
                     )
 
     def factors(self) -> tuple[float, ...]:
-        """Return the numbers of the coming step that change between steps: the learning rate."""
+        """Return the factors of update number `steps`: here the learning rate alone."""
         return (self.learning_rate,)
 
     def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
-        """Move the one parameter `name` by `factors`; its slots of `state` exist."""
+        """Update the parameter `name`, whose entries in `state` exist."""
         raise NotImplementedError
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent: ``w -= learning_rate * g``."""
+    """Stochastic gradient descent: ``w -= learning_rate * g`` (Robbins and Monro 1951).
+
+    Parameters
+    ----------
+    learning_rate : float, optional
+        Factor of each update: a positive number; 0.1 by default.
+    """
 
     def __init__(self, learning_rate: float = 0.1) -> None:
         super().__init__(learning_rate)
@@ -124,7 +132,14 @@ class SGD(Optimizer):
 class Momentum(Optimizer):
     """Heavy ball: ``v = momentum * v + g``, ``w -= learning_rate * v`` (Polyak 1964).
 
-    As in PyTorch, the learning rate stands outside the velocity, so changing it acts at once.
+    As in PyTorch, the velocity does not contain the learning rate, so a change has effect at once.
+
+    Parameters
+    ----------
+    learning_rate : float, optional
+        Factor of each update: a positive number; 0.01 by default.
+    momentum : float, optional
+        Factor of the velocity in each update: at least 0 and below 1; 0.9 by default.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("velocity",)
@@ -144,8 +159,14 @@ class Momentum(Optimizer):
 class Nesterov(Momentum):
     """Nesterov's momentum: ``v = momentum * v + g``, ``w -= learning_rate * (g + momentum * v)``.
 
-    The form of Sutskever et al. 2013, sec. 2, evaluated at the point looked ahead to, as in
-    PyTorch.
+    Sutskever et al. 2013, sec. 2; as in PyTorch, ``w`` is the look-ahead point.
+
+    Parameters
+    ----------
+    learning_rate : float, optional
+        Factor of each update: a positive number; 0.01 by default.
+    momentum : float, optional
+        Factor of the velocity in each update: at least 0 and below 1; 0.9 by default.
     """
 
     def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
@@ -159,7 +180,14 @@ class Nesterov(Momentum):
 class AdaGrad(Optimizer):
     """AdaGrad: ``s += g²``, ``w -= learning_rate * g / (sqrt(s) + epsilon)``.
 
-    Duchi et al. 2011, the diagonal form of sec. 1.1.
+    Duchi et al. 2011, sec. 1.1, the diagonal form.
+
+    Parameters
+    ----------
+    learning_rate : float, optional
+        Factor of each update: a positive number; 0.01 by default.
+    epsilon : float, optional
+        Added to the denominator, which may be 0: a positive number; 1e-10 by default.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("square_sum",)
@@ -177,9 +205,18 @@ class AdaGrad(Optimizer):
 
 
 class RMSprop(Optimizer):
-    """RMSprop: ``s = decay * s + (1 - decay) * g²``, then AdaGrad's step.
+    """RMSprop: ``s = decay * s + (1 - decay) * g²``, then the step of AdaGrad.
 
     Tieleman and Hinton 2012, lecture 6.5.
+
+    Parameters
+    ----------
+    learning_rate : float, optional
+        Factor of each update: a positive number; 0.001 by default.
+    decay : float, optional
+        Factor of the mean of squares in each update: at least 0 and below 1; 0.99 by default.
+    epsilon : float, optional
+        Added to the denominator, which may be 0: a positive number; 1e-8 by default.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("square_mean",)
@@ -201,9 +238,20 @@ class RMSprop(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam: momentum and RMSprop, both corrected for their start at 0.
+    """Adam: means of gradients and of their squares, both with bias correction.
 
-    Kingma and Ba 2015, algorithm 1, in the order of the end of its section 2, which is faster.
+    Kingma and Ba 2015, algorithm 1, in the more efficient order at the end of its section 2.
+
+    Parameters
+    ----------
+    learning_rate : float, optional
+        Factor of each update: a positive number; 0.001 by default.
+    beta1 : float, optional
+        Factor of the mean in each update: at least 0 and below 1; 0.9 by default.
+    beta2 : float, optional
+        Factor of the mean of squares in each update: at least 0 and below 1; 0.999 by default.
+    epsilon : float, optional
+        Added to the denominator, which may be 0: a positive number; 1e-8 by default.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("mean", "square_mean")
@@ -221,7 +269,7 @@ class Adam(Optimizer):
         self.epsilon = require_number("epsilon", epsilon, POSITIVE)
 
     def factors(self) -> tuple[float, ...]:
-        """Return the rate with both means' corrections, and epsilon with the square mean's."""
+        """Return learning rate and epsilon of update number `steps`, with bias correction."""
         correction = math.sqrt(1 - self.beta2**self.steps)
         rate = self.learning_rate / (1 - self.beta1**self.steps)
         return rate * correction, self.epsilon * correction
@@ -241,6 +289,15 @@ class AdamW(Adam):
     """Adam with decoupled weight decay: first ``w -= learning_rate * weight_decay * w``.
 
     Loshchilov and Hutter 2019, algorithm 2; as in PyTorch, biases decay too.
+
+    Parameters
+    ----------
+    learning_rate : float, optional
+        Factor of each update: a positive number; 0.001 by default.
+    beta1, beta2, epsilon : float, optional
+        As in `Adam`.
+    weight_decay : float, optional
+        Factor of the decay: a number of at least 0; 0.01 by default.
     """
 
     def __init__(
@@ -255,13 +312,13 @@ class AdamW(Adam):
         self.weight_decay = require_number("weight_decay", weight_decay, NOT_NEGATIVE)
 
     def factors(self) -> tuple[float, ...]:
-        """Return Adam's, and the share of each parameter that the decay leaves."""
+        """Return those of `Adam`, and the factor by which each parameter decays."""
         return *super().factors(), 1 - self.learning_rate * self.weight_decay
 
     def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
-        *adams, kept = factors
-        params[name] *= kept
-        super()._update_one(params, name, gradient, *adams)
+        *adam_factors, decay = factors
+        params[name] *= decay
+        super()._update_one(params, name, gradient, *adam_factors)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
@@ -276,10 +333,10 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 """The optimizers by name."""
 
 
-def _kind(x: Array) -> tuple[Any, ...]:
-    """Return what a parameter, its gradient and its state have in common."""
+def _shape_device_dtype(x: Array) -> tuple[Any, ...]:
+    """Return what must be equal for a parameter, its gradient and its state."""
     try:
-        # The device before the dtype: dtypes of two libraries may refuse to be compared.
+        # The device before the dtype: comparing dtypes of two libraries may raise.
         return x.shape, device_of(x), x.dtype
     except AttributeError:
         raise InputError(f"update expects arrays, got {type(x).__name__}") from None

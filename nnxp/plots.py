@@ -1,4 +1,4 @@
-"""Plots: learning curves as a picture."""
+"""Plots: learning curves as PNG files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _COLOURS = [f"C{i}" for i in range(10)]  # matplotlib's ten; further curves are dashed
 
 
-def _parts(records: Sequence[Record], single: bool) -> tuple[str, ...]:
-    """Return which curves of a run are drawn: training only where it is alone or all there is."""
+def _shown_sets(records: Sequence[Record], single: bool) -> tuple[str, ...]:
+    """Return the data sets whose curves are drawn for a run."""
     if not records:
         return ()
     if records[0].validation_loss is None:
@@ -35,18 +35,19 @@ def plot_histories(
     Parameters
     ----------
     histories : mapping of str to sequence of Record
-        The records of each run under its name. A single run shows training and test curves,
-        several are compared by their test curves, if they have them.
+        The records of each run under its name. A single run has training and test curves; of
+        several runs, only the test curves are drawn, or the training curves if there are no others.
     path : str or Path
         The file to write.
     title : str, optional
+        Printed above the curves; none by default.
 
     Raises
     ------
     MissingExtraError
-        Without matplotlib.
+        If matplotlib is not installed.
     InputError
-        If there is no record to draw.
+        If there is no record.
     """
     if not any(histories.values()):
         raise InputError("there is nothing to plot: no epoch was finished")
@@ -54,20 +55,20 @@ def plot_histories(
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     single = len(histories) == 1
     curves = [
-        (run, part, records)
+        (run, shown, records)
         for run, records in histories.items()
-        for part in _parts(records, single)
+        for shown in _shown_sets(records, single)
     ]
     for axes, quantity in [(loss_axes, "loss"), (accuracy_axes, "accuracy")]:
-        for i, (run, part, records) in enumerate(curves):
+        for i, (run, shown, records) in enumerate(curves):
             axes.plot(
                 [record.epoch for record in records],
-                [getattr(record, f"{part}_{quantity}") for record in records],
+                [getattr(record, f"{shown}_{quantity}") for record in records],
                 "-" if i < len(_COLOURS) else "--",
                 color=_COLOURS[i % len(_COLOURS)],
                 marker="o" if len(records) <= 30 else None,
                 markersize=3,
-                label={"train": "train", "validation": "test"}[part] if single else run,
+                label={"train": "train", "validation": "test"}[shown] if single else run,
             )
         axes.set_xlabel("epoch")
         axes.set_ylabel(quantity)
@@ -78,7 +79,7 @@ def plot_histories(
         loss_axes.set_ylim(bottom=0)
         accuracy_axes.legend(handles, labels, loc="lower right")
     else:
-        loss_axes.set_yscale("log")  # pulls the many good runs apart
+        loss_axes.set_yscale("log")  # separates the good runs
         figure.legend(handles, labels, loc="outside right center", fontsize="small")
     if title:
         figure.suptitle(title, fontsize="medium", parse_math=False)
@@ -91,16 +92,16 @@ def new_figure(width: float, height: float) -> Figure:
     Raises
     ------
     MissingExtraError
-        Without matplotlib.
+        If matplotlib is not installed.
     """
-    # Figure alone: pyplot would choose a window system and change global state.
+    # Not pyplot, which chooses a window system and changes global state.
     figure_module = optional_import("matplotlib.figure", "plot")
     figure: Figure = figure_module.Figure(figsize=(width, height), layout="constrained")
     return figure
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as a PNG file, whole or not at all."""
+    """Write a figure to a PNG file, atomically."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     write_atomically(Path(path), picture.getvalue())

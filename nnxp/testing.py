@@ -1,7 +1,7 @@
-"""Testing: the checks that every layer of nnxp passes, for layers of your own.
+"""Testing: checks for your own layers, which all layers of nnxp pass.
 
-They need array-api-strict, whose simulated devices stand in for a GPU: what names a library, mixes
-devices or leaves the Array API standard fails there, on a laptop.
+They need array-api-strict, whose simulated devices replace a GPU: a layer that calls one library,
+mixes devices or leaves the Array API standard fails there.
 """
 
 from __future__ import annotations
@@ -20,48 +20,50 @@ from nnxp.layers import Layer
 from nnxp.losses import MeanSquaredError
 from nnxp.network import Sequential
 
-# Rounding leaves about 2e-16 / 8e-6 = 3e-11 of a loss near 1 in a difference (see nnxp.gradients),
-# beside gradients down to 1e-5 of it; a wrong backward is off by a per cent or more.
+# For a loss near 1, rounding causes an error of about 2e-16 / 8e-6 = 3e-11 in a numerical gradient
+# (see nnxp.gradients): 3e-6 of a gradient of 1e-5. A wrong backward is off by 1 % or more.
 _GRADIENT_TOLERANCE = 1e-5
 
 
 def check_layer(
     layer: Layer, input_shape: tuple[int, ...], *, training_differs: bool = False
 ) -> None:
-    """Check that a layer is correct, portable and well-behaved.
+    """Check that a layer is correct and portable.
 
     Parameters
     ----------
     layer : Layer
-        On any device; it is copied and left as it is.
+        On any device; a copy is checked.
     input_shape : tuple of int
-        The shape of a batch of inputs, such as ``(5, 4)``; choose it unlike the outputs' shape.
+        The shape of a batch of inputs, such as ``(5, 4)``; choose one that differs from the
+        outputs' shape.
     training_differs : bool, optional
-        Whether outputs while training may differ from those in inference, as with dropout.
+        Whether outputs may differ between training and inference, as with dropout.
 
     Raises
     ------
     LayerError
-        With a sentence for each check that fails:
+        If a check fails, with a sentence for each that does:
 
-        - `forward` gives a batch of the shape that `output_shape` says, the same in training and
-          inference, and changes no input;
-        - `backward` gives a gradient of the inputs' shape and one for each parameter, changes
-          nothing it is handed, and is refused without a training forward and a second time;
+        - `forward` returns the shape that `output_shape` returns, and the same values in training
+          and inference; it does not change its inputs;
+        - `backward` returns a gradient of the inputs' shape and stores one for each parameter; it
+          does not change `dy`, and raises `CallOrderError` without a training forward and when
+          called twice;
         - float32 stays float32 and float64 stays float64;
-        - arrays stay on their device (array-api-strict's, so that the standard is kept too);
-        - all gradients agree with differences.
+        - arrays stay on their device, also with array-api-strict, which enforces the standard;
+        - all gradients agree with numerical gradients.
 
     Examples
     --------
-    A layer of your own, the swish function ``y = x * sigmoid(x)``:
+    The swish function ``y = x * sigmoid(x)`` as a layer:
 
     >>> from array_api_compat import array_namespace
     >>> import nnxp
     >>> class Swish(nnxp.Layer):
     ...     def forward(self, x, training=False):
     ...         xp = array_namespace(x)
-    ...         s = (1 + xp.tanh(x / 2)) / 2  # the sigmoid, which so never overflows
+    ...         s = (1 + xp.tanh(x / 2)) / 2  # the sigmoid; tanh cannot overflow
     ...         y = x * s
     ...         if training:
     ...             self.save_for_backward(y, (s, y))
@@ -72,97 +74,104 @@ def check_layer(
     >>> nnxp.testing.check_layer(Swish(), (5, 4))
     """
     failures: list[str] = []
-    for check in (_passes, _order, _gradients):
+    for check in (_check_passes, _check_order, _check_gradients):
         before = len(failures)
         try:
             failures.extend(check(layer, input_shape, training_differs))
         except LayerError as error:
             failures.append(str(error))
-        except Exception as error:  # noqa: BLE001 (whatever a layer raises is the finding)
-            if len(failures) == before:  # else it follows from what was found
-                failures.append(_words(error))
+        except Exception as error:  # noqa: BLE001 (a layer may raise anything)
+            if len(failures) == before:  # otherwise it follows from an earlier failure
+                failures.append(_describe_error(error))
     if failures:
         raise LayerError(f"{layer!r}: " + "; ".join(dict.fromkeys(failures)))
 
 
-def _passes(layer: Layer, shape: tuple[int, ...], training_differs: bool) -> Iterator[str]:
-    """Check shapes, dtypes, devices and untouched arrays of a forward and a backward."""
+def _check_passes(layer: Layer, shape: tuple[int, ...], training_differs: bool) -> Iterator[str]:
+    """Check the shapes, dtypes and devices of both passes, and that arguments stay unchanged."""
     for spec in ("cpu", "strict:device1"):
-        place = open_device(spec)
+        device = open_device(spec)
         for dtype in DTYPES:
             where = f"on {spec} in {dtype}"
-            twin = _try(f"to {spec}", layer.to, place, dtype=dtype)
-            x = place.asarray(_draw(shape), dtype=dtype)
-            before = place.to_host(x).copy()
-            _protect(x)
-            y = _try(f"forward {where}", twin.forward, x, training=True)
-            yield from _kept(f"forward's output {where}", y, dtype, spec)
+            copied = _try(f"to({spec!r})", layer.to, device, dtype=dtype)
+            x = device.asarray(_draw(shape), dtype=dtype)
+            before = device.to_host(x).copy()
+            _make_read_only(x)
+            y = _try(f"forward {where}", copied.forward, x, training=True)
+            yield from _check_array(f"forward's output {where}", y, dtype, spec)
             if not training_differs:
-                again = _try(f"forward {where}", twin.forward, x)
-                if tuple(again.shape) != tuple(y.shape) or not np.array_equal(
-                    place.to_host(again), place.to_host(y), equal_nan=True
+                inferred = _try(f"forward {where}", copied.forward, x)
+                if tuple(inferred.shape) != tuple(y.shape) or not np.array_equal(
+                    device.to_host(inferred), device.to_host(y), equal_nan=True
                 ):
                     yield f"outputs in training and in inference differ {where}"
-            said = twin.output_shape(tuple(shape[1:]))
-            if tuple(y.shape) != (shape[0], *(said or ())):
-                yield f"output_shape says {said} for an example, but a batch is {tuple(y.shape)}"
-            dy = place.asarray(_draw(tuple(y.shape), seed=1), dtype=dtype)
-            dy_before = place.to_host(dy).copy()
-            _protect(dy)
-            dx = _try(f"backward {where}", twin.backward, dy)
-            yield from _kept(f"backward's gradient {where}", dx, dtype, spec)
+            expected = copied.output_shape(tuple(shape[1:]))
+            if tuple(y.shape) != (shape[0], *(expected or ())):
+                yield (
+                    f"output_shape returns {expected} for an example, but forward returns "
+                    f"{tuple(y.shape)} for the batch"
+                )
+            dy = device.asarray(_draw(tuple(y.shape), seed=1), dtype=dtype)
+            dy_before = device.to_host(dy).copy()
+            _make_read_only(dy)
+            dx = _try(f"backward {where}", copied.backward, dy)
+            yield from _check_array(f"backward's gradient {where}", dx, dtype, spec)
             if tuple(dx.shape) != tuple(shape):
                 yield f"backward returns shape {tuple(dx.shape)} for inputs of {tuple(shape)}"
-            if twin.grads.keys() != twin.params.keys():
+            if copied.grads.keys() != copied.params.keys():
                 yield (
-                    f"backward fills grads {sorted(twin.grads)} for params {sorted(twin.params)}"
+                    f"backward fills grads {sorted(copied.grads)} for params "
+                    f"{sorted(copied.params)}"
                 )
-            for name, gradient in twin.grads.items():
-                yield from _kept(f"the gradient of {name} {where}", gradient, dtype, spec)
-            if not np.array_equal(place.to_host(x), before):
+            for name, gradient in copied.grads.items():
+                yield from _check_array(f"the gradient of {name} {where}", gradient, dtype, spec)
+            if not np.array_equal(device.to_host(x), before):
                 yield f"the inputs are changed {where}"
-            if not np.array_equal(place.to_host(dy), dy_before):
-                yield f"backward changes the gradient that it is handed {where}"
+            if not np.array_equal(device.to_host(dy), dy_before):
+                yield f"backward changes the gradient dy {where}"
 
 
-def _order(layer: Layer, shape: tuple[int, ...], _: bool) -> Iterator[str]:
-    """Check that backward wants a training forward, once."""
-    twin = layer.to("cpu", dtype="float64")
+def _check_order(layer: Layer, shape: tuple[int, ...], _: bool) -> Iterator[str]:
+    """Check that each backward needs a training forward."""
+    copied = layer.to("cpu", dtype="float64")
     x = _draw(shape)
-    dy = np.ones_like(_try("forward", twin.forward, x))
-    for call, used in [
-        ("without a training forward", False),
-        ("a second time", True),
+    dy = np.ones_like(_try("forward", copied.forward, x))
+    for call, repeated in [
+        ("backward without a training forward", False),
+        ("a second backward", True),
     ]:
-        if used:
-            _try("forward", twin.forward, x, training=True)
-            _try("backward", twin.backward, dy)
+        if repeated:
+            _try("forward", copied.forward, x, training=True)
+            _try("backward", copied.backward, dy)
         try:
-            twin.backward(dy)
+            copied.backward(dy)
         except CallOrderError:
             continue
-        except Exception as error:  # noqa: BLE001 (whatever a layer raises is the finding)
-            yield f"backward {call} raises {_words(error)}, not CallOrderError"
+        except Exception as error:  # noqa: BLE001 (a layer may raise anything)
+            yield f"{call} raises {_describe_error(error)}, not CallOrderError"
         else:
-            yield f"backward {call} is not refused: call self.save_for_backward and self.saved"
+            yield f"{call} does not raise CallOrderError: use save_for_backward and saved"
 
 
-def _gradients(layer: Layer, shape: tuple[int, ...], _: bool) -> Iterator[str]:
-    """Check all gradients against differences."""
-    twin = layer.to("cpu", dtype="float64")
+def _check_gradients(layer: Layer, shape: tuple[int, ...], _: bool) -> Iterator[str]:
+    """Compare all gradients with numerical gradients."""
+    copied = layer.to("cpu", dtype="float64")
     x = _draw(shape)
-    targets = _draw(_try("forward", twin.forward, x).shape, seed=1)
+    targets = _draw(_try("forward", copied.forward, x).shape, seed=1)
     errors = _try(
         "the gradient check",
         check_gradients,
-        Sequential([twin]),
+        Sequential([copied]),
         MeanSquaredError(),
         x,
         targets,
     )
     for name, error in errors.items():
         if not error <= _GRADIENT_TOLERANCE:
-            yield f"the gradient of {name} differs from differences by {error:.1e} of its largest"
+            yield (
+                f"the gradient of {name} differs from the numerical gradient by {error:.1e} of the "
+                "largest entry"
+            )
 
 
 def _draw(shape: tuple[int, ...], *, seed: int = 0) -> Array:
@@ -170,27 +179,27 @@ def _draw(shape: tuple[int, ...], *, seed: int = 0) -> Array:
     return numbers
 
 
-def _protect(x: Array) -> None:
+def _make_read_only(x: Array) -> None:
     if isinstance(x, np.ndarray):
-        x.flags.writeable = False  # so that writing to it raises where it happens
+        x.flags.writeable = False  # so that a change raises at once
 
 
-def _kept(what: str, x: Array, dtype: str, spec: str) -> Iterator[str]:
-    place = open_device(spec)
-    if not place.holds(x):
-        yield f"{what} has left its device or library: it is a {type(x).__name__}"
-    elif x.dtype != getattr(place.xp, dtype):
-        yield f"{what} has become {x.dtype}"
+def _check_array(what: str, x: Array, dtype: str, spec: str) -> Iterator[str]:
+    device = open_device(spec)
+    if not device.holds(x):
+        yield f"{what} is on another device or of another library: it is a {type(x).__name__}"
+    elif x.dtype != getattr(device.xp, dtype):
+        yield f"{what} has dtype {x.dtype}"
 
 
 def _try(what: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     try:
         return call(*args, **kwargs)
     except Exception as error:
-        raise LayerError(f"{what} raises {_words(error)}") from error
+        raise LayerError(f"{what} raises {_describe_error(error)}") from error
 
 
-def _words(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     if isinstance(error, NnxpError):
         return str(error)
     return f"{type(error).__name__}: {error}"

@@ -72,9 +72,9 @@ def test_peers_take_the_step_that_nnxp_takes(peers, name, optimizer):
     probabilities = []
     for make in (peers.PEERS["nnxp"], peers.PEERS[name]):
         peer = make(task, inputs, labels)
-        before = softmax(peer.host(peer.predict(peer.ready(x))))
+        before = softmax(peer.to_host(peer.predict(peer.asarray(x))))
         peer.epoch()
-        after = softmax(peer.host(peer.predict(peer.ready(x))))
+        after = softmax(peer.to_host(peer.predict(peer.asarray(x))))
         assert abs(after - before).max() > 1e-4
         probabilities.append(after)
     np.testing.assert_allclose(probabilities[1], probabilities[0], atol=2e-6)
@@ -116,7 +116,7 @@ def test_a_device_is_compared_with_the_cpu(tmp_path, idx_folder, one_core):
         [sys.executable, "-c", code, tmp_path, idx_folder], cwd=SCRIPTS,
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert result.stdout.count("cpu is ahead of this CPU from batch ") == 2
+    assert result.stdout.count("cpu is faster than this CPU from batch size ") == 2
     assert result.stdout.count(" after 1 epoch(s) in ") == 2
     assert (tmp_path / "batches.png").read_bytes().startswith(b"\x89PNG")
 
@@ -135,7 +135,7 @@ def test_benchmark_measures_and_skips_by_name(tmp_path, idx_folder, one_core):
     assert report["machine"]["cores"] >= 1
     steps = {"small, SGD", "small, Adam"}
     predictions = {"predict 1 row", "predict 100 rows", "predict 10000 rows"}
-    cold = {"cold start to one epoch", "peak memory of that"}
+    cold = {"cold start to one epoch", "peak memory of the cold start"}
     measured = report["measured"]
     assert measured["one core"].keys() == steps | predictions
     assert measured["all cores"].keys() == steps | predictions | cold
@@ -172,7 +172,7 @@ def test_growth_holds_no_copy_of_the_data_and_nothing_from_epoch_to_epoch(tmp_pa
     assert last - first < 0.01
     assert [part["steps"] for part in report["steps"]] == list(range(1000, 10_001, 1000))
     assert report["steps"][-1]["peak"] - report["steps"][0]["peak"] < 1
-    assert "| examples | µs a step |" in result.stdout
+    assert "| examples | µs per step |" in result.stdout
     assert (tmp_path / "out" / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -206,7 +206,7 @@ def test_commits_are_compared_as_ratios(repository, one_core):
     head, _, *rows = result.stdout.splitlines()
     assert head == "| µs | HEAD | working tree | second / first (quartiles) |"
     assert len(rows) == 8
-    assert rows[0].startswith("| small, SGD, a step | ")
+    assert rows[0].startswith("| small, SGD, step | ")
     worktrees = subprocess.run(
         ["git", "worktree", "list"], cwd=repository, capture_output=True, text=True, check=True
     )
@@ -216,7 +216,7 @@ def test_commits_are_compared_as_ratios(repository, one_core):
 def test_what_cannot_be_compared_is_one_line(repository):
     result = compare(repository, "v9")
     assert result.returncode == 1
-    assert result.stderr.startswith("compare_commits.py: error: v9 is no commit")
+    assert result.stderr.startswith("compare_commits.py: error: v9 is not a commit")
     trainer = repository / "nnxp" / "training" / "trainer.py"
     trainer.write_text(trainer.read_text().replace("train_epoch", "do_epoch"))
     subprocess.run(

@@ -175,17 +175,17 @@ def test_idx_files_are_read_back(tmp_path_factory, shape):
 GOOD = idx_bytes(np.ones((2, 3, 3)))
 WRONG_IDX = {
     "empty": (b"", "truncated: it has 0 bytes"),
-    "text": (b"<html>not found</html>", "no IDX file: it begins with b'<htm'"),
+    "text": (b"<html>not found</html>", "not an IDX file: it begins with b'<htm'"),
     "type": (b"\0\0\x0d\3" + GOOD[4:], "IDX type 13; only 8"),
     "swapped": (idx_bytes(np.ones(4)), r"holds labels \(1 axis\), wanted images \(3 axes\)"),
     "axes": (idx_bytes(np.ones((2, 2))), "holds 2 axes, wanted images"),
     "header": (GOOD[:9], "truncated: its header ends after 9 bytes"),
-    "truncated": (GOOD[:-1], "its header says 18 values"),
+    "truncated": (GOOD[:-1], "its header states 18 values"),
     "longer": (GOOD + b"\0", "more than the 18 values"),
     "no values": (idx_bytes(np.ones((0, 3, 3))), r"no values: its shape is \(0, 3, 3\)"),
     "far too many": (
         struct.pack(">BBBB3I", 0, 0, 8, 3, *[2**32 - 1] * 3),
-        "header says|says that it unp",
+        "header states|has a header for",
     ),
 }
 
@@ -382,7 +382,7 @@ def test_kaggles_csv_is_read(tmp_path, name):
         ("label\n3\n", 'got "label"'),
         ("label,pixel0\n", "holds no example"),
         ("label,pixel0,pixel1\n3,0,255\n1,7\n", "number of columns changed from 3 to 2"),
-        ("label,pixel0\n3,0,255\n", "2 names in its header and 3 values a line"),
+        ("label,pixel0\n3,0,255\n", "2 names in its header and 3 values per line"),
         ("label,pixel0\n3,ink\n", "could not convert string 'ink'"),
         ("label,pixel0\n3,0.5\n", "could not convert string '0.5'"),
         ("label,pixel0\n3,\n", "could not convert string ''"),

@@ -74,7 +74,7 @@ def test_there_and_back(backend):
         ([[1], [1, 2]], None, "expects an array of numbers: "),
         (None, "float32", "expects an array of numbers, got dtype object"),
         (np.array(["2020"], "M8[D]"), None, r"numbers, got dtype datetime64\[D\]"),
-        (np.ones(2, "float16"), None, "got dtype float16; carried are float32, float64, int8"),
+        (np.ones(2, "float16"), None, "got dtype float16; supported are float32, float64, int8"),
         (np.array([300]), "uint8", "got 300 of int64, which uint8 cannot hold"),
         ([0.5], "int32", "got 0.5 of float64, which int32 cannot hold"),
         ([1.0, np.nan], "int32", "got nan of float64, which int32 cannot hold"),
@@ -197,12 +197,12 @@ UNUSABLE = {
     "wrong kernel": (
         "cuda",
         stand_in(1, trial=np.full((2, 2), 3.0)),
-        "a kernel came out as 6.0, not 2: the installation is broken",
+        "a kernel returned 6.0, not 2: the installation is broken",
     ),
     "wrong product": (
         "cuda",
         stand_in(1, trial=np.array([[1.0, 1.0], [7.0, 1.0]])),
-        r"a matrix product \(cuBLAS\) came out as 8.0, not 2",
+        r"a matrix product \(cuBLAS\) returned 8.0, not 2",
     ),
     "library missing": (
         "cuda",
@@ -321,5 +321,5 @@ def test_jax_without_64_bits_says_so():
         env=os.environ | {"JAX_ENABLE_X64": "0"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     first, second = result.stdout.splitlines()
-    assert first.startswith("JAX holds float64 only if JAX_ENABLE_X64=1 is set")
-    assert second == "JAX holds int64 only if JAX_ENABLE_X64=1 is set"
+    assert first.startswith("JAX has float64 only if JAX_ENABLE_X64=1 is set")
+    assert second == "JAX has int64 only if JAX_ENABLE_X64=1 is set"

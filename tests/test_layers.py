@@ -105,7 +105,7 @@ def test_a_forward_serves_one_backward(backend, make, inputs, outputs):
     layer.forward(x, training=True)
     layer.forward(x[1:, ...])  # looking at predictions in between changes nothing
     layer.backward(dy)
-    with pytest.raises(nnxp.CallOrderError, match="each such forward serves one backward"):
+    with pytest.raises(nnxp.CallOrderError, match="each such forward allows one backward"):
         layer.backward(dy)
 
 
@@ -239,7 +239,7 @@ def test_nodes_name_wrong_inputs_and_order(node):
     with pytest.raises(nnxp.InputError, match=r"a gradient of one shape, got \(2,\) and \(\)"):
         used.backward(1.0)
     used.backward(np.ones(2))
-    with pytest.raises(nnxp.CallOrderError, match="each forward serves one backward"):
+    with pytest.raises(nnxp.CallOrderError, match="each forward allows one backward"):
         used.backward(np.ones(2))
 
 

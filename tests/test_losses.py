@@ -74,7 +74,7 @@ def test_a_forward_serves_one_backward(make, scores, labels):
         loss.backward()
     loss.forward(scores, labels)
     loss.backward()
-    with pytest.raises(nnxp.CallOrderError, match="each forward serves one backward"):
+    with pytest.raises(nnxp.CallOrderError, match="each forward allows one backward"):
         loss.backward()
 
 
@@ -105,8 +105,8 @@ def test_wrong_shapes_and_devices_are_named(make, scores, labels):
             np.eye(4)[:5, :][[0, 1, 2, 3, 0]],
             "one-hot rows of 3 numbers, got 4",
         ),
-        (nnxp.SoftmaxWithLoss, np.full((5, 3), 1 / 3), "a single 1 and else 0"),
-        (nnxp.SoftmaxWithLoss, np.ones((5, 3)), "a single 1 and else 0"),
+        (nnxp.SoftmaxWithLoss, np.full((5, 3), 1 / 3), "a single 1 and otherwise 0"),
+        (nnxp.SoftmaxWithLoss, np.ones((5, 3)), "a single 1 and otherwise 0"),
         (nnxp.SigmoidWithLoss, np.full((5, 3), 2), "labels from 0 to 1, got 2"),
         (nnxp.SigmoidWithLoss, np.full((5, 3), 1.0), r"got float64; convert with .*int64"),
         (nnxp.SigmoidWithLoss, [1, 0, 1, 1, 0], r"shape \(batch, 3\) like the scores, got \(5,\)"),

@@ -97,7 +97,7 @@ def test_sequential_names_what_is_no_layer(layers, message):
 
 def test_the_same_object_twice_is_refused():
     relu = nnxp.ReLU()
-    with pytest.raises(nnxp.InputError, match=r"same ReLU\(\) object stands at positions 1 and 3"):
+    with pytest.raises(nnxp.InputError, match=r"same ReLU\(\) object is at positions 1 and 3"):
         nnxp.Sequential([relu, nnxp.Identity(), relu])
 
 

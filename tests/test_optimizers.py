@@ -267,7 +267,7 @@ def test_a_gradient_unlike_its_parameter_changes_nothing(name, wrong):
     optimizer = OPTIMIZERS[name]()
     with pytest.raises(
         nnxp.InputError,
-        match=r"gradient of W like it, got .* on cpu, \(3, 2\) float64; and an array",
+        match=r"one shape, dtype and device, got .* on cpu, \(3, 2\) float64; and an array",
     ):
         optimizer.update(params, {"V": np.ones(2), "W": wrong})
     assert (params["V"] == 1).all()

@@ -277,7 +277,7 @@ def test_ctrl_c_keeps_the_finished_epochs_and_exits_130(tmp_path):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    words = re.fullmatch(rf"stopped after (\d+) steps; to go on: --resume {out}\n", err)
+    words = re.fullmatch(rf"stopped after (\d+) steps; to resume: --resume {out}\n", err)
     assert int(words[1]) > 5
     history = json.loads((out / "history.json").read_text())
     assert [record["epoch"] for record in history] == list(range(1, len(history) + 1))
@@ -360,10 +360,10 @@ def test_ctrl_c_in_the_first_epoch_leaves_nothing_behind(tmp_path, existing, wit
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        (["--hidden", 9], 2, r"argument --hidden: the run in .* has \[16\], and goes on with it"),
-        (["--seed", 9], 2, "argument --seed: the run in .* has 0, and goes on with it"),
-        (["--out", "there"], 2, "argument --out: a run that goes on stays in its folder"),
-        ([], 1, "the run in .* has its 2 epochs; for more, give --epochs with their number in all"),
+        (["--hidden", 9], 2, r"argument --hidden: the run in .* has \[16\], which cannot change"),
+        (["--seed", 9], 2, "argument --seed: the run in .* has 0, which cannot change"),
+        (["--out", "there"], 2, "argument --out: a resumed run stays in its own folder"),
+        ([], 1, "the run in .* has finished its 2 epochs; for more, give a larger --epochs"),
         (["--epochs", 3, "--data-dir", "."], 1, "--data-dir is for MNIST files, not for --datas"),
     ],
 )
@@ -378,7 +378,7 @@ def test_what_cannot_go_on_is_one_line(tmp_path, options, status, message):
 def test_a_folder_without_a_run_cannot_go_on(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         result = run("train_mnist.py", "--resume", folder, status=1)
-        assert f"error: {folder} holds no run to go on with" in result.stderr
+        assert f"error: {folder} holds no run to resume" in result.stderr
         assert result.stderr.count("\n") == 1
 
 
@@ -390,7 +390,7 @@ def test_a_run_goes_on_with_its_own_data_alone(tmp_path, idx_folder):
     for labels in (train.labels[:500], np.roll(train.labels, 1)):
         write_mnist_layout(other, Dataset(train.inputs[: len(labels)], labels), test)
         result = run("train_mnist.py", *options, "--data-dir", other, status=1)
-        assert re.search("error: the run in .* was of other data than mnist", result.stderr)
+        assert re.search("error: the run in .* was trained on other data than mnist", result.stderr)
     run("train_mnist.py", *options)  # it remembers the folder
 
 
@@ -428,7 +428,7 @@ def test_a_run_goes_on_as_it_was_set_up_unless_told_otherwise(tmp_path, digits_c
     for name in ("history.json", "config.json"):
         (out / name).unlink()  # as a kill might
     result = run("train_mnist.py", "--resume", out, status=1)
-    assert "has its 2 epochs" in result.stderr
+    assert "has finished its 2 epochs" in result.stderr
     assert len(json.loads((out / "history.json").read_text())) == 2
 
 
@@ -447,7 +447,7 @@ def test_a_broken_config_is_one_line(tmp_path, change):
     trainer.save(out / "checkpoint.safetensors")
     result = run("train_mnist.py", "--resume", out, "--epochs", 2, status=1)
     assert re.fullmatch(
-        rf"train_mnist.py: error: {out} holds no run to go on with \(.* say \w+\)\n", result.stderr
+        rf"train_mnist.py: error: {out} holds no run to resume \(.* valid \w+\)\n", result.stderr
     )
 
 
@@ -536,7 +536,7 @@ def test_too_large_a_network_is_one_line(tmp_path):
 
 def test_full_batch_learns_from_a_csv_file(digits_csv):
     out = run("full_batch.py", "--dataset", digits_csv, "--hidden", 32, "--epochs", 200).stdout
-    assert "Affine(32, 10), Sigmoid()), all 1199 examples a step" in out
+    assert "Affine(32, 10), Sigmoid()), all 1199 examples in each step" in out
     losses = [float(loss) for loss in re.findall(r"train loss (\S+)", out)]
     assert len(losses) == 200
     assert losses[-1] < losses[0] / 2
@@ -654,12 +654,12 @@ def test_portability_fails_when_a_library_differs():
     double = {"spec": "x", "dtype": "float64", "losses": 1e-15, "relu": 1e-15, "tanh": 1e-15}
     single = double | {"dtype": "float32", "losses": 1e-2, "relu": 1e-2, "tanh": 1e-6}
     rows = [double, single]
-    assert [text for row in rows for text in module.judge(row, rows)] == []
+    assert [text for row in rows for text in module.check_row(row, rows)] == []
     for row, wrong in [
         (double | {"losses": 1e-8}, "x in float64 differs from NumPy by 1.0e-08 (losses), more"),
         (double | {"relu": 1e-8}, "x in float64 differs from NumPy by 1.0e-08 (relu), more"),
         (double | {"tanh": float("nan")}, "x in float64 differs from NumPy by nan (tanh), more"),
         (single | {"tanh": 1e-5}, "x in float32 differs from NumPy by 1.0e-05 (tanh), more"),
     ]:
-        (text,) = module.judge(row, rows)
+        (text,) = module.check_row(row, rows)
         assert text.startswith(wrong)

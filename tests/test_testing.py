@@ -125,17 +125,17 @@ class DiffersInTraining(Scale):
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
-        (WrongInputGradient, "the gradient of inputs differs from differences by .*e-0"),
+        (WrongInputGradient, "the gradient of inputs differs from the numerical gradient by .*e-0"),
         (WrongParameterGradient, "the gradient of gain1 differs"),
         (MissingParameterGradient, r"backward fills grads \[\] for params \['gain'\]"),
-        (WrongShape, r"output_shape says \(7,\) for an example, but a batch is \(5, 4\)"),
+        (WrongShape, r"output_shape returns \(7,\) for an example, but forward returns \(5, 4\)"),
         (ChangesInputs, "forward on cpu in float32 raises ValueError: .*read-only"),
         (ChangesGradient, "backward on cpu in float32 raises ValueError: .*read-only"),
-        (Promotes, "forward's output on cpu in float32 has become float64"),
+        (Promotes, "forward's output on cpu in float32 has dtype float64"),
         (NamesNumpy, "forward on strict:device1 in float32 raises"),
         (LeavesTheStandard, "forward on strict:device1 in float32 raises (Attribute|Type)Error"),
-        (ForgetsToForget, "backward a second time is not refused"),
-        (LeavesItsDevice, "forward's output on strict:device1 in float32 has left its device"),
+        (ForgetsToForget, "a second backward does not raise CallOrderError"),
+        (LeavesItsDevice, "forward's output on strict:device1 in float32 is on another device"),
         (DiffersInTraining, "outputs in training and in inference differ"),
     ],
 )

@@ -1,9 +1,8 @@
-"""Checkpoint: all that a training is, in one file, from which it goes on as if never stopped.
+"""Checkpoint: the whole state of a training in one file, from which the training is resumed.
 
-A file is in the safetensors format: arrays named ``parameters/…``, ``state/…`` and ``history/…``,
-and in the metadata, under the key ``nnxp``, a JSON text that says what they belong to.
-docs/checkpoint.md describes it in full. `format` is what `saving` and `loading` share, and `target`
-the file itself.
+A file is in the safetensors format. Its arrays are named ``parameters/…``, ``state/…`` and
+``history/…``; its metadata has a JSON text under the key ``nnxp``. docs/checkpoint.md specifies the
+format. `format` has what `saving` and `loading` share; `target` resolves and locks the file's path.
 """
 
 from nnxp.checkpoint.format import FORMAT, Checkpoint

@@ -1,4 +1,4 @@
-"""Format: what a checkpoint holds, and what both saving and loading it go by."""
+"""Format: the contents of a checkpoint, and the limits and checks of saving and loading."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 
 FORMAT = 1
-"""The version of the format that is written; all from 1 on are read."""
+"""The version of the format that `save` writes; `load` reads the versions from 1 to this one."""
 
-KEY, DIGEST = "nnxp", "sha256"  # in the metadata
-# Bytes: read as JSON they may take twenty times as much memory, and 0.1 s each million.
+METADATA_KEY, DIGEST_KEY = "nnxp", "sha256"
+# In bytes. Parsing a header may take twenty times as much memory, and 0.1 s per million bytes.
 MAX_HEADER = 2 << 20
-MAX_CONFIG = 1 << 19  # of JSON; in the header a backslash may stand before each of them
-# A record's fields, as arrays: as text a history would soon take longer than the rest of a file.
+# In characters of JSON. The header may need two for each, since it escapes them with backslashes.
+MAX_CONFIG = 1 << 19
+# The fields of a record, saved as arrays: as text, a long history would slow down each save.
 COLUMNS = {
     "epoch": "int64", "train_loss": "float64", "train_accuracy": "float64",
     "validation_loss": "float64", "validation_accuracy": "float64", "seconds": "float64",
@@ -34,22 +35,25 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclass
 class Checkpoint:
-    """All that a training is.
+    """The whole state of a training.
 
     Attributes
     ----------
     network : Sequential
+        With its parameters.
     loss : Loss
     optimizer : Optimizer
+        With its state.
     device : Device
-        The network's.
+        The network's device.
     history : list of Record
+        The records of the finished epochs.
     rng : numpy.random.Generator or None
-        As it was; None if nothing was trained.
+        The generator that draws each epoch's order; None if nothing was trained.
     progress : EpochProgress or None
-        Within an epoch; None between two epochs.
+        The progress within the current epoch; None between two epochs.
     config : dict
-        What was given with it.
+        The trainer's `config`: settings that JSON can represent.
     """
 
     network: Sequential
@@ -65,42 +69,46 @@ class Checkpoint:
 def require_state(
     optimizer: Optimizer, steps: int, state: Mapping[str, Iterable[str]], parameters: Iterable[str]
 ) -> None:
-    """Raise unless there is state of just these parameters in each of the optimizer's slots.
+    """Raise an `InputError` unless each slot of the optimizer has state of exactly `parameters`.
 
-    Before the first step there need not be any.
+    Before the first step, the slots may be empty.
     """
     names = list(parameters) if steps or any(state.values()) else []
-    wanted = {f"{slot} of {name}" for slot in optimizer.state for name in names}
-    given = {f"{slot} of {name}" for slot, kept in state.items() for name in kept}
-    if wanted != given:
+    expected = {f"{slot} of {name}" for slot in optimizer.state for name in names}
+    actual = {f"{slot} of {name}" for slot, stored in state.items() for name in stored}
+    if expected != actual:
         missing, unexpected = (
-            ", ".join(sorted(names)[:3]) or "nothing" for names in (wanted - given, given - wanted)
+            ", ".join(sorted(entries)[:3]) or "nothing"
+            for entries in (expected - actual, actual - expected)
         )
         raise InputError(
-            f"the state is not that of {type(optimizer).__name__} for this network: missing "
+            f"the state does not match {type(optimizer).__name__} and this network: missing "
             f"{missing}, unexpected {unexpected}; make a new optimizer"
         )
 
 
 def require_rising(epochs: npt.NDArray[Any]) -> None:
-    """Raise unless a history's epochs are in order; it leaves room for some to come."""
+    """Raise an `InputError` unless a history's epochs rise from 1 or more.
+
+    They must be less than 2**62, so that later epochs fit into an int64.
+    """
     rising = np.all(epochs[:1] > 0) and np.all(epochs[1:] > epochs[:-1])
     if not (rising and np.all(epochs[-1:] < 2**62)):
         raise InputError("the history's epochs are not rising positive numbers")
 
 
 def header_size(data: bytes) -> int:
-    """Return the size of a safetensors file's header."""
+    """Return the size in bytes of a safetensors file's header, from the file's first 8 bytes."""
     return int.from_bytes(data[:8], "little")
 
 
 def digest(text: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
-    """Return the SHA-256 of all that a file holds."""
+    """Return the SHA-256 of a file's contents: the JSON text of its metadata, and its arrays."""
     import hashlib
 
-    digest = hashlib.sha256(text.encode())
+    sha256 = hashlib.sha256(text.encode())
     for name in sorted(arrays):
         x = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {x.dtype} {x.shape}".encode())
-        digest.update(x.data)
-    return digest.hexdigest()
+        sha256.update(f"{name} {x.dtype} {x.shape}".encode())
+        sha256.update(x.data)
+    return sha256.hexdigest()

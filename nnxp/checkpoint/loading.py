@@ -1,4 +1,4 @@
-"""Loading: a training again, of a file that anybody may have made."""
+"""Loading: read a checkpoint, and check its contents, since the file may be malicious."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import numpy.typing as npt
 from nnxp.arrays import Array
 from nnxp.checkpoint.format import (
     COLUMNS,
-    DIGEST,
+    DIGEST_KEY,
     FORMAT,
-    KEY,
     MAX_HEADER,
+    METADATA_KEY,
     Arrays,
     Checkpoint,
     digest,
@@ -40,12 +40,12 @@ from nnxp.network import Sequential
 from nnxp.optimizers import OPTIMIZERS, Optimizer
 from nnxp.random import generator
 
-_LAYERS = {kind.__name__: kind for kind in Layer.__subclasses__()}
-_LOSSES = {kind.__name__: kind for kind in Loss.__subclasses__()}
-_OPTIMIZERS = {kind.__name__: kind for kind in OPTIMIZERS.values()}
-_NETWORKS = {kind.__name__: kind for kind in (Sequential, ThreeLayerNet)}
-# What reading something that only looks like a checkpoint may raise.
-_DAMAGE = (
+_LAYERS = {cls.__name__: cls for cls in Layer.__subclasses__()}
+_LOSSES = {cls.__name__: cls for cls in Loss.__subclasses__()}
+_OPTIMIZERS = {cls.__name__: cls for cls in OPTIMIZERS.values()}
+_NETWORKS = {cls.__name__: cls for cls in (Sequential, ThreeLayerNet)}
+# The errors that wrong contents of a file may raise.
+_CONTENT_ERRORS = (
     AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError,
     NnxpError,
 )  # fmt: skip
@@ -59,81 +59,84 @@ def load(
     loss: Loss | None = None,
     optimizer: Optimizer | None = None,
 ) -> Checkpoint:
-    """Read a file and make again what it holds.
-
-    Parameters
-    ----------
-    path : str or Path
-    device : Device or str, optional
-        Where the network is to live, whatever device it was saved on; the CPU by default.
-    network, loss, optimizer : optional
-        Those to go on with, where the file's are not nnxp's own; the network takes its parameters.
-
-    Raises
-    ------
-    InputError
-        If both a device and a network are given, or something is not what it should be.
-    CheckpointError
-        If the file cannot be read, is no checkpoint, is damaged, or is of a newer nnxp; what was
-        given is left as it was then.
-    DeviceError
-        If the device cannot be had, or has not the memory.
-    MissingExtraError
-        Without safetensors.
-    """
-    for name, part, kind in (
-        ("network", network, Sequential), ("loss", loss, Loss), ("optimizer", optimizer, Optimizer)
-    ):  # fmt: skip
-        if part is not None and not isinstance(part, kind):
-            raise InputError(f"{name} must be of class {kind.__name__}, got {part!r}")
-    if network is None:
-        place = open_device("cpu" if device is None else device)
-    elif network.device is None:
-        raise InputError(f"{network!r} has no parameters for those of a checkpoint")
-    elif device is not None:
-        raise InputError(f"the network given is on {network.device}; give it or a device, not both")
-    else:
-        place = network.device
-    about, arrays = _read(Path(path))
-    with _damage_of(path):
-        parameters, state, columns = _by_use(arrays)
-        made = _network(about, parameters, place) if network is None else network
-        if loss is None:
-            kind, settings = _kind("loss", about["loss"], _LOSSES)
-            loss = kind(**settings)
-        if optimizer is None:
-            kind, settings = _kind("optimizer", about["optimizer"], _OPTIMIZERS)
-            optimizer = kind(**settings)
-        rng = None if about["rng"] is None else generator(about["rng"])
-        history = _records(columns)
-        progress = None if about["position"] is None else _position(about["position"], rng)
-        config = dict(about["config"])
-        steps = _count("steps", about["steps"])
-        optimizer_state = _state(optimizer, steps, state, made, parameters, place)
-        made.load_parameters(parameters)
-        optimizer.steps, optimizer.state = steps, optimizer_state
-        return Checkpoint(made, loss, optimizer, place, history, rng, progress, config)
-
-
-def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequential:
-    """Read the network of a checkpoint, to predict with it.
+    """Load a checkpoint: the network, loss and optimizer, and the rest of a training's state.
 
     Parameters
     ----------
     path : str or Path
         A file of `Trainer.save`.
     device : Device or str, optional
-        Where it is to live, whatever device it was trained on.
+        The network's device, which may differ from the one it was saved on; the CPU by default.
+    network, loss, optimizer : optional
+        Used in place of those of the file; needed for a class that is not nnxp's own. The network
+        takes the file's parameters, the optimizer its state.
+
+    Raises
+    ------
+    InputError
+        If both a device and a network are given, an argument is of a wrong class, or the network
+        has no parameters.
+    CheckpointError
+        If the file cannot be read, is not a checkpoint, is damaged, or needs a newer nnxp. The
+        network and optimizer are unchanged then.
+    DeviceError
+        If the device cannot be used, or has too little memory.
+    MissingExtraError
+        If safetensors is not installed.
+    """
+    for name, part, cls in (
+        ("network", network, Sequential), ("loss", loss, Loss), ("optimizer", optimizer, Optimizer)
+    ):  # fmt: skip
+        if part is not None and not isinstance(part, cls):
+            raise InputError(f"{name} must be of class {cls.__name__}, got {part!r}")
+    if network is None:
+        opened = open_device("cpu" if device is None else device)
+    elif network.device is None:
+        raise InputError(f"{network!r} has no parameters to load a checkpoint into")
+    elif device is not None:
+        raise InputError(f"the network given is on {network.device}; give it or a device, not both")
+    else:
+        opened = network.device
+    metadata, arrays = _read(Path(path))
+    with _as_checkpoint_error(path):
+        parameters, state, columns = _sort_arrays(arrays)
+        if network is None:
+            network = _create_network(metadata, parameters, opened)
+        if loss is None:
+            loss = _create_part("loss", metadata["loss"], _LOSSES)
+        if optimizer is None:
+            optimizer = _create_part("optimizer", metadata["optimizer"], _OPTIMIZERS)
+        rng = None if metadata["rng"] is None else generator(metadata["rng"])
+        history = _read_history(columns)
+        position = metadata["position"]
+        progress = None if position is None else _read_progress(position, rng)
+        config = dict(metadata["config"])
+        steps = _require_integer("steps", metadata["steps"])
+        transferred = _transfer_state(optimizer, steps, state, network, parameters, opened)
+        network.load_parameters(parameters)
+        optimizer.steps, optimizer.state = steps, transferred
+        return Checkpoint(network, loss, optimizer, opened, history, rng, progress, config)
+
+
+def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequential:
+    """Load the network of a checkpoint, for predictions.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file of `Trainer.save`.
+    device : Device or str, optional
+        The network's device, which may differ from the one it was trained on.
 
     Raises
     ------
     CheckpointError
-        If the file cannot be read, is no checkpoint, is damaged, or is of a newer nnxp; or if a
-        layer is not nnxp's own.
+        If the file cannot be read, is not a checkpoint, is damaged, or needs a newer nnxp; or if
+        the network or a layer is of a class that is not nnxp's own.
     DeviceError
-        If the device cannot be had, or has not the memory.
+        If the device cannot be used, or has too little memory.
     MissingExtraError
-        Without safetensors.
+        If safetensors is not installed.
 
     Examples
     --------
@@ -145,32 +148,33 @@ def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequentia
     >>> nnxp.load_network(path)
     Sequential(Affine(4, 3), ReLU(), Affine(3, 2))
     """
-    place = open_device(device)
-    about, arrays = _read(Path(path))
-    with _damage_of(path):
-        parameters, *_ = _by_use(arrays)
-        network = _network(about, parameters, place)
+    opened = open_device(device)
+    metadata, arrays = _read(Path(path))
+    with _as_checkpoint_error(path):
+        parameters, *_ = _sort_arrays(arrays)
+        network = _create_network(metadata, parameters, opened)
         network.load_parameters(parameters)
         return network
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """Return what a file says about its arrays, and the arrays."""
+    """Return a file's metadata and arrays, after a check of its format and its SHA-256."""
     safetensors = optional_import("safetensors", "checkpoint")
     try:
-        if path.exists() and not path.is_file():  # such as a pipe, which would wait for a writer
-            raise CheckpointError(f"{path} is no file")
-        with path.open("rb") as stream:  # in the system's own words, if it cannot be read
+        if path.exists() and not path.is_file():  # to open a pipe would wait for a writer
+            raise CheckpointError(f"{path} is not a file")
+        # If the file cannot be read, Python's `open` raises a clearer error than safetensors.
+        with path.open("rb") as stream:
             if header_size(stream.read(8)) > MAX_HEADER:
                 raise CheckpointError(
-                    f"{path} is no checkpoint, or damaged (its header is too long)"
+                    f"{path} is not a checkpoint, or is damaged (its header is too long)"
                 )
         with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if KEY not in metadata:
-                raise CheckpointError(f"{path} is no checkpoint of nnxp")
-            about = json.loads(metadata[KEY])
-            version = about["format"]
+            header = file.metadata() or {}
+            if METADATA_KEY not in header:
+                raise CheckpointError(f"{path} is not a checkpoint of nnxp")
+            metadata = json.loads(header[METADATA_KEY])
+            version = metadata["format"]
             if type(version) is not int or version < 1:
                 raise CheckpointError(f"{path} is damaged: its format is {version!r:.80}")
             if version > FORMAT:
@@ -179,45 +183,47 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
                     "install a newer nnxp"
                 )
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata.get(DIGEST) != digest(metadata[KEY], arrays):
-            raise CheckpointError(f"{path} is damaged: its SHA-256 is not that of its contents")
-        return about, arrays
+        if header.get(DIGEST_KEY) != digest(header[METADATA_KEY], arrays):
+            raise CheckpointError(f"{path} is damaged: its SHA-256 does not match its contents")
+        return metadata, arrays
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
     except CheckpointError:
         raise
-    except (*_DAMAGE, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path} is no checkpoint, or damaged ({_line(error)})") from error
+    except (*_CONTENT_ERRORS, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint, or is damaged ({_printable_line(error)})"
+        ) from error
 
 
 @contextlib.contextmanager
-def _damage_of(path: str | Path) -> Iterator[None]:
-    """Turn whatever is wrong with a file's contents into one error that names the file."""
+def _as_checkpoint_error(path: str | Path) -> Iterator[None]:
+    """Raise each error about a file's contents as a `CheckpointError` that names the file."""
     try:
         yield
-    except DeviceError:  # such as one out of memory: nothing is wrong with the file
+    except DeviceError:  # such as `OutOfMemoryError`: the file is not the cause
         raise
-    except _DAMAGE as error:
-        words = error if isinstance(error, NnxpError) else f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{path} cannot be used: {_line(words)}") from error
+    except _CONTENT_ERRORS as error:
+        message = error if isinstance(error, NnxpError) else f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{path} cannot be used: {_printable_line(message)}") from error
 
 
-def _line(words: object) -> str:
-    """Return words that a file may have written as one short line that no terminal obeys."""
-    return "".join(x if x.isprintable() else " " for x in str(words)[:400])
+def _printable_line(message: object) -> str:
+    """Return a message as one short line, without control characters from the file."""
+    return "".join(x if x.isprintable() else " " for x in str(message)[:400])
 
 
-def _by_use(
+def _sort_arrays(
     arrays: Mapping[str, npt.NDArray[Any]],
 ) -> tuple[Arrays, dict[str, Arrays], Arrays]:
-    """Return parameters, the optimizer's state by slot, and the history's columns."""
+    """Return the parameters, the optimizer's state by slot, and the history's columns."""
     parameters: Arrays = {}
     state: dict[str, Arrays] = {}
     columns: Arrays = {}
     for name, x in arrays.items():
-        use, _, rest = name.partition("/")  # of which a layer's own names may have more
-        slot, _, parameter = rest.partition("/")
-        match use:
+        group, _, rest = name.partition("/")
+        slot, _, parameter = rest.partition("/")  # a parameter's name may contain slashes
+        match group:
             case "parameters":
                 parameters[rest] = x
             case "state":
@@ -225,56 +231,62 @@ def _by_use(
             case "history":
                 columns[rest] = x
             case _:
-                raise CheckpointError(f"it holds {name!r}, of no known use")
-        if use != "history" and not np.isfinite(x).all():
+                raise CheckpointError(f"it holds an unknown array {name!r}")
+        if group != "history" and not np.isfinite(x).all():
             raise CheckpointError(f"its {name} holds a number that is not finite")
     return parameters, state, columns
 
 
-def _kind(
-    what: str, described: Mapping[str, Any], known: Mapping[str, Any]
+def _find_class(
+    role: str, description: Mapping[str, Any], classes: Mapping[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the type that `_describe` described, and what it is made of."""
-    settings = dict(described)
+    """Return the class that a description of the metadata names, and the constructor arguments."""
+    settings = dict(description)
     name, module = settings.pop("type"), settings.pop("module")
-    if module.partition(".")[0] != "nnxp" or name not in known:
-        parameter = "network" if what == "layer" else what
+    if module.partition(".")[0] != "nnxp" or name not in classes:
+        parameter = "network" if role == "layer" else role
         raise CheckpointError(
-            f"its {what} {f'{module}.{name}'!r} is not nnxp's own; make that {parameter} yourself "
+            f"its {role} {f'{module}.{name}'!r} is not nnxp's own; make that {parameter} yourself "
             f"and give it: Trainer.resume(path, {parameter}=…)"
         )
-    return known[name], settings
+    return classes[name], settings
 
 
-def _network(
-    about: Mapping[str, Any], parameters: Mapping[str, npt.NDArray[Any]], device: Device
+def _create_part(role: str, description: Mapping[str, Any], classes: Mapping[str, Any]) -> Any:
+    """Return a new loss or optimizer with the settings of a description."""
+    cls, settings = _find_class(role, description, classes)
+    return cls(**settings)
+
+
+def _create_network(
+    metadata: Mapping[str, Any], parameters: Mapping[str, npt.NDArray[Any]], device: Device
 ) -> Sequential:
-    """Return the network described, with parameters of 0."""
-    _kind("network", about["network"], _NETWORKS)
-    made = []
-    count = 0
-    for described in about["layers"]:
-        kind, settings = _kind("layer", described, _LAYERS)
-        if kind is Affine:
-            count += 1
-            shape = parameters[f"W{count}"].shape
-            # Before memory is taken for it.
+    """Return a new network with the layers of the metadata; its parameters are 0."""
+    _find_class("network", metadata["network"], _NETWORKS)
+    layers = []
+    number = 0
+    for description in metadata["layers"]:
+        cls, settings = _find_class("layer", description, _LAYERS)
+        if cls is Affine:
+            number += 1
+            shape = parameters[f"W{number}"].shape
+            # Checked before the layer allocates memory.
             if shape != (settings["inputs"], settings["outputs"]):
-                raise CheckpointError(f"its W{count} has the shape {shape}, not its layer's")
+                raise CheckpointError(f"its W{number} has the shape {shape}, not its layer's")
             settings |= {
                 "rng": np.random.default_rng(0),
                 "initializer": zeros,
-                "dtype": require_dtype(about["dtype"]),
+                "dtype": require_dtype(metadata["dtype"]),
                 "device": device,
             }
-        made.append(kind(**settings))
-    network = Sequential(made)
+        layers.append(cls(**settings))
+    network = Sequential(layers)
     if network.device is None:
         raise CheckpointError("its network has no parameters")
     return network
 
 
-def _state(
+def _transfer_state(
     optimizer: Optimizer,
     steps: int,
     state: Mapping[str, Mapping[str, Any]],
@@ -282,10 +294,10 @@ def _state(
     parameters: Mapping[str, npt.NDArray[Any]],
     device: Device,
 ) -> dict[str, dict[str, Array]]:
-    """Return an optimizer's state on the network's device; it must be that of its parameters."""
+    """Check that an optimizer's state matches the parameters, and return it on the device."""
     require_state(optimizer, steps, state, network.parameters())
-    for kept in state.values():
-        for name, x in kept.items():
+    for arrays in state.values():
+        for name, x in arrays.items():
             if (x.shape, x.dtype) != (parameters[name].shape, parameters[name].dtype):
                 raise CheckpointError(f"its state of {name} has another shape or dtype than {name}")
     return {
@@ -294,12 +306,12 @@ def _state(
     }
 
 
-def _records(columns: Mapping[str, npt.NDArray[Any]]) -> list[Record]:
-    """Return the history of which `_table` made columns."""
-    wanted = COLUMNS | {"validated": "bool"}
-    if {name: x.dtype.name for name, x in columns.items()} != wanted:
+def _read_history(columns: Mapping[str, npt.NDArray[Any]]) -> list[Record]:
+    """Return the history of these columns, after a check of their names, dtypes and lengths."""
+    expected = COLUMNS | {"validated": "bool"}
+    if {name: x.dtype.name for name, x in columns.items()} != expected:
         raise CheckpointError(
-            f"its history must have the columns {', '.join(wanted)}, each in its dtype"
+            f"its history must have the columns {', '.join(expected)}, each in its dtype"
         )
     if len({x.shape for x in columns.values()}) > 1 or columns["epoch"].ndim != 1:
         raise CheckpointError("its history's columns are not of one length")
@@ -307,7 +319,7 @@ def _records(columns: Mapping[str, npt.NDArray[Any]]) -> list[Record]:
         raise CheckpointError(f"its history has more than {MAX_RECORDS:,} records")
     require_rising(columns["epoch"])
     history = []
-    for values in zip(*(columns[name].tolist() for name in wanted), strict=True):
+    for values in zip(*(columns[name].tolist() for name in expected), strict=True):
         *fields, validated = values
         record = Record(*fields)
         if not validated:
@@ -316,23 +328,25 @@ def _records(columns: Mapping[str, npt.NDArray[Any]]) -> list[Record]:
     return history
 
 
-def _position(described: Mapping[str, Any], rng: np.random.Generator | None) -> EpochProgress:
-    position = EpochProgress(**described)
+def _read_progress(position: Mapping[str, Any], rng: np.random.Generator | None) -> EpochProgress:
+    """Return the progress that the metadata have as ``position``, after a check of its values."""
+    progress = EpochProgress(**position)
     for name in ("batch", "batch_size", "examples"):
-        _count(name, getattr(position, name))
-    if position.batch_size == 0:
+        _require_integer(name, getattr(progress, name))
+    if progress.batch_size == 0:
         raise CheckpointError("its batch size is 0")
-    batches = -(-position.examples // position.batch_size)
-    if not 0 < position.batch <= batches:
-        raise CheckpointError(f"it stands after batch {position.batch} of an epoch of {batches}")
-    if type(position.seconds) not in (int, float) or not 0 <= position.seconds < math.inf:
-        raise CheckpointError(f"its epoch has lasted {position.seconds!r} seconds")
-    if rng is None or type(generator(position.order).bit_generator) is not type(rng.bit_generator):
-        raise CheckpointError("its epoch was drawn by another generator than it has")
-    return position
+    batches = -(-progress.examples // progress.batch_size)
+    if not 0 < progress.batch <= batches:
+        raise CheckpointError(f"it was saved after batch {progress.batch} of an epoch of {batches}")
+    if type(progress.seconds) not in (int, float) or not 0 <= progress.seconds < math.inf:
+        raise CheckpointError(f"its epoch has lasted {progress.seconds!r} seconds")
+    if rng is None or type(generator(progress.order).bit_generator) is not type(rng.bit_generator):
+        raise CheckpointError("its epoch's order is of another type of generator than its rng")
+    return progress
 
 
-def _count(name: str, value: object) -> int:
+def _require_integer(name: str, value: object) -> int:
+    """Return `value` if it is an integer from 0 to 2**63 - 1."""
     if type(value) is not int or not 0 <= value < 2**63:
-        raise CheckpointError(f"it has {value!r:.40} as {name}")
+        raise CheckpointError(f"its {name} must be from 0 to 2**63 - 1, got {value!r:.40}")
     return value

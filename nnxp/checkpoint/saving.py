@@ -1,4 +1,4 @@
-"""Saving: a training as one file."""
+"""Saving: write a training to one file, after a check that it can be resumed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import numpy as np
 
 from nnxp.checkpoint.format import (
     COLUMNS,
-    DIGEST,
+    DIGEST_KEY,
     FORMAT,
-    KEY,
     MAX_CONFIG,
     MAX_HEADER,
+    METADATA_KEY,
     Arrays,
     Checkpoint,
     digest,
@@ -39,68 +39,56 @@ from nnxp.random import BIT_GENERATORS, get_state
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a file, whole or not at all; what stood there is kept until it is replaced.
+    """Write a checkpoint; if that fails, an older file at `path` is unchanged.
 
     Raises
     ------
     InputError
-        As `require_saveable`.
+        If `require_saveable` raises it, or the file's header is too long.
     DivergenceError
-        If parameters or state hold a number that is not finite, from which there is no going on.
+        If parameters or state hold a number that is not finite, so that training cannot be resumed.
     CheckpointError
         If the path is not the name of a file.
     OSError
         If the file cannot be written.
+    MissingExtraError
+        If safetensors is not installed.
     """
     safetensors = optional_import("safetensors.numpy", "checkpoint")
     path = resolve_target(path)
     require_saveable(checkpoint)
-    network, optimizer, rng = checkpoint.network, checkpoint.optimizer, checkpoint.rng
     device = checkpoint.device
-    arrays = {f"parameters/{name}": x for name, x in network.parameters().items()}
-    for slot, kept in optimizer.state.items():
-        arrays |= {f"state/{slot}/{name}": x for name, x in kept.items()}
-    about = {
-        "format": FORMAT,
-        "device": device.spec,
-        "dtype": network.dtype,
-        "network": {"type": type(network).__qualname__, "module": type(network).__module__},
-        "layers": [_describe(layer) for layer in network.layers],
-        "loss": _describe(checkpoint.loss),
-        "optimizer": _describe(optimizer),
-        "steps": int(optimizer.steps),
-        "rng": None if rng is None else get_state(rng),
-        "position": checkpoint.progress and asdict(checkpoint.progress),
-        "config": checkpoint.config,
-    }
-    text = json.dumps(about)
-    # Contiguous, since safetensors writes memory as it lies there.
-    hosts = {name: np.ascontiguousarray(device.to_host(x)) for name, x in arrays.items()}
-    for name, x in hosts.items():
+    device_arrays = {f"parameters/{name}": x for name, x in checkpoint.network.parameters().items()}
+    for slot, state in checkpoint.optimizer.state.items():
+        device_arrays |= {f"state/{slot}/{name}": x for name, x in state.items()}
+    text = json.dumps(_metadata(checkpoint))
+    # safetensors ignores strides, so arrays must be contiguous.
+    arrays = {name: np.ascontiguousarray(device.to_host(x)) for name, x in device_arrays.items()}
+    for name, x in arrays.items():
         if not np.isfinite(x).all():
             raise DivergenceError(
-                f"{name} holds a number that is not finite: {path} is left as it is; go on from an "
-                "older checkpoint, or start from new weights"
+                f"{name} holds a number that is not finite: {path} is left as it is; resume from "
+                "an older checkpoint, or start with new weights"
             )
-    hosts |= _table(checkpoint.history)
-    data = safetensors.save(hosts, {KEY: text, DIGEST: digest(text, hosts)})
+    arrays |= _history_columns(checkpoint.history)
+    data = safetensors.save(arrays, {METADATA_KEY: text, DIGEST_KEY: digest(text, arrays)})
     if header_size(data) > MAX_HEADER:
         raise InputError(
-            f"the header of this checkpoint would have {header_size(data):,} bytes, and may have "
+            f"the header of this checkpoint would have {header_size(data):,} bytes, but may have "
             f"{MAX_HEADER:,}; use fewer layers or a shorter config"
         )
     write_atomically(path, data)
 
 
 def require_saveable(checkpoint: Checkpoint) -> None:
-    """Raise unless a training can be resumed, whatever its numbers are.
+    """Raise an error if a training could not be resumed; its numbers are not checked.
 
     Raises
     ------
     InputError
-        If the config is no JSON or too long, layers share an array, the generator is none of
-        NumPy's, the optimizer's state is of another network, or the history is too long or not in
-        order. A view of another layer's array is seen on NumPy alone.
+        If the config is not JSON or is too long, layers share an array, the generator is not one of
+        NumPy's, the optimizer's state is that of another network, or the history is too long or not
+        in order. A view of another layer's array is found on NumPy only.
     """
     config, rng, history = checkpoint.config, checkpoint.rng, checkpoint.history
     if not isinstance(config, dict):
@@ -112,19 +100,21 @@ def require_saveable(checkpoint: Checkpoint) -> None:
     if length > MAX_CONFIG:
         raise InputError(
             f"a checkpoint's config may have {MAX_CONFIG:,} characters as JSON, got {length:,}; "
-            "keep what is large in a file of its own"
+            "store large data in a separate file"
         )
     parameters = checkpoint.network.parameters()
-    hosts = [x for x in parameters.values() if isinstance(x, np.ndarray)]
-    spans = sorted(np.lib.array_utils.byte_bounds(x) for x in hosts)
+    host_arrays = [x for x in parameters.values() if isinstance(x, np.ndarray)]
+    spans = sorted(np.lib.array_utils.byte_bounds(x) for x in host_arrays)
     if len({id(x) for x in parameters.values()}) < len(parameters) or any(
         start < end for (_, end), (start, _) in itertools.pairwise(spans)
     ):
         raise InputError(
-            "two layers share an array, which a checkpoint cannot keep; give each its own"
+            "two layers share an array, which a checkpoint cannot store; give each its own"
         )
     if rng is not None and type(rng.bit_generator).__name__ not in BIT_GENERATORS:
-        raise InputError(f"a checkpoint keeps {', '.join(BIT_GENERATORS)}, got {rng!r}")
+        raise InputError(
+            f"a checkpoint's generator must be one of {', '.join(BIT_GENERATORS)}, got {rng!r}"
+        )
     optimizer = checkpoint.optimizer
     optimizer.require(parameters, parameters)
     require_state(optimizer, optimizer.steps, optimizer.state, parameters)
@@ -133,29 +123,46 @@ def require_saveable(checkpoint: Checkpoint) -> None:
     require_rising(np.array([record.epoch for record in history]))
 
 
-def _describe(part: Layer | Loss | Optimizer) -> dict[str, Any]:
-    """Return the type of a layer, loss or optimizer, and the numbers it was made of."""
-    kind: Any = type(part)
-    own = {name: getattr(part, name, None) for name in _settings(kind)}
-    own = {
-        name: x.item() if isinstance(x, np.generic | np.ndarray) and x.ndim == 0 else x
-        for name, x in own.items()
+def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the metadata of a checkpoint: all of it but its arrays."""
+    network, optimizer, rng = checkpoint.network, checkpoint.optimizer, checkpoint.rng
+    return {
+        "format": FORMAT,
+        "device": checkpoint.device.spec,
+        "dtype": network.dtype,
+        "network": {"type": type(network).__qualname__, "module": type(network).__module__},
+        "layers": [_describe(layer) for layer in network.layers],
+        "loss": _describe(checkpoint.loss),
+        "optimizer": _describe(optimizer),
+        "steps": int(optimizer.steps),
+        "rng": None if rng is None else get_state(rng),
+        "position": checkpoint.progress and asdict(checkpoint.progress),
+        "config": checkpoint.config,
     }
-    numbers = {name: x for name, x in own.items() if type(x) in (int, float)}
-    return {"type": kind.__qualname__, "module": kind.__module__, **numbers}
 
 
-@functools.cache  # since each save asks
-def _settings(kind: type) -> tuple[str, ...]:
-    """Return the names of what a layer, loss or optimizer is made of."""
-    return tuple(inspect.signature(kind).parameters)
+def _describe(part: Layer | Loss | Optimizer) -> dict[str, Any]:
+    """Return the class of a part, and the numbers among its constructor parameters."""
+    cls: Any = type(part)
+    settings = {name: getattr(part, name, None) for name in _constructor_parameters(cls)}
+    settings = {
+        name: x.item() if isinstance(x, np.generic | np.ndarray) and x.ndim == 0 else x
+        for name, x in settings.items()
+    }
+    numbers = {name: x for name, x in settings.items() if type(x) in (int, float)}
+    return {"type": cls.__qualname__, "module": cls.__module__, **numbers}
 
 
-def _table(history: Sequence[Record]) -> Arrays:
-    """Return a history as arrays: of each number, and of whether there was a validation."""
-    table: Arrays = {
+@functools.cache  # since each save needs it
+def _constructor_parameters(cls: type) -> tuple[str, ...]:
+    return tuple(inspect.signature(cls).parameters)
+
+
+def _history_columns(history: Sequence[Record]) -> Arrays:
+    """Return a history as arrays: one per field, and one for whether an epoch was validated."""
+    columns: Arrays = {
         f"history/{name}": np.array([getattr(record, name) for record in history], dtype)
         for name, dtype in COLUMNS.items()
     }
     validated = [record.validation_loss is not None for record in history]
-    return table | {"history/validated": np.array(validated, bool)}
+    return columns | {"history/validated": np.array(validated, bool)}

@@ -1,4 +1,4 @@
-"""Target: the file that a checkpoint is written to, and by whom."""
+"""Target: the path that checkpoints are written to, resolved and locked."""
 
 from __future__ import annotations
 
@@ -12,37 +12,39 @@ from nnxp.files import remove_temporary, require_writable
 
 
 def resolve_target(path: str | Path) -> Path:
-    """Return the file that a path means, behind links and wherever the process goes later.
+    """Return a path as an absolute one without links, so that it stays valid after a ``chdir``.
 
     Raises
     ------
     CheckpointError
-        If it is not the name of a file.
+        If the path is not the name of a file.
     """
     try:
         file = Path(path).resolve()
-        # What is still a link is one of a circle, which Python 3.13 does not raise for.
-        fits = file.name and not file.is_symlink() and (file.is_file() or not file.exists())
+        # For a circle of links, Python 3.13 returns a link; older versions raise an error.
+        names_file = file.name and not file.is_symlink() and (file.is_file() or not file.exists())
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{path!r} cannot be written ({error}); choose another") from error
-    if not fits:
-        raise CheckpointError(f"{str(path)!r} is not the name of a file; give one in a folder")
+    if not names_file:
+        raise CheckpointError(f"{str(path)!r} is not the name of a file; give the path of a file")
     return file
 
 
 @contextlib.contextmanager
 def lock_target(path: str | Path) -> Iterator[None]:
-    """Let no other process write the checkpoint meanwhile, and clear away what a killed one left.
+    """Lock a checkpoint against other processes, and remove temporary files of killed ones.
 
     Raises
     ------
     CheckpointError
-        If another one does, or nothing can be written there.
+        If another process has the lock, or the file cannot be written.
+    MissingExtraError
+        If filelock or safetensors is not installed.
     """
     filelock = optional_import("filelock", "checkpoint")
-    optional_import("safetensors.numpy", "checkpoint")  # or it would be missed at the first save
+    optional_import("safetensors.numpy", "checkpoint")  # fail now, not at the first save
     path = resolve_target(path)
-    # One lock for all of a process: a script may hold it before `fit` does.
+    # All locks of a process on one path are one object: a script may take it before `fit` does.
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0, is_singleton=True)
     try:
         require_writable(path)

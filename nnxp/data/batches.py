@@ -21,21 +21,23 @@ from nnxp.devices import Device, open_device, require_dtype
 class Batches:
     """All examples of a data set, in batches on a device; each iteration is one epoch.
 
-    The first batch copies the whole data set to the device, images as uint8, where it stays as long
-    as the `Batches` do; later changes of the data set are not seen. From then on each epoch
-    transfers only the indices of its examples, once. A data set that needs more than half of the
-    device's free memory stays on the host, with a warning, and is transferred batch by batch.
+    The first batch transfers the whole data set to the device, images as uint8. The `Batches` keep
+    this copy; later changes of the data set have no effect. After that, each epoch transfers only
+    the indices of its examples, once. A data set that needs more than half of the device's free
+    memory stays on the host, with a warning, and is transferred batch by batch.
 
     Parameters
     ----------
     dataset : Dataset
+        The examples.
     batch_size : int
         The last batch of an epoch is shorter if the batch size does not divide the examples.
     device : Device or str
+        The device of the batches.
     dtype : str
-        Dtype of the batches' inputs.
+        Dtype of the batches' inputs, and of floating-point labels.
     rng : numpy.random.Generator, optional
-        Draws a new order of all examples for each epoch; without it they keep their order.
+        Draws a new order of all examples for each epoch; by default they keep their order.
 
     Yields
     ------
@@ -43,6 +45,14 @@ class Batches:
         On the device; images are scaled from 0 … 255 to 0 … 1.
     labels : (batch,) or (batch, outputs) array
         On the device; integers as int32, floating-point targets in `dtype`.
+
+    Raises
+    ------
+    InputError
+        If `batch_size` is not a whole number of at least 1, `dtype` is not one of `DTYPES`, or
+        `rng` is not a generator.
+    DeviceError
+        If the device cannot be used.
     """
 
     def __init__(
@@ -70,8 +80,8 @@ class Batches:
         return map(self.take, rows)
 
     def in_order(self, batch_size: int) -> Self:
-        """Return batches of another size in the data set's order, sharing its device arrays."""
-        _ = self.resident
+        """Return batches of another size in the data set's order, with the same device arrays."""
+        _ = self.resident  # transfers the data set now, so that the copy shares it
         batches = copy.copy(self)
         batches.batch_size, batches.rng = batch_size, None
         return batches
@@ -108,9 +118,9 @@ class Batches:
         if self.device.is_host:
             return None
         inputs, labels = self.dataset.inputs, self.dataset.labels
-        width = int(self.dtype[5:]) // 8
-        needed = inputs.size * (1 if inputs.dtype == np.uint8 else width)
-        needed += labels.size * (width if labels.dtype.kind == "f" else 4)
+        itemsize = int(self.dtype[5:]) // 8
+        needed = inputs.size * (1 if inputs.dtype == np.uint8 else itemsize)
+        needed += labels.size * (itemsize if labels.dtype.kind == "f" else 4)
         free = self.device.free_memory()
         if free is None or needed <= free / 2:
             try:
@@ -118,16 +128,16 @@ class Batches:
             except Exception as error:
                 if not self.device.is_memory_error(error):
                     raise
-        left = "" if free is None else f" and {self.device.spec} has {free / 2**20:,.0f} free"
+        available = "" if free is None else f" and {self.device.spec} has {free / 2**20:,.0f} free"
         warnings.warn(
-            f"the data set takes {needed / 2**20:,.0f} MiB{left}: it stays on the host and is "
+            f"the data set takes {needed / 2**20:,.0f} MiB{available}: it stays on the host and is "
             "transferred batch by batch, which is slower",
             stacklevel=2,
         )
         return None
 
     def _slices(self) -> Iterator[slice]:
-        """Return the places of each batch in an epoch's order."""
+        """Return the slice of each batch in an epoch's order."""
         count = len(self.dataset)
         starts = range(0, count, self.batch_size)
         return (slice(start, min(start + self.batch_size, count)) for start in starts)

@@ -1,4 +1,4 @@
-"""CSV: labelled images as Kaggle gives them, a header line and the label first."""
+"""CSV: labelled images in the layout of Kaggle, one per line, each with its label first."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from nnxp.files import READ_ERRORS, max_unpacked_bytes, open_binary
 
 
 def load_csv(path: str | Path) -> Dataset:
-    """Load images from a CSV file: a header line, then a label and its pixels in each line.
+    """Load images from a CSV file: a header line, then in each line a label and its pixels.
 
     Parameters
     ----------
     path : str or Path
-        May end in ``.gz``. The header's first name must be ``label``; pixels are whole numbers
-        from 0 to 255.
+        A file whose name ends in ``.gz`` is decompressed. The header's first name must be
+        ``label``; labels are whole numbers from 0, pixels from 0 to 255.
 
     Returns
     -------
     Dataset
-        Inputs (examples, pixels) uint8, and labels (examples,).
+        Inputs are an (examples, pixels) uint8 array, labels an (examples,) int32 array.
 
     Raises
     ------
     DataError
-        If the file cannot be read, has no such header or no example, is ragged, or holds
-        anything but such numbers.
+        If the file cannot be read, has no such header or no examples, has lines of different
+        lengths, or has other values.
     """
     path = Path(path)
     try:
@@ -54,15 +54,15 @@ def load_csv(path: str | Path) -> Dataset:
     except READ_ERRORS as error:
         raise DataError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
     except (ValueError, OverflowError) as error:
-        what = str(error).splitlines()[0].partition(";")[0]
+        reason = str(error).splitlines()[0].partition(";")[0]
         raise DataError(
-            f"{path} cannot be read as CSV ({what}; rows count from the header's next line)"
+            f"{path} cannot be read as CSV ({reason}; rows count from the line after the header)"
         ) from error
     if table.size == 0:
-        raise DataError(f"{path} holds no example: only the header line is there")
+        raise DataError(f"{path} holds no examples, only a header line")
     if table.shape[1] != len(header):
         raise DataError(
-            f"{path} has {len(header)} names in its header and {table.shape[1]} values a line"
+            f"{path} has {len(header)} names in its header and {table.shape[1]} values per line"
         )
     labels, pixels = table[:, 0], table[:, 1:]
     outside = np.argwhere((pixels < 0) | (pixels > 255))
@@ -75,11 +75,11 @@ def load_csv(path: str | Path) -> Dataset:
 
 
 def _lines(stream: TextIO, path: Path) -> Iterator[str]:
-    """Yield a file's lines, as long as they come to no more than it may hold."""
-    left = max_unpacked_bytes(path) if path.suffix == ".gz" else sys.maxsize - 1
-    while line := stream.readline(left + 1):
-        left -= len(line)
-        if left < 0:
+    """Yield a file's lines; raise a `DataError` if a gzipped file unpacks to too much."""
+    allowed = max_unpacked_bytes(path) if path.suffix == ".gz" else sys.maxsize - 1
+    while line := stream.readline(allowed + 1):
+        allowed -= len(line)
+        if allowed < 0:
             raise DataError(
                 f"{path} unpacks to far more than its size; is it a gzip bomb? If not, unpack it "
                 "first"

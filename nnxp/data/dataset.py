@@ -1,4 +1,4 @@
-"""Dataset: inputs and labels, side by side on the host."""
+"""Dataset: inputs and their labels, as NumPy arrays on the host."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Dataset:
     Parameters
     ----------
     inputs : (examples, …) array
-        uint8 for images, which stay so in memory and are divided by 255 batch by batch; or
-        floating-point numbers, which are used as they are.
+        Images as uint8, which are stored as they are and divided by 255 batch by batch; or
+        floating-point numbers, which are not changed.
     labels : (examples,) or (examples, outputs) array
         Class numbers or one-hot rows as integers, or targets as floating-point numbers.
 
     Raises
     ------
     InputError
-        If there is no example, the lengths differ, a dtype is neither of these, a number is not
-        finite, or an integer label needs more than 32 bits.
+        If an array is not a plain NumPy array or has another shape or dtype, there are no examples,
+        the lengths differ, a number is not finite, or an integer label needs more than 32 bits.
     """
 
     inputs: npt.NDArray[Any]
@@ -70,8 +70,8 @@ class Dataset:
             self.labels.min() >= -(2**31) and self.labels.max() < 2**31
         ):
             raise InputError(
-                "Dataset expects integer labels of at most 32 bits, got one beyond; give targets "
-                "as floating-point numbers"
+                "Dataset expects integer labels of at most 32 bits, got one that needs more; give "
+                "targets as floating-point numbers"
             )
         for name in ("inputs", "labels"):
             values = getattr(self, name)
@@ -92,9 +92,15 @@ class Dataset:
         )
 
     def split(self, every: int) -> tuple[Dataset, Dataset]:
-        """Return training and test examples: every `every`-th example goes to the test.
+        """Return a training and a test set; one example of `every` goes to the test set.
 
-        Classes are counted through one after the other, so each gives its share.
+        Examples are counted class by class, so that each class has the same share in both sets.
+        Labels of two axes are counted in the data set's order.
+
+        Raises
+        ------
+        InputError
+            If `every` is less than 2 or more than the number of examples.
         """
         if require_count("every", every) < 2 or every > len(self):
             raise InputError(f"every must be from 2 to {len(self)} (the examples), got {every}")
@@ -113,11 +119,18 @@ def one_hot(labels: npt.NDArray[Any], classes: int) -> npt.NDArray[np.uint8]:
     Parameters
     ----------
     labels : (examples,) integer array
+        Class numbers from 0 to `classes` - 1.
     classes : int
+        The number of classes.
 
     Returns
     -------
     (examples, classes) uint8 array
+
+    Raises
+    ------
+    InputError
+        If labels have another shape or dtype, or a label is not one of the class numbers.
 
     Examples
     --------

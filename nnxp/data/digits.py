@@ -1,7 +1,7 @@
-"""Digits: 1,797 real handwritten digits of 8 x 8, inside the package, for machines without network.
+"""Digits: 1,797 handwritten digits of 8 x 8 pixels inside the package, for use without a download.
 
-The test part of the UCI Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998);
-digits.txt beside this file has source and licence.
+They are the test set of UCI's Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998).
+digits.txt in the same folder states source and licence.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from nnxp.data.dataset import Dataset
 
 
 def load_digits() -> tuple[Dataset, Dataset]:
-    """Load the embedded digits as training and test examples, a fifth of each class for the test.
+    """Load the embedded digits; a fifth of each class is the test set.
 
     Returns
     -------
     train, test : Dataset
-        1,438 and 359 examples; inputs (examples, 64) uint8 and labels (examples,).
+        1,438 and 359 examples. Inputs are an (examples, 64) uint8 array, labels an (examples,)
+        int32 array.
 
     Examples
     --------
@@ -29,6 +30,6 @@ def load_digits() -> tuple[Dataset, Dataset]:
     Dataset(inputs=(359, 64) uint8, labels=(359,) int32)
     """
     digits = load_csv(Path(__file__).with_name("digits.csv.gz"))
-    # The file counts ink from 0 to 16; the images of nnxp go from 0 to 255.
+    # The file's pixels are from 0 to 16, those of nnxp from 0 to 255.
     images = np.rint(digits.inputs * (255 / 16)).astype(np.uint8)
     return Dataset(images, digits.labels).split(5)

@@ -1,4 +1,4 @@
-"""Epoch: the progress within an epoch, from which an interrupted one is resumed."""
+"""Epoch: the progress within an epoch, to resume an interrupted epoch."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class EpochProgress:
     batch : int
         How many of the epoch's batches are done.
     batch_size, examples : int
+        The sizes of a batch and of the data set; they must be the same on resume.
     order : dict
         State of the generator before it drew the epoch's order.
     seconds : float
@@ -43,25 +44,28 @@ class EpochProgress:
         return cls(0, *sizes, order=get_state(_require_shuffled(batches)), seconds=0.0)
 
     def remaining_rows(self, batches: Batches) -> Iterator[Array]:
-        """Return the indices of each batch that is left; draws the epoch's order if needed."""
+        """Return the indices of each remaining batch.
+
+        The generator ends in the same state whether the epoch is started or resumed.
+        """
         rng = _require_shuffled(batches)
         current = get_state(rng)
         set_state(rng, self.order)
         rows = batches.shuffled_rows(rng)
-        if current != self.order:  # the order had been drawn before, and maybe more
+        if current != self.order:  # resumed: the generator drew the order before
             set_state(rng, current)
         return itertools.islice(rows, self.batch, None)
 
     def require_same(self, batches: Batches) -> None:
         """Raise an `InputError` unless `batches` can finish the epoch."""
-        for name, was, given in (
+        for name, expected, actual in (
             ("batch_size", self.batch_size, batches.batch_size),
             ("examples", self.examples, len(batches.dataset)),
         ):
-            if was != given:
+            if expected != actual:
                 raise InputError(
-                    f"this trainer was stopped within an epoch with {name} {was}, got {given}; "
-                    f"resume it with {name} {was}"
+                    f"this trainer was stopped within an epoch with {name} {expected}, got "
+                    f"{actual}; resume it with {name} {expected}"
                 )
 
 

@@ -1,6 +1,7 @@
-"""MNIST: found in a folder, in the user's cache, or downloaded there.
+"""MNIST: load it from a folder or the user's cache, and download it to the cache if needed.
 
-LeCun, Cortes and Burges, CC BY-SA 3.0: 60,000 and 10,000 handwritten digits of 28 x 28.
+The data set of LeCun, Cortes and Burges (CC BY-SA 3.0) has 60,000 training and 10,000 test images
+of handwritten digits, of 28 x 28 pixels each.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ FILES = {
     "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
-"""Names of the four files, and SHA-256 of each as it is downloaded, gzipped."""
+"""The names of the four files, and the SHA-256 of each gzipped file, as the mirrors have it."""
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -31,38 +32,38 @@ _TIMEOUT = 10  # seconds without an answer before the next mirror is tried
 
 
 def load_mnist(folder: str | Path | None = None) -> tuple[Dataset, Dataset]:
-    """Load MNIST, or any set in its layout, as training and test examples.
+    """Load MNIST, or another data set in the same files, as a training and a test set.
 
     Parameters
     ----------
     folder : path, optional
-        Holds the four IDX files, gzipped or not; sizes come from the files, so Fashion-MNIST or
-        a subset will do. By default the folder named by ``$NNXP_DATA_DIR``; else the user's
-        cache, filled by a checked download when it is empty.
+        The folder of the four IDX files, gzipped or not. Their sizes may differ from MNIST's, as
+        in Fashion-MNIST or a subset. By default the folder in ``$NNXP_DATA_DIR``; if that is not
+        set, the user's cache, to which missing files are downloaded.
 
     Returns
     -------
     train, test : Dataset
-        Inputs (examples, pixels) and labels (examples,), both uint8.
+        Inputs are an (examples, pixels) uint8 array, labels an (examples,) uint8 array.
 
     Raises
     ------
     DataUnavailableError
         If the files are not in the folder, or cannot be downloaded.
     DataError
-        If a file is not what its name says.
+        If a file is damaged, or the files do not belong together.
     """
     chosen = folder or os.environ.get("NNXP_DATA_DIR")
     if chosen:
         return _read(find_mnist(chosen))
     cache = _cache()
     try:
-        found = find_mnist(cache)
+        paths = find_mnist(cache)
     except DataUnavailableError:
         _download(cache)
-        found = find_mnist(cache)
+        paths = find_mnist(cache)
     try:
-        return _read(found)
+        return _read(paths)
     except DataError as error:
         raise DataError(f"{error}; delete {cache} to download the files anew") from error
 
@@ -73,24 +74,24 @@ def find_mnist(folder: str | Path | None = None) -> dict[str, Path]:
     Parameters
     ----------
     folder : path, optional
-        By default ``$NNXP_DATA_DIR``, else the user's cache.
+        By default the folder in ``$NNXP_DATA_DIR``; if that is not set, the user's cache.
 
     Raises
     ------
     DataUnavailableError
-        If one is not there.
+        If the folder or a file does not exist.
     """
     folder = Path(folder or os.environ.get("NNXP_DATA_DIR") or _cache())
     if not folder.is_dir():
         raise DataUnavailableError(f"there is no folder {folder}")
-    found = {}
+    paths = {}
     for name in FILES:
         candidates = (folder / name, folder / f"{name}.gz")
         existing = [path for path in candidates if path.is_file()]
         if not existing:
             raise DataUnavailableError(f"{folder} holds neither {name} nor {name}.gz")
-        found[name] = existing[0]
-    return found
+        paths[name] = existing[0]
+    return paths
 
 
 def _cache() -> Path:
@@ -99,15 +100,15 @@ def _cache() -> Path:
     return user_cache_path("nnxp", appauthor=False) / "mnist"
 
 
-def _read(found: dict[str, Path]) -> tuple[Dataset, Dataset]:
+def _read(paths: dict[str, Path]) -> tuple[Dataset, Dataset]:
     datasets, sizes = [], []
     for part in ("train", "t10k"):
         images_name, labels_name = (name for name in FILES if name.startswith(part))
-        images = read_idx(found[images_name], axes=3)
-        labels = read_idx(found[labels_name], axes=1)
+        images = read_idx(paths[images_name], axes=3)
+        labels = read_idx(paths[labels_name], axes=1)
         if len(images) != len(labels):
             raise DataError(
-                f"{found[images_name]} holds {len(images)} images, {found[labels_name]} "
+                f"{paths[images_name]} holds {len(images)} images, {paths[labels_name]} "
                 f"{len(labels)} labels; are they of one set?"
             )
         datasets.append(Dataset(images.reshape(len(images), -1), labels))
@@ -121,16 +122,16 @@ def _read(found: dict[str, Path]) -> tuple[Dataset, Dataset]:
 
 
 def _download(folder: Path) -> None:
-    """Fetch each file that is missing from the first mirror that has it, checked and whole."""
+    """Download each missing file from the first mirror that has it, and check its SHA-256."""
     try:
         pooch = optional_import("pooch", "download")
     except MissingExtraError as error:
         raise DataUnavailableError(
             f"MNIST is not on this machine and cannot be downloaded: {error}"
         ) from None
-    # pooch would log each step at level INFO; one line for each file is said here instead.
+    # pooch logs several lines per file; nnxp prints one instead.
     pooch.get_logger().setLevel("WARNING")
-    fetch = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=_TIMEOUT)
+    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=_TIMEOUT)
     for name, digest in FILES.items():
         if (folder / name).is_file() or (folder / f"{name}.gz").is_file():
             continue
@@ -139,11 +140,11 @@ def _download(folder: Path) -> None:
             url = f"{mirror}{name}.gz"
             print(f"downloading {url}", file=sys.stderr)
             try:
-                pooch.retrieve(url, f"sha256:{digest}", f"{name}.gz", folder, downloader=fetch)
+                pooch.retrieve(url, f"sha256:{digest}", f"{name}.gz", folder, downloader=downloader)
                 break
-            except ValueError:  # pooch's word for a wrong hash
+            except ValueError:  # pooch raises it for a wrong SHA-256
                 failures.append(f"{url} has another SHA-256 than published")
-            except OSError as error:  # no connection, or no room here
+            except OSError as error:  # no connection, or the disk is full
                 failures.append(f"{url}: {error.strerror or type(error).__name__}")
         else:
             raise DataUnavailableError(

@@ -1,4 +1,4 @@
-"""Devices: where arrays live, opened by name."""
+"""Devices: array libraries and their devices, opened by name."""
 
 from __future__ import annotations
 
@@ -22,21 +22,25 @@ def open_device(spec: str | Device = "auto") -> Device:
         - ``"cuda"``, ``"cuda:N"``: CuPy on GPU number N.
         - ``"torch"``, ``"torch:cpu"``, ``"torch:cuda"``, ``"torch:cuda:N"``, ``"torch:mps"``:
           PyTorch; its CPU by default.
-        - ``"jax"``, ``"jax:cpu"``, ``"jax:cuda"``, ``"jax:cuda:N"``: JAX; its own default device
-          without a name. float64 needs ``JAX_ENABLE_X64=1`` in the environment.
+        - ``"jax"``, ``"jax:cpu"``, ``"jax:cuda"``, ``"jax:cuda:N"``: JAX; ``"jax"`` is JAX's
+          default device. float64 needs ``JAX_ENABLE_X64=1`` in the environment.
         - ``"strict"``, ``"strict:device1"``, ``"strict:device2"``: array-api-strict and its
           simulated devices, for tests.
-        - ``"auto"``: CuPy's GPU if a usable one is there, else the CPU, with why in
-          `Device.reason`.
+        - ``"auto"``: ``"cuda"`` if it can be used, else ``"cpu"``; `Device.reason` then has
+          the reason.
 
         A `Device` is returned as it is.
+
+    Returns
+    -------
+    Device
 
     Raises
     ------
     InputError
         If no device has this name.
     DeviceError
-        If the device cannot be used, with the reason and the remedy.
+        If the device cannot be used; the message has the reason and the remedy.
 
     Examples
     --------
@@ -59,19 +63,21 @@ def open_device(spec: str | Device = "auto") -> Device:
 
 
 def opening(spec: str) -> Opening:
-    """Return the opening of a device step by step: a generator of what has worked so far.
+    """Return a generator that opens a device step by step.
 
-    It raises a `DeviceError` at the step that fails, and returns the `Device`.
+    It yields a description of each step that worked, raises a `DeviceError` at the step that fails,
+    and returns the `Device`.
     """
-    library, _, place = spec.partition(":")
+    library, _, device = spec.partition(":")
     if library == "gpu":
         raise InputError(f'unknown device {spec!r}; GPUs are "cuda", "cuda:0", "cuda:1", …')
     if library not in LIBRARIES:
         raise unknown_name("device", spec, ["auto", *LIBRARIES])
-    return LIBRARIES[library](place)
+    return LIBRARIES[library](device)
 
 
 def _finish(steps: Opening) -> Device:
+    """Run all steps of an opening and return its device."""
     while True:
         try:
             next(steps)

@@ -1,4 +1,4 @@
-"""Device: where arrays live, and the one border between them and the host."""
+"""Device: an array library and one of its devices, and all transfers to it and back."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from nnxp.errors import DeviceError, InputError, OutOfMemoryError
 DTYPES = ("float32", "float64")
 """The dtypes that networks compute in."""
 
-_CARRIED = (
+_ARRAY_DTYPES = (
     *DTYPES, "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool",
 )  # fmt: skip
 
 
 def require_dtype(dtype: str) -> str:
-    """Return `dtype` if it is one of `DTYPES`."""
+    """Return `dtype` if it is one of `DTYPES`; else raise an `InputError`."""
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
     return dtype
@@ -32,22 +32,22 @@ def require_dtype(dtype: str) -> str:
 
 @dataclass(frozen=True)
 class Device:
-    """A place where arrays live: one library, and one device of that library.
+    """An array library and one of its devices.
 
-    Made by `nnxp.device`; two are equal when their `spec` is.
+    `nnxp.device` opens it. Two devices are equal if their `spec` is.
 
     Attributes
     ----------
     spec : str
         The name that opens this device again, such as ``"cpu"`` or ``"cuda:0"``.
     description : str
-        Library, version and hardware, for people.
+        Library, version and hardware, as text.
     xp : module
         The library's Array API namespace.
     reason : str
         Why ``"auto"`` did not choose a GPU; empty otherwise.
     is_host : bool
-        Whether its arrays are NumPy's, which need no transfer.
+        Whether its arrays are NumPy arrays on the host, which need no transfer.
     """
 
     spec: str
@@ -59,7 +59,7 @@ class Device:
     _to_host: Callable[[Array], npt.NDArray[Any]] = field(compare=False, repr=False)
     reason: str = field(default="", compare=False, repr=False)
     is_host: bool = field(default=False, compare=False, repr=False)
-    _working: Callable[[], AbstractContextManager[object]] = field(
+    _context: Callable[[], AbstractContextManager[object]] = field(
         default=nullcontext, compare=False, repr=False
     )
     _free_memory: Callable[[], int | None] = field(default=lambda: None, compare=False, repr=False)
@@ -72,48 +72,49 @@ class Device:
         return f"{self.spec} ({self.description})"
 
     def __reduce__(self) -> tuple[Callable[[str], Device], tuple[str]]:
-        return _reopen, (self.spec,)  # copies and other processes open it anew
+        return _reopen, (self.spec,)  # a copied or unpickled device is opened again
 
     def holds(self, x: object) -> bool:
-        """Tell whether `x` is an array of this device's library, on this device."""
+        """Return whether `x` is an array of this device's library, on this device."""
         return isinstance(x, self._array_type) and device_of(x) in (self._handle, None)
 
     def require(self, x: Array, owner: object) -> None:
         """Raise a `DeviceError` that names both devices unless this device holds `x`."""
         if not self.holds(x):
-            here = f'nnxp.device("{self.spec}").asarray(x)'
-            remedy = here if _on_host(x) else f"its own device's to_host(x), then {here}"
+            convert = f'nnxp.device("{self.spec}").asarray(x)'
+            remedy = convert if _on_host(x) else f"its own device's to_host(x), then {convert}"
             raise DeviceError(
                 f"{owner} is on {self.spec}, got {describe(x)}; convert with {remedy}"
             )
 
     def asarray(self, host: Any, *, dtype: str | None = None) -> Array:
-        """Carry a host array (NumPy, list or number) to this device.
+        """Copy a host array (NumPy array, list or number) to this device.
 
         Parameters
         ----------
         host : array_like
-            Data on the host, or an array that this device holds already. On the CPU the result
-            may share its memory.
+            Data on the host, or an array of this device. On the CPU, and for an array of this
+            device, the result may share its memory.
         dtype : str, optional
-            Name of the wanted dtype, such as ``"float32"``; the data's own by default.
+            Name of the result's dtype, such as ``"float32"``; by default that of `host`.
 
         Raises
         ------
         DeviceError
             If `host` is an array on another device.
         InputError
-            If `host` is no array of numbers, `dtype` no name of a dtype, or a number beyond it.
+            If `host` is not an array of numbers, `dtype` is not the name of a dtype, or a number
+            does not fit into the dtype.
         """
-        if dtype is not None and dtype not in _CARRIED:
-            raise unknown_name("dtype", dtype, _CARRIED)
+        if dtype is not None and dtype not in _ARRAY_DTYPES:
+            raise unknown_name("dtype", dtype, _ARRAY_DTYPES)
         if self.holds(host) and not isinstance(host, (np.ndarray, np.generic)):
-            wanted = host.dtype if dtype is None else getattr(self.xp, dtype)
-            return self.xp.astype(host, wanted, copy=False)
+            target = host.dtype if dtype is None else getattr(self.xp, dtype)
+            return self.xp.astype(host, target, copy=False)
         if not _on_host(host):
             raise DeviceError(
-                f"asarray carries arrays from the host to {self.spec}, got {describe(host)}; "
-                "bring it to the host first with its own device's to_host(x)"
+                f"asarray copies arrays from the host to {self.spec}, got {describe(host)}; "
+                "copy it to the host first with its own device's to_host(x)"
             )
         if is_numpy_subclass(host):
             raise InputError(
@@ -121,19 +122,27 @@ class Device:
                 "numpy.asarray(x)"
             )
         try:
-            given = np.asarray(host)
+            array = np.asarray(host)
         except (TypeError, ValueError) as error:
             raise InputError(f"asarray expects an array of numbers: {error}") from None
-        name = dtype or given.dtype.name
-        if given.dtype.kind not in "biuf" or name not in _CARRIED:
+        name = dtype or array.dtype.name
+        if array.dtype.kind not in "biuf" or name not in _ARRAY_DTYPES:
             raise InputError(
-                f"asarray expects an array of numbers, got dtype {given.dtype}; carried are "
-                f"{', '.join(_CARRIED)}"
+                f"asarray expects an array of numbers, got dtype {array.dtype}; supported are "
+                f"{', '.join(_ARRAY_DTYPES)}"
             )
-        return self._from_host(_convert(given, np.dtype(name)))
+        return self._from_host(_convert(array, np.dtype(name)))
 
     def to_host(self, x: Array) -> npt.NDArray[Any]:
-        """Bring an array of this device to the host, as NumPy; it waits for the device."""
+        """Copy an array of this device to a NumPy array; this waits for the device.
+
+        On the CPU, the array itself is returned.
+
+        Raises
+        ------
+        DeviceError
+            If `x` is not an array of this device.
+        """
         if not self.holds(x):
             raise DeviceError(
                 f"to_host of {self.spec} expects an array of that device, got {describe(x)}"
@@ -141,30 +150,30 @@ class Device:
         return self._to_host(x)
 
     def free_memory(self) -> int | None:
-        """Return how many bytes are free on the device; None where nobody counts them."""
+        """Return how many bytes are free on the device; None if that is unknown."""
         return self._free_memory()
 
     def is_memory_error(self, error: Exception) -> bool:
-        """Tell whether an error is this library's word for too little memory."""
+        """Return whether an error is one that this library raises for too little memory."""
         return self._is_memory_error(error)
 
     def current(self) -> AbstractContextManager[object]:
-        """Let what is computed meanwhile be computed here: on this GPU, in full precision."""
-        return self._working()
+        """Return a context that computes on this device, in full precision."""
+        return self._context()
 
     @contextmanager
     def session(self, work: str) -> Iterator[None]:
-        """Be the current device, and afterwards give back the memory that the library keeps.
+        """Compute on this device, then free the memory that the library keeps in its cache.
 
         Parameters
         ----------
         work : str
-            What is done and how large it is, for the error.
+            A description of the work and its size, for the error.
 
         Raises
         ------
         OutOfMemoryError
-            In place of the library's own error, which each library names otherwise.
+            If the device has too little memory; raised in place of the library's own error.
         """
         try:
             with self.current():
@@ -172,12 +181,12 @@ class Device:
         except Exception as error:
             if not self.is_memory_error(error):
                 raise
-            traceback.clear_frames(error.__traceback__)  # they hold what was computed so far
+            traceback.clear_frames(error.__traceback__)  # frames refer to arrays, which use memory
             self._release()
             free = self.free_memory()
-            left = "" if free is None else f", which has {free / 2**20:,.0f} MiB free"
+            available = "" if free is None else f", which has {free / 2**20:,.0f} MiB free"
             raise OutOfMemoryError(
-                f"{work} does not fit into the memory of {self.spec}{left}; "
+                f"{work} does not fit into the memory of {self.spec}{available}; "
                 "use a smaller batch_size"
             ) from None
         finally:
@@ -190,20 +199,20 @@ def _reopen(spec: str) -> Device:
     return open_device(spec)
 
 
-def _convert(given: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return `given` in `dtype`, in this machine's byte order; refuse what would be lost."""
-    if given.dtype == dtype:
-        return given
+def _convert(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return `array` in `dtype` and native byte order; raise if a number does not fit."""
+    if array.dtype == dtype:
+        return array
     with np.errstate(invalid="ignore", over="ignore"):
-        data = given.astype(dtype)
-    lost = np.isfinite(given) & ~np.isfinite(data) if dtype.kind == "f" else data != given
+        result = array.astype(dtype)
+    lost = np.isfinite(array) & ~np.isfinite(result) if dtype.kind == "f" else result != array
     if lost.any():
         raise InputError(
-            f"asarray got {given[lost].flat[0]!s} of {given.dtype}, which {dtype} cannot hold"
+            f"asarray got {array[lost].flat[0]!s} of {array.dtype}, which {dtype} cannot hold"
         )
-    return data
+    return result
 
 
 def _on_host(x: object) -> bool:
-    """Tell whether `x` is host data: NumPy, or anything that is no array of another library."""
+    """Return whether `x` is a NumPy array, or not an array of any library."""
     return isinstance(x, (np.ndarray, np.generic)) or not hasattr(x, "__dlpack__")

@@ -1,9 +1,9 @@
-"""Libraries: how a device of each array library is opened, and each way in which that can fail.
+"""Libraries: open a device of each array library, with an error and a remedy for each failure.
 
-CuPy, PyTorch, JAX and array-api-strict are imported here, each when it is asked for, and where
-`nnxp.capture` prepares steps for one of them. An opening is a generator: it yields what has worked,
-raises at the step that fails, and returns the device; so opening a device and explaining it are the
-same code.
+CuPy, PyTorch, JAX and array-api-strict are imported here, each when one of its devices is opened,
+and in `nnxp.capture`. An opening is a generator: it yields each step that worked, raises at the
+step that fails, and returns the device. So ``python -m nnxp doctor`` shows the same steps that
+`open_device` runs.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from nnxp.errors import DeviceError, InputError
 Opening: TypeAlias = Generator[str, None, Device]
 
 
-def open_cpu(place: str) -> Opening:
+def open_cpu(device: str) -> Opening:
     """Open NumPy."""
-    if place:
-        raise InputError(f'the CPU has no number, got "cpu:{place}"; use "cpu"')
+    if device:
+        raise InputError(f'the CPU has no number, got "cpu:{device}"; use "cpu"')
     yield f"NumPy {np.__version__} imports"
     return Device(
         spec="cpu",
         description=f"NumPy {np.__version__}",
         xp=NUMPY,
-        _array_type=(np.ndarray, np.generic),  # a reduction of NumPy returns a scalar, not 0-d
+        _array_type=(np.ndarray, np.generic),  # NumPy's reductions return scalars
         _handle="cpu",
         _from_host=lambda x: x,
         _to_host=lambda x: cast(npt.NDArray[Any], x),
@@ -47,9 +47,9 @@ def open_cpu(place: str) -> Opening:
 _CUDA_INSUFFICIENT_DRIVER, _CUDA_NO_DEVICE = 35, 100
 
 
-def open_cuda(place: str) -> Opening:
+def open_cuda(device: str) -> Opening:
     """Open CuPy on an NVIDIA GPU."""
-    number = _number("cuda", place)
+    number = _number("cuda", device)
     extra = "pip install 'nnxp[cuda13]', or 'nnxp[cuda12]' for an older NVIDIA driver"
     cupy = _import("cupy", "CuPy", extra)
     yield f"CuPy {cupy.__version__} imports"
@@ -91,7 +91,7 @@ def open_cuda(place: str) -> Opening:
 
     def free_memory() -> int:
         with handle:
-            # What CuPy keeps for later is free as well.
+            # Unused memory in CuPy's pool is free as well.
             pool = cupy.get_default_memory_pool()
             free: int = handle.mem_info[0] + pool.free_bytes()
             limit = pool.get_limit()
@@ -109,7 +109,7 @@ def open_cuda(place: str) -> Opening:
         _handle=handle,
         _from_host=lambda x: xp.asarray(x, device=handle),
         _to_host=cupy.asnumpy,
-        _working=lambda: handle,
+        _context=lambda: handle,
         _free_memory=free_memory,
         _release=release,
         _is_memory_error=lambda error: (
@@ -119,25 +119,25 @@ def open_cuda(place: str) -> Opening:
     )
 
 
-def open_torch(place: str) -> Opening:
+def open_torch(device: str) -> Opening:
     """Open PyTorch, on its CPU by default."""
-    kind, _, index = (place or "cpu").partition(":")
+    kind, _, index = (device or "cpu").partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and kind != "cuda"):
         raise InputError(
             f'PyTorch\'s devices are "torch:cpu", "torch:cuda", "torch:cuda:N" and "torch:mps", '
-            f'got "torch:{place}"'
+            f'got "torch:{device}"'
         )
     number = _number("torch:cuda", index)
     torch = _import("torch", "PyTorch", "pip install torch")
     yield f"PyTorch {torch.__version__} imports"
     name = ""
     if kind == "cuda":
-        built = "" if torch.version.cuda else " (this PyTorch is built without CUDA)"
-        _require_gpu("torch:cuda", number, torch.cuda.device_count(), built)
+        reason = "" if torch.version.cuda else " (this PyTorch is built without CUDA)"
+        _require_gpu("torch:cuda", number, torch.cuda.device_count(), reason)
         name = f"{torch.cuda.get_device_name(number)}, "
         yield f"PyTorch shows {torch.cuda.device_count()} GPU(s)"
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("PyTorch shows no Apple GPU (MPS); it takes macOS on Apple silicon")
+        raise DeviceError("PyTorch shows no Apple GPU (MPS); it needs macOS on Apple silicon")
     spec = f"cuda:{number}" if kind == "cuda" else kind
     try:
         trial = torch.ones((2, 2), device=spec)
@@ -150,7 +150,7 @@ def open_torch(place: str) -> Opening:
 
     def from_host(x: npt.NDArray[Any]) -> Array:
         if kind == "mps" and x.dtype == np.float64:
-            raise InputError('torch:mps holds no float64; use dtype="float32"')
+            raise InputError('torch:mps has no float64; use dtype="float32"')
         tensor: Array = torch.tensor(np.array(x, order="C"), device=trial.device)
         return tensor
 
@@ -177,12 +177,12 @@ def open_torch(place: str) -> Opening:
     )
 
 
-def open_jax(place: str) -> Opening:
-    """Open JAX, on its own default device."""
-    kind, _, index = place.partition(":")
+def open_jax(device: str) -> Opening:
+    """Open JAX, on its default device by default."""
+    kind, _, index = device.partition(":")
     if kind not in ("", "cpu", "cuda"):
         raise InputError(
-            f'JAX\'s devices are "jax", "jax:cpu", "jax:cuda" and "jax:cuda:N", got "jax:{place}"'
+            f'JAX\'s devices are "jax", "jax:cpu", "jax:cuda" and "jax:cuda:N", got "jax:{device}"'
         )
     number = _number(f"jax:{kind}", index)
     jax = _import("jax", "JAX", "pip install jax")
@@ -210,28 +210,28 @@ def open_jax(place: str) -> Opening:
         if x.dtype.itemsize == 8 and not jax.config.jax_enable_x64:
             if x.dtype == np.float64:
                 raise InputError(
-                    "JAX holds float64 only if JAX_ENABLE_X64=1 is set in the environment before "
+                    "JAX has float64 only if JAX_ENABLE_X64=1 is set in the environment before "
                     'Python starts; else use dtype="float32"'
                 )
             narrow = x.astype("int32" if x.dtype.kind == "i" else "uint32")
             if (narrow != x).any():
-                raise InputError(f"JAX holds {x.dtype} only if JAX_ENABLE_X64=1 is set")
+                raise InputError(f"JAX has {x.dtype} only if JAX_ENABLE_X64=1 is set")
             x = narrow
-        array: Array = jax.device_put(np.array(x), handle)  # JAX might share the host's memory
+        array: Array = jax.device_put(np.array(x), handle)  # a copy: JAX might share memory
         return array
 
-    def working() -> AbstractContextManager[object]:
-        # By itself JAX multiplies float32 in fewer bits on GPUs.
+    def full_precision() -> AbstractContextManager[object]:
+        # By default, JAX multiplies float32 matrices in fewer bits on GPUs.
         if jax.config.jax_default_matmul_precision is not None:
             return nullcontext()
-        precise: AbstractContextManager[object] = jax.default_matmul_precision("highest")
-        return precise
+        context: AbstractContextManager[object] = jax.default_matmul_precision("highest")
+        return context
 
     def free_memory() -> int | None:
-        counted = handle.memory_stats()
-        if counted is None:  # as on the CPU
+        stats = handle.memory_stats()
+        if stats is None:  # as on the CPU
             return _free_on_host()
-        return int(counted["bytes_limit"] - counted["bytes_in_use"])
+        return int(stats["bytes_limit"] - stats["bytes_in_use"])
 
     spec = kind or handle.platform.replace("gpu", "cuda")
     return Device(
@@ -242,7 +242,7 @@ def open_jax(place: str) -> Opening:
         _handle=handle,
         _from_host=from_host,
         _to_host=np.asarray,
-        _working=working,
+        _context=full_precision,
         _free_memory=free_memory,
         _is_memory_error=lambda error: (
             isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
@@ -250,16 +250,16 @@ def open_jax(place: str) -> Opening:
     )
 
 
-def open_strict(place: str) -> Opening:
+def open_strict(device: str) -> Opening:
     """Open array-api-strict, on one of its simulated devices."""
     strict = _import("array_api_strict", "array-api-strict", "pip install array-api-strict")
     yield f"array-api-strict {strict.__version__} imports"
     host = strict.Device("CPU_DEVICE")
     try:
-        handle = strict.Device(place or "CPU_DEVICE")
+        handle = strict.Device(device or "CPU_DEVICE")
     except ValueError:
         raise DeviceError(
-            f'array-api-strict has no device "{place}"; use "strict", "strict:device1" or '
+            f'array-api-strict has no device "{device}"; use "strict", "strict:device1" or '
             '"strict:device2"'
         ) from None
 
@@ -267,12 +267,12 @@ def open_strict(place: str) -> Opening:
         return np.array(x.to_device(host))
 
     return Device(
-        spec=f"strict:{place}" if place else "strict",
+        spec=f"strict:{device}" if device else "strict",
         description=f"array-api-strict {strict.__version__}",
         xp=strict,
         _array_type=type(strict.empty(0)),
         _handle=handle,
-        _from_host=lambda x: strict.asarray(x, device=handle, copy=True),  # as a GPU does
+        _from_host=lambda x: strict.asarray(x, device=handle, copy=True),  # a copy, as on a GPU
         _to_host=to_host,
         _free_memory=_free_on_host,
     )
@@ -285,12 +285,12 @@ LIBRARIES: dict[str, Callable[[str], Opening]] = {
     "jax": open_jax,
     "strict": open_strict,
 }
-"""The openings by the first part of a device's name."""
+"""The opening of each library, by the first part of a device's name."""
 
 
 def _import(module: str, name: str, install: str) -> ModuleType:
-    # A broken installation raises more than ImportError (AttributeError, OSError), and one half
-    # removed imports as an empty namespace.
+    # A broken installation may raise any error, such as AttributeError or OSError. A partly removed
+    # one imports as an empty namespace.
     try:
         imported = importlib.import_module(module)
         _ = imported.__version__
@@ -298,15 +298,15 @@ def _import(module: str, name: str, install: str) -> ModuleType:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == module:
             raise DeviceError(f"{name} is not installed; {install}") from None
-        sys.modules.pop(module, None)  # array-api-compat would stumble over what is left of it
+        sys.modules.pop(module, None)  # array-api-compat would fail on the broken module
         raise DeviceError(
-            f"{name} is installed but does not import ({_one_line(error)}); reinstall it alone: "
+            f"{name} is installed but does not import ({_one_line(error)}); reinstall it: "
             f"pip uninstall every {module} package, then {install}"
         ) from error
 
 
 def _free_on_host() -> int | None:
-    """Return the bytes that are free on the host; None where the system does not say."""
+    """Return how many bytes of the host's memory are free; None if that is unknown."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
@@ -321,10 +321,10 @@ def _number(library: str, index: str) -> int:
     return int(index or 0)
 
 
-def _require_gpu(library: str, number: int, count: int, why: str = "") -> None:
+def _require_gpu(library: str, number: int, count: int, reason: str = "") -> None:
     if count == 0:
         raise DeviceError(
-            f"the NVIDIA driver shows no GPU{why}; does nvidia-smi list one, and is "
+            f"the NVIDIA driver shows no GPU{reason}; does nvidia-smi list one, and is "
             "CUDA_VISIBLE_DEVICES unset?"
         )
     if number >= count:
@@ -336,7 +336,7 @@ def _require_gpu(library: str, number: int, count: int, why: str = "") -> None:
 
 def _require_two(result: float, step: str) -> None:
     if result != 2:
-        raise DeviceError(f"{step} came out as {result}, not 2: the installation is broken")
+        raise DeviceError(f"{step} returned {result}, not 2: the installation is broken")
 
 
 def _one_line(error: Exception) -> str:

@@ -8,20 +8,20 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-# Multiplications in a step's largest product from which several threads are faster than one. Below
-# it, they mostly wait for each other, and more so if other programs keep the cores busy.
-_WORTH_THREADS = 1 << 24
+# From this many multiplications in a step's largest product on, several threads are faster than
+# one. Below, they mostly wait for each other, and more so if other programs use the cores.
+_MIN_MULTIPLICATIONS = 1 << 24
 _lock = threading.Lock()
-_limits: list[Any] = []  # the limit in force, once for each context that is open
+_limits: list[Any] = []  # one entry per open context, all the same limit
 
 
 @contextlib.contextmanager
 def limit_blas_threads(multiplications: int) -> Iterator[None]:
     """Limit BLAS to one thread if the largest product has few multiplications.
 
-    If several threads of a program train at the same time, the last one lifts the limit.
+    If several threads of a program train at the same time, the last one to end removes the limit.
     """
-    if multiplications >= _WORTH_THREADS:
+    if multiplications >= _MIN_MULTIPLICATIONS:
         yield
         return
     with _lock:
@@ -40,7 +40,7 @@ def limit_blas_threads(multiplications: int) -> Iterator[None]:
 
 @functools.cache
 def blas_libraries() -> Any:
-    """Return threadpoolctl's controller of the BLAS libraries that are loaded."""
+    """Return threadpoolctl's controller of the loaded BLAS libraries."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

@@ -1,4 +1,4 @@
-"""Layers: each a forward and, below it, its transpose, the backward."""
+"""Layers: each computes its outputs in `forward` and its gradients in `backward`."""
 
 from nnxp.layers.activations import Identity, ReLU, Sigmoid, Softmax, Tanh
 from nnxp.layers.affine import Affine

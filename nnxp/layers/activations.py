@@ -1,4 +1,4 @@
-"""Activations: functions of each element alone, and Softmax, a function of each row."""
+"""Activations: functions of each element, and Softmax, a function of each row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nnxp.layers.base import Layer
 
 
 def sigmoid(xp: Namespace, x: Array) -> Array:
-    """Return ``1 / (1 + exp(-x))``; only exp(-|x|) is taken, which cannot overflow."""
+    """Return ``1 / (1 + exp(-x))``, computed from exp(-|x|), which cannot overflow."""
     t = xp.exp(-xp.abs(x))
     return xp.where(x >= 0, 1.0, t) / (1.0 + t)
 
@@ -30,7 +30,7 @@ class Identity(Layer):
 
 
 class ReLU(Layer):
-    """Rectified linear unit: ``y = max(x, 0)``; its gradient at 0 is taken as 0."""
+    """Rectified linear unit: ``y = max(x, 0)``; its gradient at 0 is 0."""
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return ``max(x, 0)``, of the shape of `x`."""
@@ -41,7 +41,7 @@ class ReLU(Layer):
         return y
 
     def backward(self, dy: Array) -> Array:
-        """Return `dy` where ``x > 0``, else 0; `dy` itself is left as it is."""
+        """Return `dy` where ``x > 0`` and 0 elsewhere; `dy` is not changed."""
         y: Array = self.saved(dy)
         xp = floating_namespace(dy, self)
         return xp.where(y > 0, dy, 0.0)
@@ -82,13 +82,19 @@ class Tanh(Layer):
 
 
 class Softmax(Layer):
-    """Softmax over the last axis, to read scores as probabilities.
+    """Softmax over the last axis: converts scores to probabilities.
 
-    To train a classifier, use `nnxp.SoftmaxWithLoss` on the scores instead: it is stable.
+    To train a classifier, use `nnxp.SoftmaxWithLoss` instead, which is numerically stable.
     """
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """Return ``exp(x) / sum(exp(x))``, of the shape of `x`."""
+        """Return ``exp(x) / sum(exp(x))``, of the shape of `x`.
+
+        Raises
+        ------
+        InputError
+            If `x` has no axis, or an empty last axis.
+        """
         xp = floating_namespace(x, self)
         if x.ndim == 0 or x.shape[-1] == 0:
             raise InputError(

@@ -18,15 +18,17 @@ class Affine(Layer):
     Parameters
     ----------
     inputs, outputs : int
-        Numbers of features; ``W`` is (inputs, outputs) and ``b`` is (outputs,), zero at first.
+        Numbers of features, at least 1. ``W`` has shape (inputs, outputs); ``b`` has shape
+        (outputs,) and starts at zero.
     rng : numpy.random.Generator
-        Draws ``W`` on the host: the same seed gives the same weights on every device.
+        Draws ``W`` on the host, so a seed gives the same weights on every device.
     initializer : callable, optional
-        ``initializer(rng, (inputs, outputs))``; see `nnxp.initializers`.
+        ``initializer(rng, (inputs, outputs))`` returns ``W``; `nnxp.initializers.he_normal` by
+        default.
     dtype : str, optional
-        ``"float32"`` or ``"float64"``.
+        ``"float32"`` (default) or ``"float64"``.
     device : Device or str, optional
-        Where the parameters live.
+        The device of the parameters, as in `nnxp.device`; the CPU by default.
 
     Examples
     --------
@@ -63,7 +65,7 @@ class Affine(Layer):
             )
         self.device = open_device(device)
         self.dtype = require_dtype(dtype)
-        # A copy, since training changes the weights in place and an initializer may keep its own.
+        # Copied: training changes the weights in place, and an initializer may reuse its array.
         weights = np.array(initializer(rng, (inputs, outputs)))
         if weights.shape != (inputs, outputs):
             raise InputError(
@@ -81,7 +83,9 @@ class Affine(Layer):
         Parameters
         ----------
         x : (batch, inputs) array
-            On the layer's device, in its dtype.
+            On the layer's device and in its dtype.
+        training : bool, optional
+            Save `x` for `backward`.
 
         Returns
         -------
@@ -90,24 +94,24 @@ class Affine(Layer):
         Raises
         ------
         InputError
-            If `x` has another shape or dtype.
+            If the shape or dtype of `x` is wrong.
         DeviceError
             If `x` is on another device.
         """
         W, b = self.params["W"], self.params["b"]
-        self._check(x)
+        self._require_inputs(x)
         y = x @ W + b
         if training:
             self.save_for_backward(y, x)
         return y
 
     def backward(self, dy: Array) -> Array:
-        """Return ``dy @ W.T``, after ``W``'s gradient ``x.T @ dy`` and ``b``'s, the sum of rows."""
+        """Return ``dy @ W.T``; the gradients are ``x.T @ dy`` for ``W``, ``sum(dy)`` for ``b``."""
         self.backward_parameters(dy)
         return dy @ self.params["W"].T
 
     def backward_parameters(self, dy: Array) -> None:
-        """Compute the gradients of ``W`` and ``b`` alone."""
+        """Compute only the gradients of ``W`` and ``b``."""
         self.device.require(dy, self)
         x = self.saved(dy)
         xp = namespace_of(dy, self)
@@ -117,10 +121,10 @@ class Affine(Layer):
     def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...]:
         """Return ``(outputs,)``; a known input shape must be ``(inputs,)``."""
         if shape not in (None, (self.inputs,)):
-            raise InputError(f"{self!r} expects {self.inputs} features, but is given {shape}")
+            raise InputError(f"{self!r} expects {self.inputs} features, got {shape}")
         return (self.outputs,)
 
-    def _check(self, x: Array) -> None:
+    def _require_inputs(self, x: Array) -> None:
         self.device.require(x, self)
         if x.ndim != 2 or x.shape[1] != self.inputs:
             flatten = "; flatten the examples first" if x.ndim > 2 else ""

@@ -1,6 +1,6 @@
-"""Nodes: the two of a computational graph, addition and multiplication of two inputs.
+"""Nodes: addition and multiplication of two inputs, for computational graphs.
 
-They take arrays or plain numbers, so a graph can be followed with a pencil:
+Inputs are arrays or plain numbers, so a graph can be checked by hand:
 
 >>> from nnxp import Multiply
 >>> price = Multiply()
@@ -20,21 +20,21 @@ from nnxp.errors import CallOrderError, DeviceError, InputError
 
 
 class _Node:
-    """A node of two inputs of one shape; it keeps them for one backward."""
+    """A node with two inputs of one shape, which it saves for one backward."""
 
     _inputs: tuple[Any, Any] | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
-    def _keep(self, x: Any, y: Any) -> None:
+    def _save(self, x: Any, y: Any) -> None:
         self._require_alike(x, y, "expects two inputs")
         self._inputs = x, y
 
-    def _take(self, dz: Any) -> tuple[Any, Any]:
+    def _take_saved(self, dz: Any) -> tuple[Any, Any]:
         if self._inputs is None:
             raise CallOrderError(
-                f"{self!r}.backward needs forward first; each forward serves one backward"
+                f"{self!r}.backward needs forward first; each forward allows one backward"
             )
         self._require_alike(self._inputs[0], dz, "expects inputs and a gradient")
         inputs, self._inputs = self._inputs, None
@@ -50,8 +50,8 @@ class _Node:
         first, second = device_of(x), device_of(y)
         if on_different_devices(first, second):
             raise DeviceError(
-                f"{self!r} {expects} on one device, got {first} and {second}; carry one over with "
-                "device.asarray of the other's device"
+                f"{self!r} {expects} on one device, got {first} and {second}; copy one to the "
+                "other's device with device.asarray"
             )
 
 
@@ -59,13 +59,13 @@ class Add(_Node):
     """Addition node: ``z = x + y``."""
 
     def forward(self, x: Any, y: Any) -> Any:
-        """Return ``x + y``, two numbers or two arrays of one shape."""
-        self._keep(x, y)
+        """Return ``x + y``, for two numbers or two arrays of one shape."""
+        self._save(x, y)
         return x + y
 
     def backward(self, dz: Any) -> tuple[Any, Any]:
         """Return the gradients at both inputs, ``(dz, dz)``."""
-        self._take(dz)
+        self._take_saved(dz)
         return dz, dz
 
 
@@ -73,11 +73,11 @@ class Multiply(_Node):
     """Multiplication node: ``z = x * y``."""
 
     def forward(self, x: Any, y: Any) -> Any:
-        """Return ``x * y``, two numbers or two arrays of one shape."""
-        self._keep(x, y)
+        """Return ``x * y``, for two numbers or two arrays of one shape."""
+        self._save(x, y)
         return x * y
 
     def backward(self, dz: Any) -> tuple[Any, Any]:
         """Return the gradients at both inputs, ``(dz * y, dz * x)``."""
-        x, y = self._take(dz)
+        x, y = self._take_saved(dz)
         return dz * y, dz * x

@@ -1,4 +1,4 @@
-"""Shape layers: the same numbers in another shape."""
+"""Shape layers: they change only the shape of the examples."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from nnxp.layers.base import Layer
 
 
 class Flatten(Layer):
-    """Lay the axes of each example out in one: (batch, …) becomes (batch, features)."""
+    """Reshape each example to one axis: (batch, …) becomes (batch, features)."""
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """Return `x` as (batch, features)."""
+        """Return `x` in shape (batch, features)."""
         xp = floating_namespace(x, self)
         if x.ndim == 0:
             raise InputError("Flatten expects inputs of shape (batch, …), got a single number")
@@ -28,5 +28,5 @@ class Flatten(Layer):
         return floating_namespace(dy, self).reshape(dy, shape)
 
     def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        """Return the number of values in `shape`, as a shape."""
+        """Return ``(features,)``; None if `shape` is unknown."""
         return None if shape is None else (math.prod(shape),)
