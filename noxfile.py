@@ -4,9 +4,9 @@
 # dependencies = ["nox"]
 # ///
 
-"""The one door to all checks: `nox` runs lint, types and tests, `nox -l` lists the other sessions.
+"""Checks: `nox` runs lint, types and tests; `nox -l` lists the other sessions.
 
-What follows `--` goes to pytest, or to the script: `nox -s tests -- -k affine`.
+Arguments after `--` are passed to pytest or to the script: `nox -s tests -- -k affine`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2026.8.10"  # passes over a pyenv shim of an inactive Python
+nox.needs_version = ">=2026.8.10"  # skips pyenv's shims of inactive Pythons
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never"
-nox.options.error_on_missing_interpreters = False  # skipped with the reason, under CI as well
+nox.options.error_on_missing_interpreters = False  # skipped with the reason, also in CI
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-WITHOUT_OLDEST_NUMPY = {"3.14"}  # newer than the oldest NumPy, which has no wheel for it
+WITHOUT_OLDEST_NUMPY = {"3.14"}  # the oldest NumPy has no wheels for these
 
 
 def group(name: str) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ def tests_matrix(session: nox.Session, dependencies: str) -> None:
     session.run("pytest", "-m", "not gpu and not interop", *session.posargs)
 
 
-@nox.session(venv_backend="virtualenv", default=False)  # pip's settings may name a CPU PyTorch
+@nox.session(venv_backend="virtualenv", default=False)  # pip's settings may select CPU PyTorch
 def interop(session: nox.Session) -> None:
     """Run the tests that compare with PyTorch, JAX and scikit-learn."""
     session.install("-e", ".", *group("test"), *group("interop"))
@@ -77,7 +77,7 @@ def interop(session: nox.Session) -> None:
 
 @nox.session(name="tests-gpu", default=False)
 def tests_gpu(session: nox.Session) -> None:
-    """Run the tests on a CUDA device; `-- cuda12` takes CuPy for an older NVIDIA driver."""
+    """Run the tests on a CUDA device; `-- cuda12` installs CuPy for an older NVIDIA driver."""
     try:
         subprocess.run(["nvidia-smi"], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -85,7 +85,7 @@ def tests_gpu(session: nox.Session) -> None:
     arguments = list(session.posargs)
     cuda = arguments.pop(0) if arguments[:1] == ["cuda12"] else "cuda13"
     session.install("-e", f".[{cuda}]", *group("test"))
-    required = {"NNXP_REQUIRE_GPU": "1"}  # there is a driver, so CuPy must not skip in silence
+    required = {"NNXP_REQUIRE_GPU": "1"}  # the tests fail if CuPy finds no GPU
     session.run("pytest", "-m", "gpu", *arguments, env=required)
 
 
@@ -99,7 +99,7 @@ def tests_cupy(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
-    """Fuzz the readers of files with atheris, each for 30 seconds, or `-- SECONDS`."""
+    """Fuzz each file reader with atheris for 30 seconds, or for `-- SECONDS`."""
     seconds = session.posargs[0] if session.posargs else "30"
     session.install("-e", ".", *group("test"), *group("fuzz"))
     for kind in ("idx", "csv", "safetensors", "signed"):
@@ -109,7 +109,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def build(session: nox.Session) -> None:
-    """Build sdist and wheel into dist/, and try the wheel outside the checkout."""
+    """Build sdist and wheel in dist/, and test the wheel outside the checkout."""
     shutil.rmtree("dist", ignore_errors=True)
     session.install("build")
     session.run("python", "-m", "build")
@@ -132,7 +132,7 @@ def train(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Compare the speed of two commits: `-- REV1 REV2`, by default HEAD~1 and the working tree."""
+    """Compare the speed of two commits: `-- REV1 REV2` (default: HEAD~1 and the working tree)."""
     session.install("-e", ".")
     session.run("python", "scripts/compare_commits.py", *session.posargs)
 

@@ -1,7 +1,7 @@
-"""Measure nnxp against the bare matrix products and other libraries, each in its own process.
+"""Benchmark: nnxp against the bare matrix products and other libraries, each in its own process.
 
-Within a round all take their turn, so ratios are computed within rounds: what slows the machine
-down for a while slows both down. Reported are the medians over the rounds, and the quartiles.
+Within a round the peers take turns, and ratios are computed within rounds, so that a disturbance of
+the machine affects both sides. The tables show medians and quartiles.
 """
 
 from __future__ import annotations
@@ -22,15 +22,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import peers
-from cli import Parser, name_of, run, spread
-from runs import THREADS, add_data_options, load_dataset, new_run_folder, write_json
+from cli import Parser, name_of, optional_output, print_failures, run, spread
+from runs import (
+    THREADS,
+    add_data_options,
+    add_out_option,
+    load_dataset,
+    new_run_folder,
+    print_files,
+    write_json,
+)
 
 import nnxp
-from nnxp.data.mnist import find_mnist
 from nnxp.plots import new_figure, save_figure
 
 ROUNDS = 7
-# An epoch of this many steps is one measurement.
+# One measurement is an epoch of this many steps.
 STEPS = {"small": 600, "wide": 100, "deep": 60, "huge": 14}
 NETWORKS = {"cpu": ("small", "wide", "deep"), "cuda": ("small", "wide", "deep", "huge")}
 EAGER = ("PyTorch, foreach", "PyTorch, fused")
@@ -47,21 +54,21 @@ ON_CPU = (
     "tutorial",
 )
 ON_DEVICE = {"cpu": ON_CPU, "cuda": ("products", "nnxp", "nnxp, plain steps", *TORCH, *JAX)}
-# The others of a library predict, and start, as these do.
+# For predictions and cold starts, in which the peers of one library do not differ.
 ONE_OF_EACH = (
     "products", "nnxp", "PyTorch, fused", "JAX, step", "scikit-learn", "thinc", "tutorial",
 )  # fmt: skip
 PREDICTED_ROWS = (1, 100, 10_000)
-ACCURACY_TOLERANCE = 0.02  # other orders of the same examples alone move it by up to 0.014
-COLD_START, PEAK_MEMORY = "cold start to one epoch", "peak memory of that"
+ACCURACY_TOLERANCE = 0.02  # the order of the examples alone changes it by up to 0.014
+COLD_START, PEAK_MEMORY = "cold start to one epoch", "peak memory of the cold start"
 
 
 class Target(NamedTuple):
-    """The largest ratio wanted of nnxp to the fastest of some peers."""
+    """The largest accepted ratio of nnxp to the fastest peer of a group."""
 
     measure: str
     against: str  # one of GROUPS
-    limits: dict[str, float]
+    limits: dict[str, float]  # by the number of cores, ONE or ALL
 
 
 GROUPS = {
@@ -93,22 +100,22 @@ TARGETS = {
         Target("huge, SGD", "PyTorch", {ALL: 1.0}),
     ],
 }
-# The batches over which a GPU is compared with this CPU, and the accuracy that is trained to.
+# For the comparison of a GPU with this CPU: batch sizes, and the accuracy to reach.
 BATCHES = (16, 64, 256, 1024, 4096, 16384)
 ACCURACY = 0.97
 
-Rounds = dict[str, list[float]]  # the values of each peer, one for each round
+Rounds = dict[str, list[float]]  # a value of each peer for each round
 
 
 class NotRunError(nnxp.NnxpError):
-    """A peer cannot run here."""
+    """A peer cannot run on this machine."""
 
 
-class Session:
-    """A peer's side of the measurement, in a process of its own."""
+class PeerRunner:
+    """Trains and times one peer, in a worker process."""
 
     def __init__(self, name: str) -> None:
-        self.make = peers.PEERS[name]
+        self.new_peer = peers.PEERS[name]
 
     def load(self, dataset: str, folder: Path | None) -> str:
         """Load the data set and return its name."""
@@ -116,19 +123,20 @@ class Session:
         return name
 
     def start(self, task: peers.Task, steps: int) -> None:
-        """Build the network and train an epoch, in which libraries compile what they compile."""
+        """Build the network and train one epoch, in which libraries compile their functions."""
         rows = min(steps, len(self.train) // task.batch_size) * task.batch_size
         if not rows:
             raise nnxp.InputError(f"{self.train} does not fill a batch of {task.batch_size}")
-        self.peer = self.make(task, self.train.inputs[:rows], self.train.labels[:rows])
+        self.peer = self.new_peer(task, self.train.inputs[:rows], self.train.labels[:rows])
         self.peer.epoch()
 
     def step(self) -> float:
+        """Return the microseconds of a step."""
         return peers.step_time(self.peer)
 
     def train_to(self, accuracy: float, device: str) -> tuple[int, float, float]:
-        """Return epochs, seconds and accuracy of training the small network to an accuracy."""
-        peer = self.make(
+        """Train the small network up to an accuracy; return its epochs, seconds and accuracy."""
+        peer = self.new_peer(
             peers.TASKS["small"]._replace(device=device), self.train.inputs, self.train.labels
         )
         history = peer.trainer.history
@@ -140,12 +148,13 @@ class Session:
         return len(history), seconds, history[-1].validation_accuracy
 
     def predict(self, rows: int, seconds: float) -> float:
+        """Return the microseconds of a prediction of some rows."""
         images = np.resize(self._images(), (rows, self.test.inputs.shape[1]))
         return peers.predict_time(self.peer, images, seconds)
 
     def accuracy(self) -> float:
-        """Return the share of test images whose largest score is at their label."""
-        scores = self.peer.host(self.peer.predict(self.peer.ready(self._images())))
+        """Return the test accuracy."""
+        scores = self.peer.to_host(self.peer.predict(self.peer.asarray(self._images())))
         return float((scores.argmax(axis=1) == self.test.labels).mean())
 
     def _images(self) -> np.ndarray:
@@ -153,48 +162,67 @@ class Session:
 
 
 class Worker:
-    """The process of a peer, as seen from here."""
+    """A process with a `PeerRunner`."""
 
     def __init__(self, name: str) -> None:
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, name), daemon=True)
+        self._connection, other_end = context.Pipe()
+        self._process = context.Process(target=answer_calls, args=(other_end, name), daemon=True)
         self._process.start()
-        theirs.close()
+        other_end.close()
 
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """Return what a method of its `Session` returns."""
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the `PeerRunner`, and return its result.
+
+        Raises
+        ------
+        NotRunError
+            If the method raises an error or the process has ended.
+        """
         self._connection.send((method, arguments))
         try:
-            answer, reason = self._connection.recv()
+            result, error = self._connection.recv()
         except EOFError:
-            reason = "its process ended"
-        if reason:
-            raise NotRunError(reason)
-        return answer
+            error = "its process ended"
+        if error:
+            raise NotRunError(error)
+        return result
 
     def close(self) -> None:
         self._connection.close()
         self._process.join()
 
 
-def serve(connection: multiprocessing.connection.Connection, name: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, and that this one
-    session = Session(name)
+def answer_calls(connection: multiprocessing.connection.Connection, name: str) -> None:
+    """Run the calls of a `Worker`, in its process, until the connection is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, which ends this
+    runner = PeerRunner(name)
     while True:
         try:
             method, arguments = connection.recv()
         except EOFError:
             return
         try:
-            connection.send((getattr(session, method)(*arguments), None))
+            connection.send((getattr(runner, method)(*arguments), None))
         except (nnxp.NnxpError, ImportError, RuntimeError, OSError) as error:
             text = str(error).strip() or type(error).__name__
             connection.send((None, text.splitlines()[0]))
 
 
 class Report:
-    """All measurements: for each number of cores, each measure and each peer, a value a round."""
+    """All results.
+
+    Attributes
+    ----------
+    measured : dict of dict of Rounds
+        The values by number of cores and measure.
+    accuracy : dict of dict of dict of float
+        The test accuracy by number of cores, measure and peer.
+    missing : dict of str
+        Why a peer or a measurement was not run.
+    failures : list of str
+        What is wrong with the results.
+    """
 
     def __init__(self) -> None:
         self.measured: dict[str, dict[str, Rounds]] = {}
@@ -203,19 +231,29 @@ class Report:
         self.failures: list[str] = []
 
     def add(self, cores: str, measure: str, rounds: Rounds, accuracy: dict[str, float]) -> None:
-        """Keep a measure's rounds, and print them as a table."""
+        """Store the rounds of a measure, and print them as a table."""
         self.measured.setdefault(cores, {})[measure] = rounds
         self.accuracy.setdefault(cores, {})[measure] = accuracy
         unit = {COLD_START: "s", PEAK_MEMORY: "MiB"}.get(measure, "µs")
-        print(f"\n| {measure}, {cores} | {unit} | nnxp / it (quartiles) | test accuracy |")
+        print(f"\n| {measure}, {cores} | {unit} | nnxp / peer (quartiles) | test accuracy |")
         print("|---|---|---|---|")
         for name, values in rounds.items():
             ratio = spread(ratios(rounds, (name,)))
-            hits = f"{accuracy[name]:.4f}" if name in accuracy else ""
-            print(f"| {name} | {statistics.median(values):.4g} | {ratio} | {hits} |", flush=True)
+            reached = f"{accuracy[name]:.4f}" if name in accuracy else ""
+            print(f"| {name} | {statistics.median(values):.4g} | {ratio} | {reached} |", flush=True)
+
+    def check_accuracy(self, task: str, accuracy: dict[str, float]) -> None:
+        """Store a failure for each peer whose accuracy differs from the others'."""
+        median = statistics.median(accuracy.values())
+        self.failures += [
+            f"{name} reached a test accuracy of {value:.4f} on {task}, and the median is "
+            f"{median:.4f}: does it do the same work?"
+            for name, value in accuracy.items()
+            if abs(value - median) > ACCURACY_TOLERANCE
+        ]
 
     def targets(self, device: str) -> list[dict[str, Any]]:
-        """Return each target with the ratio measured, None where it was not."""
+        """Return each target with the measured ratio, None if it was not measured."""
         rows = []
         for measure, against, limits in TARGETS[device]:
             for cores, limit in limits.items():
@@ -237,26 +275,12 @@ class Report:
 
 
 def main() -> int:
-    parser = Parser(description=__doc__)
-    add_data_options(parser)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
-    parser.add_argument(
-        "--peers", nargs="+", type=name_of("peer", peers.PEERS), metavar="NAME",
-        help=f"besides nnxp, some of: {'; '.join(peers.PEERS)} (default: all)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="two rounds of few steps of the small network: to try it, not to measure",
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR",
-                        help="new folder for table and picture (default: in runs/)")  # fmt: skip
-    args = parser.parse_args()
-    chosen = {*(args.peers or peers.PEERS), "nnxp"}
-    names = [name for name in ON_DEVICE[args.device] if name in chosen]
+    args = parse()
+    requested = {*(args.peers or peers.PEERS), "nnxp"}
+    names = [name for name in ON_DEVICE[args.device] if name in requested]
     count = 2 if args.quick else ROUNDS
-    # Host threads matter little to a GPU.
-    modes = ("one core", "all cores") if args.device == "cpu" else ("all cores",)
+    # The number of CPU cores has little effect on a GPU's times.
+    modes = (ONE, ALL) if args.device == "cpu" else (ALL,)
     device = nnxp.device(args.device)
     folder = new_run_folder(args.out, vars(args))
     machine = describe_machine()
@@ -267,101 +291,117 @@ def main() -> int:
     available = available_cores()
     for cores in modes:
         use_cores(cores, available)
-        measure_steps(report, cores, names, args, count)
+        measure_peers(report, cores, names, args, count)
     measure_cold_starts(report, names, args, count)
     if args.device != "cpu":
         try:
             measure_against_cpu(report, args, count, folder)
         except NotRunError as error:
-            report.missing["by batch size"] = str(error)
+            report.missing["steps by batch size"] = str(error)
     targets = report.targets(args.device)
     print_targets(targets)
     for name, reason in report.missing.items():
         print(f"not run: {name}: {reason}")
-    write_json(
-        folder / "benchmark.json",
-        {
-            "machine": machine,
-            "device": f"{device.spec}: {device.description}",
-            "quick": args.quick,
-            "measured": report.measured,
-            "accuracy": report.accuracy,
-            "targets": targets,
-            "not_run": report.missing,
-        },
+    results = {
+        "machine": machine,
+        "device": f"{device.spec}: {device.description}",
+        "quick": args.quick,
+        "measured": report.measured,
+        "accuracy": report.accuracy,
+        "targets": targets,
+        "not_run": report.missing,
+    }
+    write_json(folder / "benchmark.json", results)
+    with optional_output():
+        title = f"{machine['processor']}, one core" if args.device == "cpu" else device.description
+        draw(report.measured[modes[0]], title, folder)
+    print_files(folder)
+    return print_failures(report.failures)
+
+
+def parse() -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    add_data_options(parser)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
+    parser.add_argument(
+        "--peers", nargs="+", type=name_of("peer", peers.PEERS), metavar="NAME",
+        help=f"peers to compare with nnxp, of: {'; '.join(peers.PEERS)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="two rounds of few steps of the small network, to try the script",
     )
-    try:
-        place = f"{machine['processor']}, one core" if args.device == "cpu" else device.description
-        draw(report.measured[modes[0]], place, folder)
-    except nnxp.MissingExtraError as error:
-        print(f"no picture: {error}", file=sys.stderr)
-    print(f"files in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
-    for text in report.failures:
-        print(text, file=sys.stderr)
-    return 1 if report.failures else 0
+    add_out_option(parser)
+    return parser.parse_args()
 
 
-def measure_steps(
+def measure_peers(
     report: Report, cores: str, names: list[str], args: argparse.Namespace, count: int
 ) -> None:
-    """Measure steps and predictions of all peers with so many cores."""
+    """Measure steps and predictions of all peers on one core or all."""
     workers = {name: Worker(name) for name in names}
-    dataset = workers["nnxp"].ask("load", args.dataset, args.data_dir)
+    dataset = workers["nnxp"].call("load", args.dataset, args.data_dir)
     print(f"\n{dataset}, {cores}, {count} rounds")
     for name, worker in workers.items():
         if name != "nnxp":
-            worker.ask("load", dataset, args.data_dir)
+            worker.call("load", dataset, args.data_dir)
     for network in NETWORKS[args.device][: 1 if args.quick else None]:
         for optimizer in ("SGD", "Adam"):
             task = peers.TASKS[network]._replace(optimizer=optimizer, device=args.device)
-            for name, worker in list(workers.items()):
-                try:
-                    worker.ask("start", task, 3 if args.quick else STEPS[network])
-                except NotRunError as error:
-                    if name == "nnxp":
-                        raise
-                    report.missing[name] = str(error)
-                    workers.pop(name).close()
+            start_task(report, workers, task, 3 if args.quick else STEPS[network])
             rounds = in_turn(workers, count, "step")
             accuracy = {
-                name: worker.ask("accuracy")
+                name: worker.call("accuracy")
                 for name, worker in workers.items()
                 if name != "products"
             }
             report.add(cores, f"{network}, {optimizer}", rounds, accuracy)
-            if not args.quick:  # a few steps teach nothing
-                middle = statistics.median(accuracy.values())
-                report.failures += [
-                    f"{name} reached an accuracy of {value:.4f} on {network}, {optimizer}, and "
-                    f"the others {middle:.4f}: is it the same work?"
-                    for name, value in accuracy.items()
-                    if abs(value - middle) > ACCURACY_TOLERANCE
-                ]
+            if not args.quick:  # after a few steps the accuracy is arbitrary
+                report.check_accuracy(f"{network}, {optimizer}", accuracy)
             if (network, optimizer) == ("small", "SGD"):
-                predicting = {name: w for name, w in workers.items() if name in ONE_OF_EACH}
-                for rows in PREDICTED_ROWS:
-                    seconds = 0.001 if args.quick else 0.05
-                    rounds = in_turn(predicting, count, "predict", rows, seconds)
-                    report.add(cores, f"predict {rows} row{'s' if rows > 1 else ''}", rounds, {})
+                measure_predictions(report, cores, workers, args, count)
     for worker in workers.values():
         worker.close()
 
 
+def start_task(report: Report, workers: dict[str, Worker], task: peers.Task, steps: int) -> None:
+    """Start a task in all workers, and remove those in which it cannot run."""
+    for name, worker in list(workers.items()):
+        try:
+            worker.call("start", task, steps)
+        except NotRunError as error:
+            if name == "nnxp":
+                raise
+            report.missing[name] = str(error)
+            workers.pop(name).close()
+
+
+def measure_predictions(
+    report: Report, cores: str, workers: dict[str, Worker], args: argparse.Namespace, count: int
+) -> None:
+    """Measure predictions of the network that was trained last."""
+    predicting = {name: worker for name, worker in workers.items() if name in ONE_OF_EACH}
+    for rows in PREDICTED_ROWS:
+        rounds = in_turn(predicting, count, "predict", rows, 0.001 if args.quick else 0.05)
+        report.add(cores, f"predict {rows} row{'s' if rows > 1 else ''}", rounds, {})
+
+
 def in_turn(workers: dict[str, Worker], count: int, method: str, *arguments: Any) -> Rounds:
-    """Return what each worker answers in each round; within a round they take turns."""
+    """Call a method of each worker once per round, in turn, and return all results."""
     rounds: Rounds = {name: [] for name in workers}
     for _ in range(count):
         for name, worker in workers.items():
-            rounds[name].append(worker.ask(method, *arguments))
+            rounds[name].append(worker.call(method, *arguments))
     return rounds
 
 
 def measure_cold_starts(
     report: Report, names: list[str], args: argparse.Namespace, count: int
 ) -> None:
-    """Measure whole processes that read MNIST and train the small network for an epoch."""
+    """Measure whole processes that read MNIST and train the small network for one epoch."""
     try:
-        folder = next(iter(find_mnist(args.data_dir).values())).parent
+        folder = next(iter(nnxp.data.find_mnist(args.data_dir).values())).parent
     except nnxp.DataUnavailableError as error:
         report.missing[COLD_START] = str(error)
         return
@@ -371,30 +411,29 @@ def measure_cold_starts(
         if name in ONE_OF_EACH and name != "products" and name not in report.missing
     ]
     seconds: Rounds = {name: [] for name in starting}
-    mebibytes: Rounds = {name: [] for name in starting}
+    memory: Rounds = {name: [] for name in starting}
     for _ in range(count):
         for name in starting:
             start = time.perf_counter()
             process = subprocess.Popen([sys.executable, peers.__file__, name, folder, args.device])
-            # Linux counts this process' own memory as the child's before the child is another
-            # program; it is less, since the data sets are in the workers.
+            # Linux counts the memory of this process for a child until the child executes its own
+            # program. That does not raise the child's peak: only the workers hold data sets.
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             if process.returncode:
-                raise nnxp.NnxpError(f"{name} failed from a cold start, see above")
+                raise nnxp.NnxpError(f"the cold start of {name} failed, see above")
             seconds[name].append(time.perf_counter() - start)
-            scale = 2**20 if sys.platform == "darwin" else 2**10
-            mebibytes[name].append(usage.ru_maxrss / scale)
-    report.add("all cores", COLD_START, seconds, {})
-    report.add("all cores", PEAK_MEMORY, mebibytes, {})
+            memory[name].append(peers.peak_memory(usage))
+    report.add(ALL, COLD_START, seconds, {})
+    report.add(ALL, PEAK_MEMORY, memory, {})
 
 
 def ratios(rounds: Rounds, against: tuple[str, ...]) -> list[float]:
-    """Return, for each round, the ratio of nnxp to the lowest of some peers, if one was run."""
+    """Return the ratio of nnxp to the lowest of some peers for each round; [] if none was run."""
     others = [rounds[name] for name in against if name in rounds]
     if not others:
         return []
-    return [ours / min(theirs) for ours, *theirs in zip(rounds["nnxp"], *others, strict=True)]
+    return [nnxps / min(values) for nnxps, *values in zip(rounds["nnxp"], *others, strict=True)]
 
 
 def measure_against_cpu(report: Report, args: argparse.Namespace, count: int, folder: Path) -> None:
@@ -402,7 +441,7 @@ def measure_against_cpu(report: Report, args: argparse.Namespace, count: int, fo
     workers = {"nnxp": Worker("nnxp"), "nnxp on this CPU": Worker("nnxp")}
     devices = dict(zip(workers, (args.device, "cpu"), strict=True))
     for worker in workers.values():
-        worker.ask("load", args.dataset, args.data_dir)
+        worker.call("load", args.dataset, args.data_dir)
     sizes = BATCHES[:2] if args.quick else BATCHES
     medians: dict[str, dict[str, list[float]]] = {}
     for network in ("small", "wide"):
@@ -410,35 +449,38 @@ def measure_against_cpu(report: Report, args: argparse.Namespace, count: int, fo
         for size in sizes:
             for name, worker in workers.items():
                 task = peers.TASKS[network]._replace(batch_size=size, device=devices[name])
-                worker.ask("start", task, 3 if args.quick else max(3, 20_000 // size))
+                worker.call("start", task, 3 if args.quick else max(3, 20_000 // size))
             rounds = in_turn(workers, count, "step")
-            report.add("all cores", f"{network}, batch {size}", rounds, {})
+            report.add(ALL, f"{network}, batch {size}", rounds, {})
             for name, values in rounds.items():
                 medians[network][name].append(statistics.median(values))
-        ours, theirs = medians[network].values()
-        # From the first batch on that is faster, and all larger ones too.
-        ahead = [a < b for a, b in zip(ours, theirs, strict=True)]
-        first = next((size for i, size in enumerate(sizes) if all(ahead[i:])), None)
-        print(f"\n{network}: {args.device} is ahead of this CPU from batch {first or '(none)'} on")
+        print_crossover(network, args.device, sizes, *medians[network].values())
     for name, worker in workers.items():
-        epochs, seconds, accuracy = worker.ask(
+        epochs, seconds, accuracy = worker.call(
             "train_to", 0.3 if args.quick else ACCURACY, devices[name]
         )
         print(
             f"{name}: test accuracy {accuracy:.4f} after {epochs} epoch(s) in {seconds:.2f} s, "
-            f"evaluations included: {epochs / seconds:.2f} epochs a second"
+            f"evaluations included: {epochs / seconds:.2f} epochs per second"
         )
         worker.close()
-    try:
+    with optional_output():
         draw_against_cpu(sizes, medians, args.device, folder)
-    except nnxp.MissingExtraError as error:
-        print(f"no picture: {error}", file=sys.stderr)
+
+
+def print_crossover(
+    network: str, device: str, sizes: tuple[int, ...], on_device: list[float], on_cpu: list[float]
+) -> None:
+    """Print the batch size from which the device is faster at this size and all larger ones."""
+    faster = [a < b for a, b in zip(on_device, on_cpu, strict=True)]
+    first = next((size for i, size in enumerate(sizes) if all(faster[i:])), None)
+    print(f"\n{network}: {device} is faster than this CPU from batch size {first or '(none)'}")
 
 
 def draw_against_cpu(
     sizes: tuple[int, ...], medians: dict[str, dict[str, list[float]]], device: str, folder: Path
 ) -> None:
-    """Draw the time of a step by batch size, on the device and on this CPU."""
+    """Draw the time per step by batch size, on the device and on this CPU."""
     figure = new_figure(9, 3.6)
     for axes, (network, lines) in zip(
         figure.subplots(1, len(medians), squeeze=False).flat, medians.items(), strict=True
@@ -447,37 +489,37 @@ def draw_against_cpu(
             axes.loglog(sizes, times, "o-", label=label)
         axes.set_title(network, fontsize="medium")
         axes.set_xlabel("batch size")
-        axes.set_ylabel("µs a training step")
+        axes.set_ylabel("µs per training step")
         axes.legend()
     save_figure(figure, folder / "batches.png")
 
 
 def print_targets(targets: list[dict[str, Any]]) -> None:
-    print("\n| measure | nnxp against | cores | ratio (quartiles) | target | |")
+    print("\n| measure | nnxp against | cores | ratio (quartiles) | target | result |")
     print("|---|---|---|---|---|---|")
     for row in targets:
-        ratio, verdict = "", "not measured"
+        ratio, result = "", "not measured"
         if row["ratios"]:
-            ratio, verdict = spread(row["ratios"]), "met" if row["met"] else "missed"
+            ratio, result = spread(row["ratios"]), "met" if row["met"] else "missed"
         print(
             f"| {row['measure']} | {row['against']} | {row['cores']} | {ratio} "
-            f"| ≤ {row['limit']:.2f} | {verdict} |"
+            f"| ≤ {row['limit']:.2f} | {result} |"
         )
 
 
 def available_cores() -> set[int]:
-    """Return the cores that this process may run on; empty where the system pins none."""
+    """Return the cores that this process may run on; none if the system cannot restrict them."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
 def use_cores(cores: str, available: set[int]) -> None:
-    """Let this process' children run on one core, or on all with each library's own defaults."""
+    """Restrict child processes to one core, or allow all with each library's own default."""
     for name in THREADS:
         os.environ.pop(name, None)
-        if cores == "one core":
+        if cores == ONE:
             os.environ[name] = "1"
     if available:
-        os.sched_setaffinity(0, {max(available)} if cores == "one core" else available)
+        os.sched_setaffinity(0, {max(available)} if cores == ONE else available)
 
 
 def describe_machine() -> dict[str, Any]:
@@ -511,17 +553,17 @@ def describe_machine() -> dict[str, Any]:
 
 
 def draw(measured: dict[str, Rounds], title: str, folder: Path) -> None:
-    """Draw the steps of the small and the wide network as bars, fastest first."""
+    """Draw the time per step of the small and the wide network as bars, fastest first."""
     figure = new_figure(9, 3.6)
-    drawn = [network for network in ("small", "wide") if f"{network}, SGD" in measured]
+    networks = [network for network in ("small", "wide") if f"{network}, SGD" in measured]
     for axes, network in zip(
-        figure.subplots(1, len(drawn), squeeze=False).flat, drawn, strict=True
+        figure.subplots(1, len(networks), squeeze=False).flat, networks, strict=True
     ):
         rounds = measured[f"{network}, SGD"]
         medians = sorted((statistics.median(values), name) for name, values in rounds.items())
         times, names = zip(*medians, strict=True)
-        special = {"nnxp": "C0", "products": "0.4"}
-        bars = axes.barh(names, times, color=[special.get(name, "0.75") for name in names])
+        colours = {"nnxp": "C0", "products": "0.4"}
+        bars = axes.barh(names, times, color=[colours.get(name, "0.75") for name in names])
         axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize="small")
         axes.invert_yaxis()
         axes.margins(x=0.15)
@@ -529,7 +571,7 @@ def draw(measured: dict[str, Rounds], title: str, folder: Path) -> None:
         task = peers.TASKS[network]
         widths = "-".join(map(str, task.hidden))
         axes.set_title(f"{network}: hidden {widths}, batch {task.batch_size}", fontsize="medium")
-        axes.set_xlabel("µs a training step")
+        axes.set_xlabel("µs per training step")
     figure.suptitle(title, fontsize="medium", parse_math=False)
     save_figure(figure, folder / "benchmark.png")
 

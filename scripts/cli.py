@@ -1,15 +1,18 @@
-"""Command lines: options by name, errors as one line, signals, and spreads as text."""
+"""Command line: options, errors on one line, signals, worker processes and printed results."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import signal
 import statistics
+import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
@@ -18,17 +21,17 @@ from nnxp.checks import unknown_name
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser that prints an error on one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script: an expected error becomes one line and status 1, Ctrl-C status 130."""
+    """Run `main` and exit: an expected error prints one line (status 1), Ctrl-C has status 130."""
     program = Path(sys.argv[0]).name
     warnings.showwarning = lambda message, *_: print(f"{program}: {message}", file=sys.stderr)
-    # A loss that overflows ends in one error of its own; NumPy's warnings would come before it.
+    # An overflow of the loss raises DivergenceError; NumPy's warnings would only repeat it.
     np.seterr(over="ignore", invalid="ignore")
     try:
         sys.exit(main())
@@ -44,38 +47,41 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 class Stopping:
-    """Whether SIGINT (Ctrl-C) or SIGTERM has asked to stop; a second Ctrl-C stops at once.
+    """Context manager that records SIGINT (Ctrl-C) and SIGTERM instead of ending the process.
+
+    Called, it returns whether there was a signal. After the first one, Ctrl-C raises
+    KeyboardInterrupt.
 
     Attributes
     ----------
     signal : int
-        The number of the signal that asked; 0 for none.
+        The number of the latest signal; 0 if there was none.
     """
 
     signal = 0
 
     def __enter__(self) -> Self:
-        self._before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-        for number, handler in self._before.items():
-            if handler is not signal.SIG_IGN:  # as nohup has it
-                signal.signal(number, self._ask)
+        self._previous = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+        for number, handler in self._previous.items():
+            if handler is not signal.SIG_IGN:  # nohup and background shells ignore signals
+                signal.signal(number, self._record)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def __call__(self) -> bool:
         return bool(self.signal)
 
-    def _ask(self, number: int, _: object) -> None:
+    def _record(self, number: int, _: object) -> None:
         self.signal = number
-        if self._before[signal.SIGINT] is not signal.SIG_IGN:
+        if self._previous[signal.SIGINT] is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def name_of(kind: str, known: Iterable[str]) -> Callable[[str], str]:
-    """Return an argparse type for one of the `known` names; an error names the nearest."""
+    """Return an argparse type that accepts the `known` names; its error suggests the nearest."""
     names = list(known)
 
     def check(name: str) -> str:
@@ -93,7 +99,39 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def run_worker(command: list[Any], environment: Mapping[str, str], failure: str) -> Any:
+    """Run `command` in a process of its own; return the last line that it prints, as JSON.
+
+    Raises
+    ------
+    NnxpError
+        If the command fails; the message starts with `failure`.
+    """
+    result = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, text=True, check=False
+    )
+    if result.returncode:
+        raise nnxp.NnxpError(f"{failure}, see above")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@contextlib.contextmanager
+def optional_output(name: str = "picture") -> Iterator[None]:
+    """Print why there is no output `name`, if a package for it is not installed."""
+    try:
+        yield
+    except nnxp.MissingExtraError as error:
+        print(f"no {name}: {error}", file=sys.stderr)
+
+
+def print_failures(failures: list[str]) -> int:
+    """Print a line for each failure, and return the exit status."""
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return 1 if failures else 0
+
+
 def spread(values: list[float]) -> str:
-    """Return the median and, in brackets, the quartiles of two or more values."""
+    """Return the median of two or more values as text, with the quartiles in brackets."""
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"

@@ -1,13 +1,12 @@
-"""Compare the speed of two commits: the ratio of their times, measured in turn.
+"""Compare the speed of two commits: the ratios of their times, measured in turn.
 
-Both are timed by this checkout's timings.py, each in a process of its own and with one BLAS thread,
-which repeats to a few percent; set ``OPENBLAS_NUM_THREADS=4`` for more threads.
+This checkout's timings.py times both, each in a process of its own and with one BLAS thread. The
+ratios are repeatable to a few percent. Set ``OPENBLAS_NUM_THREADS=4`` for more threads.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import statistics
 import subprocess
@@ -16,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cli import Parser, run, spread
+from cli import Parser, run, run_worker, spread
 from runs import THREADS
 
 import nnxp
@@ -31,15 +30,14 @@ def main() -> None:
     parser.add_argument("first", nargs="?", default="HEAD~1", help="(default: HEAD~1)")
     parser.add_argument("second", nargs="?", default=WORKING_TREE, help="(default: working tree)")
     parser.add_argument(
-        "--quick", action="store_true", help="two rounds of few steps: to try it, not to measure"
+        "--quick", action="store_true", help="two rounds of few steps, to try the script"
     )
     args = parser.parse_args()
     revisions = (args.first, args.second)
-    quick = ["quick"] if args.quick else []
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(checkout(revision)) for revision in revisions]
         rounds = [
-            [time_in_own_process(folder, quick) for folder in folders]
+            [time_checkout(folder, quick=args.quick) for folder in folders]
             for _ in range(2 if args.quick else ROUNDS)
         ]
     print(f"| µs | {args.first} | {args.second} | second / first (quartiles) |")
@@ -53,26 +51,26 @@ def main() -> None:
 
 @contextlib.contextmanager
 def checkout(revision: str) -> Iterator[Path]:
-    """Check a commit out into a temporary folder; the working tree is where it is."""
+    """Return the folder of a commit, checked out temporarily, or of the working tree."""
     if revision == WORKING_TREE:
         yield ROOT
         return
-    commit = git(f"{revision} is no commit", "rev-parse", "--verify", f"{revision}^{{commit}}")
+    commit = git(f"{revision} is not a commit", "rev-parse", "--verify", f"{revision}^{{commit}}")
     git(
         f"commit {revision} has no Trainer.train_epoch(batches)",
         "grep", "-q", "def train_epoch(self, batches", commit, "--", "nnxp",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "checkout"
-        git(f"cannot check {revision} out", "worktree", "add", "--detach", str(folder), commit)
+        git(f"cannot check out {revision}", "worktree", "add", "--detach", str(folder), commit)
         try:
             yield folder
         finally:
-            git("cannot clean up", "worktree", "remove", "--force", str(folder))
+            git(f"cannot remove {folder}", "worktree", "remove", "--force", str(folder))
 
 
 def git(failure: str, *arguments: str) -> str:
-    """Return what git prints; where it fails, an error says `failure` and git's own words."""
+    """Return the output of git; if git fails, raise an error of `failure` and git's message."""
     result = subprocess.run(
         ["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=False
     )
@@ -82,15 +80,13 @@ def git(failure: str, *arguments: str) -> str:
     return result.stdout.strip()
 
 
-def time_in_own_process(folder: Path, quick: list[str]) -> dict[str, float]:
-    result = subprocess.run(
-        [sys.executable, Path(__file__).with_name("timings.py"), folder, *quick],
-        env=dict.fromkeys(THREADS, "1") | os.environ, stdout=subprocess.PIPE, text=True,
-        check=False,
-    )  # fmt: skip
-    if result.returncode:
-        raise nnxp.NnxpError(f"timing {folder} failed, see above")
-    times: dict[str, float] = json.loads(result.stdout)
+def time_checkout(folder: Path, *, quick: bool) -> dict[str, float]:
+    """Return the microseconds that timings.py measures, by name."""
+    command = [sys.executable, Path(__file__).with_name("timings.py"), folder]
+    environment = dict.fromkeys(THREADS, "1") | os.environ
+    times: dict[str, float] = run_worker(
+        [*command, "quick"] if quick else command, environment, f"timing {folder} failed"
+    )
     return times
 
 

@@ -1,24 +1,30 @@
-"""Compare depths, activations and optimizers on MNIST: a table and one picture."""
+"""Compare depths, activations and optimizers on MNIST, in a table and a picture."""
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from cli import Parser, run, whole_number
-from runs import add_data_options, class_count, load_dataset, new_run_folder, write_json
+from runs import (
+    Data,
+    add_data_options,
+    add_out_option,
+    load_dataset,
+    new_run_folder,
+    print_files,
+    write_json,
+)
 
 import nnxp
-from nnxp.data import Dataset
 from nnxp.initializers import Initializer, normal
 from nnxp.optimizers import OPTIMIZERS
 
 
 class Settings(NamedTuple):
-    """What the runs differ in."""
+    """The settings in which the runs differ."""
 
     hidden: list[int]
     activation: str
@@ -26,8 +32,8 @@ class Settings(NamedTuple):
     optimizer: type[nnxp.Optimizer]
 
 
-# The first four are the published settings: N(0, 0.01²) weights and plain SGD at 0.1. The rest
-# differ by the optimizer alone, each at its own default learning rate, from He weights.
+# The first four are the published settings: weights from N(0, 0.01²), SGD with learning rate 0.1.
+# The others differ only in the optimizer: He weights, and its default learning rate.
 RUNS = {
     "2 layers, relu": Settings([50], "relu", normal(0.01), nnxp.SGD),
     "2 layers, sigmoid": Settings([50], "sigmoid", normal(0.01), nnxp.SGD),
@@ -44,26 +50,22 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="(default: auto)")
     add_data_options(parser)
     parser.add_argument("--epochs", type=whole_number, default=17,
-                        help="(default: 17, on MNIST 10,200 steps; published: 10,000)")  # fmt: skip
+                        help="(default: 17, 10,200 steps on MNIST; published: 10,000)")  # fmt: skip
     parser.add_argument("--batch-size", type=whole_number, default=100, help="(default: 100)")
     parser.add_argument("--seeds", type=whole_number, default=1,
-                        help="number of seeds, from 0 (default: 1)")  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR",
-                        help="new folder for table and picture (default: in runs/)")  # fmt: skip
+                        help="number of seeds, counted from 0 (default: 1)")  # fmt: skip
+    add_out_option(parser)
     args = parser.parse_args()
     device = nnxp.device(args.device)
     data = load_dataset(args.dataset, args.data_dir)
-    name, train, test, _ = data
     folder = new_run_folder(args.out, vars(args) | data.config() | {"device": str(device)})
-    print(f"{name} on {device}, {args.epochs} epochs of batches of {args.batch_size}")
+    print(f"{data.name} on {device}, {args.epochs} epochs, batches of {args.batch_size}")
     print(f"mean and standard deviation over {args.seeds} seed(s)")
-    print(f"{'run':<28}  {'train accuracy':<16}  {'test accuracy':<16}  seconds a run")
+    print(f"{'run':<28}  {'train accuracy':<16}  {'test accuracy':<16}  seconds per run")
     first_histories = {}
     table = []
     for run_name, settings in RUNS.items():
-        histories = [
-            train_once(settings, seed, train, test, device, args) for seed in range(args.seeds)
-        ]
+        histories = [train(settings, seed, data, device, args) for seed in range(args.seeds)]
         first_histories[run_name] = histories[0]
         last = [history[-1] for history in histories]
         row = {
@@ -76,26 +78,21 @@ def main() -> None:
         write_json(folder / "compare.json", table)
         cells = [mean_and_deviation(row[key]) for key in ("train_accuracy", "test_accuracy")]
         print(f"{run_name:<28}  {cells[0]:<16}  {cells[1]:<16}  {row['seconds']:.1f}", flush=True)
-    nnxp.plots.plot_histories(first_histories, folder / "compare.png", title=f"{name}, test")
-    print(f"files in {folder}: compare.json, compare.png, config.json")
+    nnxp.plots.plot_histories(first_histories, folder / "compare.png", title=f"{data.name}, test")
+    print_files(folder)
 
 
-def train_once(
-    settings: Settings,
-    seed: int,
-    train: Dataset,
-    test: Dataset,
-    device: nnxp.Device,
-    args: argparse.Namespace,
+def train(
+    settings: Settings, seed: int, data: Data, device: nnxp.Device, args: argparse.Namespace
 ) -> list[nnxp.Record]:
     rng = np.random.default_rng(seed)
     network = nnxp.mlp(
-        [train.inputs.shape[1], *settings.hidden, class_count(train, test)],
-        rng=rng, activation=settings.activation, initializer=settings.initializer, device=device,
+        data.widths(settings.hidden), rng=rng, activation=settings.activation,
+        initializer=settings.initializer, device=device,
     )  # fmt: skip
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), settings.optimizer())
     return trainer.fit(
-        train, epochs=args.epochs, batch_size=args.batch_size, validation=test, rng=rng
+        data.train, epochs=args.epochs, batch_size=args.batch_size, validation=data.test, rng=rng
     )
 
 

@@ -1,4 +1,4 @@
-"""Two apples, then three oranges with them, taxed: a computational graph forward and backward."""
+"""Computational graphs: the taxed price of apples and oranges, forward and backward."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main() -> None:
     d_apple, d_apples = apple_node.backward(d_apple_price)
 
     print(f"{APPLES} apples at {APPLE}, {ORANGES} oranges at {ORANGE}, tax {TAX}: {total:.2f}")
-    print("what one more of each adds to the price:")
+    print("gradient of the total for each input:")
     for name, gradient in [
         ("apple", d_apples),
         ("orange", d_oranges),

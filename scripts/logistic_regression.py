@@ -1,4 +1,4 @@
-"""Logistic regression on ten points, full batch; then a step with a hidden layer on five."""
+"""Logistic regression: full-batch training on ten points, then a step with a hidden layer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main() -> None:
     print(f"w = {layer.params['W'][:, 0]}, b = {layer.params['b']}")
 
     network = nnxp.mlp([2, 3, 1], rng=rng, activation="sigmoid", dtype="float64", device=device)
-    draw = np.random.RandomState(0).randn  # the published example's weights
+    draw = np.random.RandomState(0).randn  # draws the weights of the published example
     network.load_parameters(
         {"W1": draw(2, 3), "b1": np.zeros(3), "W2": draw(3, 1), "b2": np.zeros(1)}
     )

@@ -1,8 +1,8 @@
 """Peers: one training task, written for each library as its own users would write it.
 
-Run by itself, it is a cold start: ``python peers.py NAME FOLDER DEVICE`` reads MNIST's files from a
-folder and trains the small network for an epoch. Nothing but NumPy is imported before a peer is
-made, so that each one pays for its own imports and for no other's.
+``python peers.py NAME FOLDER DEVICE`` is a cold start: it reads the MNIST files in a folder and
+trains the small network for one epoch. A peer imports its library when it is created; the module
+imports only NumPy, so that the time and memory of a peer include no other library.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import resource  # not on Windows
+
 
 class Task(NamedTuple):
-    """What is trained: a ReLU network with softmax and the batch's mean cross-entropy."""
+    """A training task: a ReLU network with softmax and the mean cross-entropy of the batch."""
 
     hidden: tuple[int, ...]
     batch_size: int
-    optimizer: str  # "SGD" with a rate of 0.1, or "Adam" with one of 0.001
+    optimizer: str  # "SGD" with learning rate 0.1 or "Adam" with 0.001
     device: str  # "cpu" or "cuda"
 
 
@@ -38,14 +41,16 @@ TASKS = {
 
 
 class Peer:
-    """A network with its data set, in one library.
+    """A network and its data set in one library.
 
     Parameters
     ----------
     task : Task
+        The network, its optimizer, batch size and device.
     inputs : (examples, pixels) uint8 array
-        As many examples as fill their batches.
+        The images. Their number must be a multiple of the batch size.
     labels : (examples,) integer array
+        The class of each image.
     """
 
     def __init__(self, task: Task, inputs: np.ndarray, labels: np.ndarray) -> None:
@@ -60,33 +65,33 @@ class Peer:
         self.build(inputs, labels)
 
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
-        """Make the network of `weights` and of biases 0, and prepare the data set for training."""
+        """Build the network from `weights` and zero biases, and prepare the data set."""
         raise NotImplementedError
 
     def epoch(self) -> None:
-        """Take a step on each batch, in a new random order, and wait until all are taken."""
+        """Train one epoch in a new random order, and wait until the device has finished."""
         raise NotImplementedError
 
-    def ready(self, x: np.ndarray) -> Any:
-        """Return float32 inputs as this library's array."""
+    def asarray(self, x: np.ndarray) -> Any:
+        """Return float32 inputs as an array of this library, on its device."""
         return x
 
     def predict(self, x: Any) -> Any:
-        """Return scores or probabilities, after waiting for them."""
+        """Return scores or probabilities, after the device has finished."""
         raise NotImplementedError
 
-    def host(self, y: Any) -> np.ndarray:
+    def to_host(self, y: Any) -> np.ndarray:
         """Return predictions as a NumPy array."""
         return np.asarray(y)
 
     def order(self) -> np.ndarray:
-        """Return the examples' numbers in a new order, a row for each batch."""
+        """Return the indices of the examples in a new random order, a row for each batch."""
         rows = self.rng.permutation(self.batches * self.task.batch_size).astype(np.int32)
         return rows.reshape(self.batches, -1)
 
 
 class Products(Peer):
-    """The matrix products that a step cannot do without, and nothing else: the limit."""
+    """Only the matrix products of a step: a lower bound of its time."""
 
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         xp = np
@@ -104,7 +109,7 @@ class Products(Peer):
         self.products = [(y[i], W[i], y[i + 1]) for i in layers]  # left, right, out
         for i in reversed(layers):
             self.products.append((y[i].T, dy[i + 1], xp.empty_like(W[i])))
-            if i:  # the first layer's inputs need no gradient
+            if i:  # the inputs of the network need no gradient
                 self.products.append((dy[i + 1], W[i].T, dy[i]))
 
     def epoch(self) -> None:
@@ -113,7 +118,7 @@ class Products(Peer):
                 self.xp.matmul(left, right, out=out)
         self.wait()
 
-    def ready(self, x: np.ndarray) -> Any:
+    def asarray(self, x: np.ndarray) -> Any:
         self.outputs = [self.xp.empty((len(x), n), np.float32) for n in self.widths[1:]]
         return self.xp.asarray(x)
 
@@ -125,7 +130,7 @@ class Products(Peer):
 
 
 class Nnxp(Peer):
-    """nnxp, by its public calls; `options` go to its trainer."""
+    """nnxp, through its public interface; `options` are passed to its trainer."""
 
     def __init__(self, *args: Any, **options: bool) -> None:
         self.options = options
@@ -140,18 +145,17 @@ class Nnxp(Peer):
         for number, W in enumerate(self.weights, start=1):
             self.network.parameters()[f"W{number}"] = self.device.asarray(W)
         optimizer = {"SGD": nnxp.SGD(0.1), "Adam": nnxp.Adam(0.001)}[self.task.optimizer]
-        parts = self.network, nnxp.SoftmaxWithLoss(), optimizer
-        self.trainer = nnxp.Trainer(*parts, **self.options)
-        self.examples = nnxp.data.Batches(
+        self.trainer = nnxp.Trainer(self.network, nnxp.SoftmaxWithLoss(), optimizer, **self.options)
+        self.epoch_batches = nnxp.data.Batches(
             nnxp.data.Dataset(inputs, labels), self.task.batch_size,
             device=self.device, dtype="float32", rng=self.rng,
         )  # fmt: skip
 
     def epoch(self) -> None:
-        self.trainer.train_epoch(self.examples)
+        self.trainer.train_epoch(self.epoch_batches)
         self.wait()
 
-    def ready(self, x: np.ndarray) -> Any:
+    def asarray(self, x: np.ndarray) -> Any:
         return self.device.asarray(x)
 
     def predict(self, x: Any) -> Any:
@@ -159,12 +163,12 @@ class Nnxp(Peer):
         self.wait()
         return y
 
-    def host(self, y: Any) -> np.ndarray:
+    def to_host(self, y: Any) -> np.ndarray:
         return self.device.to_host(y)
 
 
 class Torch(Peer):
-    """PyTorch, eager; `options` go to its optimizer."""
+    """PyTorch, eager; `options` are passed to its optimizer."""
 
     def __init__(self, *args: Any, **options: bool) -> None:
         self.options = options
@@ -173,13 +177,13 @@ class Torch(Peer):
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         import torch
 
-        # Named each time, since a default other than PyTorch's own slows each of its calls.
-        self.place = {"device": self.task.device}
+        # Passed to each call: a changed default device would slow down all calls of PyTorch.
+        self.on_device = {"device": self.task.device}
         self.torch = torch
         self.wait = torch.cuda.synchronize if self.task.device == "cuda" else lambda: None
         layers: list[Any] = []
         for W in self.weights:
-            layers += [torch.nn.Linear(*W.shape, **self.place), torch.nn.ReLU()]
+            layers += [torch.nn.Linear(*W.shape, **self.on_device), torch.nn.ReLU()]
             with torch.no_grad():
                 layers[-2].weight.copy_(torch.tensor(W.T))
                 layers[-2].bias.zero_()
@@ -191,7 +195,7 @@ class Torch(Peer):
         ]
         self.optimizer = kind(self.model.parameters(), lr=rate, **self.options)
         self.inputs = torch.from_numpy(scale_images(inputs)).to(self.task.device)
-        self.labels = torch.tensor(labels, dtype=torch.int64, **self.place)
+        self.labels = torch.tensor(labels, dtype=torch.int64, **self.on_device)
 
     def step(self, rows: Any) -> None:
         self.optimizer.zero_grad()
@@ -199,13 +203,13 @@ class Torch(Peer):
         self.optimizer.step()
 
     def epoch(self) -> None:
-        order = self.torch.randperm(len(self.inputs), **self.place)
+        order = self.torch.randperm(len(self.inputs), **self.on_device)
         for rows in order.split(self.task.batch_size):
             self.step(rows)
         self.wait()
 
-    def ready(self, x: np.ndarray) -> Any:
-        return self.torch.tensor(x, **self.place)
+    def asarray(self, x: np.ndarray) -> Any:
+        return self.torch.tensor(x, **self.on_device)
 
     def predict(self, x: Any) -> Any:
         with self.torch.inference_mode():
@@ -213,12 +217,12 @@ class Torch(Peer):
         self.wait()
         return y
 
-    def host(self, y: Any) -> np.ndarray:
+    def to_host(self, y: Any) -> np.ndarray:
         return y.cpu().numpy()
 
 
 class TorchCompiled(Torch):
-    """PyTorch, its model compiled."""
+    """PyTorch with a compiled model."""
 
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         super().build(inputs, labels)
@@ -226,7 +230,7 @@ class TorchCompiled(Torch):
 
 
 class TorchGraph(Torch):
-    """PyTorch, a whole step captured in a CUDA graph."""
+    """PyTorch with the whole step captured in a CUDA graph."""
 
     def __init__(self, task: Task, *args: Any) -> None:
         super().__init__(task, *args, **({"capturable": True} if task.optimizer == "Adam" else {}))
@@ -234,8 +238,8 @@ class TorchGraph(Torch):
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         super().build(inputs, labels)
         cuda = self.torch.cuda
-        self.rows = self.torch.arange(self.task.batch_size, **self.place)
-        # Its documentation asks for some steps on another stream before the capture.
+        self.rows = self.torch.arange(self.task.batch_size, **self.on_device)
+        # PyTorch's documentation requires some steps on another stream before the capture.
         stream = cuda.Stream()
         stream.wait_stream(cuda.current_stream())
         with cuda.stream(stream):
@@ -252,45 +256,18 @@ class TorchGraph(Torch):
 
 
 class Jax(Peer):
-    """JAX, one jitted step a call."""
+    """JAX with a compiled step."""
 
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         import jax
         import jax.numpy as jnp
 
         jax.config.update("jax_platforms", self.task.device)
-        # Its default for float32 on GPUs has fewer bits than the others compute in.
+        # By default, JAX multiplies float32 on GPUs with fewer bits than the other peers.
         jax.config.update("jax_default_matmul_precision", "highest")
         self.jax = jax
-
-        def scores(params, x):
-            for W, b in params[:-1]:
-                x = jax.nn.relu(x @ W + b)
-            W, b = params[-1]
-            return x @ W + b
-
-        def loss(params, x, labels):
-            logs = jax.nn.log_softmax(scores(params, x))
-            return -jnp.take_along_axis(logs, labels[:, None], axis=1).mean()
-
-        def sgd(state, grads):
-            return (jax.tree.map(lambda w, g: w - 0.1 * g, state[0], grads),)
-
-        def adam(state, grads):
-            params, m, v, t = state
-            t = t + 1
-            m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, grads)
-            v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, grads)
-            rate = 0.001 * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
-            params = jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v) + 1e-8), params, m, v)
-            return params, m, v, t
-
-        def step(state, inputs, labels, rows):
-            return update(state, jax.grad(loss)(state[0], inputs[rows], labels[rows]))
-
-        update = {"SGD": sgd, "Adam": adam}[self.task.optimizer]
-        self.step = step
-        self.train = jax.jit(step, donate_argnums=0)
+        scores, self.step = jax_functions(self.task.optimizer)
+        self.train = jax.jit(self.step, donate_argnums=0)
         self.scores = jax.jit(scores)
         params = [(jnp.asarray(W), jnp.zeros(W.shape[1])) for W in self.weights]
         self.state: tuple[Any, ...] = (params,)
@@ -305,15 +282,50 @@ class Jax(Peer):
             self.state = self.train(self.state, self.inputs, self.labels, rows)
         self.jax.block_until_ready(self.state)
 
-    def ready(self, x: np.ndarray) -> Any:
+    def asarray(self, x: np.ndarray) -> Any:
         return self.jax.device_put(x)
 
     def predict(self, x: Any) -> Any:
         return self.scores(self.state[0], x).block_until_ready()
 
 
+def jax_functions(optimizer: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return JAX functions for the scores and for a step."""
+    import jax
+    import jax.numpy as jnp
+
+    def scores(params, x):
+        for W, b in params[:-1]:
+            x = jax.nn.relu(x @ W + b)
+        W, b = params[-1]
+        return x @ W + b
+
+    def loss(params, x, labels):
+        logs = jax.nn.log_softmax(scores(params, x))
+        return -jnp.take_along_axis(logs, labels[:, None], axis=1).mean()
+
+    def sgd(state, grads):
+        return (jax.tree.map(lambda w, g: w - 0.1 * g, state[0], grads),)
+
+    def adam(state, grads):
+        params, m, v, t = state
+        t = t + 1
+        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, grads)
+        v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, grads)
+        rate = 0.001 * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        params = jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v) + 1e-8), params, m, v)
+        return params, m, v, t
+
+    update = {"SGD": sgd, "Adam": adam}[optimizer]
+
+    def step(state, inputs, labels, rows):
+        return update(state, jax.grad(loss)(state[0], inputs[rows], labels[rows]))
+
+    return scores, step
+
+
 class JaxScan(Jax):
-    """JAX, a whole epoch of steps in one jitted scan."""
+    """JAX with a compiled epoch: a scan over its steps."""
 
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         super().build(inputs, labels)
@@ -332,7 +344,7 @@ class JaxScan(Jax):
 
 
 class ScikitLearn(Peer):
-    """scikit-learn's MLPClassifier, without its momentum and weight penalty."""
+    """scikit-learn's MLPClassifier without momentum and weight penalty."""
 
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         from sklearn.neural_network import MLPClassifier
@@ -348,7 +360,7 @@ class ScikitLearn(Peer):
         )  # fmt: skip
         self.inputs = scale_images(inputs)
         self.labels = labels
-        # Its weights exist after a first step only.
+        # scikit-learn creates its weights in the first step.
         first = slice(0, self.task.batch_size)
         self.model.partial_fit(
             self.inputs[first], labels[first], classes=np.arange(self.widths[-1])
@@ -366,7 +378,7 @@ class ScikitLearn(Peer):
 
 
 class Thinc(Peer):
-    """thinc, without its averages of weights and its clipping of gradients."""
+    """thinc without weight averages and gradient clipping."""
 
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         from thinc import api
@@ -397,7 +409,7 @@ class Thinc(Peer):
 
 
 class Tutorial(Peer):
-    """NumPy as books teach it: objects for layers, dictionaries of float64 arrays, one-hot rows."""
+    """NumPy as in tutorials: layer objects, dictionaries of float64 arrays, one-hot labels."""
 
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         self.params: dict[str, np.ndarray] = {}
@@ -494,17 +506,17 @@ PEERS: dict[str, Callable[..., Peer]] = {
 
 
 def scale_images(inputs: np.ndarray) -> np.ndarray:
-    """Return bytes as float32 from 0 to 1."""
+    """Return uint8 images as float32, scaled to the range from 0 to 1."""
     x = inputs.astype(np.float32)
     x /= 255
     return x
 
 
 def step_time(peer: Peer) -> float:
-    """Return the microseconds of a step, over an epoch.
+    """Return the mean microseconds of a step in one epoch.
 
-    An epoch before it wakes BLAS's threads, which takes some 50 ms, and lets those of another
-    process fall asleep.
+    The epoch before it is not measured: waking the BLAS threads takes some 50 ms, and those of
+    another process need some time to fall asleep.
     """
     peer.epoch()
     start = time.perf_counter()
@@ -513,20 +525,20 @@ def step_time(peer: Peer) -> float:
 
 
 def predict_time(peer: Peer, x: np.ndarray, seconds: float = 0.05) -> float:
-    """Return the microseconds of a call for the rows of `x`, the median over so many seconds."""
-    ready = peer.ready(x)
-    for _ in range(2):  # the first time to wake threads, as above
+    """Return the median microseconds of a prediction for `x`, from calls in `seconds` seconds."""
+    inputs = peer.asarray(x)
+    for _ in range(2):  # first unmeasured, as in `step_time`
         calls: list[float] = []
         end = time.perf_counter() + seconds
         while len(calls) < 2 or time.perf_counter() < end:
             start = time.perf_counter()
-            peer.predict(ready)
+            peer.predict(inputs)
             calls.append(time.perf_counter() - start)
     return statistics.median(calls) * 1e6
 
 
 def cupy_wait(device: str) -> Callable[[], None]:
-    """Return what waits until CuPy's work is done; on the CPU there is nothing to wait for."""
+    """Return a function that waits until the CUDA device has finished; it does nothing on a CPU."""
     if device == "cpu":
         return lambda: None
     import cupy
@@ -534,7 +546,18 @@ def cupy_wait(device: str) -> Callable[[], None]:
     return cupy.cuda.get_current_stream().synchronize
 
 
+def random_examples(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return random images and labels in the layout of MNIST."""
+    return rng.integers(0, 256, (count, 784), np.uint8), np.arange(count) % 10
+
+
+def peak_memory(usage: resource.struct_rusage) -> float:
+    """Return the peak memory of a process in MiB."""
+    return usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
 def main() -> None:
+    """Train one peer from a cold start."""
     name, folder, device = sys.argv[1:]
     if name == "nnxp":
         import nnxp
@@ -553,11 +576,11 @@ def main() -> None:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Return an IDX file of bytes as an array: a short header, then the values."""
+    """Read an IDX file of bytes: a short header, then the values."""
     data = (gzip.open if path.suffix == ".gz" else open)(path, "rb").read()
-    axes = data[3]
-    shape = np.frombuffer(data, ">u4", axes, offset=4)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    ndim = data[3]
+    shape = np.frombuffer(data, ">u4", ndim, offset=4)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * ndim).reshape(shape)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs: the data set that a script trains on, and the folder of its files."""
+"""Runs: the data set that a script trains on, and the folder for the files it writes."""
 
 from __future__ import annotations
 
@@ -20,23 +20,31 @@ from nnxp.checks import unknown_name
 from nnxp.data import Dataset
 from nnxp.files import write_atomically
 
-# Each library reads its own, and only before it starts.
+# Each BLAS library reads its own variable, once, when it is loaded.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--dataset`` and ``--data-dir``, for `load_dataset`."""
+    """Add ``--dataset`` and ``--data-dir``, the arguments of `load_dataset`."""
     parser.add_argument(
         "--dataset",
         default="auto",
         metavar="auto|mnist|digits|FILE.csv",
-        help="auto: MNIST, or the embedded digits where it cannot be had; FILE.csv: Kaggle's "
-        "layout, every sixth example for the test (default: auto)",
+        help="auto: MNIST, or the embedded digits if MNIST is not available; FILE.csv: a file in "
+        "Kaggle's layout, every sixth example is used for testing (default: auto)",
     )
     parser.add_argument(
         "--data-dir",
         type=Path,
-        help="folder of the four MNIST files, or of a set in their layout; also $NNXP_DATA_DIR",
+        help="folder with the four MNIST files, or a data set in their layout "
+        "(default: $NNXP_DATA_DIR)",
+    )
+
+
+def add_out_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--out``, the `out` of `new_run_folder`."""
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="new folder for the results (default: in runs/)"
     )
 
 
@@ -48,22 +56,27 @@ class Data(NamedTuple):
     test: Dataset
     source: Path | None
 
+    def widths(self, hidden: list[int]) -> list[int]:
+        """Return the widths of a network for these data with the `hidden` layers."""
+        classes = int(max(self.train.labels.max(), self.test.labels.max())) + 1
+        return [self.train.inputs.shape[1], *hidden, classes]
+
     def config(self) -> dict[str, Any]:
-        """Return what a later run needs to find the same data, and to know that they are."""
+        """Return the name, the source and the SHA-256 of the data, for config.json."""
         digest = hashlib.sha256()
         for dataset in (self.train, self.test):
             digest.update(np.ascontiguousarray(dataset.inputs))
             digest.update(np.ascontiguousarray(dataset.labels))
-        file = self.source is not None and self.source.is_file()
+        is_file = self.source is not None and self.source.is_file()
         return {
-            "dataset": str(self.source.resolve()) if file else self.name,
+            "dataset": str(self.source.resolve()) if is_file else self.name,
             "data_source": self.source,
             "data_sha256": digest.hexdigest(),
         }
 
 
 def load_dataset(name: str, folder: Path | None) -> Data:
-    """Return the data set asked for."""
+    """Return the data set of the options ``--dataset`` and ``--data-dir``."""
     if name not in ("auto", "mnist", "digits") and not name.endswith((".csv", ".csv.gz")):
         raise unknown_name("dataset", name, ["auto", "mnist", "digits", "FILE.csv"])
     if folder and name not in ("auto", "mnist"):
@@ -73,9 +86,9 @@ def load_dataset(name: str, folder: Path | None) -> Data:
     if name not in ("auto", "mnist"):
         return Data(name, *nnxp.data.load_csv(name).split(6), Path(name))
     try:
-        examples = nnxp.data.load_mnist(folder)
+        datasets = nnxp.data.load_mnist(folder)
         found = nnxp.data.find_mnist(folder)["train-images-idx3-ubyte"]
-        return Data("mnist", *examples, found.parent)
+        return Data("mnist", *datasets, found.parent)
     except nnxp.DataUnavailableError as error:
         if name == "mnist" or folder:
             raise
@@ -83,36 +96,34 @@ def load_dataset(name: str, folder: Path | None) -> Data:
         return Data("digits", *nnxp.data.load_digits(), None)
 
 
-def class_count(train: Dataset, test: Dataset) -> int:
-    """Return the number of classes: one more than the largest label."""
-    return int(max(train.labels.max(), test.labels.max())) + 1
+def new_run_folder(out: Path | None, config: dict[str, Any]) -> Path:
+    """Return a new or empty folder, after writing config.json (see `write_config`) into it.
 
+    If `out` is None, the folder is a new one in runs/. Two processes never get the same folder.
 
-def new_run_folder(wanted: Path | None, config: dict[str, Any]) -> Path:
-    """Return an empty folder for a run's files, with `config` and all versions in config.json.
-
-    Paths are written in full there. Without a wish the folder is a new one in runs/. A folder that
-    holds anything is refused, and of two runs that want the same one at the same moment only one
-    gets it.
+    Raises
+    ------
+    InputError
+        If the folder is not empty or cannot be written to.
     """
     try:
-        folder = _new_folder() if wanted is None else wanted
+        folder = _new_folder() if out is None else out
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise nnxp.InputError(
                 f"{folder} already holds a run or other files; choose another --out"
             )
-        (folder / "config.json").touch(exist_ok=False)
+        (folder / "config.json").touch(exist_ok=False)  # fails if another process was faster
     except OSError as error:
         raise nnxp.InputError(
-            f"cannot write to {wanted or 'runs/'} ({error.strerror}); choose another --out"
+            f"cannot write to {out or 'runs/'} ({error.strerror}); choose another --out"
         ) from error
     write_config(folder, config)
     return folder
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """Write a run's settings and all versions as config.json."""
+    """Write a run's settings and all versions as config.json, with absolute paths."""
     packages = ["numpy", "array-api-compat"]
     write_json(
         folder / "config.json",
@@ -131,8 +142,19 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     )
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, atomically."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def print_files(folder: Path) -> None:
+    """Print the names of the files in a run's folder."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    print(f"files in {folder}: {', '.join(names)}")
+
+
 def _new_folder() -> Path:
-    """Make a folder in runs/ that no other process has made."""
+    """Create a folder in runs/ with a name that no other run has."""
     Path("runs").mkdir(exist_ok=True)
     name = time.strftime("%Y-%m-%d-%H%M%S")
     folder, count = Path("runs") / name, 1
@@ -143,8 +165,3 @@ def _new_folder() -> Path:
         except FileExistsError:
             count += 1
             folder = Path("runs") / f"{name}-{count}"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, whole or not at all."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())

@@ -1,6 +1,6 @@
-"""Time the nnxp of one checkout: prints JSON of microseconds by name, for compare_commits.py.
+"""Timings: microseconds of the nnxp in one checkout, printed as JSON for compare_commits.py.
 
-``python timings.py FOLDER [quick]``; only the scripts are taken from this script's own checkout.
+``python timings.py FOLDER [quick]`` imports nnxp from FOLDER, and peers.py from its own folder.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ def main() -> None:
     for network, steps in STEPS.items():
         for optimizer in ("SGD", "Adam"):
             task = peers.TASKS[network]._replace(optimizer=optimizer)
-            examples = (2 if quick else steps) * task.batch_size
-            inputs = rng.integers(0, 256, (examples, 784), np.uint8)
-            peer = peers.PEERS["nnxp"](task, inputs, np.arange(examples) % 10)
-            times[f"{network}, {optimizer}, a step"] = peers.step_time(peer)
+            examples = peers.random_examples(rng, (2 if quick else steps) * task.batch_size)
+            peer = peers.PEERS["nnxp"](task, *examples)
+            times[f"{network}, {optimizer}, step"] = peers.step_time(peer)
         for rows in (1, 100):
             x = rng.random((rows, 784), np.float32)
             times[f"{network}, predict {rows}"] = peers.predict_time(peer, x, seconds)

@@ -1,4 +1,4 @@
-"""Train a network with SoftmaxWithLoss on MNIST, on the CPU or a GPU: --device says which."""
+"""Train a network with SoftmaxWithLoss on MNIST, on the CPU or a GPU (see --device)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import argparse
 import contextlib
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from cli import Parser, Stopping, name_of, run, whole_number
+from cli import Parser, Stopping, name_of, optional_output, run, whole_number
 from runs import (
     Data,
     add_data_options,
-    class_count,
+    add_out_option,
     load_dataset,
     new_run_folder,
+    print_files,
     write_config,
     write_json,
 )
@@ -29,18 +30,75 @@ from nnxp.layers.activations import ACTIVATIONS
 from nnxp.optimizers import OPTIMIZERS
 
 CHECKPOINT = "checkpoint.safetensors"
-# What a run goes on with, as its checkpoint has it, and what may be given anew.
-KEPT = {
+# The settings in a checkpoint, with their types. --resume takes those of the run as defaults;
+# options can override the changeable ones.
+FIXED = {
     "hidden": list, "activation": str, "init": (str, type(None)), "optimizer": str,
     "learning_rate": float, "batch_size": int, "seed": int, "dtype": str,
 }  # fmt: skip
-GIVEN_ANEW = {
+CHANGEABLE = {
     "dataset": str, "epochs": int, "device": str, "capture": (bool, str),
     "checkpoint_every": (int, type(None)),
 }  # fmt: skip
 
 
+class Training(NamedTuple):
+    """A new or resumed run."""
+
+    trainer: nnxp.Trainer
+    rng: np.random.Generator
+    data: Data
+    folder: Path
+    checkpoint: Path | None  # None if the packages for checkpoints are not installed
+    new_folder: bool  # whether this run created the folder
+
+
+def main() -> int:
+    args = parse()
+    device = nnxp.device(args.device)
+    if args.verbose and device.reason:
+        print(f"no GPU: {device.reason}", file=sys.stderr)
+    with contextlib.ExitStack() as stack:
+        if args.resume:
+            # Locked before it is read, so that no other process writes it in between.
+            stack.enter_context(lock_target(args.resume / CHECKPOINT))
+            training = resume_run(args, device)
+        else:
+            training = start_run(args, device)
+        status = train(training, args)
+        if status:
+            report_interruption(training)
+    if training.trainer.history and not args.quiet:
+        print_summary(training.trainer.history)
+        print_files(training.folder)
+    return status
+
+
 def parse() -> argparse.Namespace:
+    """Return the options; those of a resumed run have its settings as defaults."""
+    parser = new_parser()
+    args = parser.parse_args()
+    if args.resume:
+        config = read_config(args.resume)
+        parser.set_defaults(**{name: config[name] for name in (FIXED | CHANGEABLE)})
+        args = parser.parse_args()
+        for name in FIXED:
+            if getattr(args, name) != config[name]:
+                parser.error(
+                    f"argument --{name.replace('_', '-')}: the run in {args.resume} has "
+                    f"{config[name]}, which cannot change"
+                )
+        if args.out:
+            parser.error("argument --out: a resumed run stays in its own folder")
+        source = config["data_source"]
+        if args.dataset in ("auto", "mnist") and source and Path(source).is_dir():
+            args.data_dir = args.data_dir or Path(source)
+    if args.seed < 0:
+        parser.error(f"argument --seed: must be 0 or more, got {args.seed}")
+    return args
+
+
+def new_parser() -> Parser:
     parser = Parser(description=__doc__)
     option = parser.add_argument
     option("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -53,136 +111,50 @@ def parse() -> argparse.Namespace:
            help=f"{', '.join(INITIALIZERS)} (default: he for relu, else xavier)")  # fmt: skip
     option("--optimizer", type=name_of("optimizer", OPTIMIZERS), default="sgd",
            help=f"{', '.join(OPTIMIZERS)} (default: sgd)")  # fmt: skip
-    option("--learning-rate", type=float, help="(default: the optimizer's own; sgd's is 0.1)")
+    option("--learning-rate", type=float, help="(default: the optimizer's own; 0.1 for sgd)")
     option("--epochs", type=whole_number, default=10, help="(default: 10)")
     option("--batch-size", type=whole_number, default=100, help="(default: 100)")
-    option("--seed", type=int, default=0, help="of weights and shuffling (default: 0)")
+    option("--seed", type=int, default=0, help="for weights and shuffling (default: 0)")
     option("--dtype", type=name_of("dtype", DTYPES), default="float32",
            help="float32 or float64 (default: float32)")  # fmt: skip
-    option(
-        "--capture",
-        action=argparse.BooleanOptionalAction,
-        default="auto",
-        help="prepare a step once and repeat it (default: where that is known to be faster)",
-    )
-    option("--out", type=Path, metavar="DIR",
-           help="new folder for numbers, picture and settings (default: in runs/)")  # fmt: skip
-    option(
-        "--checkpoint-every",
-        type=whole_number,
-        metavar="STEPS",
-        help="save after so many steps too (default: after each epoch, and when stopped)",
-    )
-    option(
-        "--resume",
-        type=Path,
-        metavar="DIR",
-        help="go on with the run in this folder; --epochs counts all of them",
-    )
-    option("--quiet", action="store_true", help="print errors alone")
-    option("-v", "--verbose", action="store_true", help="say why auto chose the CPU")
-    args = parser.parse_args()
-    if args.resume:
-        config = read_config(args.resume)
-        parser.set_defaults(**{name: config[name] for name in (KEPT | GIVEN_ANEW)})
-        args = parser.parse_args()
-        for name in KEPT:
-            if getattr(args, name) != config[name]:
-                parser.error(
-                    f"argument --{name.replace('_', '-')}: the run in {args.resume} has "
-                    f"{config[name]}, and goes on with it"
-                )
-        if args.out:
-            parser.error("argument --out: a run that goes on stays in its folder")
-        source = config["data_source"]
-        if args.dataset in ("auto", "mnist") and source and Path(source).is_dir():
-            args.data_dir = args.data_dir or Path(source)
-    if args.seed < 0:
-        parser.error(f"argument --seed: must be 0 or more, got {args.seed}")
-    return args
+    option("--capture", action=argparse.BooleanOptionalAction, default="auto",
+           help="take captured steps (default: if they are known to be faster)")  # fmt: skip
+    add_out_option(parser)
+    option("--checkpoint-every", type=whole_number, metavar="STEPS",
+           help="save every STEPS steps, too "
+           "(default: only after each epoch and when stopped)")  # fmt: skip
+    option("--resume", type=Path, metavar="DIR",
+           help="resume the run in this folder; --epochs is the total")  # fmt: skip
+    option("--quiet", action="store_true", help="print only errors")
+    option("-v", "--verbose", action="store_true", help="print why auto chose the CPU")
+    return parser
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the settings of a run."""
+    """Return the settings of the run in a folder, from its checkpoint."""
     try:
         config = nnxp.Trainer.resume(folder / CHECKPOINT).config
     except nnxp.CheckpointError as error:
-        raise nnxp.InputError(f"{folder} holds no run to go on with ({error})") from error
-    kinds = KEPT | GIVEN_ANEW | {"data_source": (str, type(None)), "data_sha256": str}
+        raise nnxp.InputError(f"{folder} holds no run to resume ({error})") from error
+    kinds = FIXED | CHANGEABLE | {"data_source": (str, type(None)), "data_sha256": str}
     for name, kind in kinds.items():
         if not isinstance(config.get(name, ...), kind):
             raise nnxp.InputError(
-                f"{folder} holds no run to go on with (its checkpoint does not say {name})"
+                f"{folder} holds no run to resume (its checkpoint has no valid {name})"
             )
     return config
 
 
-def main() -> int:
-    args = parse()
-    device = nnxp.device(args.device)
-    if args.verbose and device.reason:
-        print(f"no GPU: {device.reason}", file=sys.stderr)
-    with contextlib.ExitStack() as stack:
-        if args.resume:
-            folder = args.resume
-            checkpoint = folder / CHECKPOINT
-            stack.enter_context(lock_target(checkpoint))  # or it might be written after it is read
-            data = load_dataset(args.dataset, args.data_dir)
-            trainer = resumed(args, device, data)
-            if trainer.epochs >= args.epochs:
-                write_results(trainer, data, folder)  # it may have been killed before it did
-                raise nnxp.InputError(
-                    f"the run in {folder} has its {trainer.epochs} epochs; for more, give --epochs "
-                    "with their number in all"
-                )
-            trainer.config = config_of(args, trainer, data)
-            write_config(folder, trainer.config)
-        else:
-            saves = can_save(required=bool(args.checkpoint_every))
-            optimizer = OPTIMIZERS[args.optimizer](
-                **({} if args.learning_rate is None else {"learning_rate": args.learning_rate})
-            )
-            data = load_dataset(args.dataset, args.data_dir)
-            trainer = new(args, device, data, optimizer)
-            made = not (args.out and args.out.exists())
-            trainer.config = config_of(args, trainer, data)
-            folder = new_run_folder(args.out, trainer.config)
-            checkpoint = folder / CHECKPOINT if saves else None
-        status = train(trainer, data, args, folder, checkpoint)
-        if status and not trainer.history and not (checkpoint and checkpoint.exists()):
-            print("interrupted: no epoch was finished", file=sys.stderr)
-            (folder / "config.json").unlink()
-            if made and not any(folder.iterdir()):
-                folder.rmdir()
-        elif status and checkpoint and checkpoint.exists():
-            steps = nnxp.Trainer.resume(checkpoint).optimizer.steps
-            print(f"stopped after {steps} steps; to go on: --resume {folder}", file=sys.stderr)
-        elif status:
-            print("interrupted: keeping the finished epochs", file=sys.stderr)
-    if trainer.history and not args.quiet:
-        report(trainer.history, folder)
-    return status
-
-
-def config_of(args: argparse.Namespace, trainer: nnxp.Trainer, data: Data) -> dict[str, Any]:
-    """Return everything needed to repeat the run, or to go on with it, as JSON can have it."""
-    device = trainer.network.device
-    assert device is not None
-    config = vars(args) | data.config() | {
-        "device": device.spec,
-        "device_description": device.description,
-        "learning_rate": trainer.optimizer.learning_rate,
-    }  # fmt: skip
-    return {key: str(x.resolve()) if isinstance(x, Path) else x for key, x in config.items()}
-
-
-def new(
-    args: argparse.Namespace, device: nnxp.Device, data: Data, optimizer: nnxp.Optimizer
-) -> nnxp.Trainer:
-    """Return a trainer of a new network."""
+def start_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
+    """Return a new run, and create its folder."""
+    has_packages = can_save(required=bool(args.checkpoint_every))
+    optimizer = OPTIMIZERS[args.optimizer](
+        **({} if args.learning_rate is None else {"learning_rate": args.learning_rate})
+    )
+    data = load_dataset(args.dataset, args.data_dir)
     rng = np.random.default_rng(args.seed)
     network = nnxp.mlp(
-        [data.train.inputs.shape[1], *args.hidden, class_count(data.train, data.test)],
+        data.widths(args.hidden),
         rng=rng,
         activation=args.activation,
         initializer=INITIALIZERS[args.init] if args.init else None,
@@ -190,26 +162,42 @@ def new(
         device=device,
     )
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer, capture=args.capture)
-    trainer.rng = rng
-    return trainer
+    new_folder = not (args.out and args.out.exists())
+    trainer.config = config_of(args, device, trainer, data)
+    folder = new_run_folder(args.out, trainer.config)
+    checkpoint = folder / CHECKPOINT if has_packages else None
+    trainer.rng = rng  # part of the first checkpoint, which is written before the first step
+    return Training(trainer, rng, data, folder, checkpoint, new_folder)
 
 
-def resumed(args: argparse.Namespace, device: nnxp.Device, data: Data) -> nnxp.Trainer:
-    """Return the trainer of the run in a folder, which must be of the same data."""
-    trainer = nnxp.Trainer.resume(args.resume / CHECKPOINT, device=device, capture=args.capture)
+def resume_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
+    """Return the run in the folder ``--resume``; its data set must be the same."""
+    folder = args.resume
+    checkpoint = folder / CHECKPOINT
+    data = load_dataset(args.dataset, args.data_dir)
+    trainer = nnxp.Trainer.resume(checkpoint, device=device, capture=args.capture)
     if trainer.rng is None:
-        raise nnxp.InputError(f"{args.resume / CHECKPOINT} has no generator to go on with")
-    was, given = trainer.config["data_sha256"], data.config()["data_sha256"]
-    if was != given:
+        raise nnxp.InputError(f"{checkpoint} has no random generator to resume with")
+    expected, got = trainer.config["data_sha256"], data.config()["data_sha256"]
+    if expected != got:
         raise nnxp.InputError(
-            f"the run in {args.resume} was of other data than {data.name} (SHA-256 {was[:8]}…, "
-            f"here {given[:8]}…); give its own with --data-dir"
+            f"the run in {folder} was trained on other data than {data.name} (SHA-256 "
+            f"{expected[:8]}…, got {got[:8]}…); give its own data with --data-dir"
         )
-    return trainer
+    if trainer.epochs >= args.epochs:
+        # The run may have been killed after its last checkpoint, before it wrote its results.
+        write_results(trainer, data, folder)
+        raise nnxp.InputError(
+            f"the run in {folder} has finished its {trainer.epochs} epochs; for more, give a "
+            "larger --epochs"
+        )
+    trainer.config = config_of(args, device, trainer, data)
+    write_config(folder, trainer.config)
+    return Training(trainer, trainer.rng, data, folder, checkpoint, new_folder=False)
 
 
 def can_save(*, required: bool) -> bool:
-    """Tell whether the packages for checkpoints are there; raise without, if they are required."""
+    """Return whether the packages for checkpoints are installed; if `required`, raise if not."""
     try:
         for package in ("safetensors", "filelock"):
             optional_import(package, "checkpoint")
@@ -221,30 +209,36 @@ def can_save(*, required: bool) -> bool:
     return True
 
 
-def train(
-    trainer: nnxp.Trainer,
-    data: Data,
-    args: argparse.Namespace,
-    folder: Path,
-    checkpoint: Path | None,
-) -> int:
-    """Train the epochs that are left, keep each as soon as it is finished; return the status."""
+def config_of(
+    args: argparse.Namespace, device: nnxp.Device, trainer: nnxp.Trainer, data: Data
+) -> dict[str, Any]:
+    """Return all settings needed to repeat or resume the run, as JSON values."""
+    config = vars(args) | data.config() | {
+        "device": device.spec,
+        "device_description": device.description,
+        "learning_rate": trainer.optimizer.learning_rate,
+    }  # fmt: skip
+    return {key: str(x.resolve()) if isinstance(x, Path) else x for key, x in config.items()}
+
+
+def train(training: Training, args: argparse.Namespace) -> int:
+    """Train the remaining epochs, save the results after each, and return the exit status."""
+    trainer, rng, data, folder, checkpoint, _ = training
     if not args.quiet:
         print(f"nnxp {nnxp.__version__} on {trainer.network.device}")
         print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images")
         print(trainer.network.summary())
-    assert trainer.rng is not None
     status = 0
     try:
         with Stopping() as stop:
             if checkpoint and not checkpoint.exists():
-                trainer.save(checkpoint)  # so that there is one to go on from at any time
+                trainer.save(checkpoint)  # a run that is killed in its first epoch can be resumed
             trainer.fit(
                 data.train,
                 epochs=args.epochs - trainer.epochs,
                 batch_size=args.batch_size,
                 validation=data.test,
-                rng=trainer.rng,
+                rng=rng,
                 verbose=not args.quiet,
                 checkpoint=checkpoint,
                 checkpoint_every=args.checkpoint_every,
@@ -260,22 +254,35 @@ def train(
     return status
 
 
+def report_interruption(training: Training) -> None:
+    """Print how far an interrupted run came; if nothing was saved, remove its files."""
+    folder, checkpoint = training.folder, training.checkpoint
+    if checkpoint and checkpoint.exists():
+        steps = nnxp.Trainer.resume(checkpoint).optimizer.steps
+        print(f"stopped after {steps} steps; to resume: --resume {folder}", file=sys.stderr)
+    elif training.trainer.history:
+        print("interrupted: the finished epochs are saved", file=sys.stderr)
+    else:
+        print("interrupted: no epoch was finished", file=sys.stderr)
+        (folder / "config.json").unlink()
+        if training.new_folder and not any(folder.iterdir()):
+            folder.rmdir()
+
+
 def write_results(trainer: nnxp.Trainer, data: Data, folder: Path) -> None:
-    """Write and draw the finished epochs, if there are any."""
+    """Write and draw the history, if an epoch was finished."""
     if not trainer.history:
         return
     write_history(folder / "history.json", trainer.history)
     weights = [x.shape for x in trainer.network.parameters().values() if x.ndim == 2]
     widths = [str(inputs) for inputs, _ in weights] + [str(weights[-1][1])]
     title = f"{data.name}, {'-'.join(widths)}, {trainer.optimizer!r}"
-    try:
+    with optional_output("curves.png"):
         nnxp.plots.plot_histories({"": trainer.history}, folder / "curves.png", title=title)
-    except nnxp.MissingExtraError as error:
-        print(f"no curves.png: {error}", file=sys.stderr)
 
 
 def write_history(path: Path, history: list[nnxp.Record]) -> None:
-    """Write the finished epochs as JSON."""
+    """Write the history as JSON."""
     write_json(
         path,
         [
@@ -292,8 +299,8 @@ def write_history(path: Path, history: list[nnxp.Record]) -> None:
     )
 
 
-def report(history: list[nnxp.Record], folder: Path) -> None:
-    """Print the final summary."""
+def print_summary(history: list[nnxp.Record]) -> None:
+    """Print the last and the best test accuracy."""
     best = max(history, key=lambda record: record.validation_accuracy or 0.0)
     last = history[-1]
     seconds = sum(record.seconds for record in history)
@@ -301,8 +308,6 @@ def report(history: list[nnxp.Record], folder: Path) -> None:
         f"test accuracy {last.validation_accuracy:.4f} after {last.epoch} epoch(s) in "
         f"{seconds:.1f} s (best {best.validation_accuracy:.4f}, epoch {best.epoch})"
     )
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    print(f"files in {folder}: {', '.join(names)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""XOR, which no single layer can learn: a network of four hidden sigmoid units does."""
+"""XOR: a network with four hidden sigmoid units learns it; a single layer cannot."""
 
 from __future__ import annotations
 
