@@ -93,7 +93,7 @@ def tests_gpu(session: nox.Session) -> None:
 def tests_cupy(session: nox.Session) -> None:
     """Run the device tests with the real CuPy installed, GPU or not."""
     session.install("-e", ".", *group("test"), *group("cupy"))
-    files = ("tests/test_devices.py", "tests/test_doctor.py", "tests/test_gpu.py")
+    files = ("tests/test_devices.py", "tests/test_doctor.py", "tests/test_cupy.py")
     session.run("pytest", "-m", "not interop", *files, *session.posargs)
 
 

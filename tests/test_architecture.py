@@ -145,6 +145,13 @@ def test_the_networks_own_words_stay_in_the_standard():
             assert not re.search(r"xp\.(random|einsum|dot|pad|split)\b|out=", code), path
 
 
+def test_test_modules_import_helpers_and_not_each_other():
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        tops = {name.partition(".")[0] for name in imports(path)}
+        assert "conftest" not in tops, path
+        assert not any(name.startswith("test_") for name in tops), path
+
+
 def run(code: str) -> str:
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_layers import LAYERS
-from test_losses import LOSSES
+from tables import LAYERS, LOSSES
 
 import nnxp
 

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from test_scripts import SCRIPTS, run
+from script_runner import SCRIPTS, run
 
 pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="scripts: not beside the tests")
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import device_or_skip, small_trainer
+from builders import mnist_like, new_trainer, small_trainer
+from tables import device_or_skip
 
 import nnxp
 from nnxp.data import Batches, Dataset
@@ -260,14 +261,8 @@ def gpu():
     return device_or_skip("cuda")
 
 
-def mnist_like(examples=2000):
-    rng = np.random.default_rng(0)
-    return Dataset(rng.integers(0, 256, (examples, 784), np.uint8), rng.integers(0, 10, examples))
-
-
 def trainer_on(device, capture, widths=(784, 50, 30, 10)):
-    network = nnxp.mlp(widths, rng=np.random.default_rng(0), device=device)
-    return nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam(), capture=capture)
+    return new_trainer("adam", widths, activation="relu", device=device, capture=capture)
 
 
 @pytest.mark.gpu

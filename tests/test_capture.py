@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import device_or_skip, small_trainer, train_epoch
-from test_fast import LOSSES, trainer_with
+from builders import small_trainer, train_epoch, trainer_with
+from tables import TARGETS, device_or_skip
 
 import nnxp
 from nnxp.data import Dataset
@@ -20,7 +20,7 @@ def trained(capture, *, spec="jax:cpu", loss=nnxp.SoftmaxWithLoss, optimizer="ad
     layers = [nnxp.Flatten(), first, nnxp.Tanh(), second, nnxp.Sigmoid(), nnxp.Identity(), last]
     network = nnxp.Sequential([*layers, nnxp.Softmax()])
     trainer = nnxp.Trainer(network, loss(), OPTIMIZERS[optimizer](), capture=capture)
-    data = Dataset(np.random.default_rng(1).normal(size=(50, 3, 4)), LOSSES[loss])
+    data = Dataset(np.random.default_rng(1).normal(size=(50, 3, 4)), TARGETS[loss])
     for _ in range(2):
         train_epoch(trainer, data, 16, rng)
         if change is not None:
@@ -56,7 +56,7 @@ def other_start(trainer):
 
 @pytest.mark.interop
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", TARGETS)
 @pytest.mark.parametrize("change", [slower, other_start])
 def test_a_compiled_step_is_the_plain_one_but_for_rounding(loss, optimizer, change):
     (one, mine), (other, plain) = (
@@ -180,7 +180,7 @@ def test_capture_is_one_of_three(capture):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", TARGETS)
 def test_a_graph_is_the_plain_step_but_for_rounding(loss, optimizer):
     device_or_skip("cuda")
     (one, mine), (other, plain) = (

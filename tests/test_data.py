@@ -12,7 +12,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import idx_bytes, write_mnist_layout
+from file_samples import idx_bytes, write_mnist_layout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import device_or_skip
+from tables import device_or_skip
 
 import nnxp
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_layers import LAYERS
-from test_losses import LOSSES
+from tables import LAYERS, LOSSES
 
 import nnxp
 from nnxp.data import Batches, Dataset

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import new_trainer
 
 import nnxp
 from nnxp.data import Dataset
@@ -118,15 +119,9 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_it_stays(tmp_path):
     assert len(nnxp.Trainer.resume(path).history) == 3
 
 
-def small_trainer():
-    rng = np.random.default_rng(0)
-    network = nnxp.mlp([6, 5, 3], rng=rng)
-    return nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam())
-
-
 def test_a_folder_that_cannot_be_written_to_is_said_before_any_work():
     # /proc takes no file, whoever asks.
-    trainer = small_trainer()
+    trainer = new_trainer()
     data = Dataset(np.zeros((4, 6)), np.zeros(4, int))
     options = {"epochs": 1, "batch_size": 2, "rng": np.random.default_rng(0)}
     for folder in ("/proc", "/no/such/folder"):
@@ -162,7 +157,7 @@ def test_two_processes_do_not_train_into_one_file(tmp_path):
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
-    trainer = small_trainer()
+    trainer = new_trainer()
     clock = iter([1e9, 5.0, 2e9, -3.0] * 100)
     monkeypatch.setattr(time, "time", lambda: next(clock))
     data = Dataset(np.zeros((4, 6)), np.zeros(4, int))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import three_layers
 
 import nnxp
 
@@ -23,7 +24,7 @@ def test_float32_is_refused():
 
 def network_and_batch(activation="relu"):
     rng = np.random.default_rng(3)
-    network = nnxp.ThreeLayerNet(6, 5, 4, 3, rng=rng, activation=activation, dtype="float64")
+    network = three_layers(rng, activation=activation, dtype="float64")
     return network, rng.normal(size=(8, 6)), rng.integers(0, 3, 8)
 
 

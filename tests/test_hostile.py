@@ -13,13 +13,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import idx_bytes
+from file_samples import KINDS, checkpoint_bytes, contents, signed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_checkpoint import fit, new_trainer
 
 import nnxp
-from nnxp.data import Dataset, load_csv, mnist, read_idx
+from nnxp.data import Dataset, load_csv, mnist
 from nnxp.files import max_unpacked_bytes
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -28,48 +27,6 @@ MUTATED = 2_500  # files of each kind: 10,000 and more in all
 SECONDS, BYTES = 1.0, 100 << 20
 
 
-def images():
-    return np.random.default_rng(0).integers(0, 256, (9, 5, 4), np.uint8)
-
-
-def csv_bytes():
-    lines = [",".join(map(str, [i % 3, *row])) for i, row in enumerate(images().reshape(9, 20))]
-    header = ",".join(["label", *(f"pixel{i}" for i in range(20))])
-    return ("\n".join([header, *lines]) + "\n").encode()
-
-
-def checkpoint_bytes(path):
-    rng = np.random.default_rng(5)
-    data = Dataset(rng.integers(0, 256, (40, 6), np.uint8), rng.integers(0, 3, 40))
-    trainer = new_trainer()
-    fit(trainer, data, 2, checkpoint=path, stop=lambda: trainer.optimizer.steps >= 6)
-    return path.read_bytes()
-
-
-def as_csv(path):
-    data = load_csv(path)
-    return data.inputs.tobytes() + data.labels.astype(int).tobytes()
-
-
-def as_checkpoint(path):
-    trainer = nnxp.Trainer.resume(path)
-    held = {n: x.tolist() for n, x in trainer.network.parameters().items()}
-    held |= {
-        f"{s} {n}": x.tolist() for s, k in trainer.optimizer.state.items() for n, x in k.items()
-    }
-    return json.dumps([held, repr(trainer.history), repr(trainer._position), trainer.config])
-
-
-KINDS = {
-    "idx": (lambda _: idx_bytes(images()), lambda path: read_idx(path, axes=3).tobytes()),
-    "idx.gz": (
-        lambda _: gzip.compress(idx_bytes(images()), mtime=0),
-        lambda path: read_idx(path, axes=3).tobytes(),
-    ),
-    "csv": (lambda _: csv_bytes(), as_csv),
-    "csv.gz": (lambda _: gzip.compress(csv_bytes(), mtime=0), as_csv),
-    "safetensors": (checkpoint_bytes, as_checkpoint),
-}
 # What a format has no way of telling from the file as it was: other pixels, other numbers.
 UNCHECKED = {"idx", "csv"}
 
@@ -167,15 +124,6 @@ def described(tmp_path_factory):
     checkpoint_bytes(path)
     text, arrays = contents(path)
     return json.loads(text), arrays
-
-
-def contents(path):
-    """Return what a checkpoint says, as text, and its arrays."""
-    import safetensors as library
-
-    with library.safe_open(path, framework="numpy") as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return file.metadata()["nnxp"], arrays
 
 
 def places(value, here=()):
@@ -314,18 +262,6 @@ def test_a_pipe_is_no_checkpoint(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(nnxp.CheckpointError, match="pipe is no file"):
         nnxp.load_network(tmp_path / "pipe")
-
-
-def signed(path, about, arrays):
-    """Write a file as somebody would who means harm, and return its path.
-
-    What it says of its arrays is a dict, or any text.
-    """
-    from nnxp.checkpoint.format import digest
-
-    text = about if isinstance(about, str) else json.dumps(about)
-    path.write_bytes(safetensors.save(arrays, {"nnxp": text, "sha256": digest(text, arrays)}))
-    return path
 
 
 def test_a_layer_that_claims_more_than_its_arrays_is_refused(tmp_path, described):

@@ -6,29 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import LAYERS, affine
 
 import nnxp
 from nnxp.devices import DTYPES
 
-
-def affine(device, dtype):
-    return nnxp.Affine(4, 3, rng=np.random.default_rng(1), dtype=dtype, device=device)
-
-
-def plain(kind):
-    return lambda device, dtype: kind()
-
-
-# name: (makes the layer, shape of its inputs, shape of its outputs)
-LAYERS = {
-    "Affine": (affine, (5, 4), (5, 3)),
-    "Flatten": (plain(nnxp.Flatten), (5, 2, 3), (5, 6)),
-    "Identity": (plain(nnxp.Identity), (5, 4), (5, 4)),
-    "ReLU": (plain(nnxp.ReLU), (5, 4), (5, 4)),
-    "Sigmoid": (plain(nnxp.Sigmoid), (5, 4), (5, 4)),
-    "Softmax": (plain(nnxp.Softmax), (5, 2, 4), (5, 2, 4)),
-    "Tanh": (plain(nnxp.Tanh), (5, 4), (5, 4)),
-}
 layers = pytest.mark.parametrize(
     ("make", "inputs", "outputs"), list(LAYERS.values()), ids=list(LAYERS)
 )

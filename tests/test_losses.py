@@ -4,23 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tables import CLASSES, LOSSES, SCORES
 
 import nnxp
 from nnxp.devices import DTYPES
 
-SCORES = np.random.default_rng(0).normal(size=(5, 3))
-CLASSES = np.array([2, 0, 1, 1, 2])
-
-# name: (loss, scores, labels)
-LOSSES = {
-    "softmax, class numbers": (nnxp.SoftmaxWithLoss, SCORES, CLASSES),
-    "softmax, one-hot": (nnxp.SoftmaxWithLoss, SCORES, nnxp.data.one_hot(CLASSES, 3)),
-    "softmax, one-hot floats": (nnxp.SoftmaxWithLoss, SCORES, np.eye(3)[CLASSES]),
-    "sigmoid, one output": (nnxp.SigmoidWithLoss, SCORES[:, :1], CLASSES == 2),
-    "sigmoid, three outputs": (nnxp.SigmoidWithLoss, SCORES, nnxp.data.one_hot(CLASSES, 3)),
-    "squared error": (nnxp.MeanSquaredError, SCORES, SCORES[::-1].copy()),
-    "squared error, one-hot": (nnxp.MeanSquaredError, SCORES, nnxp.data.one_hot(CLASSES, 3)),
-}
 losses = pytest.mark.parametrize(
     ("make", "scores", "labels"), list(LOSSES.values()), ids=list(LOSSES)
 )

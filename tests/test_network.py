@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import three_layers
 
 import nnxp
 from nnxp.devices.libraries import LIBRARIES
-
-
-def three_layers(seed=0, **options):
-    return nnxp.ThreeLayerNet(6, 5, 4, 3, rng=np.random.default_rng(seed), **options)
 
 
 def test_parameters_are_ordered_and_weights_are_inputs_by_outputs():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_mnist_layout
+from file_samples import write_mnist_layout
 
 import nnxp
 

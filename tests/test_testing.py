@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from array_api_compat import array_namespace
-from test_layers import LAYERS
+from tables import LAYERS
 
 import nnxp
 from nnxp.testing import check_layer

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import small_trainer, train_epoch
+from builders import new_trainer, small_trainer, train_epoch
 
 import nnxp
 from nnxp.data import Batches, Dataset, load_digits, one_hot
@@ -16,9 +16,10 @@ from nnxp.optimizers import OPTIMIZERS
 
 
 def digits_trainer(device="cpu", dtype="float32", optimizer=None, seed=0):
-    rng = np.random.default_rng(seed)
-    network = nnxp.ThreeLayerNet(64, 50, 30, 10, rng=rng, device=device, dtype=dtype)
-    return nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer or nnxp.SGD(0.1)), rng
+    place = {"device": device, "dtype": dtype}
+    options = {"activation": "relu", "seed": seed}
+    trainer = new_trainer(optimizer or nnxp.SGD(0.1), (64, 50, 30, 10), **options, **place)
+    return trainer, trainer.rng
 
 
 def test_the_digits_are_learned(backend):
