@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import array_api_strict
+import hypothesis
 import numpy as np
 import pytest
 
@@ -20,6 +21,10 @@ from file_samples import write_mnist_layout  # noqa: E402
 from tables import BACKENDS, device_or_skip  # noqa: E402
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")  # before JAX starts: it holds no float64 else
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("nnxp", deadline=None)
+hypothesis.settings.load_profile("nnxp")
 
 collect_ignore = ["fuzz.py"]  # a program of its own
 

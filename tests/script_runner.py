@@ -24,7 +24,7 @@ def run(name, *options, cwd=None, env=None, status=0):
     """Run a script and return what it printed, after checking its exit status."""
     result = subprocess.run(
         [sys.executable, SCRIPTS / name, *map(str, options)],
-        cwd=cwd, env=ENVIRONMENT | (env or {}), capture_output=True, text=True, timeout=120,
+        cwd=cwd, env=ENVIRONMENT | (env or {}), capture_output=True, text=True, timeout=600,
         check=False,
     )  # fmt: skip
     assert result.returncode == status, result.stderr
@@ -54,4 +54,11 @@ def training(*options, until, env=None):
         yield process
     finally:
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=600)
+
+
+def catches(process, number):
+    """Return whether a process has a handler for a signal, as Linux tells it."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)

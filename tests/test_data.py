@@ -13,7 +13,7 @@ import threading
 import numpy as np
 import pytest
 from file_samples import idx_bytes, write_mnist_layout
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import nnxp
@@ -68,7 +68,6 @@ def test_one_hot_names_wrong_labels():
 # Batches
 
 
-@settings(deadline=None)
 @given(st.integers(1, 50), st.integers(1, 60), st.booleans(), st.integers(0, 9))
 def test_each_epoch_holds_every_example_once(examples, batch_size, shuffled, seed):
     inputs = np.arange(examples * 2.0).reshape(examples, 2)
@@ -161,7 +160,6 @@ def test_batches_check_what_they_are_given(small):
 # IDX
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=3))
 def test_idx_files_are_read_back(tmp_path_factory, shape):
     values = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tables import LAYERS, affine
 
@@ -187,7 +187,6 @@ def test_an_initializers_number_beyond_the_dtype_is_refused():
         wide.to("cpu", dtype="float32")
 
 
-@settings(deadline=None)
 @given(st.integers(0, 6), st.integers(1, 6), st.integers(1, 6))
 def test_affine_gives_the_shapes_it_says(batch, inputs, outputs):
     layer = nnxp.Affine(inputs, outputs, rng=np.random.default_rng(0))
@@ -200,7 +199,6 @@ def test_affine_gives_the_shapes_it_says(batch, inputs, outputs):
     assert layer.grads["b"].shape == (outputs,)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=2, max_size=5))
 def test_flatten_and_back_is_the_identity(shape):
     x = np.arange(float(np.prod(shape))).reshape(shape)

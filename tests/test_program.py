@@ -139,7 +139,7 @@ def performed(steps, xp, x, y):
 
 
 @example(([(8, 0, 1)], (3, 3, 3)), 0)  # where(0 >= x, x, y), unscaled, goes where x and y are
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(programs(), st.integers(0, 2**32 - 1))
 def test_a_program_does_what_the_calls_do(program, seed):
     """Whatever is read and overwritten: two arrays that are read are targets, with a third."""

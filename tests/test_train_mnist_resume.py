@@ -6,12 +6,13 @@ import json
 import os
 import re
 import signal
-import time
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from file_samples import write_mnist_layout
-from script_runner import PATHS, SCRIPTS, run, training
+from script_runner import ENVIRONMENT, PATHS, SCRIPTS, catches, run, training
 
 import nnxp
 from nnxp.data import Dataset
@@ -22,9 +23,8 @@ pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="scripts: not besid
 def test_ctrl_c_keeps_the_finished_epochs_and_exits_130(tmp_path):
     out = tmp_path / "run"
     with training("--epochs", "1000000", "--out", out, until="epoch   5") as process:
-        time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     words = re.fullmatch(rf"stopped after (\d+) steps; to go on: --resume {out}\n", err)
     assert int(words[1]) > 5
@@ -36,17 +36,18 @@ def test_ctrl_c_keeps_the_finished_epochs_and_exits_130(tmp_path):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_finishes_the_step_and_the_run_goes_on_to_the_same_end(tmp_path, number, status):
-    options = ["--epochs", 40, "--hidden", 200, 100, "--optimizer", "adam", "--out"]
-    run("train_mnist.py", "--dataset", "digits", *options, tmp_path / "whole")
+    options = ["--hidden", "200", "100", "--optimizer", "adam", "--out"]
     out = tmp_path / "run"
-    with training(*map(str, options), out, until="epoch   2") as process:
+    with training("--epochs", "1000000", *options, out, until="epoch   2") as process:
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == status, err
     assert err.startswith("stopped after ")
-    steps = nnxp.Trainer.resume(out / "checkpoint.safetensors").optimizer.steps
-    assert steps == int(err.split()[2]) < 40 * 15
-    result = run("train_mnist.py", "--resume", out, "--checkpoint-every", 7)
+    stopped = nnxp.Trainer.resume(out / "checkpoint.safetensors")
+    assert stopped.optimizer.steps == int(err.split()[2])
+    epochs = ["--epochs", stopped.epochs + 2]
+    result = run("train_mnist.py", "--resume", out, *epochs, "--checkpoint-every", 7)
+    run("train_mnist.py", "--dataset", "digits", *epochs, *options, tmp_path / "whole")
     assert result.stdout.splitlines()[-2].startswith("test accuracy ")
     for name, drop in (("history.json", "seconds"), ("config.json", None)):
         mine, whole = (json.loads((tmp_path / x / name).read_text()) for x in ("run", "whole"))
@@ -85,19 +86,21 @@ def test_checkpoints_that_cannot_be_had_are_refused_before_a_folder_is_made(
     assert [path.name for path in tmp_path.iterdir()] == ["none"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells a process's signals on Linux")
 @pytest.mark.parametrize("existing", [False, True])
 def test_ctrl_c_in_the_first_epoch_leaves_nothing_behind(tmp_path, existing, without_safetensors):
     out = tmp_path / "run"
     if existing:
         out.mkdir()
-    # An epoch of 1,438 steps through a million weights takes most of a second.
-    options = ["--hidden", "1000", "1000", "--batch-size", "1", "--out", out]
+    # An epoch of 1,438 steps through nine million weights takes far longer than a signal.
+    options = ["--hidden", "3000", "3000", "--batch-size", "1", "--out", out]
     with training(*options, until="digits: ", env=without_safetensors) as process:
         if existing:
             (out / "notes.txt").write_text("mine")
-        time.sleep(0.1)
+        while not catches(process, signal.SIGTERM):  # as it does from before its first step on
+            assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     first, second = err.splitlines()
     assert first.startswith("no checkpoint.safetensors: safetensors is not installed; pip install")
@@ -145,16 +148,29 @@ def test_a_run_goes_on_with_its_own_data_alone(tmp_path, idx_folder):
 
 def test_a_run_that_is_killed_at_once_goes_on(tmp_path):
     out, whole = tmp_path / "run", tmp_path / "whole"
-    # An epoch of 1,438 steps through a million weights takes most of a second.
-    options = ["--hidden", "1000", "1000", "--batch-size", "1", "--epochs", "1", "--out"]
-    with training(*options, out, until="digits: ") as process:
-        while not (out / "checkpoint.safetensors").exists():
-            assert process.poll() is None
-        process.kill()
-        process.wait()
+    # It kills itself at the first that it does after its first checkpoint is in place.
+    code = (
+        "import os, runpy, signal, sys\n"
+        "saved = []\n"
+        "def hook(event, args):\n"
+        "    if saved and event != 'os.kill':\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    if event == 'os.rename' and str(args[1]).endswith('checkpoint.safetensors'):\n"
+        "        saved.append(1)\n"
+        "sys.addaudithook(hook)\n"
+        "sys.path.insert(0, os.path.dirname(sys.argv[1]))\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    options = ["--dataset", "digits", "--epochs", "1", "--quiet", "--out"]
+    process = subprocess.run(
+        [sys.executable, "-c", code, SCRIPTS / "train_mnist.py", *options, out],
+        env=ENVIRONMENT, check=False,
+    )  # fmt: skip
+    assert process.returncode == -signal.SIGKILL
     assert nnxp.Trainer.resume(out / "checkpoint.safetensors").optimizer.steps == 0
     assert "after 1 epoch(s)" in run("train_mnist.py", "--resume", out).stdout
-    run("train_mnist.py", "--dataset", "digits", "--quiet", *options, whole)
+    run("train_mnist.py", *options, whole)
     mine, other = (
         dict(nnxp.load_network(folder / "checkpoint.safetensors").parameters())
         for folder in (out, whole)
@@ -249,5 +265,5 @@ def test_a_kill_keeps_the_finished_epochs(tmp_path):
     out = tmp_path / "run"
     with training("--epochs", "1000000", "--out", out, until="epoch   5") as process:
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=600)
     assert len(json.loads((out / "history.json").read_text())) >= 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -303,11 +304,13 @@ def test_an_interruption_keeps_the_finished_epochs(small, monkeypatch):
 def test_a_record_is_what_evaluate_says_after_the_epoch():
     train, test = load_digits()
     trainer, rng = digits_trainer()
+    begin = time.perf_counter()
     (record,) = trainer.fit(train, epochs=1, batch_size=50, validation=test, rng=rng)
+    elapsed = time.perf_counter() - begin
     assert (record.train_loss, record.train_accuracy) == trainer.evaluate(train)
     assert (record.validation_loss, record.validation_accuracy) == trainer.evaluate(test)
     assert record.train_loss != record.validation_loss
-    assert 0 < record.seconds < 60
+    assert 0 < record.seconds <= elapsed
 
 
 def test_a_record_prints_its_own_figures():
