@@ -26,6 +26,8 @@ nox.options.error_on_missing_interpreters = False  # skipped with the reason, un
 PROJECT = nox.project.load_toml("pyproject.toml")
 SHORT = "not gpu and not interop and not long"
 PARALLEL = ("-n", "auto")  # a worker for each core; `-- -n 0` runs the tests in one process
+# As there is a worker for each core; tests of BLAS's threads set their number themselves.
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 WITHOUT_OLDEST_NUMPY = {"3.14"}  # newer than the oldest NumPy, which has no wheel for it
 
 
@@ -54,14 +56,15 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests that need neither a GPU nor other libraries to compare with, nor long."""
     session.install("-e", ".", *group("test"))
-    session.run("pytest", *PARALLEL, "-m", SHORT, *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", SHORT, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(name="tests-long", default=False)
 def tests_long(session: nox.Session) -> None:
     """Run the long proofs, of which `tests` tries a few cases each."""
     session.install("-e", ".", *group("test"))
-    session.run("pytest", *PARALLEL, "-m", "long and not gpu and not interop", *session.posargs)
+    marks = "long and not gpu and not interop"
+    session.run("pytest", *PARALLEL, "-m", marks, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(name="tests-matrix", python=nox.project.python_versions(PROJECT), default=False)
@@ -74,7 +77,7 @@ def tests_matrix(session: nox.Session, dependencies: str) -> None:
         if session.python in WITHOUT_OLDEST_NUMPY:
             session.skip(f"{bounds[0]} has no wheel for Python {session.python}")
     session.install("-e", ".", *bounds, "--only-binary=numpy")
-    session.run("pytest", *PARALLEL, "-m", SHORT, *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", SHORT, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(venv_backend="virtualenv", default=False)  # pip's settings may name a CPU PyTorch

@@ -97,7 +97,8 @@ def test_mutated_files_load_as_they_were_or_are_refused(tmp_path, kind, count):
         got = load(kind, path)
         refused += got is None
         assert got is None or got == wanted or kind in UNCHECKED
-    assert count > refused > count / 3
+    assert refused > count / 3
+    assert refused < count or count < 1000  # few of the changes leave a checksum right
     assert [x.name for x in tmp_path.iterdir() if not x.name.endswith(".lock")] == [path.name]
 
 
