@@ -35,7 +35,7 @@ def test_a_checkpoint_of_a_long_history_stays_small(tmp_path):
     assert nnxp.Trainer.resume(path).history[-1].epoch == MAX_RECORDS
 
 
-def test_a_file_needs_no_library_that_wrote_it(tmp_path, data):
+def test_checkpoint_loads_without_the_library_that_saved_it(tmp_path, data):
     path = tmp_path / "a.safetensors"
     trainer = new_trainer(device="strict:device1")
     fit(trainer, data, 1, checkpoint=path)
@@ -49,7 +49,7 @@ def test_a_file_needs_no_library_that_wrote_it(tmp_path, data):
     assert result.stdout == f"{trainer.network!r}\n"
 
 
-def test_a_network_is_loaded_alone(tmp_path, data, backend):
+def test_load_network_on_every_backend(tmp_path, data, backend):
     path = tmp_path / "a.safetensors"
     trainer = new_trainer("momentum")
     fit(trainer, data, 1, checkpoint=path)
@@ -59,7 +59,7 @@ def test_a_network_is_loaded_alone(tmp_path, data, backend):
     np.testing.assert_allclose(scores, trainer.network.predict(x), rtol=1e-5, atol=1e-6)
 
 
-def test_a_device_that_is_not_there_is_no_damage(tmp_path):
+def test_missing_device_raises_device_error_not_checkpoint_error(tmp_path):
     path = tmp_path / "a.safetensors"
     new_trainer().save(path)
     for load in (nnxp.load_network, nnxp.Trainer.resume):
@@ -67,7 +67,7 @@ def test_a_device_that_is_not_there_is_no_damage(tmp_path):
             load(path, device="strict:device9")
 
 
-def test_history_config_and_settings_come_back(tmp_path, data):
+def test_history_config_and_settings_are_restored(tmp_path, data):
     path = tmp_path / "a.safetensors"
     trainer = nnxp.Trainer(
         nnxp.Sequential([nnxp.Flatten(), *new_trainer().network.layers, nnxp.Softmax()]),
@@ -99,7 +99,7 @@ def test_history_config_and_settings_come_back(tmp_path, data):
                             [asdict(r) for r in trainer.history])  # fmt: skip
 
 
-def test_arrays_that_lie_otherwise_are_saved_as_they_are(tmp_path):
+def test_non_contiguous_parameters_are_saved(tmp_path):
     path = tmp_path / "a.safetensors"
     trainer = new_trainer()
     parameters = trainer.network.parameters()
@@ -113,14 +113,14 @@ def test_arrays_that_lie_otherwise_are_saved_as_they_are(tmp_path):
         np.testing.assert_array_equal(loaded[name], x)
 
 
-def test_a_config_is_json(tmp_path, data):
+def test_config_that_is_not_json_is_refused(tmp_path, data):
     trainer = new_trainer()
     trainer.config = {"array": np.zeros(3)}
     with pytest.raises(nnxp.InputError, match="a checkpoint's config must be JSON"):
         trainer.save(tmp_path / "a.safetensors")
 
 
-def test_a_device_without_memory_is_no_damage_of_the_file(tmp_path, data, monkeypatch):
+def test_out_of_memory_on_load_is_no_checkpoint_error(tmp_path, data, monkeypatch):
     path = tmp_path / "a.safetensors"
     fit(new_trainer(), data, 1, checkpoint=path)
 
@@ -133,7 +133,7 @@ def test_a_device_without_memory_is_no_damage_of_the_file(tmp_path, data, monkey
             load(path)
 
 
-def test_what_could_not_be_resumed_is_not_saved(tmp_path, data):
+def test_state_that_cannot_be_resumed_is_not_saved(tmp_path, data):
     path = tmp_path / "a.safetensors"
     tied = new_trainer()
     tied.network = nnxp.mlp([6, 6, 6], rng=np.random.default_rng(0))
@@ -162,7 +162,7 @@ def test_what_could_not_be_resumed_is_not_saved(tmp_path, data):
     assert not path.exists()
 
 
-def test_a_network_too_deep_for_a_file_is_refused(tmp_path):
+def test_network_with_a_too_large_header_is_not_saved(tmp_path):
     rng = np.random.default_rng(0)
     deep = nnxp.Sequential([nnxp.Affine(1, 1, rng=rng) for _ in range(9_000)])
     trainer = nnxp.Trainer(deep, nnxp.MeanSquaredError(), nnxp.SGD())
@@ -175,7 +175,7 @@ def test_a_network_too_deep_for_a_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_files_of_format_1_load(optimizer, data):
+def test_checkpoints_of_format_1_load(optimizer, data):
     path = FIXTURES / f"v1-{optimizer}.safetensors"
     resumed = nnxp.Trainer.resume(path)
     assert repr(resumed.network) == (
@@ -196,7 +196,7 @@ def test_files_of_format_1_load(optimizer, data):
     assert resumed.history[-1].train_loss == pytest.approx(expected["last loss"], rel=1e-12)
 
 
-def test_a_newer_format_is_refused_with_its_number(tmp_path):
+def test_newer_format_is_refused_with_its_number(tmp_path):
     path = tmp_path / "a.safetensors"
     metadata = {"nnxp": json.dumps({"format": FORMAT + 1, "anything": "else"})}
     path.write_bytes(safetensors.save({"a": np.zeros(3)}, metadata))
@@ -225,7 +225,7 @@ def test_a_newer_format_is_refused_with_its_number(tmp_path):
         ),
     ],
 )
-def test_what_is_no_checkpoint_is_one_error(tmp_path, content, message):
+def test_files_that_are_no_checkpoint_raise_checkpoint_error(tmp_path, content, message):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     for load in (nnxp.load_network, nnxp.Trainer.resume):
@@ -234,13 +234,13 @@ def test_what_is_no_checkpoint_is_one_error(tmp_path, content, message):
         assert str(path) in str(caught.value)
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path):
+def test_missing_file_and_folder_are_named_in_the_error(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(nnxp.CheckpointError, match=f"^{path} (cannot be read|is no file)"):
             nnxp.load_network(path)
 
 
-def test_without_safetensors_one_line_says_how_to_get_it(tmp_path, data, monkeypatch):
+def test_missing_safetensors_error_says_how_to_install_it(tmp_path, data, monkeypatch):
     trainer = new_trainer()
     for package in ("safetensors", "safetensors.numpy"):
         monkeypatch.setitem(sys.modules, package, None)
@@ -265,7 +265,7 @@ def test_checkpoint_every_needs_a_checkpoint(data):
 
 
 @pytest.mark.parametrize("name", ["", ".", "/", "folder", "a" * 245, "a\0b", "loop"])
-def test_a_name_that_cannot_be_written_is_said_before_any_work(tmp_path, data, name, monkeypatch):
+def test_unwritable_checkpoint_is_refused_before_the_first_step(tmp_path, data, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
     Path("loop").symlink_to("loop")
@@ -302,7 +302,7 @@ def test_a_name_that_cannot_be_written_is_said_before_any_work(tmp_path, data, n
     assert trainer.optimizer.steps == 0
 
 
-def test_a_checkpoint_stays_where_it_is_and_as_private_as_it_is(tmp_path, data, monkeypatch):
+def test_checkpoint_keeps_its_symlink_folder_and_permissions(tmp_path, data, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     path, link = tmp_path / "elsewhere" / "a.safetensors", tmp_path / "link"
     link.symlink_to(path)
@@ -323,7 +323,7 @@ def test_a_checkpoint_stays_where_it_is_and_as_private_as_it_is(tmp_path, data, 
     ]  # fmt: skip
 
 
-def test_only_its_own_leftovers_are_cleared_away(tmp_path, data):
+def test_only_own_temporary_files_are_removed(tmp_path, data):
     path = tmp_path / "run[1].safetensors"
     others = [
         ".run[1].safetensors.bak.old",

@@ -125,7 +125,7 @@ def images():
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("loss", TARGETS)
-def test_a_captured_step_does_the_very_step(cupy, images, loss, optimizer):
+def test_graph_replay_equals_plain_steps(cupy, images, loss, optimizer):
     one, other = (
         every_layer_trainer(kind, loss=loss, optimizer=optimizer)
         for kind in (nnxp.Trainer, PlainTrainer)
@@ -141,7 +141,7 @@ def test_a_captured_step_does_the_very_step(cupy, images, loss, optimizer):
     assert cupy.launches == 3 * 4 - 2
 
 
-def test_another_data_set_is_captured_anew(cupy, images):
+def test_new_data_set_is_captured_again(cupy, images):
     one, other = every_layer_trainer(), every_layer_trainer(PlainTrainer)
     labels = TARGETS[nnxp.SoftmaxWithLoss]
     for trainer in (one, other):
@@ -152,7 +152,7 @@ def test_another_data_set_is_captured_anew(cupy, images):
     assert cupy.captures == 4
 
 
-def test_a_capture_that_fails_says_so_and_training_goes_on(cupy, images, monkeypatch):
+def test_failed_capture_warns_and_trains_uncaptured(cupy, images, monkeypatch):
     cupy.captures_fail = True
     one, other = every_layer_trainer(), every_layer_trainer(PlainTrainer)
     data = Dataset(images.copy(), TARGETS[nnxp.SoftmaxWithLoss])
@@ -167,7 +167,7 @@ def test_a_capture_that_fails_says_so_and_training_goes_on(cupy, images, monkeyp
     assert inputs() is None
 
 
-def test_a_first_step_without_memory_leaves_the_place_in_the_epoch(cupy, images, monkeypatch):
+def test_out_of_memory_in_the_first_step_keeps_the_position_in_the_epoch(cupy, images, monkeypatch):
     trainer, data = every_layer_trainer(), Dataset(images, np.arange(50) % 3)
     options = {"epochs": 1, "batch_size": 16, "rng": np.random.default_rng(0)}
     trainer.fit(data, **options, stop=lambda: trainer.optimizer.steps == 2)
@@ -185,7 +185,7 @@ def test_a_first_step_without_memory_leaves_the_place_in_the_epoch(cupy, images,
     assert trainer.optimizer.steps == 4
 
 
-def test_a_step_is_run_and_captured_apart_from_all_other_work(cupy, images):
+def test_step_is_captured_on_its_own_stream_and_memory_pool(cupy, images):
     trainer = every_layer_trainer()
     data = Dataset(images, TARGETS[nnxp.SoftmaxWithLoss])
     trainer.fit(data, epochs=1, batch_size=25, rng=np.random.default_rng(0))
@@ -202,7 +202,7 @@ def test_a_step_is_run_and_captured_apart_from_all_other_work(cupy, images):
     assert graph._pool.malloc == "private"  # as long as the graph
 
 
-def test_graphs_go_with_the_memory_they_use(cupy, images):
+def test_graphs_are_dropped_with_their_programs(cupy, images):
     trainer = every_layer_trainer()
     batches = [
         Batches(Dataset(images, TARGETS[nnxp.SoftmaxWithLoss]), n, device="cpu", dtype="float32",
@@ -215,7 +215,7 @@ def test_graphs_go_with_the_memory_they_use(cupy, images):
     assert len(trainer._steps._graphs) == 2
 
 
-def test_cublas_is_told_what_to_multiply(monkeypatch):
+def test_cublas_gets_the_arguments_of_the_product(monkeypatch):
     """cuBLAS by the product of NumPy's OpenBLAS in Fortran's order, which takes the same."""
     fortran = openblas()
     calls = []
@@ -280,7 +280,7 @@ def test_cublas_is_told_what_to_multiply(monkeypatch):
     assert calls[-1] == ("destroy", 7)
 
 
-def test_a_missing_cublas_says_so_and_cupys_own_product_serves(cupy, images, monkeypatch):
+def test_missing_cublas_warns_and_uses_cupys_product(cupy, images, monkeypatch):
     def missing(_):
         raise OSError("libcublas.so.13 is nowhere")
 
@@ -320,7 +320,7 @@ def fortran_product(out, a, b):
 
 @pytest.mark.parametrize("left", ["C", "F"])
 @pytest.mark.parametrize("right", ["C", "F"])
-def test_the_arguments_of_a_product_in_columns(left, right):
+def test_gemm_arguments_for_every_memory_layout(left, right):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(5, 7)), rng.normal(size=(7, 3))
     a, b = np.asarray(a, "f4", order=left), np.asarray(b, "f4", order=right)
@@ -339,11 +339,11 @@ def test_the_arguments_of_a_product_in_columns(left, right):
         [np.ones((4, 3), order="F"), np.ones((4, 2)), np.ones((2, 3))],
     ],
 )
-def test_cupy_keeps_the_products_that_blas_does_not_do(arrays):
+def test_gemm_arguments_refuses_unsupported_arrays(arrays):
     assert gpu.gemm_arguments(*arrays) is None
 
 
-def test_cupy_has_all_that_a_step_calls(images):
+def test_cupy_has_every_function_that_a_step_calls(images):
     """The real CuPy, which imports without a GPU; the calls are those of a recorded step."""
     cupy = pytest.importorskip("cupy")
     called = set()
@@ -367,7 +367,7 @@ def test_cupy_has_all_that_a_step_calls(images):
         assert callable(getattr(cupy, name))
 
 
-def test_a_tape_has_its_librarys_constants():
+def test_tape_constants_are_arrays_of_the_library():
     class Ops(gpu.CupyOps):
         def array(self, x):
             return np.asarray(x) + 0

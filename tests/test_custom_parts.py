@@ -24,7 +24,7 @@ class MySGD(nnxp.SGD):
 
 
 @pytest.mark.parametrize("own", ["network", "loss", "optimizer"])
-def test_parts_of_ones_own_are_given_again(tmp_path, data, own):
+def test_custom_part_must_be_passed_to_resume(tmp_path, data, own):
     path = tmp_path / "a.safetensors"
     whole = new_trainer("sgd")
     parts = {"network": whole.network, "loss": whole.loss, "optimizer": whole.optimizer}
@@ -43,7 +43,7 @@ def test_parts_of_ones_own_are_given_again(tmp_path, data, own):
     np.testing.assert_equal(numbers(resumed), numbers(trainer))
 
 
-def test_a_layer_of_the_same_name_is_not_nnxps(tmp_path):
+def test_custom_layer_with_a_builtin_name_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     own = type("Tanh", (nnxp.Tanh,), {})
     layers = [own() if isinstance(x, nnxp.Tanh) else x for x in new_trainer().network.layers]
@@ -57,7 +57,7 @@ class Residual(nnxp.Sequential):
         return super().forward(x, training) * 2
 
 
-def test_a_network_of_ones_own_is_given_again(tmp_path):
+def test_custom_network_must_be_passed_to_resume(tmp_path):
     path = tmp_path / "a.safetensors"
     layers = new_trainer().network.layers
     nnxp.Trainer(Residual(layers), nnxp.SoftmaxWithLoss(), nnxp.SGD()).save(path)
@@ -84,7 +84,7 @@ class Gated(nnxp.Tanh):
         return super().backward(dy)
 
 
-def test_what_was_set_by_hand_is_no_obstacle(tmp_path, data):
+def test_attributes_set_by_hand_do_not_prevent_saving(tmp_path, data):
     path = tmp_path / "a.safetensors"
     trainer = new_trainer()
     fit(trainer, data, 1)
@@ -118,7 +118,7 @@ def test_what_was_set_by_hand_is_no_obstacle(tmp_path, data):
         ({"capture": "yes"}, "capture must be True, False or"),
     ],
 )
-def test_what_is_given_wrongly_is_said_of_it_and_not_of_the_file(tmp_path, data, given, message):
+def test_wrong_arguments_of_resume_raise_input_error(tmp_path, data, given, message):
     path = tmp_path / "a.safetensors"
     fit(new_trainer(), data, 1, checkpoint=path)
     mine = nnxp.Adam()
@@ -128,7 +128,7 @@ def test_what_is_given_wrongly_is_said_of_it_and_not_of_the_file(tmp_path, data,
     assert mine.steps == 0
 
 
-def test_what_is_given_stays_as_it_is_if_the_file_does_not_suit(tmp_path, data):
+def test_failed_resume_leaves_the_given_parts_unchanged(tmp_path, data):
     path = tmp_path / "a.safetensors"
     trainer = new_trainer("momentum")
     fit(trainer, data, 1, checkpoint=path)

@@ -17,7 +17,7 @@ pytest.importorskip("safetensors")
 
 
 @pytest.mark.parametrize("capture", ["auto", False])
-def test_a_divergence_names_step_and_place_and_leaves_the_good_checkpoint(tmp_path, data, capture):
+def test_divergence_error_names_the_step_and_keeps_the_checkpoint(tmp_path, data, capture):
     path = tmp_path / "a.safetensors"
     trainer = new_trainer("sgd", capture=capture)
     fit(trainer, data, 1, checkpoint=path)
@@ -49,7 +49,7 @@ class Overflowing(nnxp.Tanh):
         return y * np.float32(np.inf) if self.count >= self.batch else y
 
 
-def test_a_divergence_is_found_at_its_step(data):
+def test_divergence_is_found_at_the_step_where_it_happens(data):
     rng = np.random.default_rng(0)
     layer = Overflowing(6)
     network = nnxp.Sequential([nnxp.Affine(6, 4, rng=rng), layer, nnxp.Affine(4, 3, rng=rng)])
@@ -83,7 +83,7 @@ def test_a_divergence_is_found_at_its_step(data):
         ("b3", r"the output of layer 5, Affine\(4, 3\),"),
     ],
 )
-def test_the_first_number_that_is_not_finite_is_found(data, poison, place):
+def test_first_non_finite_activation_is_found(data, poison, place):
     trainer = new_trainer()
     trainer.network.parameters()[poison][...] = np.inf
     inputs, labels = data.inputs.astype("float32"), data.labels
@@ -102,7 +102,7 @@ class SteepLoss(nnxp.MeanSquaredError):
         return super().forward(scores, labels, training) * np.float32(np.inf)
 
 
-def test_a_gradient_or_loss_that_is_not_finite_is_found(data):
+def test_non_finite_gradient_or_loss_is_found(data):
     rng = np.random.default_rng(0)
     inputs, labels = data.inputs.astype("float32"), data.labels
     find = nnxp.training.divergence.first_not_finite
@@ -120,7 +120,7 @@ def test_a_gradient_or_loss_that_is_not_finite_is_found(data):
 
 @pytest.mark.parametrize("capture", ["auto", False])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_loss_that_overflows_is_found_at_its_step(data, optimizer, capture):
+def test_overflowing_loss_is_found_at_its_step(data, optimizer, capture):
     trainer = new_trainer(optimizer, capture=capture)
     trainer.loss = nnxp.MeanSquaredError()
     targets = np.zeros((40, 3))
@@ -144,7 +144,7 @@ def test_a_loss_that_overflows_is_found_at_its_step(data, optimizer, capture):
 
 @pytest.mark.parametrize("checkpoint", [True, False])
 @pytest.mark.parametrize("optimizer", ["adam", "adagrad", "rmsprop"])
-def test_a_state_that_overflows_is_found(tmp_path, data, optimizer, checkpoint):
+def test_overflowing_optimizer_state_is_found(tmp_path, data, optimizer, checkpoint):
     """Its steps are 0 from then on, and all else stays finite."""
     rng = np.random.default_rng(0)
     network = nnxp.mlp([6, 3], rng=rng)
@@ -174,7 +174,7 @@ class FirstSteep(nnxp.Affine):
         return super().backward(dy) * np.float32(np.inf)
 
 
-def test_only_what_a_step_computes_is_blamed(data):
+def test_only_arrays_that_a_step_computes_are_blamed(data):
     rng = np.random.default_rng(0)
     inputs = data.inputs.astype("float32")
     layers = [FirstSteep(6, 4, rng=rng), nnxp.Tanh(), nnxp.Affine(4, 3, rng=rng)]
@@ -190,7 +190,7 @@ def test_only_what_a_step_computes_is_blamed(data):
 
 
 @pytest.mark.parametrize("before", [0, 3])
-def test_an_epoch_without_a_step_to_blame_is_taken_back(before):
+def test_divergence_seen_only_after_the_epoch_undoes_the_epoch(before):
     # Squares of 1e36 are fine by batches of 10, and beyond float32 a thousand at once.
     rng = np.random.default_rng(0)
     network = nnxp.mlp([3, 1], rng=rng)
@@ -212,7 +212,7 @@ def test_an_epoch_without_a_step_to_blame_is_taken_back(before):
     assert (trainer._position.batch if before else trainer._position) == (before or None)
 
 
-def test_parameters_are_those_before_a_divergence_on_every_library(data, backend):
+def test_divergence_restores_the_last_good_parameters(data, backend):
     trainer, other = (
         new_trainer("momentum", device=backend.device, capture=False) for _ in range(2)
     )
@@ -226,14 +226,14 @@ def test_parameters_are_those_before_a_divergence_on_every_library(data, backend
         np.testing.assert_equal(numbers(trainer)[what], numbers(other)[what])
 
 
-def test_a_parameter_that_is_not_finite_is_found_where_nothing_shows_it(data):
+def test_non_finite_parameter_hidden_by_tanh_is_found(data):
     trainer = new_trainer("sgd")
     trainer.network.parameters()["b1"][...] = -np.inf  # of which tanh makes -1
     with pytest.raises(nnxp.DivergenceError, match="at step 1 of epoch 1: the output of layer 1"):
         fit(trainer, data, 1)
 
 
-def test_a_step_is_counted_from_the_start_of_its_epoch(data):
+def test_divergence_counts_steps_from_the_start_of_the_epoch(data):
     trainer = new_trainer("sgd")
     trainer.loss = nnxp.MeanSquaredError()
     order = np.random.default_rng(0)
@@ -246,7 +246,7 @@ def test_a_step_is_counted_from_the_start_of_its_epoch(data):
         fit(trainer, examples, 1)
 
 
-def test_arrays_stay_the_same_objects_after_a_divergence(data):
+def test_divergence_keeps_the_parameter_arrays(data):
     trainer = new_trainer("sgd")
     held = dict(trainer.network.parameters())
     trainer.optimizer.learning_rate = 3e38
@@ -255,7 +255,7 @@ def test_arrays_stay_the_same_objects_after_a_divergence(data):
     assert all(held[name] is x for name, x in trainer.network.parameters().items())
 
 
-def test_a_gradient_of_weights_that_is_not_finite_is_found():
+def test_non_finite_weight_gradient_is_found():
     rng = np.random.default_rng(0)
     network = nnxp.Sequential([nnxp.Affine(6, 3, rng=rng, initializer=nnxp.initializers.zeros)])
     inputs, targets = np.full((40, 6), 3e38, "f4"), np.full((40, 3), 1e6, "f4")

@@ -76,7 +76,7 @@ def test_float32_stays_float32(backend):
     assert len(seen) > 40
 
 
-def test_half_precision_is_refused_by_name():
+def test_half_precision_is_refused():
     with pytest.raises(
         nnxp.InputError, match="unknown dtype 'float16'; .* known: float32, float64"
     ):

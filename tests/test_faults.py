@@ -116,7 +116,7 @@ def test_resume_after_any_number_of_kills_gives_the_same_bits(tmp_path, kills):
     ]  # what was half written is cleared away
 
 
-def test_a_full_disk_is_said_and_the_checkpoint_before_it_stays(tmp_path):
+def test_full_disk_raises_and_keeps_the_last_checkpoint(tmp_path):
     # A limit on the size of files fails a write in its middle, as a full disk does.
     code = """
     import resource
@@ -141,7 +141,7 @@ def test_a_full_disk_is_said_and_the_checkpoint_before_it_stays(tmp_path):
     assert len(nnxp.Trainer.resume(path).history) == 3
 
 
-def test_a_folder_that_cannot_be_written_to_is_said_before_any_work():
+def test_unwritable_folder_is_refused_before_the_first_step():
     # /proc takes no file, whoever asks.
     trainer = new_trainer()
     data = Dataset(np.zeros((4, 6)), np.zeros(4, int))
@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_any_work():
     assert trainer.optimizer.steps == 0
 
 
-def test_two_processes_do_not_train_into_one_file(tmp_path):
+def test_second_process_on_the_same_checkpoint_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     code = """
     fit(new(), 10**6, checkpoint=path)
@@ -177,7 +177,7 @@ def test_two_processes_do_not_train_into_one_file(tmp_path):
     trainer.fit(data, **options)  # a lock does not outlive its process
 
 
-def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
+def test_jumps_of_the_system_clock_do_not_affect_training(tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
     begin = time.perf_counter()
     trainer = new_trainer()

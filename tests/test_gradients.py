@@ -29,7 +29,7 @@ def network_and_batch(activation="relu"):
 
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh", "identity"])
-def test_whole_networks_agree_and_stay_as_they_were(activation):
+def test_gradients_of_whole_networks_agree_and_parameters_are_unchanged(activation):
     network, inputs, labels = network_and_batch(activation)
     before = {name: x.copy() for name, x in network.parameters().items()}
     errors = nnxp.check_gradients(network, nnxp.SoftmaxWithLoss(), inputs, labels)
@@ -40,7 +40,7 @@ def test_whole_networks_agree_and_stay_as_they_were(activation):
         np.testing.assert_array_equal(x, before[name])
 
 
-def test_a_gradient_that_is_no_number_is_found():
+def test_nan_gradient_is_found():
     network, inputs, labels = network_and_batch()
     errors = nnxp.check_gradients(network, nnxp.SoftmaxWithLoss(), inputs * np.nan, labels)
     assert max(errors.values()) == np.inf
@@ -54,7 +54,7 @@ def test_differences_are_scaled_to_large_inputs():
 
 
 @pytest.mark.parametrize("name", ["W2", "b1", "inputs"])
-def test_a_wrong_backward_is_found(monkeypatch, name):
+def test_wrong_backward_is_found(monkeypatch, name):
     network, inputs, labels = network_and_batch()
     if name == "inputs":
         right = network.backward

@@ -84,7 +84,7 @@ def load(kind, path):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("count", [250, pytest.param(2500, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_mutated_files_load_as_they_were_or_are_refused(tmp_path, kind, count):
+def test_mutated_files_load_unchanged_or_are_refused(tmp_path, kind, count):
     path = tmp_path / f"a.{kind}"
     whole = KINDS[kind][0](path)
     path.write_bytes(whole)
@@ -104,7 +104,7 @@ def test_mutated_files_load_as_they_were_or_are_refused(tmp_path, kind, count):
 
 @settings(max_examples=300)
 @given(st.sampled_from(list(KINDS)), st.binary(max_size=300))
-def test_any_bytes_at_all_load_or_are_refused(tmp_path_factory, kind, content):
+def test_arbitrary_bytes_load_or_are_refused(tmp_path_factory, kind, content):
     path = tmp_path_factory.mktemp("any") / f"a.{kind}"
     path.write_bytes(content)
     load(kind, path)
@@ -138,7 +138,7 @@ def places(value, here=()):
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(1500, marks=pytest.mark.long)])
-def test_whatever_a_checkpoint_says_it_is_used_or_refused(tmp_path_factory, described, count):
+def test_mutated_checkpoint_metadata_are_used_or_refused(tmp_path_factory, described, count):
     """With its SHA-256 made anew: somebody wrote it on purpose."""
 
     @settings(max_examples=count)
@@ -189,7 +189,7 @@ def use(trainer):
         return
 
 
-def test_a_header_is_refused_before_memory_is_taken(tmp_path):
+def test_oversized_header_is_refused_before_allocation(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"\0\0\x08\x03" + struct.pack(">III", 10_000, 10_000, 10_000))
     assert load("idx", path) is None
@@ -220,7 +220,7 @@ def test_a_header_is_refused_before_memory_is_taken(tmp_path):
         ({"layers": [{"type": "ReLU", "module": "nnxp.layers"}]}, "its network has no parameters"),
     ],
 )
-def test_what_there_cannot_be_is_refused(tmp_path, described, change, message):
+def test_impossible_metadata_are_refused(tmp_path, described, change, message):
     about = json.loads(json.dumps(described[0]))
     for name, x in change.items():
         (about["position"] if name in about["position"] else about)[name] = x
@@ -241,7 +241,7 @@ def test_what_there_cannot_be_is_refused(tmp_path, described, change, message):
         ({"epoch": np.array([1, 2**63 - 1])}, "epochs are not rising positive numbers"),
     ],
 )
-def test_a_history_that_there_cannot_be_is_refused(tmp_path, described, columns, message):
+def test_impossible_history_is_refused(tmp_path, described, columns, message):
     names = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "seconds")
     whole = {"epoch": np.array([1, 3]), "validated": np.array([True, False])}
     whole |= {name: np.array([0.5, 0.25]) for name in names}
@@ -261,20 +261,20 @@ def test_a_history_that_there_cannot_be_is_refused(tmp_path, described, columns,
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_state_that_is_not_like_its_parameter_is_refused(tmp_path, described, dtype):
+def test_optimizer_state_of_another_shape_or_dtype_is_refused(tmp_path, described, dtype):
     shape = (6, 5) if dtype == "float64" else (5, 6)
     arrays = described[1] | {"state/mean/W1": np.zeros(shape, dtype)}
     with pytest.raises(nnxp.CheckpointError, match="its state of W1 has another shape or dtype"):
         nnxp.Trainer.resume(signed(tmp_path / "a.safetensors", described[0], arrays))
 
 
-def test_a_pipe_is_no_checkpoint(tmp_path):
+def test_pipe_is_refused_as_checkpoint(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(nnxp.CheckpointError, match="pipe is no file"):
         nnxp.load_network(tmp_path / "pipe")
 
 
-def test_a_layer_that_claims_more_than_its_arrays_is_refused(tmp_path, described):
+def test_layer_larger_than_its_arrays_is_refused(tmp_path, described):
     about = json.loads(json.dumps(described[0]))
     about["layers"][0]["inputs"] = 10**12
     with pytest.raises(
@@ -283,7 +283,7 @@ def test_a_layer_that_claims_more_than_its_arrays_is_refused(tmp_path, described
         nnxp.Trainer.resume(signed(tmp_path / "a.safetensors", about, described[1]))
 
 
-def test_what_a_checkpoint_says_is_bounded(tmp_path, described):
+def test_oversized_checkpoint_metadata_take_bounded_time_and_memory(tmp_path, described):
     """However long it is, it takes no time, no memory and no screen."""
     about, arrays = described
     path = tmp_path / "a.safetensors"
@@ -335,7 +335,7 @@ def test_gzip_bombs_are_bounded(tmp_path, kind, monkeypatch):
             load_csv(path)
 
 
-def test_real_images_are_far_from_the_bound(tmp_path):
+def test_real_images_stay_below_the_gzip_ratio(tmp_path):
     train, _ = nnxp.data.load_digits()
     lines = io.StringIO()
     np.savetxt(lines, np.column_stack([train.labels, train.inputs]), fmt="%d", delimiter=",")

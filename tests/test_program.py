@@ -27,7 +27,7 @@ def compiled(tape, targets):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("transposed", [(), (0,), (1,), (0, 1)])
-def test_a_subtracting_product_is_within_its_bound(dtype, transposed):
+def test_accumulating_product_is_within_its_rounding_bound(dtype, transposed):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 30)).astype(dtype)
     factors = [rng.normal(size=shape).astype(dtype) for shape in [(40, 20), (20, 30)]]
@@ -53,14 +53,14 @@ def test_a_subtracting_product_is_within_its_bound(dtype, transposed):
         [np.ones((4, 3), int), np.ones((4, 2), int), np.ones((2, 3), int)],
     ],
 )
-def test_a_subtracting_product_leaves_to_numpy_what_blas_does_not_do(arrays):
+def test_accumulating_product_refuses_layouts_and_dtypes_that_blas_lacks(arrays):
     out, a, b = arrays
     assert blas.accumulating_product(out, a, b, np.array(0.1)) is None
 
 
 @pytest.mark.parametrize("openblas", [True, False])
 @pytest.mark.parametrize("inner", [5, 2000])
-def test_an_affine_layer_is_one_product_within_its_bound(monkeypatch, openblas, inner):
+def test_affine_forward_compiles_to_two_calls_within_the_bound(monkeypatch, openblas, inner):
     if not openblas:
         monkeypatch.setattr(blas, "_PRODUCTS", {})
     rng = np.random.default_rng(0)
@@ -77,7 +77,7 @@ def test_an_affine_layer_is_one_product_within_its_bound(monkeypatch, openblas, 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_large_sum_is_within_its_bound(dtype):
+def test_large_sum_is_within_its_rounding_bound(dtype):
     x = np.random.default_rng(0).normal(size=(200, 50)).astype(dtype)
     tape, out = Tape(), np.empty(50, dtype)
     for call in compiled(tape, [(tape.namespace.sum(tape.read(x), axis=0), out)]):
@@ -141,7 +141,7 @@ def performed(steps, xp, x, y):
 @example(([(8, 0, 1)], (3, 3, 3)), 0)  # where(0 >= x, x, y), unscaled, goes where x and y are
 @settings(max_examples=300)
 @given(programs(), st.integers(0, 2**32 - 1))
-def test_a_program_does_what_the_calls_do(program, seed):
+def test_program_equals_the_recorded_calls(program, seed):
     """Whatever is read and overwritten: two arrays that are read are targets, with a third."""
     steps, results = program
     rng = np.random.default_rng(seed)
@@ -161,7 +161,7 @@ def test_a_program_does_what_the_calls_do(program, seed):
 @pytest.mark.parametrize(
     "also", ["nothing", "the old matrix", "the product", "a multiple of it", "the step"]
 )
-def test_a_descent_is_joined_where_nothing_else_needs_its_parts(also):
+def test_update_is_fused_unless_its_parts_are_used_elsewhere(also):
     rng = np.random.default_rng(0)
     W, a, b = rng.normal(size=(4, 3)), rng.normal(size=(4, 5)), rng.normal(size=(5, 3))
     rate, other = np.array(0.1), np.empty((4, 3))
@@ -187,7 +187,7 @@ def test_a_descent_is_joined_where_nothing_else_needs_its_parts(also):
         assert len(calls) == {"nothing": 1, "the old matrix": 2, "a multiple of it": 4}.get(also, 3)
 
 
-def test_what_only_looks_like_a_descent_is_computed_as_it_stands():
+def test_expression_that_resembles_an_update_is_not_fused():
     rng = np.random.default_rng(0)
     x, a, b = rng.normal(size=(4, 3)), rng.normal(size=(4, 5)), rng.normal(size=(5, 3))
     tape, out, rate = Tape(), np.empty((4, 3)), np.array(0.1)
@@ -198,7 +198,7 @@ def test_what_only_looks_like_a_descent_is_computed_as_it_stands():
     assert len(compiled(tape, [(y * 2, out)])) == 4
 
 
-def test_a_descent_may_end_elsewhere():
+def test_fused_update_may_write_to_another_array():
     rng = np.random.default_rng(0)
     W, a, b = rng.normal(size=(4, 3)), rng.normal(size=(4, 5)), rng.normal(size=(5, 3))
     tape, out, before = Tape(), np.empty((4, 3)), W.copy()
@@ -213,13 +213,13 @@ def test_a_descent_may_end_elsewhere():
     "look",
     [bool, float, int, list, np.asarray, np.zeros(3).__getitem__, lambda x: x.__setitem__(0, 1)],
 )
-def test_recorded_arrays_have_no_numbers(look):
+def test_recorded_arrays_refuse_access_to_values(look):
     with pytest.raises(nnxp.InputError, match="cannot look at its numbers"):
         look(Tape().read(np.array(1)))
 
 
 @pytest.mark.parametrize("name", ["add", "sub", "mul", "truediv", "matmul"])
-def test_operators_with_numpy_arrays_on_either_side(name):
+def test_recorded_operators_take_numpy_arrays_on_either_side(name):
     function = getattr(operator, name)
     x, y = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[2.0, 0.5], [1.0, 2.0]])
     for left in (True, False):

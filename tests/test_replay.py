@@ -37,7 +37,7 @@ def trained(kind, monkeypatch, *, inputs, labels=None, **parts):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("loss", TARGETS)
-def test_fit_does_the_very_steps(monkeypatch, loss, optimizer, dtype):
+def test_captured_steps_equal_plain_steps(monkeypatch, loss, optimizer, dtype):
     images = np.random.default_rng(1).integers(0, 256, (50, 3, 4), dtype=np.uint8)
     settings = {"loss": loss, "optimizer": optimizer, "inputs": images, "dtype": dtype}
     one = trained(nnxp.Trainer, monkeypatch, **settings)
@@ -54,7 +54,7 @@ def test_vectors_are_updated_in_chunks(monkeypatch, optimizer):
 
 
 @pytest.mark.parametrize("inputs_dtype", ["float16", "float32", "float64", ">f4"])
-def test_inputs_of_any_real_dtype(monkeypatch, inputs_dtype):
+def test_captured_steps_take_inputs_of_any_real_dtype(monkeypatch, inputs_dtype):
     inputs = np.random.default_rng(1).normal(size=(50, 3, 4)).astype(inputs_dtype)
     settings = {"loss": nnxp.SoftmaxWithLoss, "optimizer": "momentum", "inputs": inputs}
     labels = one_hot(np.arange(50) % 3, 3)
@@ -63,7 +63,7 @@ def test_inputs_of_any_real_dtype(monkeypatch, inputs_dtype):
 
 
 @pytest.mark.parametrize("openblas", [True, False])
-def test_a_large_matrix_descends_within_rounding(monkeypatch, openblas):
+def test_update_of_a_large_matrix_is_within_its_rounding_bound(monkeypatch, openblas):
     if not openblas:
         monkeypatch.setattr(blas, "_PRODUCTS", {})
     rng = np.random.default_rng(0)
@@ -129,7 +129,7 @@ class MyTrainer(nnxp.Trainer):
 
 
 @pytest.mark.parametrize("own", ["layer", "loss", "optimizer", "trainer", "step"])
-def test_what_a_part_of_ones_own_does_is_done(small, own):
+def test_custom_parts_are_called_in_training(small, own):
     parts = {"layer": MyTanh(), "loss": MyLoss(), "optimizer": MyMomentum(0.1)}
     kind = MyTrainer if own == "trainer" else nnxp.Trainer
     trainer = trainer_with(kind, **{own: parts[own]} if own in parts else {})
@@ -153,7 +153,7 @@ def order_by_columns(network):
 
 @pytest.mark.parametrize("arrange", [share_weights, order_by_columns])
 @pytest.mark.parametrize("late", [False, True])
-def test_arrays_that_cannot_move_are_trained_where_they_are(small, arrange, late):
+def test_shared_or_strided_parameters_train_uncaptured(small, arrange, late):
     trainers = [trainer_with(kind, widths=(6, 6, 6)) for kind in (nnxp.Trainer, PlainTrainer)]
     for trainer in trainers:
         rng = np.random.default_rng(0)
@@ -168,7 +168,7 @@ def test_arrays_that_cannot_move_are_trained_where_they_are(small, arrange, late
     assert_same(*trainers)
 
 
-def test_an_interruption_brings_back_what_was_trained(small):
+def test_interrupted_captured_epoch_keeps_its_steps(small):
     one, other = trainer_with(), trainer_with()
     before = dict(one.network.parameters())
     calls = []
@@ -190,7 +190,7 @@ def test_an_interruption_brings_back_what_was_trained(small):
     np.testing.assert_equal(one.optimizer.state, other.optimizer.state)
 
 
-def test_an_optimizer_that_made_no_step_remembers_nothing(small):
+def test_binding_without_a_step_leaves_the_optimizer_state_empty(small):
     trainer = trainer_with()
     batches = Batches(small, 8, device="cpu", dtype="float32")
     with replay.Replay(trainer.network, trainer.loss, trainer.optimizer, small).bind(batches):
@@ -235,7 +235,7 @@ def change_nothing(trainer, dataset):
         change_nothing,
     ],
 )
-def test_changes_between_epochs_act(small, change):
+def test_changes_between_epochs_take_effect(small, change):
     trainers = trainer_with(), trainer_with(PlainTrainer)
     for trainer in trainers:
         dataset, rng = Dataset(small.inputs.copy(), small.labels), np.random.default_rng(0)
@@ -253,7 +253,7 @@ def test_a_step_is_recorded_once(small, monkeypatch):
     train_epoch(trainer, small, 16, np.random.default_rng(0))
 
 
-def test_few_recordings_are_kept(small):
+def test_at_most_two_programs_are_kept(small):
     trainer = trainer_with()
     for batch_size in (7, 8, 9, 11):
         train_epoch(trainer, small, batch_size, np.random.default_rng(0))
@@ -261,7 +261,7 @@ def test_few_recordings_are_kept(small):
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_a_copied_trainer_trains_alone(small, copied):
+def test_copied_trainer_is_independent(small, copied):
     one = trainer_with()
     train_epoch(one, small, 16, np.random.default_rng(0))
     other = copied(one)
@@ -280,7 +280,7 @@ def test_an_optimizer_of_another_network_is_refused(small):
         train_epoch(trainer_with(optimizer=optimizer, widths=(6, 4, 3)), small, 16, rng)
 
 
-def test_no_gradient_is_left_behind(small):
+def test_captured_epoch_leaves_no_gradients(small):
     trainer = trainer_with()
     trainer.step(small.inputs.astype("float32"), small.labels)
     train_epoch(trainer, small, 16, np.random.default_rng(0))

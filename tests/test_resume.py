@@ -22,7 +22,7 @@ pytest.importorskip("safetensors")
 
 @pytest.mark.parametrize("capture", ["auto", False])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_training_stopped_anywhere_ends_as_if_it_never_was(tmp_path, data, optimizer, capture):
+def test_resume_after_any_step_gives_the_same_bits(tmp_path, data, optimizer, capture):
     path = tmp_path / "a.safetensors"
     whole = new_trainer(optimizer, capture=capture)
     fit(whole, data, EPOCHS)
@@ -37,7 +37,7 @@ def test_a_training_stopped_anywhere_ends_as_if_it_never_was(tmp_path, data, opt
             np.testing.assert_equal(numbers(each), numbers(whole))
 
 
-def test_a_bounded_history_goes_on_as_if_it_never_stopped(tmp_path, data, monkeypatch):
+def test_resume_with_a_thinned_history_gives_the_same_bits(tmp_path, data, monkeypatch):
     monkeypatch.setattr("nnxp.history.MAX_RECORDS", 4)
     path = tmp_path / "a.safetensors"
     whole, trainer = new_trainer(), new_trainer()
@@ -52,7 +52,7 @@ def test_a_bounded_history_goes_on_as_if_it_never_stopped(tmp_path, data, monkey
     np.testing.assert_equal(numbers(trainer), numbers(whole))
 
 
-def test_saving_again_and_again_changes_nothing(tmp_path, data):
+def test_checkpoint_every_does_not_change_the_training(tmp_path, data):
     whole, trainer = new_trainer(), new_trainer()
     fit(whole, data, EPOCHS)
     path = tmp_path / "a.safetensors"
@@ -75,7 +75,7 @@ def test_saving_again_and_again_changes_nothing(tmp_path, data):
              if name != "numpy-readonly"]
 )  # fmt: skip
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_it_goes_on_on_another_library(tmp_path, data, optimizer, name):
+def test_resume_on_another_library_agrees(tmp_path, data, optimizer, name):
     # In float64: two libraries' steps differ by units in the last place, which twelve steps and
     # the root of a small mean square amplify by far less than 1e6.
     spec = BACKENDS[name][0]
@@ -99,7 +99,7 @@ def test_it_goes_on_on_another_library(tmp_path, data, optimizer, name):
                 np.testing.assert_allclose(mine["state"][slot][name_], x, rtol=1e-10, atol=1e-10)
 
 
-def test_a_trainer_may_be_saved_before_it_trains(tmp_path, data):
+def test_untrained_trainer_can_be_saved_and_resumed(tmp_path, data):
     path = tmp_path / "a.safetensors"
     one, other = new_trainer(), new_trainer()
     other.save(path)
@@ -109,7 +109,7 @@ def test_a_trainer_may_be_saved_before_it_trains(tmp_path, data):
     np.testing.assert_equal(numbers(other), numbers(one))
 
 
-def test_what_is_changed_after_an_epoch_is_saved(tmp_path, data):
+def test_changes_by_after_epoch_are_saved(tmp_path, data):
     path = tmp_path / "a.safetensors"
 
     def end(*stops):
@@ -132,7 +132,7 @@ def test_what_is_changed_after_an_epoch_is_saved(tmp_path, data):
     np.testing.assert_equal(end(3, 8, 99), whole)
 
 
-def test_a_generator_that_serves_others_too_goes_on(tmp_path, data):
+def test_generator_shared_with_other_code_resumes(tmp_path, data):
     path = tmp_path / "a.safetensors"
 
     def end(*stops):
@@ -154,7 +154,7 @@ def test_a_generator_that_serves_others_too_goes_on(tmp_path, data):
     np.testing.assert_equal(end(5, 7), whole)
 
 
-def test_the_time_of_an_epoch_counts_both_of_its_parts(tmp_path, data, monkeypatch):
+def test_seconds_of_a_resumed_epoch_add_up(tmp_path, data, monkeypatch):
     path = tmp_path / "a.safetensors"
     trainer = new_trainer()
     clock = [5.0]
@@ -170,7 +170,7 @@ def test_the_time_of_an_epoch_counts_both_of_its_parts(tmp_path, data, monkeypat
     assert fit(trainer, data, 1)[0].seconds == 30
 
 
-def test_how_to_go_on_is_taken_over(tmp_path, data):
+def test_resume_takes_the_capture_option(tmp_path, data):
     path = tmp_path / "a.safetensors"
     trainer = new_trainer()
     rng = np.random.default_rng(7)
@@ -181,7 +181,7 @@ def test_how_to_go_on_is_taken_over(tmp_path, data):
 
 
 @pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
-def test_generators_go_on(kind):
+def test_restored_generator_draws_the_same_numbers(kind):
     rng = np.random.Generator(getattr(np.random, kind)(3))
     rng.permutation(7)
     rng.integers(0, 9, 3, dtype=np.uint8)  # half of a word is left over
@@ -207,7 +207,7 @@ def test_generators_go_on(kind):
         ("PCG64", {"bit_generator": "SeedSequence"}),
     ],
 )
-def test_states_that_there_are_not_are_refused(kind, change):
+def test_invalid_generator_states_are_refused(kind, change):
     state = get_state(np.random.Generator(getattr(np.random, kind)(3)))
     for name, x in change.items():
         state[name] = state[name] | x if isinstance(x, dict) else x
@@ -216,7 +216,7 @@ def test_states_that_there_are_not_are_refused(kind, change):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_the_same_seed_gives_the_same_bits(threads):
+def test_same_seed_gives_the_same_bits(threads):
     code = (
         "import numpy as np, nnxp, hashlib\n"
         "rng = np.random.default_rng(0)\n"

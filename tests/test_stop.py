@@ -23,7 +23,7 @@ pytest.importorskip("safetensors")
         ({"rng": np.random.default_rng(0)}, "go on with rng=trainer.rng"),
     ],
 )
-def test_an_epoch_is_finished_as_it_was_begun(tmp_path, data, change, message):
+def test_unfinished_epoch_refuses_other_batches_data_or_rng(tmp_path, data, change, message):
     path = tmp_path / "a.safetensors"
     trainer = new_trainer()
     fit(trainer, data, 2, checkpoint=path, stop=stopped_after(5, trainer))
@@ -39,7 +39,7 @@ def test_an_epoch_is_finished_as_it_was_begun(tmp_path, data, change, message):
     assert resumed.optimizer.steps == 5
 
 
-def test_train_epoch_finishes_an_epoch_too(tmp_path, data):
+def test_train_epoch_finishes_a_resumed_epoch(tmp_path, data):
     path = tmp_path / "a.safetensors"
     whole, trainer = new_trainer(), new_trainer()
     fit(whole, data, 2)
@@ -58,7 +58,7 @@ def test_train_epoch_finishes_an_epoch_too(tmp_path, data):
     ],
 )
 @pytest.mark.parametrize("place", ["bind", "compiling"])
-def test_a_first_step_that_fails_leaves_the_place_in_the_epoch(data, monkeypatch, spec, way, place):
+def test_failing_first_step_keeps_the_position_in_the_epoch(data, monkeypatch, spec, way, place):
     device_or_skip(spec)
     whole, trainer = new_trainer(device=spec), new_trainer(device=spec)
     fit(whole, data, 1)
@@ -76,7 +76,7 @@ def test_a_first_step_that_fails_leaves_the_place_in_the_epoch(data, monkeypatch
 
 
 @pytest.mark.parametrize("capture", ["auto", False])
-def test_a_stop_sees_the_training_as_it_is_and_may_save_it(tmp_path, data, backend, capture):
+def test_stop_sees_the_current_parameters_and_may_save(tmp_path, data, backend, capture):
     path = tmp_path / "a.safetensors"
     whole = new_trainer(device=backend.device, capture=capture)
     fit(whole, data, EPOCHS)
@@ -104,7 +104,7 @@ def test_a_stop_sees_the_training_as_it_is_and_may_save_it(tmp_path, data, backe
 
 
 @pytest.mark.parametrize("capture", ["auto", False])
-def test_a_stop_may_not_train(data, backend, capture):
+def test_stop_that_trains_is_refused(data, backend, capture):
     whole = new_trainer(device=backend.device, capture=capture)
     trainer = new_trainer(device=backend.device, capture=capture)
     fit(whole, data, EPOCHS)
@@ -125,7 +125,7 @@ def test_a_stop_may_not_train(data, backend, capture):
         np.testing.assert_equal(numbers(each), numbers(whole))
 
 
-def test_a_stop_that_fails_leaves_the_place_in_the_epoch(data):
+def test_failing_stop_keeps_the_position_in_the_epoch(data):
     whole, trainer = new_trainer(), new_trainer()
     fit(whole, data, EPOCHS)
 
@@ -140,7 +140,7 @@ def test_a_stop_that_fails_leaves_the_place_in_the_epoch(data):
     np.testing.assert_equal(numbers(trainer), numbers(whole))
 
 
-def test_a_step_that_fails_leaves_no_place_in_the_epoch(data):
+def test_failing_step_clears_the_position_in_the_epoch(data):
     trainer = new_trainer(capture=False)
     fit(trainer, data, 1, stop=stopped_after(2, trainer))
     step = trainer.step

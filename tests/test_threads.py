@@ -19,7 +19,7 @@ from nnxp.devices import threads
     ("width", "batch_size", "threads"),
     [(5, 40, 1), (69_900, 40, 1), (69_910, 40, 2), (69_910, 20, 1)],
 )
-def test_small_networks_train_on_one_thread_and_give_the_others_back(
+def test_small_networks_train_on_one_thread_and_restore_the_number(
     small, width, batch_size, threads, monkeypatch
 ):
     seen = []
@@ -47,7 +47,7 @@ def test_small_networks_train_on_one_thread_and_give_the_others_back(
         assert seen[-1] == {2}
 
 
-def test_threads_of_a_program_may_train_at_once():
+def test_overlapping_trainings_restore_the_number_of_threads():
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
         first, second = (threads.one_thread_if_small(1) for _ in range(2))
         first.__enter__()

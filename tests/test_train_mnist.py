@@ -96,7 +96,7 @@ def test_every_option_reaches_the_training(tmp_path):
     assert f"(best {best.validation_accuracy:.4f}, epoch {best.epoch})" in result.stdout
 
 
-def test_what_cannot_be_captured_is_said_in_one_line(tmp_path):
+def test_unavailable_capture_is_reported_in_one_line(tmp_path):
     options = ("--dataset", "digits", "--epochs", "2", "--device", "strict", "--quiet", "--out")
     result = run("train_mnist.py", *options, tmp_path / "one", "--capture")
     reason = "there is nothing faster on strict"
@@ -106,7 +106,7 @@ def test_what_cannot_be_captured_is_said_in_one_line(tmp_path):
     assert run("train_mnist.py", *options, tmp_path / "three").stderr == ""
 
 
-def test_v_says_why_auto_chose_the_cpu(tmp_path):
+def test_verbose_says_why_auto_chose_the_cpu(tmp_path):
     (tmp_path / "cupy.py").write_text("raise OSError('no')\n")
     options = ["--dataset", "digits", "--epochs", 1, "--quiet", "--out"]
     environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PATHS}"}
@@ -116,7 +116,7 @@ def test_v_says_why_auto_chose_the_cpu(tmp_path):
     assert result.stderr.startswith("no GPU: CuPy is installed but does not import (OSError: no)")
 
 
-def test_a_class_of_the_test_images_alone_counts(tmp_path):
+def test_class_that_occurs_only_in_the_test_images_counts(tmp_path):
     rows = "".join(f"{7 if i == 5 else 0},{i}\n" for i in range(6))
     (tmp_path / "a.csv").write_text("label,pixel0\n" + rows)
     out = run("train_mnist.py", "--dataset", "a.csv", "--epochs", 1, cwd=tmp_path).stdout
@@ -183,7 +183,7 @@ def test_train_on_a_folder_and_on_csv(tmp_path, idx_folder, digits_csv):
         (["--device", "cudda"], 1, "unknown device 'cudda'; did you mean 'cuda'?"),
     ],
 )
-def test_wrong_options_are_one_line(tmp_path, options, status, message):
+def test_wrong_options_give_a_one_line_error(tmp_path, options, status, message):
     result = run("train_mnist.py", *options, cwd=tmp_path, status=status)
     assert result.stderr.startswith("train_mnist.py: error: ")
     assert message in result.stderr
@@ -191,7 +191,7 @@ def test_wrong_options_are_one_line(tmp_path, options, status, message):
     assert not list(tmp_path.iterdir())  # refused before anything is made
 
 
-def test_folders_that_cannot_take_a_run_are_refused(tmp_path):
+def test_output_folders_in_use_or_unwritable_are_refused(tmp_path):
     options = ["--dataset", "digits", "--epochs", 1, "--quiet", "--out"]
     run("train_mnist.py", *options, tmp_path / "a")
     before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
@@ -204,7 +204,7 @@ def test_folders_that_cannot_take_a_run_are_refused(tmp_path):
         assert re.search(r"cannot write to .*; choose another --out", result.stderr)
 
 
-def test_without_matplotlib_training_goes_on(tmp_path):
+def test_training_without_matplotlib_skips_the_curves(tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError(name='matplotlib')\n")
     result = run(
         "train_mnist.py", "--dataset", "digits", "--epochs", 1, "--out", tmp_path / "run",
@@ -214,7 +214,7 @@ def test_without_matplotlib_training_goes_on(tmp_path):
     assert (tmp_path / "run" / "history.json").exists()
 
 
-def test_runs_at_the_same_moment_get_folders_of_their_own(tmp_path):
+def test_simultaneous_runs_get_separate_folders(tmp_path):
     command = [sys.executable, SCRIPTS / "train_mnist.py", "--dataset", "digits", "--epochs", "1",
                "--quiet"]  # fmt: skip
     for _ in range(2):
@@ -225,7 +225,7 @@ def test_runs_at_the_same_moment_get_folders_of_their_own(tmp_path):
     assert all((folder / "history.json").exists() for folder in folders)
 
 
-def test_divergence_is_one_line(tmp_path):
+def test_divergence_gives_a_one_line_error(tmp_path):
     result = run(
         "train_mnist.py", "--dataset", "digits", "--learning-rate", "1e30", "--out",
         tmp_path / "run", status=1,
@@ -237,7 +237,7 @@ def test_divergence_is_one_line(tmp_path):
     )
 
 
-def test_too_large_a_network_is_one_line(tmp_path):
+def test_too_large_a_network_gives_a_one_line_error(tmp_path):
     result = run(
         "train_mnist.py", "--dataset", "digits", "--hidden", 10**11, cwd=tmp_path, status=1
     )  # fmt: skip

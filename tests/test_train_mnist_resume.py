@@ -35,7 +35,7 @@ def test_ctrl_c_keeps_the_finished_epochs_and_exits_130(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_finishes_the_step_and_the_run_goes_on_to_the_same_end(tmp_path, number, status):
+def test_signal_finishes_the_step_and_resume_gives_the_same_bits(tmp_path, number, status):
     options = ["--hidden", "200", "100", "--optimizer", "adam", "--out"]
     out = tmp_path / "run"
     with training("--epochs", "1000000", *options, out, until="epoch   2") as process:
@@ -75,9 +75,7 @@ def without_safetensors(tmp_path):
     return {"PYTHONPATH": f"{tmp_path / 'none'}{os.pathsep}{PATHS}"}
 
 
-def test_checkpoints_that_cannot_be_had_are_refused_before_a_folder_is_made(
-    tmp_path, without_safetensors
-):
+def test_missing_safetensors_is_refused_before_a_folder_is_made(tmp_path, without_safetensors):
     options = ["--dataset", "digits", "--checkpoint-every", 5, "--out", tmp_path / "run"]
     result = run("train_mnist.py", *options, env=without_safetensors, status=1)
     assert re.fullmatch(
@@ -119,7 +117,7 @@ def test_ctrl_c_in_the_first_epoch_leaves_nothing_behind(tmp_path, existing, wit
         (["--epochs", 3, "--data-dir", "."], 1, "--data-dir is for MNIST files, not for --datas"),
     ],
 )
-def test_what_cannot_go_on_is_one_line(tmp_path, options, status, message):
+def test_refused_resume_gives_a_one_line_error(tmp_path, options, status, message):
     out = tmp_path / "run"
     settings = ["--dataset", "digits", "--hidden", 16, "--epochs", 2, "--quiet", "--out", out]
     run("train_mnist.py", *settings)
@@ -127,14 +125,14 @@ def test_what_cannot_go_on_is_one_line(tmp_path, options, status, message):
     assert re.fullmatch(f"train_mnist.py: error: {message}.*\n", result.stderr)
 
 
-def test_a_folder_without_a_run_cannot_go_on(tmp_path):
+def test_resume_of_a_folder_without_a_run_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         result = run("train_mnist.py", "--resume", folder, status=1)
         assert f"error: {folder} holds no run to go on with" in result.stderr
         assert result.stderr.count("\n") == 1
 
 
-def test_a_run_goes_on_with_its_own_data_alone(tmp_path, idx_folder):
+def test_resume_with_other_data_is_refused(tmp_path, idx_folder):
     out, other = tmp_path / "run", tmp_path / "other"
     run("train_mnist.py", "--data-dir", idx_folder, "--epochs", 1, "--quiet", "--out", out)
     train, test = nnxp.data.load_digits()
@@ -146,7 +144,7 @@ def test_a_run_goes_on_with_its_own_data_alone(tmp_path, idx_folder):
     run("train_mnist.py", *options)  # it remembers the folder
 
 
-def test_a_run_that_is_killed_at_once_goes_on(tmp_path):
+def test_run_killed_in_its_first_epoch_resumes(tmp_path):
     out, whole = tmp_path / "run", tmp_path / "whole"
     # It kills itself at the first that it does after its first checkpoint is in place.
     code = (
@@ -178,7 +176,7 @@ def test_a_run_that_is_killed_at_once_goes_on(tmp_path):
     np.testing.assert_equal(mine, other)
 
 
-def test_a_run_goes_on_as_it_was_set_up_unless_told_otherwise(tmp_path, digits_csv):
+def test_resume_keeps_the_settings_unless_options_change_them(tmp_path, digits_csv):
     options = ["--dataset", digits_csv.name, "--no-capture", "--epochs", 1, "--quiet"]
     run("train_mnist.py", *options, "--out", tmp_path / "run", cwd=digits_csv.parent)
     (tmp_path / "run").rename(tmp_path / "moved")
@@ -204,7 +202,7 @@ def test_a_run_goes_on_as_it_was_set_up_unless_told_otherwise(tmp_path, digits_c
         {"data_source": 5}, None,
     ],
 )  # fmt: skip
-def test_a_broken_config_is_one_line(tmp_path, change):
+def test_broken_config_gives_a_one_line_error(tmp_path, change):
     out = tmp_path / "run"
     run("train_mnist.py", "--dataset", "digits", "--epochs", 1, "--quiet", "--out", out)
     trainer = nnxp.Trainer.resume(out / "checkpoint.safetensors")
@@ -216,7 +214,7 @@ def test_a_broken_config_is_one_line(tmp_path, change):
     )
 
 
-def test_a_refused_run_leaves_the_one_that_is_going_on_alone(tmp_path):
+def test_refused_resume_does_not_disturb_the_running_process(tmp_path):
     out = tmp_path / "run"
     with training("--epochs", "1000000", "--out", out, until="epoch   2"):
         before = (out / "config.json").read_text()
@@ -237,7 +235,7 @@ def stopping(monkeypatch):
         signal.signal(number, handler)
 
 
-def test_the_first_ctrl_c_asks_and_the_second_insists(stopping):
+def test_second_ctrl_c_raises_keyboard_interrupt(stopping):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with stopping as stop:
         assert not stop()
@@ -261,7 +259,7 @@ def test_an_ignored_ctrl_c_stays_ignored(stopping):
     signal.raise_signal(signal.SIGINT)
 
 
-def test_a_kill_keeps_the_finished_epochs(tmp_path):
+def test_killed_run_keeps_the_finished_epochs(tmp_path):
     out = tmp_path / "run"
     with training("--epochs", "1000000", "--out", out, until="epoch   5") as process:
         process.kill()
