@@ -1,4 +1,4 @@
-"""The benchmark: its peers do the same work, and its tables say what was measured; no timings."""
+"""scripts/benchmark.py, growth.py, compare_commits.py: what they compute and print."""
 
 from __future__ import annotations
 

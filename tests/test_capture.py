@@ -1,4 +1,4 @@
-"""Capture: where a step is prepared once and repeated, and JAX's, which is compiled."""
+"""Capture: compiled JAX steps against plain ones, and the reasons for not capturing."""
 
 from __future__ import annotations
 

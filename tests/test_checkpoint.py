@@ -186,7 +186,7 @@ def test_checkpoints_of_format_1_load(optimizer, data):
     assert resumed.optimizer.steps == 6
     assert resumed.config == {"written by": "nnxp 0.1.0"}
     assert [record.epoch for record in resumed.history] == [1]
-    # What it goes on to, in a file of its own with the figures in full.
+    # The results of resuming, from a file with the figures in full.
     expected = json.loads((FIXTURES / "v1.json").read_text())[optimizer]
     assert resumed.history[0].train_loss == expected["first loss"]
     before = {n: float(x.astype("float64").sum()) for n, x in resumed.network.parameters().items()}

@@ -1,4 +1,4 @@
-"""CuPy: graphs of captured steps and cuBLAS calls, without a GPU; NumPy stands in for CuPy."""
+"""CuPy: graphs of captured steps and cuBLAS calls, with NumPy in place of CuPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resume with custom layers, losses, optimizers and networks, which no file can build."""
+"""Resume with custom layers, losses, optimizers and networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data: files read right or refused by name, downloads checked, batches complete."""
+"""Data: data sets, batches, readers of IDX, MNIST and CSV files, downloads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices: names, the border, and each way in which a GPU can be unusable."""
+"""Devices: names, conversion of arrays, and the errors for unusable GPUs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Doctor: python -m nnxp doctor tells what works and what does not, with any CuPy or none."""
+"""`python -m nnxp doctor`: its report and exit status, with and without CuPy."""
 
 from __future__ import annotations
 

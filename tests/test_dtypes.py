@@ -1,4 +1,4 @@
-"""Dtypes: no public call turns float32 into anything else, on any library."""
+"""Dtypes: every public call keeps float32, on every library."""
 
 from __future__ import annotations
 

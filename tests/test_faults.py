@@ -1,4 +1,4 @@
-"""Faults: processes that are killed, disks that are full, folders that are shared."""
+"""Faults: killed processes, full disks, unwritable folders and concurrent processes."""
 
 from __future__ import annotations
 
@@ -109,11 +109,8 @@ def test_resume_after_any_number_of_kills_gives_the_same_bits(tmp_path, kills):
     print(steps, *sorted(x.name for x in path.parent.iterdir()))
     """
     steps, *files = run(code, tmp_path / "a.safetensors", kills).stdout.split()
-    assert int(steps) > kills  # so that it was killed on the way, not at its start alone
-    assert files == [
-        ".a.safetensors.lock",
-        "a.safetensors",
-    ]  # what was half written is cleared away
+    assert int(steps) > kills  # so kills fall between steps, not only before the first one
+    assert files == [".a.safetensors.lock", "a.safetensors"]  # no temporary file is left
 
 
 def test_full_disk_raises_and_keeps_the_last_checkpoint(tmp_path):

@@ -1,4 +1,4 @@
-"""Files and plots: written whole or not at all, and readable."""
+"""Files and plots: atomic writes, and the content of the curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients: differences are right, and a wrong backward is found."""
+"""Numerical gradients, and check_gradients on right and wrong backwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile files: whatever is done to a file, it loads as it was or is refused by a named error."""
+"""Damaged and malicious files: each loads unchanged or raises a named error."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def places(value, here=()):
 
 @pytest.mark.parametrize("count", [100, pytest.param(1500, marks=pytest.mark.long)])
 def test_mutated_checkpoint_metadata_are_used_or_refused(tmp_path_factory, described, count):
-    """With its SHA-256 made anew: somebody wrote it on purpose."""
+    """The SHA-256 is computed again, as a forger would."""
 
     @settings(max_examples=count)
     @given(st.data())
@@ -284,7 +284,7 @@ def test_layer_larger_than_its_arrays_is_refused(tmp_path, described):
 
 
 def test_oversized_checkpoint_metadata_take_bounded_time_and_memory(tmp_path, described):
-    """However long it is, it takes no time, no memory and no screen."""
+    """Long metadata take little time and memory, and give a short error."""
     about, arrays = described
     path = tmp_path / "a.safetensors"
     for change in (

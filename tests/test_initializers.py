@@ -1,4 +1,4 @@
-"""Initializers: the spread that the papers give, and which one a network takes."""
+"""Initializers: the published deviations, and the default for each activation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers: one table, every layer on every backend in every dtype."""
+"""Layers: gradients, dtypes, devices, shapes and errors of every layer on every backend."""
 
 from __future__ import annotations
 

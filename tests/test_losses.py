@@ -1,4 +1,4 @@
-"""Losses: one table, every loss on every backend in every dtype."""
+"""Losses and metrics: gradients, dtypes, devices and errors on every backend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks: order, names, loading, the same object twice, the summary."""
+"""Networks: parameters, forward and backward, loading, moving, the summary, errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimizers: one table, every rule against the papers' formulas, PyTorch, and each backend."""
+"""Optimizers: every rule against its formula, PyTorch and each backend; errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs: what a tape records computes what the calls would, within the bounds of rounding."""
+"""Programs: a compiled tape computes what the recorded calls do, within rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""README: its code runs as printed, and its commands are the ones that CI runs."""
+"""README: its code runs as printed, and its commands and options exist."""
 
 from __future__ import annotations
 

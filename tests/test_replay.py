@@ -1,4 +1,4 @@
-"""Replay: captured steps on NumPy are the plain steps, and fall back to them where they must."""
+"""Replay: captured steps on NumPy against plain steps, and when steps are not captured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resume: a training that is stopped, saved and resumed gives the bits of one without a stop."""
+"""Resume: a stopped, saved and resumed training gives the bits of an uninterrupted one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Testing: every layer passes, and each way of being wrong is told in a sentence."""
+"""check_layer: it accepts every layer, and reports each fault of a wrong one."""
 
 from __future__ import annotations
 

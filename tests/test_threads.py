@@ -1,4 +1,4 @@
-"""Threads: how many BLAS takes for a training, and that it gives back the others."""
+"""Threads: how many BLAS threads a training uses, and that it restores their number."""
 
 from __future__ import annotations
 

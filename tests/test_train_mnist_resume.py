@@ -146,7 +146,7 @@ def test_resume_with_other_data_is_refused(tmp_path, idx_folder):
 
 def test_run_killed_in_its_first_epoch_resumes(tmp_path):
     out, whole = tmp_path / "run", tmp_path / "whole"
-    # It kills itself at the first that it does after its first checkpoint is in place.
+    # The process kills itself as soon as its first checkpoint is in place.
     code = (
         "import os, runpy, signal, sys\n"
         "saved = []\n"

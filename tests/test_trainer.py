@@ -1,4 +1,4 @@
-"""Trainer: it learns, repeats itself to the bit, and refuses bad data before any work."""
+"""Trainer: learning, determinism, evaluation, history, and the checks of its arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Borders: what crosses between host and device, what waits, and what memory is left."""
+"""Transfers between host and device, synchronization, and memory limits."""
 
 from __future__ import annotations
 

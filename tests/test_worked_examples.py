@@ -1,4 +1,4 @@
-"""The worked examples that nnxp grew from: the tutorials' exercises, by number, in float64."""
+"""Worked examples with printed figures, by number, in float64."""
 
 from __future__ import annotations
 
