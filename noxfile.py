@@ -24,6 +24,10 @@ nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False  # skipped with the reason, also in CI
 
 PROJECT = nox.project.load_toml("pyproject.toml")
+SHORT = "not gpu and not interop and not long"
+PARALLEL = ("-n", "auto")  # a worker for each core; `-- -n 0` runs the tests in one process
+# As there is a worker for each core; tests of BLAS's threads set their number themselves.
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 WITHOUT_OLDEST_NUMPY = {"3.14"}  # the oldest NumPy has no wheels for these
 
 
@@ -50,9 +54,17 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests that need neither a GPU nor other libraries to compare with."""
+    """Run the tests that need neither a GPU nor other libraries to compare with, nor long."""
     session.install("-e", ".", *group("test"))
-    session.run("pytest", "-m", "not gpu and not interop", *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", SHORT, *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(name="tests-long", default=False)
+def tests_long(session: nox.Session) -> None:
+    """Run the long proofs, of which `tests` tries a few cases each."""
+    session.install("-e", ".", *group("test"))
+    marks = "long and not gpu and not interop"
+    session.run("pytest", *PARALLEL, "-m", marks, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(name="tests-matrix", python=nox.project.python_versions(PROJECT), default=False)
@@ -65,14 +77,14 @@ def tests_matrix(session: nox.Session, dependencies: str) -> None:
         if session.python in WITHOUT_OLDEST_NUMPY:
             session.skip(f"{bounds[0]} has no wheel for Python {session.python}")
     session.install("-e", ".", *bounds, "--only-binary=numpy")
-    session.run("pytest", "-m", "not gpu and not interop", *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", SHORT, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(venv_backend="virtualenv", default=False)  # pip's settings may select CPU PyTorch
 def interop(session: nox.Session) -> None:
     """Run the tests that compare with PyTorch, JAX and scikit-learn."""
     session.install("-e", ".", *group("test"), *group("interop"))
-    session.run("pytest", "-m", "interop", *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", "interop", *session.posargs)
 
 
 @nox.session(name="tests-gpu", default=False)
@@ -93,8 +105,8 @@ def tests_gpu(session: nox.Session) -> None:
 def tests_cupy(session: nox.Session) -> None:
     """Run the device tests with the real CuPy installed, GPU or not."""
     session.install("-e", ".", *group("test"), *group("cupy"))
-    files = ("tests/test_devices.py", "tests/test_doctor.py", "tests/test_gpu.py")
-    session.run("pytest", "-m", "not interop", *files, *session.posargs)
+    files = ("tests/test_devices.py", "tests/test_doctor.py", "tests/test_cupy.py")
+    session.run("pytest", *PARALLEL, "-m", "not interop", *files, *session.posargs)
 
 
 @nox.session(default=False)

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import array_api_strict
+import hypothesis
 import numpy as np
 import pytest
 
 import nnxp
 
+# Before their import, so that a failing assertion in one shows its values.
+pytest.register_assert_rewrite("builders", "file_samples", "script_runner", "tables")
+
+from file_samples import write_mnist_layout  # noqa: E402
+from tables import BACKENDS, device_or_skip  # noqa: E402
+
 os.environ.setdefault("JAX_ENABLE_X64", "1")  # before JAX starts: it holds no float64 else
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("nnxp", deadline=None)
+hypothesis.settings.load_profile("nnxp")
 
 collect_ignore = ["fuzz.py"]  # a program of its own
 
@@ -39,53 +49,11 @@ class Backend:
         return self.device.to_host(x)
 
 
-BACKENDS = {
-    "numpy": ("cpu", ()),
-    "numpy-readonly": ("cpu", ()),
-    "strict": ("strict:device1", ()),
-    "torch": ("torch:cpu", pytest.mark.interop),
-    "jax": ("jax:cpu", pytest.mark.interop),
-    "cupy": ("cuda", pytest.mark.gpu),
-    "torch-cuda": ("torch:cuda", pytest.mark.gpu),
-    "jax-cuda": ("jax:cuda", pytest.mark.gpu),
-}
-
-
-def device_or_skip(spec: str) -> nnxp.Device:
-    """Return a device; skip the test without it, or fail where $NNXP_REQUIRE_GPU promises one.
-
-    The promise is CuPy's: PyTorch and JAX may be builds for the CPU beside it.
-    """
-    try:
-        return nnxp.device(spec)
-    except nnxp.DeviceError as error:
-        if spec == "cuda" and os.environ.get("NNXP_REQUIRE_GPU"):
-            raise
-        pytest.skip(f"{spec}: {error}")
-
-
 @pytest.fixture(params=[pytest.param(name, marks=marks) for name, (_, marks) in BACKENDS.items()])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Every library: NumPy also with read-only inputs, array-api-strict on its second device."""
     device = device_or_skip(BACKENDS[request.param][0])
     return Backend(device, read_only=request.param == "numpy-readonly")
-
-
-def idx_bytes(values: np.ndarray) -> bytes:
-    """Return `values` as an IDX file of unsigned bytes."""
-    header = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
-    return header + values.astype(np.uint8).tobytes()
-
-
-def write_mnist_layout(folder: Path, train: nnxp.data.Dataset, test: nnxp.data.Dataset) -> Path:
-    """Write two sets of square images as the four files of MNIST."""
-    folder.mkdir(exist_ok=True)
-    for prefix, dataset in [("train", train), ("t10k", test)]:
-        side = round(dataset.inputs.shape[1] ** 0.5)
-        images = dataset.inputs.reshape(-1, side, side)
-        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(idx_bytes(images))
-        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(idx_bytes(dataset.labels))
-    return folder
 
 
 @pytest.fixture
@@ -113,15 +81,18 @@ def small() -> nnxp.data.Dataset:
     return nnxp.data.Dataset(rng.normal(size=(40, 6)), rng.integers(0, 3, 40))
 
 
-def small_trainer(**options: Any) -> nnxp.Trainer:
-    """Return a trainer of a 6-5-4-3 network for `small`."""
-    network = nnxp.ThreeLayerNet(6, 5, 4, 3, rng=np.random.default_rng(0), **options)
-    return nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+@pytest.fixture
+def data() -> nnxp.data.Dataset:
+    """Forty images of 6 pixels in 3 classes."""
+    rng = np.random.default_rng(5)
+    return nnxp.data.Dataset(rng.integers(0, 256, (40, 6), np.uint8), rng.integers(0, 3, 40))
 
 
-def train_epoch(
-    trainer: nnxp.Trainer, dataset: nnxp.data.Dataset, batch_size: int, rng: np.random.Generator
-) -> None:
-    """Let a trainer do the updates of one epoch."""
-    place = {"device": trainer.network.device, "dtype": trainer.network.dtype}
-    trainer.train_epoch(nnxp.data.Batches(dataset, batch_size, **place, rng=rng))
+@pytest.fixture
+def digits_csv(tmp_path: Path) -> Path:
+    """The embedded digits for training in Kaggle's layout."""
+    train, _ = nnxp.data.load_digits()
+    table = np.column_stack([train.labels, train.inputs])
+    names = ",".join(["label", *(f"pixel{i}" for i in range(64))])
+    np.savetxt(tmp_path / "train.csv", table, "%d", ",", header=names, comments="")
+    return tmp_path / "train.csv"

@@ -1,6 +1,6 @@
 """Fuzzing: files of whatever bytes libFuzzer finds to reach new code with (`nox -s fuzz`).
 
-``python fuzz.py KIND FOLDER -max_total_time=SECONDS``; KIND is one of test_hostile.py's, or
+``python fuzz.py KIND FOLDER -max_total_time=SECONDS``; KIND is one of file_samples.py's, or
 ``signed``: what a checkpoint says of its arrays, under a SHA-256 that is right.
 """
 
@@ -13,18 +13,18 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["nnxp", "safetensors"]):
-    import test_hostile
+    import file_samples
 
     import nnxp
 
 wanted, corpus, *options = sys.argv[1:]
 kind = "safetensors" if wanted == "signed" else wanted
-make, read = test_hostile.KINDS[kind]
+make, read = file_samples.KINDS[kind]
 path = Path(tempfile.mkdtemp()) / f"a.{kind}"
 # A file as it should be, to begin with.
 whole = make(path)
 if wanted == "signed":
-    text, arrays = test_hostile.contents(path)
+    text, arrays = file_samples.contents(path)
     whole = text.encode()
 Path(corpus).mkdir(exist_ok=True)
 (Path(corpus) / "whole").write_bytes(whole)
@@ -33,7 +33,7 @@ Path(corpus).mkdir(exist_ok=True)
 def try_one(data: bytes) -> None:
     """Load a file of these bytes: it loads, or is refused by a named error."""
     if wanted == "signed":
-        test_hostile.signed(path, data.decode(errors="replace"), arrays)
+        file_samples.signed(path, data.decode(errors="replace"), arrays)
     else:
         path.write_bytes(data)
     try:

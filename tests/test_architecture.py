@@ -1,4 +1,4 @@
-"""Architecture: imports point one way, and importing nnxp stays light and without effects."""
+"""Architecture: modules import only lower ones, and importing nnxp is fast and has no effects."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def room(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_one_way(path):
+def test_modules_import_only_lower_modules(path):
     allowed = ROOMS[room(path)]
     if allowed is None:
         return
@@ -93,7 +93,7 @@ def test_imports_point_one_way(path):
     assert "nnxp" not in imports(path)
 
 
-def test_few_modules_name_other_libraries():
+def test_only_few_modules_name_array_libraries():
     # Which opens them, which shows what works, and which compile a step for one of them.
     for path in MODULES:
         if path.stem not in ("libraries", "__main__", "cupy", "jax", "choose"):
@@ -101,7 +101,7 @@ def test_few_modules_name_other_libraries():
             assert not re.search(r"cupy|torch|jax|array_api_strict", code), path
 
 
-def test_layers_losses_and_optimizers_name_no_library_and_wait_for_no_device():
+def test_layers_losses_and_optimizers_use_no_library_and_do_not_synchronize():
     for path in MODULES:
         if room(path) in ("losses", "metrics", "optimizers") or (
             room(path) == "layers" and path.stem != "affine"
@@ -116,7 +116,7 @@ def test_layers_losses_and_optimizers_name_no_library_and_wait_for_no_device():
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("loss", nnxp.Loss.__subclasses__())
-def test_a_step_waits_for_no_device(monkeypatch, loss, optimizer):
+def test_step_does_not_synchronize_with_the_device(monkeypatch, loss, optimizer):
     device = nnxp.device("strict:device1")
     rng = np.random.default_rng(0)
     hidden = [kind() for kind in nnxp.Layer.__subclasses__() if kind is not nnxp.Affine]
@@ -137,12 +137,19 @@ def test_a_step_waits_for_no_device(monkeypatch, loss, optimizer):
         trainer.step(inputs, labels)
 
 
-def test_the_networks_own_words_stay_in_the_standard():
+def test_networks_call_only_the_array_api_standard():
     # What NumPy accepts beyond the standard runs on NumPy and fails elsewhere.
     for path in MODULES:
         if room(path) in ("layers", "losses", "metrics", "optimizers", "network"):
             code = re.sub(r'""".*?"""', "", path.read_text(), flags=re.DOTALL)
             assert not re.search(r"xp\.(random|einsum|dot|pad|split)\b|out=", code), path
+
+
+def test_test_modules_import_helpers_and_not_each_other():
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        tops = {name.partition(".")[0] for name in imports(path)}
+        assert "conftest" not in tops, path
+        assert not any(name.startswith("test_") for name in tops), path
 
 
 def run(code: str) -> str:
@@ -151,7 +158,7 @@ def run(code: str) -> str:
     ).stdout
 
 
-def test_import_brings_no_heavy_package():
+def test_import_loads_no_heavy_package():
     loaded = set(run("import sys, nnxp; print(*sys.modules)").split())
     heavy = {
         "array_api_strict", "cupy", "importlib.metadata", "jax", "matplotlib", "numpy.random",
@@ -181,7 +188,7 @@ def test_all_public_names_exist_and_are_documented():
         _ = nnxp.no_such_name
 
 
-def test_version_is_the_projects():
+def test_version_equals_the_one_in_pyproject():
     tomllib = pytest.importorskip("tomllib")
     project = PACKAGE.parent / "pyproject.toml"
     if not project.exists():

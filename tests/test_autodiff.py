@@ -1,4 +1,4 @@
-"""Three judges: every backward against differences, PyTorch's autograd and JAX's, in one table.
+"""Gradients of layers and losses against differences, PyTorch's autograd and JAX's.
 
 The automatic derivatives are those of the very same forward code, run on their arrays.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_layers import LAYERS
-from test_losses import LOSSES
+from tables import LAYERS, LOSSES
 
 import nnxp
 
@@ -91,14 +90,14 @@ layers = pytest.mark.parametrize(
 
 
 @layers
-def test_layers_agree_with_all_three(make, inputs, outputs):
+def test_layer_gradients_agree_with_differences_torch_and_jax(make, inputs, outputs):
     x = np.random.default_rng(4).normal(size=inputs)
     for judge, error in disagreements(*scalar_layer(make, outputs), x).items():
         assert error < TOLERANCES[judge], judge
 
 
 @layers
-def test_a_wrong_backward_fails_all_three(make, inputs, outputs, monkeypatch):
+def test_wrong_layer_backward_disagrees_with_all_three(make, inputs, outputs, monkeypatch):
     x = np.random.default_rng(4).normal(size=inputs)
     judge_on, weights = scalar_layer(make, outputs)
     kind = type(make(nnxp.device("cpu"), "float64"))
@@ -119,7 +118,7 @@ def loss_judge(make, labels):
 
 @pytest.mark.parametrize(("make", "scores", "labels"), list(LOSSES.values()), ids=list(LOSSES))
 @pytest.mark.parametrize("factor", [1.0, 1.001], ids=["right", "wrong"])
-def test_losses_agree_with_all_three_and_wrong_ones_do_not(make, scores, labels, factor):
+def test_loss_gradients_agree_with_differences_torch_and_jax(make, scores, labels, factor):
     judge_on = loss_judge(make, labels)
     loss, value = judge_on(nnxp.device("cpu"))
     value(scores, {})

@@ -1,4 +1,4 @@
-"""The benchmark: its peers do the same work, and its tables say what was measured; no timings."""
+"""scripts/benchmark.py, growth.py, compare_commits.py: what they compute and print."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from test_scripts import SCRIPTS, run
+from script_runner import SCRIPTS, run
 
 pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="scripts: not beside the tests")
 
@@ -88,7 +88,7 @@ def softmax(y: np.ndarray) -> np.ndarray:
     return e / e.sum(axis=1, keepdims=True)
 
 
-def test_the_products_are_those_of_a_step(peers):
+def test_products_peer_computes_the_products_of_a_step(peers):
     inputs, labels = np.zeros((4, 7), np.uint8), np.array([0, 1, 2, 0])
     peer = peers.Products(peers.Task((6, 5), 4, "SGD", "cpu"), inputs, labels)
     shapes = [(*left.shape, right.shape[1]) for left, right, _ in peer.products]
@@ -99,7 +99,7 @@ def test_the_products_are_those_of_a_step(peers):
         np.testing.assert_allclose(left @ right, out, rtol=1e-5)
 
 
-def test_a_device_is_compared_with_the_cpu(tmp_path, idx_folder, one_core):
+def test_benchmark_compares_a_device_with_the_cpu(tmp_path, idx_folder, one_core):
     # The CPU itself stands for the device: what is measured is the same, and so is the table.
     code = (
         "import argparse, pathlib, sys\n"
@@ -155,13 +155,13 @@ def test_benchmark_measures_and_skips_by_name(tmp_path, idx_folder, one_core):
     assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_unknown_peer_is_one_line():
+def test_unknown_peer_gives_a_one_line_error():
     result = run("benchmark.py", "--peers", "torhc", status=2)
     assert "torhc" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
-def test_growth_holds_no_copy_of_the_data_and_nothing_from_epoch_to_epoch(tmp_path, one_core):
+def test_memory_does_not_grow_with_data_or_epochs(tmp_path, one_core):
     result = run("growth.py", "--quick", "--out", tmp_path / "out")
     report = json.loads((tmp_path / "out" / "growth.json").read_text())
     assert report["series"].keys() == {"batch size", "width", "depth", "examples"}
@@ -196,11 +196,11 @@ def compare(repository, *options):
     return subprocess.run(
         [sys.executable, repository / "scripts" / "compare_commits.py", *options],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(repository)},
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
 
 
-def test_commits_are_compared_as_ratios(repository, one_core):
+def test_compare_commits_prints_ratios(repository, one_core):
     result = compare(repository, "HEAD", "--quick")
     assert result.returncode == 0, result.stderr
     head, _, *rows = result.stdout.splitlines()
@@ -213,7 +213,7 @@ def test_commits_are_compared_as_ratios(repository, one_core):
     assert worktrees.stdout.count("\n") == 1
 
 
-def test_what_cannot_be_compared_is_one_line(repository):
+def test_commits_that_cannot_be_compared_give_a_one_line_error(repository):
     result = compare(repository, "v9")
     assert result.returncode == 1
     assert result.stderr.startswith("compare_commits.py: error: v9 is not a commit")

@@ -1,11 +1,11 @@
-"""Capture: where a step is prepared once and repeated, and JAX's, which is compiled."""
+"""Capture: compiled JAX steps against plain ones, and the reasons for not capturing."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import device_or_skip, small_trainer, train_epoch
-from test_fast import LOSSES, trainer_with
+from builders import small_trainer, train_epoch, trainer_with
+from tables import TARGETS, device_or_skip
 
 import nnxp
 from nnxp.data import Dataset
@@ -20,7 +20,7 @@ def trained(capture, *, spec="jax:cpu", loss=nnxp.SoftmaxWithLoss, optimizer="ad
     layers = [nnxp.Flatten(), first, nnxp.Tanh(), second, nnxp.Sigmoid(), nnxp.Identity(), last]
     network = nnxp.Sequential([*layers, nnxp.Softmax()])
     trainer = nnxp.Trainer(network, loss(), OPTIMIZERS[optimizer](), capture=capture)
-    data = Dataset(np.random.default_rng(1).normal(size=(50, 3, 4)), LOSSES[loss])
+    data = Dataset(np.random.default_rng(1).normal(size=(50, 3, 4)), TARGETS[loss])
     for _ in range(2):
         train_epoch(trainer, data, 16, rng)
         if change is not None:
@@ -56,9 +56,9 @@ def other_start(trainer):
 
 @pytest.mark.interop
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", TARGETS)
 @pytest.mark.parametrize("change", [slower, other_start])
-def test_a_compiled_step_is_the_plain_one_but_for_rounding(loss, optimizer, change):
+def test_compiled_step_equals_the_plain_step_up_to_rounding(loss, optimizer, change):
     (one, mine), (other, plain) = (
         trained(capture, loss=loss, optimizer=optimizer, change=change)
         for capture in ("auto", False)
@@ -71,7 +71,7 @@ def test_a_compiled_step_is_the_plain_one_but_for_rounding(loss, optimizer, chan
 
 
 @pytest.mark.interop
-def test_jax_compiles_a_step_for_each_size_of_batch_and_no_more():
+def test_jax_compiles_one_step_for_each_batch_size():
     trainer, _ = trained("auto", change=slower)
     assert trainer._stepper.captured._compiled._cache_size() == 2
     with pytest.raises(nnxp.CallOrderError, match="no gradients yet"):
@@ -79,7 +79,7 @@ def test_jax_compiles_a_step_for_each_size_of_batch_and_no_more():
 
 
 @pytest.mark.interop
-def test_nothing_that_jax_traced_outlives_the_trace():
+def test_no_jax_tracer_leaks():
     import jax
 
     with jax.checking_leaks():
@@ -114,7 +114,7 @@ def test_jax_computes_in_full_precision_unless_asked_otherwise(small, chosen, mo
 
 
 @pytest.mark.interop
-def test_an_interruption_keeps_the_steps_that_were_taken():
+def test_interrupted_compiled_epoch_keeps_its_steps():
     trainer, _ = trained("auto")
     before = {n: np.array(x) for n, x in trainer.network.parameters().items()}
     factors = trainer.optimizer.factors
@@ -151,7 +151,7 @@ class MyTrainer(nnxp.Trainer):
         ({"widths": (6, 6, 6), "tied": True}, "its layers share parameters"),
     ],
 )
-def test_a_capture_that_is_asked_for_and_not_to_be_had_is_said(small, options, message):
+def test_unavailable_capture_warns_with_the_reason(small, options, message):
     tied = options.pop("tied", False)
     trainer = small_trainer(**options) if "device" in options else trainer_with(**options)
     if tied:
@@ -172,7 +172,7 @@ def test_without_capture_steps_are_plain(small, monkeypatch):
 
 
 @pytest.mark.parametrize("capture", ["yes", None, 0, 1, 2, "True"])
-def test_capture_is_one_of_three(capture):
+def test_capture_other_than_true_false_auto_is_refused(capture):
     trainer = small_trainer()
     with pytest.raises(nnxp.InputError, match='capture must be True, False or "auto", got '):
         nnxp.Trainer(trainer.network, trainer.loss, trainer.optimizer, capture=capture)
@@ -180,8 +180,8 @@ def test_capture_is_one_of_three(capture):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("loss", LOSSES)
-def test_a_graph_is_the_plain_step_but_for_rounding(loss, optimizer):
+@pytest.mark.parametrize("loss", TARGETS)
+def test_graph_equals_the_plain_step_up_to_rounding(loss, optimizer):
     device_or_skip("cuda")
     (one, mine), (other, plain) = (
         trained(capture, spec="cuda", loss=loss, optimizer=optimizer, change=slower)

@@ -1,4 +1,4 @@
-"""Data: files read right or refused by name, downloads checked, batches complete."""
+"""Data: data sets, batches, readers of IDX, MNIST and CSV files, downloads."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import idx_bytes, write_mnist_layout
-from hypothesis import given, settings
+from file_samples import idx_bytes, write_mnist_layout
+from hypothesis import given
 from hypothesis import strategies as st
 
 import nnxp
@@ -40,7 +40,7 @@ from nnxp.data import Batches, Dataset, mnist, one_hot, read_idx
         (np.ma.array(np.ones((2, 2))), np.zeros(2, int), "plain NumPy array, got MaskedArray"),
     ],
 )
-def test_wrong_data_are_named(inputs, labels, message):
+def test_wrong_data_sets_are_refused(inputs, labels, message):
     with pytest.raises(nnxp.InputError, match=message):
         Dataset(inputs, labels)
 
@@ -68,7 +68,6 @@ def test_one_hot_names_wrong_labels():
 # Batches
 
 
-@settings(deadline=None)
 @given(st.integers(1, 50), st.integers(1, 60), st.booleans(), st.integers(0, 9))
 def test_each_epoch_holds_every_example_once(examples, batch_size, shuffled, seed):
     inputs = np.arange(examples * 2.0).reshape(examples, 2)
@@ -92,7 +91,7 @@ def test_each_epoch_holds_every_example_once(examples, batch_size, shuffled, see
             assert order.tolist() == list(range(examples))
 
 
-def test_order_is_new_each_epoch_and_the_seeds_own():
+def test_order_changes_each_epoch_and_depends_on_the_seed():
     dataset = Dataset(np.ones((100, 1)), np.arange(100))
 
     def orders(seed):
@@ -121,7 +120,7 @@ def test_images_are_scaled_on_the_device_and_stay_bytes_in_memory(backend, dtype
     assert labels.dtype == backend.device.xp.int32
 
 
-def test_each_array_crosses_the_border_once(monkeypatch, small):
+def test_each_array_is_transferred_once(monkeypatch, small):
     crossed = []
     asarray = nnxp.Device.asarray
     monkeypatch.setattr(
@@ -131,7 +130,7 @@ def test_each_array_crosses_the_border_once(monkeypatch, small):
     assert crossed == [16, 16, 16, 16, 8, 8]
 
 
-def test_images_cross_as_bytes(monkeypatch):
+def test_images_are_transferred_as_bytes(monkeypatch):
     crossed = []
     asarray = nnxp.Device.asarray
     monkeypatch.setattr(
@@ -148,7 +147,7 @@ def test_batch_size_is_checked(small, size):
         Batches(small, size, device=nnxp.device("cpu"), dtype="float32")
 
 
-def test_batches_check_what_they_are_given(small):
+def test_batches_check_their_arguments(small):
     for options, message in [
         ({"rng": 0}, "rng must be a numpy.random.Generator, got 0"),
         ({"dtype": "f32"}, "unknown dtype 'f32'; did you mean 'float32'"),
@@ -161,7 +160,6 @@ def test_batches_check_what_they_are_given(small):
 # IDX
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=3))
 def test_idx_files_are_read_back(tmp_path_factory, shape):
     values = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
@@ -192,7 +190,7 @@ WRONG_IDX = {
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
 @pytest.mark.parametrize(("data", "message"), list(WRONG_IDX.values()), ids=list(WRONG_IDX))
-def test_wrong_idx_files_are_named(tmp_path, data, message, packed):
+def test_wrong_idx_files_are_refused(tmp_path, data, message, packed):
     path = tmp_path / ("images.gz" if packed else "images")
     path.write_bytes(gzip.compress(data) if packed else data)
     with pytest.raises(nnxp.DataError, match=f"images.*{message}"):
@@ -204,7 +202,7 @@ def test_wrong_idx_files_are_named(tmp_path, data, message, packed):
     [b"plain", gzip.compress(GOOD, mtime=0)[:-9], b"\x1f\x8b\x08" + b"\xff" * 40],
     ids=["not gzip", "truncated", "damaged"],
 )
-def test_corrupt_gzip_is_named(tmp_path, data):
+def test_corrupt_gzip_is_refused(tmp_path, data):
     (tmp_path / "images.gz").write_bytes(data)
     with pytest.raises(nnxp.DataError, match=r"images.gz cannot be read \("):
         read_idx(tmp_path / "images.gz", axes=3)
@@ -213,7 +211,7 @@ def test_corrupt_gzip_is_named(tmp_path, data):
 # MNIST's layout
 
 
-def test_a_folder_is_read_plain_or_gzipped(idx_folder, monkeypatch):
+def test_mnist_folder_is_read_plain_or_gzipped(idx_folder, monkeypatch):
     train, test = nnxp.data.load_mnist(idx_folder)
     expected = nnxp.data.load_digits()
     np.testing.assert_array_equal(train.inputs, expected[0].inputs)
@@ -229,7 +227,7 @@ def test_a_folder_is_read_plain_or_gzipped(idx_folder, monkeypatch):
     assert nnxp.data.find_mnist(idx_folder).keys() == mnist.FILES.keys()
 
 
-def test_what_a_folder_lacks_is_named(idx_folder):
+def test_missing_mnist_files_are_named(idx_folder):
     with pytest.raises(nnxp.DataUnavailableError, match="there is no folder .*nowhere"):
         nnxp.data.load_mnist(idx_folder / "nowhere")
     (idx_folder / "t10k-images-idx3-ubyte").unlink()
@@ -237,7 +235,7 @@ def test_what_a_folder_lacks_is_named(idx_folder):
         nnxp.data.load_mnist(idx_folder)
 
 
-def test_swapped_and_unequal_files_are_named(idx_folder):
+def test_swapped_and_unequal_mnist_files_are_refused(idx_folder):
     names = [idx_folder / f"train-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
     contents = [path.read_bytes() for path in names]
     for path, content in zip(names, reversed(contents), strict=True):
@@ -256,7 +254,7 @@ def test_swapped_and_unequal_files_are_named(idx_folder):
         nnxp.data.load_mnist(idx_folder)
 
 
-def test_a_corrupt_cache_says_what_to_delete(idx_folder, tmp_path, monkeypatch):
+def test_corrupt_cache_error_says_what_to_delete(idx_folder, tmp_path, monkeypatch):
     cache = tmp_path / "cache" / "nnxp"
     cache.mkdir(parents=True)
     (idx_folder / "train-labels-idx1-ubyte").write_bytes(b"\0\0")
@@ -319,7 +317,7 @@ def test_download_fills_the_cache_once(mirrors, tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_the_second_mirror_serves_what_the_first_lacks_or_has_wrong(mirrors, tmp_path):
+def test_second_mirror_replaces_missing_and_wrong_files(mirrors, tmp_path):
     first, second, *_ = sorted((mirrors / "first").iterdir())
     first.unlink()
     second.write_bytes(b"changed on the way")
@@ -328,7 +326,7 @@ def test_the_second_mirror_serves_what_the_first_lacks_or_has_wrong(mirrors, tmp
     assert sorted(cached) == sorted(f"{name}.gz" for name in mnist.FILES)
 
 
-def test_wrong_hashes_everywhere_leave_no_file(mirrors, tmp_path):
+def test_wrong_hashes_on_all_mirrors_leave_no_file(mirrors, tmp_path):
     for mirror in ("first", "second"):
         (mirrors / mirror / "train-images-idx3-ubyte.gz").write_bytes(b"changed on the way")
     with pytest.raises(
@@ -339,7 +337,7 @@ def test_wrong_hashes_everywhere_leave_no_file(mirrors, tmp_path):
     assert not list((tmp_path / "cache" / "nnxp" / "mnist").iterdir())
 
 
-def test_no_connection_and_no_pooch_say_so(mirrors, monkeypatch):
+def test_missing_connection_and_missing_pooch_are_named(mirrors, monkeypatch):
     monkeypatch.setattr(mnist, "MIRRORS", ("http://127.0.0.1:9/",))
     with pytest.raises(nnxp.DataUnavailableError, match="cannot be downloaded .*ConnectionError"):
         nnxp.data.load_mnist()
@@ -391,7 +389,7 @@ def test_kaggles_csv_is_read(tmp_path, name):
         ("label,pixel0\n3,99999999999999999999\n", "cannot be read as CSV"),
     ],
 )
-def test_wrong_csv_is_named(tmp_path, text, message):
+def test_wrong_csv_is_refused(tmp_path, text, message):
     path = tmp_path / "train.csv"
     path.write_text(text)
     with pytest.raises(nnxp.DataError, match=message) as caught:
@@ -405,7 +403,7 @@ def test_csv_with_a_byte_order_mark_is_read(tmp_path):
     assert nnxp.data.load_csv(tmp_path / "train.csv").labels.tolist() == [3]
 
 
-def test_unreadable_csv_is_named(tmp_path):
+def test_unreadable_csv_is_refused(tmp_path):
     with pytest.raises(nnxp.DataError, match=r"none.csv cannot be read"):
         nnxp.data.load_csv(tmp_path / "none.csv")
     (tmp_path / "bytes.csv").write_bytes(b"label,pixel0\n\xff\xfe,1\n")
@@ -416,7 +414,7 @@ def test_unreadable_csv_is_named(tmp_path):
 # The embedded digits
 
 
-def test_the_embedded_digits_are_the_published_ones():
+def test_embedded_digits_equal_the_published_ones():
     train, test = nnxp.data.load_digits()
     assert (len(train), len(test)) == (1438, 359)
     assert train.inputs.max() == 255
@@ -428,7 +426,7 @@ def test_the_embedded_digits_are_the_published_ones():
 
 
 @pytest.mark.interop
-def test_the_embedded_digits_are_scikit_learns():
+def test_embedded_digits_equal_scikit_learns():
     datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
     original = datasets.load_digits()
     inputs, labels = np.rint(original.data * (255 / 16)), original.target

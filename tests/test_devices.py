@@ -1,4 +1,4 @@
-"""Devices: names, the border, and each way in which a GPU can be unusable."""
+"""Devices: names, conversion of arrays, and the errors for unusable GPUs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import device_or_skip
+from tables import device_or_skip
 
 import nnxp
 
@@ -52,7 +52,7 @@ def test_unknown_simulated_device():
         nnxp.device("strict:device9")
 
 
-def test_there_and_back(backend):
+def test_arrays_survive_a_round_trip_to_the_device(backend):
     host = np.arange(6, dtype="float32").reshape(2, 3)
     x = backend.device.asarray(host)
     assert backend.device.holds(x)
@@ -88,12 +88,12 @@ def test_there_and_back(backend):
         (np.ma.array([1.0], mask=[True]), None, "a plain array, got MaskedArray"),
     ],
 )
-def test_asarray_names_what_it_cannot_carry(backend, given, dtype, message):
+def test_asarray_refuses_unsupported_input(backend, given, dtype, message):
     with pytest.raises(nnxp.InputError, match=message):
         backend.device.asarray(given, dtype=dtype)
 
 
-def test_asarray_carries_any_byte_order_and_copies_off_the_cpu(backend):
+def test_asarray_takes_any_byte_order_and_copies(backend):
     host = np.array([1.0, 2.0], dtype=">f4")
     x = backend.device.asarray(host)
     assert x.dtype == backend.device.xp.float32
@@ -104,7 +104,7 @@ def test_asarray_carries_any_byte_order_and_copies_off_the_cpu(backend):
         np.testing.assert_array_equal(backend.host(x), [1, 2])
 
 
-def test_arrays_of_other_devices_are_not_carried():
+def test_asarray_refuses_arrays_of_other_devices():
     cpu, strict = nnxp.device("cpu"), nnxp.device("strict:device1")
     with pytest.raises(
         nnxp.DeviceError, match=r"to cpu, got an array of array_api_strict.*to_host\(x\)"
@@ -123,7 +123,7 @@ def test_networks_are_copied_and_pickled_with_their_device(backend):
     assert pickle.loads(pickle.dumps(nnxp.device("cpu"))) == nnxp.device("cpu")
 
 
-def test_arrays_of_the_wrong_device_name_both_and_the_call():
+def test_wrong_device_error_names_both_devices_and_the_call():
     strict = nnxp.device("strict:device1")
     with pytest.raises(
         nnxp.DeviceError,
@@ -213,7 +213,7 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize(("spec", "cupy", "message"), list(UNUSABLE.values()), ids=list(UNUSABLE))
-def test_an_unusable_gpu_is_one_line_with_the_remedy(monkeypatch, spec, cupy, message):
+def test_unusable_gpu_error_is_one_line_with_the_remedy(monkeypatch, spec, cupy, message):
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     with pytest.raises(nnxp.DeviceError, match=message) as caught:
         nnxp.device(spec)
@@ -233,7 +233,7 @@ def test_an_unusable_gpu_is_one_line_with_the_remedy(monkeypatch, spec, cupy, me
         "# imports, and is empty",
     ],
 )
-def test_a_broken_cupy_is_told_from_a_missing_one(monkeypatch, tmp_path, line):
+def test_broken_cupy_and_missing_cupy_give_different_errors(monkeypatch, tmp_path, line):
     (tmp_path / "cupy.py").write_text(line + "\n")
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
@@ -278,7 +278,7 @@ def test_the_real_cupy_without_a_gpu():
         ("array_api_strict", "strict", "array-api-strict is not installed; pip install array-api"),
     ],
 )
-def test_a_missing_library_says_how_to_install_it(monkeypatch, module, spec, message):
+def test_missing_library_error_says_how_to_install_it(monkeypatch, module, spec, message):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(nnxp.DeviceError, match=message):
         nnxp.device(spec)
@@ -306,7 +306,7 @@ def test_torch_and_jax_devices():
 
 
 @pytest.mark.interop
-def test_jax_without_64_bits_says_so():
+def test_jax_without_64_bits_is_refused():
     pytest.importorskip("jax", reason="jax is not installed")
     code = (
         "import numpy as np, nnxp\n"

@@ -1,4 +1,4 @@
-"""Doctor: python -m nnxp doctor tells what works and what does not, with any CuPy or none."""
+"""`python -m nnxp doctor`: its report and exit status, with and without CuPy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def section(out, name):
     return [line.strip() for line in lines.splitlines()]
 
 
-def test_it_names_versions_libraries_blas_and_mnist(idx_folder):
+def test_doctor_prints_versions_libraries_blas_and_mnist(idx_folder):
     out = doctor(NNXP_DATA_DIR=str(idx_folder))
     assert "  nnxp              0." in out
     assert f"Python {sys.version.split()[0]} on " in out
@@ -38,7 +38,7 @@ def test_it_names_versions_libraries_blas_and_mnist(idx_folder):
     assert section(out, "strict")[0].startswith("ok    array-api-strict")
 
 
-def test_it_names_a_missing_mnist(tmp_path):
+def test_doctor_reports_a_missing_mnist(tmp_path):
     assert f"--    there is no folder {tmp_path / 'none'}" in doctor(
         NNXP_DATA_DIR=str(tmp_path / "none")
     )
@@ -72,7 +72,7 @@ def test_with_a_broken_cupy(tmp_path):
     )
 
 
-def test_it_fails_where_the_cpu_path_does(tmp_path):
+def test_doctor_fails_if_the_cpu_path_fails(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['threadpoolctl'] = None\n")
     out = doctor(PYTHONPATH=str(tmp_path), status=1)
     assert "FAIL  " in out

@@ -1,11 +1,10 @@
-"""Dtypes: no public call turns float32 into anything else, on any library."""
+"""Dtypes: every public call keeps float32, on every library."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_layers import LAYERS
-from test_losses import LOSSES
+from tables import LAYERS, LOSSES
 
 import nnxp
 from nnxp.data import Batches, Dataset
@@ -77,7 +76,7 @@ def test_float32_stays_float32(backend):
     assert len(seen) > 40
 
 
-def test_half_precision_is_refused_by_name():
+def test_half_precision_is_refused():
     with pytest.raises(
         nnxp.InputError, match="unknown dtype 'float16'; .* known: float32, float64"
     ):

@@ -1,4 +1,4 @@
-"""Files and plots: written whole or not at all, and readable."""
+"""Files and plots: atomic writes, and the content of the curves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import nnxp
 from nnxp.files import write_atomically
 
 
-def test_a_file_is_replaced_whole(tmp_path):
+def test_file_is_replaced_atomically(tmp_path):
     path = tmp_path / "a.json"
     write_atomically(path, b"first")
     write_atomically(path, b"second")
@@ -22,7 +22,7 @@ def test_a_file_is_replaced_whole(tmp_path):
     assert path.stat().st_mode == (tmp_path / "b").stat().st_mode  # as the umask wants it
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     write_atomically(path, b"first")
 
@@ -36,7 +36,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_pipes_folders_and_missing_folders_are_named(tmp_path):
+def test_pipes_folders_and_missing_folders_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")  # which can be lost, unlike a device of the machine
     for path in (tmp_path / "pipe", tmp_path, tmp_path / "none" / "a.json"):
         with pytest.raises(OSError, match=re.escape(repr(str(path)))):
@@ -70,7 +70,7 @@ def test_runs_without_validation_are_drawn(tmp_path):
         assert (np.abs(pixels(tmp_path / name)[..., :3] - blue) < 0.02).all(axis=-1).any()
 
 
-def test_nothing_to_plot_and_no_matplotlib_are_named(tmp_path, monkeypatch):
+def test_empty_history_and_missing_matplotlib_raise(tmp_path, monkeypatch):
     with pytest.raises(nnxp.InputError, match="no epoch was finished"):
         nnxp.plots.plot_histories({"": []}, tmp_path / "curves.png")
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
@@ -79,7 +79,7 @@ def test_nothing_to_plot_and_no_matplotlib_are_named(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_curves_are_the_records_own(tmp_path, monkeypatch):
+def test_curves_hold_the_figures_of_the_records(tmp_path, monkeypatch):
     figures = []
     figure_module = pytest.importorskip("matplotlib.figure", reason="matplotlib is not installed")
     save = figure_module.Figure.savefig

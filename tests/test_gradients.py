@@ -1,9 +1,10 @@
-"""Gradients: differences are right, and a wrong backward is found."""
+"""Numerical gradients, and check_gradients on right and wrong backwards."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import three_layers
 
 import nnxp
 
@@ -23,12 +24,12 @@ def test_float32_is_refused():
 
 def network_and_batch(activation="relu"):
     rng = np.random.default_rng(3)
-    network = nnxp.ThreeLayerNet(6, 5, 4, 3, rng=rng, activation=activation, dtype="float64")
+    network = three_layers(rng, activation=activation, dtype="float64")
     return network, rng.normal(size=(8, 6)), rng.integers(0, 3, 8)
 
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh", "identity"])
-def test_whole_networks_agree_and_stay_as_they_were(activation):
+def test_gradients_of_whole_networks_agree_and_parameters_are_unchanged(activation):
     network, inputs, labels = network_and_batch(activation)
     before = {name: x.copy() for name, x in network.parameters().items()}
     errors = nnxp.check_gradients(network, nnxp.SoftmaxWithLoss(), inputs, labels)
@@ -39,7 +40,7 @@ def test_whole_networks_agree_and_stay_as_they_were(activation):
         np.testing.assert_array_equal(x, before[name])
 
 
-def test_a_gradient_that_is_no_number_is_found():
+def test_nan_gradient_is_found():
     network, inputs, labels = network_and_batch()
     errors = nnxp.check_gradients(network, nnxp.SoftmaxWithLoss(), inputs * np.nan, labels)
     assert max(errors.values()) == np.inf
@@ -53,7 +54,7 @@ def test_differences_are_scaled_to_large_inputs():
 
 
 @pytest.mark.parametrize("name", ["W2", "b1", "inputs"])
-def test_a_wrong_backward_is_found(monkeypatch, name):
+def test_wrong_backward_is_found(monkeypatch, name):
     network, inputs, labels = network_and_batch()
     if name == "inputs":
         right = network.backward

@@ -1,4 +1,4 @@
-"""Hostile files: whatever is done to a file, it loads as it was or is refused by a named error."""
+"""Damaged and malicious files: each loads unchanged or raises a named error."""
 
 from __future__ import annotations
 
@@ -13,63 +13,19 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import idx_bytes
+from file_samples import KINDS, checkpoint_bytes, contents, signed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_checkpoint import fit, new_trainer
 
 import nnxp
-from nnxp.data import Dataset, load_csv, mnist, read_idx
+from nnxp.data import Dataset, load_csv, mnist
 from nnxp.files import max_unpacked_bytes
 
 safetensors = pytest.importorskip("safetensors.numpy")
 
-MUTATED = 2_500  # files of each kind: 10,000 and more in all
-SECONDS, BYTES = 1.0, 100 << 20
+CPU_SECONDS, BYTES = 5.0, 100 << 20  # of one file of some kilobytes
 
 
-def images():
-    return np.random.default_rng(0).integers(0, 256, (9, 5, 4), np.uint8)
-
-
-def csv_bytes():
-    lines = [",".join(map(str, [i % 3, *row])) for i, row in enumerate(images().reshape(9, 20))]
-    header = ",".join(["label", *(f"pixel{i}" for i in range(20))])
-    return ("\n".join([header, *lines]) + "\n").encode()
-
-
-def checkpoint_bytes(path):
-    rng = np.random.default_rng(5)
-    data = Dataset(rng.integers(0, 256, (40, 6), np.uint8), rng.integers(0, 3, 40))
-    trainer = new_trainer()
-    fit(trainer, data, 2, checkpoint=path, stop=lambda: trainer.optimizer.steps >= 6)
-    return path.read_bytes()
-
-
-def as_csv(path):
-    data = load_csv(path)
-    return data.inputs.tobytes() + data.labels.astype(int).tobytes()
-
-
-def as_checkpoint(path):
-    trainer = nnxp.Trainer.resume(path)
-    held = {n: x.tolist() for n, x in trainer.network.parameters().items()}
-    held |= {
-        f"{s} {n}": x.tolist() for s, k in trainer.optimizer.state.items() for n, x in k.items()
-    }
-    return json.dumps([held, repr(trainer.history), repr(trainer._progress), trainer.config])
-
-
-KINDS = {
-    "idx": (lambda _: idx_bytes(images()), lambda path: read_idx(path, axes=3).tobytes()),
-    "idx.gz": (
-        lambda _: gzip.compress(idx_bytes(images()), mtime=0),
-        lambda path: read_idx(path, axes=3).tobytes(),
-    ),
-    "csv": (lambda _: csv_bytes(), as_csv),
-    "csv.gz": (lambda _: gzip.compress(csv_bytes(), mtime=0), as_csv),
-    "safetensors": (checkpoint_bytes, as_checkpoint),
-}
 # What a format has no way of telling from the file as it was: other pixels, other numbers.
 UNCHECKED = {"idx", "csv"}
 
@@ -106,9 +62,9 @@ def mutated(data, chance):
 
 
 def load(kind, path):
-    """Return what a file holds, or None if it is refused; in a second and in bounded memory."""
+    """Return what a file holds, or None if it is refused; in bounded CPU time and memory."""
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         return KINDS[kind][1](path)
     except (nnxp.DataError, nnxp.CheckpointError) as error:
@@ -119,15 +75,16 @@ def load(kind, path):
         assert kind.startswith(("csv", "idx")), error
         return None
     finally:
-        seconds, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+        seconds, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert seconds < SECONDS
+        assert seconds < CPU_SECONDS
         assert peak < BYTES
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("count", [250, pytest.param(2500, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_mutated_files_load_as_they_were_or_are_refused(tmp_path, kind):
+def test_mutated_files_load_unchanged_or_are_refused(tmp_path, kind, count):
     path = tmp_path / f"a.{kind}"
     whole = KINDS[kind][0](path)
     path.write_bytes(whole)
@@ -135,18 +92,19 @@ def test_mutated_files_load_as_they_were_or_are_refused(tmp_path, kind):
     assert wanted is not None
     chance = random.Random(0)
     refused = 0
-    for _ in range(MUTATED):
+    for _ in range(count):
         path.write_bytes(mutated(whole, chance))
         got = load(kind, path)
         refused += got is None
         assert got is None or got == wanted or kind in UNCHECKED
-    assert MUTATED > refused > MUTATED / 3
+    assert refused > count / 3
+    assert refused < count or count < 1000  # few of the changes leave a checksum right
     assert [x.name for x in tmp_path.iterdir() if not x.name.endswith(".lock")] == [path.name]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(list(KINDS)), st.binary(max_size=300))
-def test_any_bytes_at_all_load_or_are_refused(tmp_path_factory, kind, content):
+def test_arbitrary_bytes_load_or_are_refused(tmp_path_factory, kind, content):
     path = tmp_path_factory.mktemp("any") / f"a.{kind}"
     path.write_bytes(content)
     load(kind, path)
@@ -169,15 +127,6 @@ def described(tmp_path_factory):
     return json.loads(text), arrays
 
 
-def contents(path):
-    """Return what a checkpoint says, as text, and its arrays."""
-    import safetensors as library
-
-    with library.safe_open(path, framework="numpy") as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return file.metadata()["nnxp"], arrays
-
-
 def places(value, here=()):
     """Yield the way to each part of a JSON value."""
     if here:
@@ -188,32 +137,41 @@ def places(value, here=()):
             yield from places(inner, (*here, key))
 
 
-@settings(max_examples=1500, deadline=None)
-@given(st.data())
-def test_whatever_a_checkpoint_says_it_is_used_or_refused(tmp_path_factory, described, data):
-    """With its SHA-256 made anew: somebody wrote it on purpose."""
-    about, arrays = json.loads(json.dumps(described[0])), dict(described[1])
-    *way, last = data.draw(st.sampled_from(list(places(about))))
-    inner = about
-    for key in way:
-        inner = inner[key]
-    if data.draw(st.booleans()):
-        inner[last] = data.draw(json_values)
-    else:
-        del inner[last]
-    if data.draw(st.integers(0, 3)) == 0:
-        name = data.draw(st.sampled_from(list(arrays)))
-        x = arrays.pop(name)
-        match data.draw(st.integers(0, 3)):
-            case 0:
-                arrays[data.draw(st.text(max_size=9)) or "a"] = x
-            case 1:
-                arrays[name] = x.astype(data.draw(st.sampled_from(["b1", "u1", "i8", "f4", "f8"])))
-            case 2:
-                arrays[name] = np.resize(x, data.draw(st.sampled_from([(), (0,), (3,), (1, 1)])))
-    path = signed(tmp_path_factory.mktemp("said") / "a.safetensors", about, arrays)
-    if load("safetensors", path):
-        use(nnxp.Trainer.resume(path))
+@pytest.mark.parametrize("count", [100, pytest.param(1500, marks=pytest.mark.long)])
+def test_mutated_checkpoint_metadata_are_used_or_refused(tmp_path_factory, described, count):
+    """The SHA-256 is computed again, as a forger would."""
+
+    @settings(max_examples=count)
+    @given(st.data())
+    def check(data):
+        about, arrays = json.loads(json.dumps(described[0])), dict(described[1])
+        *way, last = data.draw(st.sampled_from(list(places(about))))
+        inner = about
+        for key in way:
+            inner = inner[key]
+        if data.draw(st.booleans()):
+            inner[last] = data.draw(json_values)
+        else:
+            del inner[last]
+        if data.draw(st.integers(0, 3)) == 0:
+            name = data.draw(st.sampled_from(list(arrays)))
+            x = arrays.pop(name)
+            match data.draw(st.integers(0, 3)):
+                case 0:
+                    arrays[data.draw(st.text(max_size=9)) or "a"] = x
+                case 1:
+                    arrays[name] = x.astype(
+                        data.draw(st.sampled_from(["b1", "u1", "i8", "f4", "f8"]))
+                    )
+                case 2:
+                    arrays[name] = np.resize(
+                        x, data.draw(st.sampled_from([(), (0,), (3,), (1, 1)]))
+                    )
+        path = signed(tmp_path_factory.mktemp("said") / "a.safetensors", about, arrays)
+        if load("safetensors", path):
+            use(nnxp.Trainer.resume(path))
+
+    check()
 
 
 def use(trainer):
@@ -231,7 +189,7 @@ def use(trainer):
         return
 
 
-def test_a_header_is_refused_before_memory_is_taken(tmp_path):
+def test_oversized_header_is_refused_before_allocation(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"\0\0\x08\x03" + struct.pack(">III", 10_000, 10_000, 10_000))
     assert load("idx", path) is None
@@ -262,7 +220,7 @@ def test_a_header_is_refused_before_memory_is_taken(tmp_path):
         ({"layers": [{"type": "ReLU", "module": "nnxp.layers"}]}, "its network has no parameters"),
     ],
 )
-def test_what_there_cannot_be_is_refused(tmp_path, described, change, message):
+def test_impossible_metadata_are_refused(tmp_path, described, change, message):
     about = json.loads(json.dumps(described[0]))
     for name, x in change.items():
         (about["position"] if name in about["position"] else about)[name] = x
@@ -283,7 +241,7 @@ def test_what_there_cannot_be_is_refused(tmp_path, described, change, message):
         ({"epoch": np.array([1, 2**63 - 1])}, "epochs are not rising positive numbers"),
     ],
 )
-def test_a_history_that_there_cannot_be_is_refused(tmp_path, described, columns, message):
+def test_impossible_history_is_refused(tmp_path, described, columns, message):
     names = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "seconds")
     whole = {"epoch": np.array([1, 3]), "validated": np.array([True, False])}
     whole |= {name: np.array([0.5, 0.25]) for name in names}
@@ -303,32 +261,20 @@ def test_a_history_that_there_cannot_be_is_refused(tmp_path, described, columns,
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_state_that_is_not_like_its_parameter_is_refused(tmp_path, described, dtype):
+def test_optimizer_state_of_another_shape_or_dtype_is_refused(tmp_path, described, dtype):
     shape = (6, 5) if dtype == "float64" else (5, 6)
     arrays = described[1] | {"state/mean/W1": np.zeros(shape, dtype)}
     with pytest.raises(nnxp.CheckpointError, match="its state of W1 has another shape or dtype"):
         nnxp.Trainer.resume(signed(tmp_path / "a.safetensors", described[0], arrays))
 
 
-def test_a_pipe_is_no_checkpoint(tmp_path):
+def test_pipe_is_refused_as_checkpoint(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(nnxp.CheckpointError, match="pipe is not a file"):
         nnxp.load_network(tmp_path / "pipe")
 
 
-def signed(path, about, arrays):
-    """Write a file as somebody would who means harm, and return its path.
-
-    What it says of its arrays is a dict, or any text.
-    """
-    from nnxp.checkpoint.format import digest
-
-    text = about if isinstance(about, str) else json.dumps(about)
-    path.write_bytes(safetensors.save(arrays, {"nnxp": text, "sha256": digest(text, arrays)}))
-    return path
-
-
-def test_a_layer_that_claims_more_than_its_arrays_is_refused(tmp_path, described):
+def test_layer_larger_than_its_arrays_is_refused(tmp_path, described):
     about = json.loads(json.dumps(described[0]))
     about["layers"][0]["inputs"] = 10**12
     with pytest.raises(
@@ -337,8 +283,8 @@ def test_a_layer_that_claims_more_than_its_arrays_is_refused(tmp_path, described
         nnxp.Trainer.resume(signed(tmp_path / "a.safetensors", about, described[1]))
 
 
-def test_what_a_checkpoint_says_is_bounded(tmp_path, described):
-    """However long it is, it takes no time, no memory and no screen."""
+def test_oversized_checkpoint_metadata_take_bounded_time_and_memory(tmp_path, described):
+    """Long metadata take little time and memory, and give a short error."""
     about, arrays = described
     path = tmp_path / "a.safetensors"
     for change in (
@@ -389,7 +335,7 @@ def test_gzip_bombs_are_bounded(tmp_path, kind, monkeypatch):
             load_csv(path)
 
 
-def test_real_images_are_far_from_the_bound(tmp_path):
+def test_real_images_stay_below_the_gzip_ratio(tmp_path):
     train, _ = nnxp.data.load_digits()
     lines = io.StringIO()
     np.savetxt(lines, np.column_stack([train.labels, train.inputs]), fmt="%d", delimiter=",")

@@ -1,4 +1,4 @@
-"""Initializers: the spread that the papers give, and which one a network takes."""
+"""Initializers: the published deviations, and the default for each activation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLOSE = 5 / math.sqrt(2 * 300 * 200)
         (INITIALIZERS["xavier"], math.sqrt(2 / 500)),
     ],
 )
-def test_weights_have_mean_zero_and_the_papers_spread(initializer, std):
+def test_weights_have_mean_zero_and_the_published_deviation(initializer, std):
     weights = initializer(np.random.default_rng(0), SHAPE)
     assert weights.shape == SHAPE
     assert weights.dtype == np.float64
@@ -46,7 +46,7 @@ def test_xavier_is_uniform_and_zeros_are_zero():
 
 
 @pytest.mark.parametrize("std", [0, -1.0, math.nan, "wide"])
-def test_a_spread_that_is_no_positive_number_is_refused(std):
+def test_deviation_must_be_a_positive_number(std):
     with pytest.raises(nnxp.InputError, match="std must be a positive number, got"):
         normal(std)
 
@@ -55,7 +55,7 @@ def test_a_spread_that_is_no_positive_number_is_refused(std):
     ("activation", "initializer"),
     [("relu", he_normal), ("sigmoid", xavier_uniform), ("tanh", xavier_uniform)],
 )
-def test_networks_take_the_activations_own_or_the_one_given(activation, initializer):
+def test_default_initializer_depends_on_the_activation(activation, initializer):
     def first_weights(**options):
         network = nnxp.mlp(
             [6, 5, 3], rng=np.random.default_rng(0), activation=activation, **options

@@ -1,26 +1,14 @@
-"""Losses: one table, every loss on every backend in every dtype."""
+"""Losses and metrics: gradients, dtypes, devices and errors on every backend."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from tables import CLASSES, LOSSES, SCORES
 
 import nnxp
 from nnxp.devices import DTYPES
 
-SCORES = np.random.default_rng(0).normal(size=(5, 3))
-CLASSES = np.array([2, 0, 1, 1, 2])
-
-# name: (loss, scores, labels)
-LOSSES = {
-    "softmax, class numbers": (nnxp.SoftmaxWithLoss, SCORES, CLASSES),
-    "softmax, one-hot": (nnxp.SoftmaxWithLoss, SCORES, nnxp.data.one_hot(CLASSES, 3)),
-    "softmax, one-hot floats": (nnxp.SoftmaxWithLoss, SCORES, np.eye(3)[CLASSES]),
-    "sigmoid, one output": (nnxp.SigmoidWithLoss, SCORES[:, :1], CLASSES == 2),
-    "sigmoid, three outputs": (nnxp.SigmoidWithLoss, SCORES, nnxp.data.one_hot(CLASSES, 3)),
-    "squared error": (nnxp.MeanSquaredError, SCORES, SCORES[::-1].copy()),
-    "squared error, one-hot": (nnxp.MeanSquaredError, SCORES, nnxp.data.one_hot(CLASSES, 3)),
-}
 losses = pytest.mark.parametrize(
     ("make", "scores", "labels"), list(LOSSES.values()), ids=list(LOSSES)
 )
@@ -56,7 +44,7 @@ def test_dtype_device_and_shape_are_kept(backend, make, scores, labels, dtype):
 
 
 @losses
-def test_values_are_numpys(backend, make, scores, labels):
+def test_values_equal_those_on_numpy(backend, make, scores, labels):
     results = []
     for device in (nnxp.device("cpu"), backend.device):
         loss = make()
@@ -68,7 +56,7 @@ def test_values_are_numpys(backend, make, scores, labels):
 
 
 @losses
-def test_a_forward_serves_one_backward(make, scores, labels):
+def test_each_forward_allows_one_backward(make, scores, labels):
     loss = make()
     with pytest.raises(nnxp.CallOrderError, match="needs forward"):
         loss.backward()
@@ -79,7 +67,7 @@ def test_a_forward_serves_one_backward(make, scores, labels):
 
 
 @losses
-def test_wrong_shapes_and_devices_are_named(make, scores, labels):
+def test_wrong_shapes_and_devices_are_refused(make, scores, labels):
     loss = make()
     with pytest.raises(nnxp.InputError, match="got 5 rows and 4 labels"):
         loss.forward(scores, labels[:4])
@@ -115,12 +103,12 @@ def test_wrong_shapes_and_devices_are_named(make, scores, labels):
         (nnxp.MeanSquaredError, SCORES.astype(complex), "targets of real numbers, got complex128"),
     ],
 )
-def test_wrong_labels_are_named(make, labels, message):
+def test_wrong_labels_are_refused(make, labels, message):
     with pytest.raises(nnxp.InputError, match=message):
         make().forward(SCORES, np.asarray(labels))
 
 
-def test_a_label_of_no_class_has_probability_zero_where_looking_would_wait():
+def test_out_of_range_label_on_a_device_gives_infinite_loss():
     device = nnxp.device("strict:device1")
     value = nnxp.SoftmaxWithLoss().forward(device.asarray(SCORES), device.asarray([2, 0, 1, 1, 3]))
     assert float(value) == np.inf
@@ -144,7 +132,7 @@ def test_accuracy_counts_the_largest_scores(backend):
     assert float(nnxp.accuracy(scores, one_hot)) == 0.5
 
 
-def test_hits_are_the_losses_own(backend):
+def test_correct_depends_on_the_loss(backend):
     scores = backend.array([[1.0, -1.0], [-2.0, 3.0]])
     assert backend.host(
         nnxp.SigmoidWithLoss().correct(scores, backend.array([[1, 0], [1, 1]]))
@@ -160,7 +148,7 @@ def test_hits_are_the_losses_own(backend):
 @pytest.mark.parametrize(
     "labels", [np.array([[0], [1]]), np.array([0]), np.array(0), np.array([0, 1, 1])]
 )
-def test_accuracy_names_wrong_shapes(labels):
+def test_accuracy_refuses_wrong_shapes(labels):
     with pytest.raises(nnxp.InputError, match=r"accuracy expects .* got \(2, 3\) and"):
         nnxp.accuracy(np.ones((2, 3)), labels)
 
@@ -192,13 +180,13 @@ def test_metrics_refuse_labels_on_another_device(metric, ours, theirs):
         metric(scores, labels)
 
 
-def test_a_logit_of_zero_is_no_yes():
+def test_logit_of_zero_is_predicted_as_0():
     zero = np.zeros((1, 1))
     assert nnxp.SigmoidWithLoss().correct(zero, np.array([0])).tolist() == [True]
     assert nnxp.SigmoidWithLoss().correct(zero, np.array([1])).tolist() == [False]
 
 
-def test_squared_error_counts_hits_of_one_hot_rows_and_of_nothing_else():
+def test_squared_error_has_accuracy_only_for_one_hot_rows():
     rows = np.array([[0.2, 0.1], [0.3, 0.9]])
     loss = nnxp.MeanSquaredError()
     assert loss.correct(rows, np.eye(2, dtype="int32")).tolist() == [True, True]
@@ -214,7 +202,7 @@ def test_one_hot_rows_may_be_booleans(backend):
 
 
 @losses
-def test_a_look_at_the_loss_leaves_no_backward(make, scores, labels):
+def test_loss_forward_without_training_keeps_no_backward(make, scores, labels):
     loss = make()
     loss.forward(scores, labels, training=False)
     with pytest.raises(nnxp.CallOrderError, match=r"needs forward\(scores, labels\) first"):

@@ -1,16 +1,13 @@
-"""Networks: order, names, loading, the same object twice, the summary."""
+"""Networks: parameters, forward and backward, loading, moving, the summary, errors."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import three_layers
 
 import nnxp
 from nnxp.devices.libraries import LIBRARIES
-
-
-def three_layers(seed=0, **options):
-    return nnxp.ThreeLayerNet(6, 5, 4, 3, rng=np.random.default_rng(seed), **options)
 
 
 def test_parameters_are_ordered_and_weights_are_inputs_by_outputs():
@@ -90,7 +87,7 @@ def test_gradients_before_backward_are_refused():
         ([nnxp.ReLU(), "relu"], "expects layers, got str at position 2"),
     ],
 )
-def test_sequential_names_what_is_no_layer(layers, message):
+def test_sequential_refuses_what_is_no_layer(layers, message):
     with pytest.raises(nnxp.InputError, match=message):
         nnxp.Sequential(layers)
 
@@ -101,7 +98,7 @@ def test_the_same_object_twice_is_refused():
         nnxp.Sequential([relu, nnxp.Identity(), relu])
 
 
-def test_layers_that_do_not_fit_or_live_apart_are_refused():
+def test_layers_of_other_shape_device_or_dtype_are_refused():
     rng = np.random.default_rng(0)
     first = nnxp.Affine(6, 5, rng=rng)
     with pytest.raises(nnxp.InputError, match=r"Affine\(4, 3\) expects 4 features.*\(5,\)"):
@@ -207,7 +204,7 @@ def test_summary_of_unknown_shapes():
     assert (network.device, network.dtype) == (None, None)
 
 
-def test_a_network_moves_and_predicts_the_same(backend):
+def test_moved_network_predicts_the_same(backend):
     train, test = nnxp.data.load_digits()
     rng = np.random.default_rng(0)
     network = nnxp.ThreeLayerNet(64, 50, 30, 10, rng=rng, dtype="float64")
@@ -234,7 +231,7 @@ def test_a_network_moves_and_predicts_the_same(backend):
         network.to(backend.device, dtype="float16")
 
 
-def test_what_moves_leaves_the_backward_behind():
+def test_moved_network_keeps_no_backward():
     network = three_layers()
     network.forward(np.ones((2, 6), "float32"), training=True)
     with pytest.raises(nnxp.CallOrderError):
@@ -242,7 +239,7 @@ def test_what_moves_leaves_the_backward_behind():
     assert network.backward(np.ones((2, 3), "float32")).shape == (2, 6)
 
 
-def test_arrays_of_every_other_library_are_refused_by_name(backend):
+def test_arrays_of_other_libraries_are_refused(backend):
     network = three_layers(device=backend.device)
     for spec in ("cpu", "strict:device2"):
         other = nnxp.device(spec)
@@ -255,7 +252,7 @@ def test_arrays_of_every_other_library_are_refused_by_name(backend):
 
 @pytest.mark.interop
 @pytest.mark.parametrize("other", ["cpu", "torch:cpu", "jax:cpu", "strict:device2"])
-def test_each_library_refuses_each_other_ones_arrays(backend, other):
+def test_each_library_refuses_arrays_of_each_other(backend, other):
     other = nnxp.device(other)
     if other == backend.device:
         pytest.skip("the same device")

@@ -1,4 +1,4 @@
-"""Optimizers: one table, every rule against the papers' formulas, PyTorch, and each backend."""
+"""Optimizers: every rule against its formula, PyTorch and each backend; errors."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_three_steps_by_formula(name):
 
 @pytest.mark.interop
 @every_optimizer
-def test_ten_steps_as_in_torch(name):
+def test_ten_steps_equal_those_of_torch(name):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     wanted = copies(START, torch.tensor)
     kind, options = TORCH[name]
@@ -165,7 +165,7 @@ def test_every_backend_keeps_dtype_and_device_and_agrees(backend, name, dtype):
 
 @every_dtype
 @every_optimizer
-def test_gradients_are_left_as_they_are(name, dtype):
+def test_update_does_not_change_the_gradients(name, dtype):
     gradients = copies(GRADIENTS[0], lambda x: x.astype(dtype))
     for g in gradients.values():
         g.flags.writeable = False
@@ -174,7 +174,7 @@ def test_gradients_are_left_as_they_are(name, dtype):
 
 
 @every_optimizer
-def test_arrays_that_can_change_change_in_place(name):
+def test_mutable_parameters_are_updated_in_place(name):
     params = copies(START)
     before = dict(params)
     descend(OPTIMIZERS[name](), params, GRADIENTS[:2], RATES[:2])
@@ -185,7 +185,7 @@ def test_arrays_that_can_change_change_in_place(name):
 
 @pytest.mark.interop
 @every_optimizer
-def test_arrays_that_cannot_change_are_rebound(name):
+def test_immutable_parameters_are_replaced(name):
     jax = pytest.importorskip("jax", reason="jax is not installed")
     params = copies(START, lambda x: jax.numpy.asarray(x, dtype="float32"))
     gradients = [copies(g, lambda x: jax.numpy.asarray(x, dtype="float32")) for g in GRADIENTS]
@@ -203,7 +203,7 @@ def test_arrays_that_cannot_change_are_rebound(name):
 
 @pytest.mark.parametrize("names", ["W", "Wbx", "Wx", ""])
 @every_optimizer
-def test_names_that_differ_are_refused(name, names):
+def test_gradients_with_other_names_are_refused(name, names):
     params, optimizer = copies(START), OPTIMIZERS[name]()
     with pytest.raises(nnxp.InputError) as caught:
         optimizer.update(params, {key: np.ones(1) for key in names})
@@ -225,7 +225,7 @@ def test_names_that_differ_are_refused(name, names):
     ],
 )
 @every_optimizer
-def test_learning_rates_that_make_no_step_are_refused(name, rate, words):
+def test_invalid_learning_rates_are_refused(name, rate, words):
     with pytest.raises(nnxp.InputError, match=words):
         OPTIMIZERS[name](learning_rate=rate)
 
@@ -262,7 +262,7 @@ def test_a_changed_learning_rate_is_checked_and_stays_a_plain_float():
 
 @every_optimizer
 @pytest.mark.parametrize("wrong", [np.ones(2), np.ones((1, 2)), np.ones((3, 2), "float32")])
-def test_a_gradient_unlike_its_parameter_changes_nothing(name, wrong):
+def test_gradient_of_another_shape_changes_nothing(name, wrong):
     params = {"V": np.ones(2), "W": np.ones((3, 2))}
     optimizer = OPTIMIZERS[name]()
     with pytest.raises(
@@ -285,7 +285,7 @@ def test_an_optimizer_of_another_network_is_refused(name):
     assert optimizer.steps == 1
 
 
-def test_what_is_no_array_or_elsewhere_is_named():
+def test_gradients_that_are_no_arrays_or_on_another_device_are_refused():
     with pytest.raises(nnxp.InputError, match="update expects arrays, got list"):
         nnxp.SGD().update({"W": [1.0]}, {"W": [1.0]})
     elsewhere = nnxp.device("strict:device1").asarray([1.0])

@@ -1,4 +1,4 @@
-"""README: its code runs as printed, and its commands are the ones that CI runs."""
+"""README: its code runs as printed, and its commands and options exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_mnist_layout
+from file_samples import write_mnist_layout
 
 import nnxp
 
@@ -24,7 +24,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
 
 
-def test_the_python_code_runs_as_printed(tmp_path):
+def test_readme_code_runs_as_printed(tmp_path):
     environment = dict(os.environ)
     if "NNXP_DATA_DIR" not in environment:  # the real MNIST where it is at hand, else the digits
         train, test = (
@@ -53,7 +53,7 @@ def test_ci_runs_the_second_command():
     assert commands[1].strip() in (ROOT / ".ci" / "run").read_text()
 
 
-def test_every_option_of_the_trainer_is_real():
+def test_every_option_in_the_readme_exists():
     help_text = subprocess.run(
         [sys.executable, ROOT / "scripts" / "train_mnist.py", "--help"],
         capture_output=True, text=True, check=True,

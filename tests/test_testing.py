@@ -1,11 +1,11 @@
-"""Testing: every layer passes, and each way of being wrong is told in a sentence."""
+"""check_layer: it accepts every layer, and reports each fault of a wrong one."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from array_api_compat import array_namespace
-from test_layers import LAYERS
+from tables import LAYERS
 
 import nnxp
 from nnxp.testing import check_layer
@@ -13,7 +13,7 @@ from nnxp.testing import check_layer
 
 @pytest.mark.parametrize(("make", "inputs", "outputs"), list(LAYERS.values()), ids=list(LAYERS))
 @pytest.mark.parametrize("device", ["cpu", "strict:device2"])
-def test_the_layers_of_nnxp_pass(make, inputs, outputs, device):
+def test_check_layer_accepts_every_layer(make, inputs, outputs, device):
     layer = make(nnxp.device(device), "float32")
     before = {name: nnxp.device(device).to_host(x).copy() for name, x in layer.params.items()}
     check_layer(layer, inputs)
@@ -42,7 +42,7 @@ class Scale(nnxp.Layer):
         return dy * self.params["gain"]
 
 
-def test_a_right_layer_passes():
+def test_check_layer_accepts_a_correct_custom_layer():
     check_layer(Scale(), (5, 4))
 
 
@@ -139,13 +139,13 @@ class DiffersInTraining(Scale):
         (DiffersInTraining, "outputs in training and in inference differ"),
     ],
 )
-def test_each_fault_is_told(kind, sentence):
+def test_check_layer_reports_each_fault(kind, sentence):
     with pytest.raises(nnxp.LayerError, match=sentence) as caught:
         check_layer(kind(), (5, 4))
     assert str(caught.value).startswith(f"{kind.__name__}(): ")
 
 
-def test_differing_in_training_may_be_meant():
+def test_check_layer_allows_other_output_in_training():
     with pytest.raises(nnxp.LayerError) as caught:
         check_layer(DiffersInTraining(), (5, 4), training_differs=True)
     assert "inference differ" not in str(caught.value)  # its gradient is wrong all the same

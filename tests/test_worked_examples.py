@@ -1,4 +1,4 @@
-"""The worked examples that nnxp grew from: the tutorials' exercises, by number, in float64."""
+"""Worked examples with printed figures, by number, in float64."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_12_xor_first_gradients():
     close(gradients["b2"], [-0.0743541697])
 
 
-def test_12_xor_rests_short_of_learning_from_seed_42():
+def test_12_xor_stays_in_a_local_minimum_from_seed_42():
     net = sigmoid_network(seed=42, hidden=2)
     trainer = nnxp.Trainer(net, nnxp.SigmoidWithLoss(), nnxp.SGD(1.0))
     # The figures are of 150,000 steps at 0.1, which take 11 s. A tenth of the steps, each ten times

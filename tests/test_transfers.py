@@ -1,4 +1,4 @@
-"""Borders: what crosses between host and device, what waits, and what memory is left."""
+"""Transfers between host and device, synchronization, and memory limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import device_or_skip, small_trainer
+from builders import mnist_like, new_trainer, small_trainer
+from tables import device_or_skip
 
 import nnxp
 from nnxp.data import Batches, Dataset
@@ -52,7 +53,7 @@ def images():
         pytest.param("cuda", marks=pytest.mark.gpu),
     ],
 )
-def test_an_epoch_crosses_once_and_waits_once(monkeypatch, images, spec, batch_size):
+def test_epoch_transfers_once_and_synchronizes_once(monkeypatch, images, spec, batch_size):
     crossed, device = counting(device_or_skip(spec))
     trainer = small_trainer(device=device)
     if spec in ("strict:device1", "cuda"):  # whose arrays show each look at their numbers
@@ -82,7 +83,7 @@ def test_an_epoch_crosses_once_and_waits_once(monkeypatch, images, spec, batch_s
         assert after["to the host"] - before["to the host"] == 1
 
 
-def test_what_does_not_fit_stays_on_the_host_and_trains_alike(images):
+def test_data_set_that_does_not_fit_stays_on_the_host_and_trains_the_same(images):
     device = nnxp.device("strict:device1")
     kinds = {"resident": device, "on the host": replace(device, _free_memory=lambda: 799)}
     trained = {}
@@ -101,7 +102,7 @@ def test_what_does_not_fit_stays_on_the_host_and_trains_alike(images):
     np.testing.assert_equal(trained["on the host"], trained["resident"])
 
 
-def test_half_of_the_free_memory_is_for_the_data(images):
+def test_data_set_takes_at_most_half_of_the_free_memory(images):
     device = nnxp.device("strict:device1")
     needed = 40 * 6 + 40 * 4
     for free, fits in ((2 * needed, True), (2 * needed - 1, False)):
@@ -114,7 +115,7 @@ def test_half_of_the_free_memory_is_for_the_data(images):
                 assert batches.resident is None
 
 
-def test_what_is_counted_is_what_goes_over(images):
+def test_counted_bytes_are_the_transferred_bytes(images):
     rng = np.random.default_rng(0)
     counted = []
     device = replace(nnxp.device("strict:device1"), _free_memory=lambda: counted.append(1) or 10**9)
@@ -137,7 +138,7 @@ def test_what_is_counted_is_what_goes_over(images):
                 assert gone == wanted
 
 
-def test_a_device_that_counts_nothing_may_refuse(images):
+def test_memory_error_on_transfer_keeps_the_data_set_on_the_host(images):
     device = nnxp.device("strict:device1")
 
     whole = []
@@ -176,7 +177,7 @@ def test_jax_takes_plain_steps_with_what_does_not_fit(images):
         np.testing.assert_allclose(x, other[name], rtol=1e-12, atol=1e-12)
 
 
-def test_the_data_set_leaves_the_device(images):
+def test_fit_frees_the_data_set_on_the_device(images):
     device = nnxp.device("strict:device1")
     alive, released = [], []
 
@@ -197,7 +198,7 @@ def test_the_data_set_leaves_the_device(images):
     assert released == [0, 0]  # memory is given back when nothing is in it any more
 
 
-def test_too_large_an_array_is_one_error_on_every_library(backend):
+def test_too_large_an_array_raises_out_of_memory_error(backend):
     device = backend.device
     x = device.xp.ones((1, 1), dtype=device.xp.float32)
 
@@ -209,7 +210,7 @@ def test_too_large_an_array_is_one_error_on_every_library(backend):
         add()
 
 
-def test_prepared_steps_are_dropped_where_memory_did_not_do(images, monkeypatch):
+def test_out_of_memory_drops_the_captured_steps(images, monkeypatch):
     trainer = small_trainer()
     rng = np.random.default_rng(0)
     trainer.fit(images, epochs=1, batch_size=8, rng=rng)
@@ -221,7 +222,7 @@ def test_prepared_steps_are_dropped_where_memory_did_not_do(images, monkeypatch)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
-def test_out_of_memory_says_what_does_not_fit_and_a_smaller_batch_does():
+def test_out_of_memory_error_names_the_batch_and_a_smaller_one_trains():
     code = """
 import resource
 from pathlib import Path
@@ -260,19 +261,13 @@ def gpu():
     return device_or_skip("cuda")
 
 
-def mnist_like(examples=2000):
-    rng = np.random.default_rng(0)
-    return Dataset(rng.integers(0, 256, (examples, 784), np.uint8), rng.integers(0, 10, examples))
-
-
 def trainer_on(device, capture, widths=(784, 50, 30, 10)):
-    network = nnxp.mlp(widths, rng=np.random.default_rng(0), device=device)
-    return nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam(), capture=capture)
+    return new_trainer("adam", widths, activation="relu", device=device, capture=capture)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("capture", [True, False])
-def test_gpu_memory_does_not_grow_and_comes_back(gpu, capture):
+def test_gpu_memory_does_not_grow_and_is_freed(gpu, capture):
     import cupy
 
     pool = cupy.get_default_memory_pool()
@@ -294,7 +289,7 @@ def test_gpu_memory_does_not_grow_and_comes_back(gpu, capture):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("capture", [True, False])
-def test_a_gpu_out_of_memory_says_so_and_a_smaller_batch_works(gpu, capture):
+def test_gpu_out_of_memory_raises_and_a_smaller_batch_trains(gpu, capture):
     import cupy
 
     data, rng = mnist_like(100_000), np.random.default_rng(0)
@@ -312,7 +307,7 @@ def test_a_gpu_out_of_memory_says_so_and_a_smaller_batch_works(gpu, capture):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("capture", [True, False])
-def test_a_gpu_gives_the_same_bits_each_time(gpu, capture):
+def test_gpu_training_is_deterministic(gpu, capture):
     histories = []
     for _ in range(2):
         trainer = trainer_on(gpu, capture)

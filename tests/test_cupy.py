@@ -1,4 +1,4 @@
-"""A captured step, as far as it can be tried without a GPU: what CuPy does, NumPy does here."""
+"""CuPy: graphs of captured steps and cuBLAS calls, with NumPy in place of CuPy."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conftest import train_epoch
-from test_fast import LOSSES, PlainTrainer, assert_same, bound
+from builders import PlainTrainer, assert_same, bound, every_layer_trainer, train_epoch
+from tables import TARGETS
 
 import nnxp
 from nnxp.capture import cupy as gpu
@@ -118,39 +118,32 @@ def product(out, a, b):
     return partial(sys.modules["cupy"].matmul, a, b, out)
 
 
-def trainer_with(kind=nnxp.Trainer, *, loss=nnxp.SoftmaxWithLoss, optimizer="momentum"):
-    rng = np.random.default_rng(0)
-    first, second, last = (nnxp.Affine(i, o, rng=rng) for i, o in [(12, 9), (9, 7), (7, 3)])
-    layers = [nnxp.Flatten(), first, nnxp.ReLU(), second, nnxp.Sigmoid(), nnxp.Tanh()]
-    network = nnxp.Sequential([*layers, nnxp.Softmax(), last])
-    return kind(network, loss(), OPTIMIZERS[optimizer]())
-
-
 @pytest.fixture
 def images():
     return np.random.default_rng(1).integers(0, 256, (50, 3, 4), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("loss", LOSSES)
-def test_a_captured_step_does_the_very_step(cupy, images, loss, optimizer):
+@pytest.mark.parametrize("loss", TARGETS)
+def test_graph_replay_equals_plain_steps(cupy, images, loss, optimizer):
     one, other = (
-        trainer_with(kind, loss=loss, optimizer=optimizer) for kind in (nnxp.Trainer, PlainTrainer)
+        every_layer_trainer(kind, loss=loss, optimizer=optimizer)
+        for kind in (nnxp.Trainer, PlainTrainer)
     )
     for trainer in (one, other):
         rng = np.random.default_rng(0)
-        trainer.fit(Dataset(images, LOSSES[loss]), epochs=2, batch_size=16, rng=rng)
+        trainer.fit(Dataset(images, TARGETS[loss]), epochs=2, batch_size=16, rng=rng)
         trainer.optimizer.learning_rate /= 3
-        trainer.fit(Dataset(images, LOSSES[loss]), epochs=1, batch_size=16, rng=rng)
+        trainer.fit(Dataset(images, TARGETS[loss]), epochs=1, batch_size=16, rng=rng)
     assert_same(one, other)
     # The data set stays where it is here, so each size of batch is captured once in all.
     assert cupy.captures == 2
     assert cupy.launches == 3 * 4 - 2
 
 
-def test_another_data_set_is_captured_anew(cupy, images):
-    one, other = trainer_with(), trainer_with(PlainTrainer)
-    labels = LOSSES[nnxp.SoftmaxWithLoss]
+def test_new_data_set_is_captured_again(cupy, images):
+    one, other = every_layer_trainer(), every_layer_trainer(PlainTrainer)
+    labels = TARGETS[nnxp.SoftmaxWithLoss]
     for trainer in (one, other):
         rng = np.random.default_rng(0)
         for part in (slice(0, 32), slice(18, 50), slice(0, 40)):
@@ -159,10 +152,10 @@ def test_another_data_set_is_captured_anew(cupy, images):
     assert cupy.captures == 4
 
 
-def test_a_capture_that_fails_says_so_and_training_goes_on(cupy, images, monkeypatch):
+def test_failed_capture_warns_and_trains_uncaptured(cupy, images, monkeypatch):
     cupy.captures_fail = True
-    one, other = trainer_with(), trainer_with(PlainTrainer)
-    data = Dataset(images.copy(), LOSSES[nnxp.SoftmaxWithLoss])
+    one, other = every_layer_trainer(), every_layer_trainer(PlainTrainer)
+    data = Dataset(images.copy(), TARGETS[nnxp.SoftmaxWithLoss])
     with pytest.warns(UserWarning, match=r"cannot be captured \(calling cuBLAS .* call by call"):
         one.fit(data, epochs=2, batch_size=25, rng=np.random.default_rng(0))
     other.fit(data, epochs=2, batch_size=25, rng=np.random.default_rng(0))
@@ -174,8 +167,8 @@ def test_a_capture_that_fails_says_so_and_training_goes_on(cupy, images, monkeyp
     assert inputs() is None
 
 
-def test_a_first_step_without_memory_leaves_the_place_in_the_epoch(cupy, images, monkeypatch):
-    trainer, data = trainer_with(), Dataset(images, np.arange(50) % 3)
+def test_out_of_memory_in_the_first_step_keeps_the_position_in_the_epoch(cupy, images, monkeypatch):
+    trainer, data = every_layer_trainer(), Dataset(images, np.arange(50) % 3)
     options = {"epochs": 1, "batch_size": 16, "rng": np.random.default_rng(0)}
     trainer.fit(data, **options, stop=lambda: trainer.optimizer.steps == 2)
     trainer._stepper.captured = None
@@ -192,9 +185,9 @@ def test_a_first_step_without_memory_leaves_the_place_in_the_epoch(cupy, images,
     assert trainer.optimizer.steps == 4
 
 
-def test_a_step_is_run_and_captured_apart_from_all_other_work(cupy, images):
-    trainer = trainer_with()
-    data = Dataset(images, LOSSES[nnxp.SoftmaxWithLoss])
+def test_step_is_captured_on_its_own_stream_and_memory_pool(cupy, images):
+    trainer = every_layer_trainer()
+    data = Dataset(images, TARGETS[nnxp.SoftmaxWithLoss])
     trainer.fit(data, epochs=1, batch_size=25, rng=np.random.default_rng(0))
     assert cupy.log == [
         "wait for default",  # where parameters and batch were written
@@ -209,10 +202,10 @@ def test_a_step_is_run_and_captured_apart_from_all_other_work(cupy, images):
     assert graph._pool.malloc == "private"  # as long as the graph
 
 
-def test_graphs_go_with_the_memory_they_use(cupy, images):
-    trainer = trainer_with()
+def test_graphs_are_dropped_with_their_programs(cupy, images):
+    trainer = every_layer_trainer()
     batches = [
-        Batches(Dataset(images, LOSSES[nnxp.SoftmaxWithLoss]), n, device="cpu", dtype="float32",
+        Batches(Dataset(images, TARGETS[nnxp.SoftmaxWithLoss]), n, device="cpu", dtype="float32",
                 rng=np.random.default_rng(0))
         for n in (25, 10, 5, 2)
     ]  # fmt: skip
@@ -223,7 +216,7 @@ def test_graphs_go_with_the_memory_they_use(cupy, images):
     assert len(trainer._stepper.captured._graphs) == 2
 
 
-def test_cublas_is_told_what_to_multiply(monkeypatch):
+def test_cublas_gets_the_arguments_of_the_product(monkeypatch):
     """cuBLAS by the product of NumPy's OpenBLAS in Fortran's order, which takes the same."""
     fortran = openblas()
     calls = []
@@ -288,13 +281,13 @@ def test_cublas_is_told_what_to_multiply(monkeypatch):
     assert calls[-1] == ("destroy", 7)
 
 
-def test_a_missing_cublas_says_so_and_cupys_own_product_serves(cupy, images, monkeypatch):
+def test_missing_cublas_warns_and_uses_cupys_product(cupy, images, monkeypatch):
     def missing(_):
         raise OSError("libcublas.so.13 is nowhere")
 
     monkeypatch.setattr(gpu, "Cublas", missing)
-    one, other = trainer_with(), trainer_with(PlainTrainer)
-    data = Dataset(images, LOSSES[nnxp.SoftmaxWithLoss])
+    one, other = every_layer_trainer(), every_layer_trainer(PlainTrainer)
+    data = Dataset(images, TARGETS[nnxp.SoftmaxWithLoss])
     with pytest.warns(UserWarning, match=r"cuBLAS cannot be loaded \(libcublas.so.13 is now"):
         one.fit(data, epochs=1, batch_size=25, rng=np.random.default_rng(0))
     other.fit(data, epochs=1, batch_size=25, rng=np.random.default_rng(0))
@@ -328,7 +321,7 @@ def fortran_product(out, a, b):
 
 @pytest.mark.parametrize("left", ["C", "F"])
 @pytest.mark.parametrize("right", ["C", "F"])
-def test_the_arguments_of_a_product_in_columns(left, right):
+def test_gemm_arguments_for_every_memory_layout(left, right):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(5, 7)), rng.normal(size=(7, 3))
     a, b = np.asarray(a, "f4", order=left), np.asarray(b, "f4", order=right)
@@ -347,11 +340,11 @@ def test_the_arguments_of_a_product_in_columns(left, right):
         [np.ones((4, 3), order="F"), np.ones((4, 2)), np.ones((2, 3))],
     ],
 )
-def test_cupy_keeps_the_products_that_blas_does_not_do(arrays):
+def test_gemm_arguments_refuses_unsupported_arrays(arrays):
     assert gpu.gemm_arguments(*arrays) is None
 
 
-def test_cupy_has_all_that_a_step_calls(images):
+def test_cupy_has_every_function_that_a_step_calls(images):
     """The real CuPy, which imports without a GPU; the calls are those of a recorded step."""
     cupy = pytest.importorskip("cupy")
     called = set()
@@ -361,9 +354,9 @@ def test_cupy_has_all_that_a_step_calls(images):
             called.add(function.__name__)
             return super().function(function)
 
-    for loss, optimizer in itertools.product(LOSSES, OPTIMIZERS):
-        trainer = trainer_with(loss=loss, optimizer=optimizer)
-        data = Dataset(images, LOSSES[loss])
+    for loss, optimizer in itertools.product(TARGETS, OPTIMIZERS):
+        trainer = every_layer_trainer(loss=loss, optimizer=optimizer)
+        data = Dataset(images, TARGETS[loss])
         parts = trainer.network, trainer.loss, trainer.optimizer
         recorded = Replay(*parts, data, Ops(np, lambda *_: None))
         with recorded.over(Batches(data, 16, device="cpu", dtype="float32")) as step:
@@ -375,7 +368,7 @@ def test_cupy_has_all_that_a_step_calls(images):
         assert callable(getattr(cupy, name))
 
 
-def test_a_tape_has_its_librarys_constants():
+def test_tape_constants_are_arrays_of_the_library():
     class Ops(gpu.CupyOps):
         def array(self, x):
             return np.asarray(x) + 0

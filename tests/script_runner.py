@@ -1,0 +1,64 @@
+"""Run the scripts as a user does, in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+# The scripts find nnxp as the tests do, be it installed or not.
+PATHS = os.pathsep.join(filter(None, [str(SCRIPTS.parent), os.environ.get("PYTHONPATH")]))
+
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": PATHS}
+
+
+def run(name, *options, cwd=None, env=None, status=0):
+    """Run a script and return what it printed, after checking its exit status."""
+    result = subprocess.run(
+        [sys.executable, SCRIPTS / name, *map(str, options)],
+        cwd=cwd, env=ENVIRONMENT | (env or {}), capture_output=True, text=True, timeout=600,
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def config_of(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+@contextlib.contextmanager
+def training(*options, until, env=None):
+    """Train in a process of its own, up to the line that begins with `until`."""
+    # A process inherits an ignored Ctrl-C, as from a shell's background, but no handler.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-u", SCRIPTS / "train_mnist.py", "--dataset", "digits", *options],
+            env=ENVIRONMENT | (env or {}), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        next(line for line in process.stdout if line.startswith(until))
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=600)
+
+
+def catches(process, number):
+    """Return whether a process has a handler for a signal, as Linux tells it."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)

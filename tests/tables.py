@@ -1,0 +1,75 @@
+"""Tables that tests run over: backends, layers and losses."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+import nnxp
+from nnxp.data import one_hot
+
+BACKENDS = {
+    "numpy": ("cpu", ()),
+    "numpy-readonly": ("cpu", ()),
+    "strict": ("strict:device1", ()),
+    "torch": ("torch:cpu", pytest.mark.interop),
+    "jax": ("jax:cpu", pytest.mark.interop),
+    "cupy": ("cuda", pytest.mark.gpu),
+    "torch-cuda": ("torch:cuda", pytest.mark.gpu),
+    "jax-cuda": ("jax:cuda", pytest.mark.gpu),
+}
+
+
+def device_or_skip(spec: str) -> nnxp.Device:
+    """Return a device; skip the test without it, or fail where $NNXP_REQUIRE_GPU promises one.
+
+    The promise is CuPy's: PyTorch and JAX may be builds for the CPU beside it.
+    """
+    try:
+        return nnxp.device(spec)
+    except nnxp.DeviceError as error:
+        if spec == "cuda" and os.environ.get("NNXP_REQUIRE_GPU"):
+            raise
+        pytest.skip(f"{spec}: {error}")
+
+
+def affine(device, dtype):
+    return nnxp.Affine(4, 3, rng=np.random.default_rng(1), dtype=dtype, device=device)
+
+
+def plain(kind):
+    return lambda device, dtype: kind()
+
+
+# name: (makes the layer, shape of its inputs, shape of its outputs)
+LAYERS = {
+    "Affine": (affine, (5, 4), (5, 3)),
+    "Flatten": (plain(nnxp.Flatten), (5, 2, 3), (5, 6)),
+    "Identity": (plain(nnxp.Identity), (5, 4), (5, 4)),
+    "ReLU": (plain(nnxp.ReLU), (5, 4), (5, 4)),
+    "Sigmoid": (plain(nnxp.Sigmoid), (5, 4), (5, 4)),
+    "Softmax": (plain(nnxp.Softmax), (5, 2, 4), (5, 2, 4)),
+    "Tanh": (plain(nnxp.Tanh), (5, 4), (5, 4)),
+}
+SCORES = np.random.default_rng(0).normal(size=(5, 3))
+CLASSES = np.array([2, 0, 1, 1, 2])
+
+# name: (loss, scores, labels)
+LOSSES = {
+    "softmax, class numbers": (nnxp.SoftmaxWithLoss, SCORES, CLASSES),
+    "softmax, one-hot": (nnxp.SoftmaxWithLoss, SCORES, nnxp.data.one_hot(CLASSES, 3)),
+    "softmax, one-hot floats": (nnxp.SoftmaxWithLoss, SCORES, np.eye(3)[CLASSES]),
+    "sigmoid, one output": (nnxp.SigmoidWithLoss, SCORES[:, :1], CLASSES == 2),
+    "sigmoid, three outputs": (nnxp.SigmoidWithLoss, SCORES, nnxp.data.one_hot(CLASSES, 3)),
+    "squared error": (nnxp.MeanSquaredError, SCORES, SCORES[::-1].copy()),
+    "squared error, one-hot": (nnxp.MeanSquaredError, SCORES, nnxp.data.one_hot(CLASSES, 3)),
+}
+
+# Labels of fifty examples in three classes that each loss takes.
+TARGETS = {
+    nnxp.SoftmaxWithLoss: np.arange(50) % 3,
+    nnxp.SigmoidWithLoss: one_hot(np.arange(50) % 3, 3),
+    nnxp.MeanSquaredError: np.linspace(-1, 1, 150).reshape(50, 3),
+}

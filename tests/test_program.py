@@ -1,0 +1,232 @@
+"""Programs: a compiled tape computes what the recorded calls do, within rounding."""
+
+from __future__ import annotations
+
+import operator
+
+import array_api_compat.numpy as xp
+import numpy as np
+import pytest
+from builders import (
+    bound,
+)
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import nnxp
+from nnxp.capture import blas
+from nnxp.capture.numpy_ops import NumpyOps
+from nnxp.capture.program import compile_program
+from nnxp.capture.recorded import Recorded
+from nnxp.capture.tape import Tape
+
+
+def compiled(tape, targets):
+    return compile_program(tape, targets, NumpyOps())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("transposed", [(), (0,), (1,), (0, 1)])
+def test_accumulating_product_is_within_its_rounding_bound(dtype, transposed):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 30)).astype(dtype)
+    factors = [rng.normal(size=shape).astype(dtype) for shape in [(40, 20), (20, 30)]]
+    a, b = (np.asarray(y.T, order="C").T if i in transposed else y for i, y in enumerate(factors))
+    out, rate = x.copy(), np.array(0.1, dtype)
+    call = blas.accumulating_product(out, a, b, rate)
+    if call is None:
+        pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
+    for value in (0.1, 0.3):  # it reads the factor anew
+        out[...], rate[...] = x, value
+        call()
+        exact = x.astype("float64") - float(rate) * (a.astype("float64") @ b.astype("float64"))
+        assert (abs(out - exact) <= bound(x, value, a, b)).all()
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        [np.ones((4, 6))[:, ::2], np.ones((4, 2)), np.ones((2, 3))],
+        [np.ones((4, 3)), np.ones((4, 4))[:, ::2], np.ones((2, 3))],
+        [np.ones((4, 3)), np.ones((4, 2)), np.ones((2, 6))[:, ::2]],
+        [np.ones((4, 3)), np.ones((4, 2), "float32"), np.ones((2, 3))],
+        [np.ones((4, 3), int), np.ones((4, 2), int), np.ones((2, 3), int)],
+    ],
+)
+def test_accumulating_product_refuses_layouts_and_dtypes_that_blas_lacks(arrays):
+    out, a, b = arrays
+    assert blas.accumulating_product(out, a, b, np.array(0.1)) is None
+
+
+@pytest.mark.parametrize("openblas", [True, False])
+@pytest.mark.parametrize("inner", [5, 2000])
+def test_affine_forward_compiles_to_two_calls_within_the_bound(monkeypatch, openblas, inner):
+    if not openblas:
+        monkeypatch.setattr(blas, "_PRODUCTS", {})
+    rng = np.random.default_rng(0)
+    x, W, b = (rng.normal(size=n).astype("float32") for n in [(30, inner), (inner, 20), 20])
+    tape, out = Tape(), np.empty((30, 20), "float32")
+    y = tape.read(x) @ tape.read(W) + tape.read(b)
+    program = compiled(tape, [(y, out)])
+    for _ in range(2):
+        for call in program:
+            call()
+        # The bias first or last, and each product's terms in any order.
+        assert (abs(out - (x @ W + b)) <= bound(b, 1, x, W)).all()
+    assert len(program) == 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_large_sum_is_within_its_rounding_bound(dtype):
+    x = np.random.default_rng(0).normal(size=(200, 50)).astype(dtype)
+    tape, out = Tape(), np.empty(50, dtype)
+    for call in compiled(tape, [(tape.namespace.sum(tape.read(x), axis=0), out)]):
+        call()
+    ones, zeros = np.ones((1, 200), dtype), np.zeros(50, dtype)
+    assert (abs(out - x.sum(axis=0)) <= bound(zeros, 1, ones, x)[0]).all()
+    assert abs(out).max() > 1
+
+
+OPERATIONS = [
+    lambda xp, x, y: x + y,
+    lambda xp, x, y: 1 - x,
+    lambda xp, x, y: x / (2.0 + y * y),
+    lambda xp, x, y: x @ (y.T @ x),
+    lambda xp, x, y: -x * x,
+    lambda xp, x, y: x - 0.5 * (x @ (y.T @ x)),
+    lambda xp, x, y: xp.maximum(x, 0.0),
+    lambda xp, x, y: xp.where(x > y, x, 0.0),
+    lambda xp, x, y: xp.where(y >= x, x, y),
+    lambda xp, x, y: x - xp.max(y, axis=1, keepdims=True),
+    lambda xp, x, y: x * xp.sum(y, axis=0),
+    lambda xp, x, y: x - xp.sum(y, axis=1)[:, None],
+    lambda xp, x, y: x + xp.mean(y),
+    lambda xp, x, y: x - xp.max(y) + xp.min(x, axis=0),
+    lambda xp, x, y: xp.reshape(xp.reshape(x, (2, 6)), (4, 3)) + y,
+    lambda xp, x, y: xp.reshape(x.T, (4, 3)) * y,
+    lambda xp, x, y: x + xp.reshape(xp.reshape(xp.astype(y.T, xp.float32).T, (6, 2)), (4, 3)),
+    lambda xp, x, y: xp.astype(xp.astype(x, xp.float32), xp.float64) + xp.astype(y > 0, xp.float64),
+    lambda xp, x, y: x * xp.astype(xp.arange(3) == 1, xp.float64),
+    lambda xp, x, y: xp.concat([x, y])[2:6, :],
+    lambda xp, x, y: x * x[xp.arange(4), xp.argmax(y, axis=1)][:, None],
+    lambda xp, x, y: xp.sqrt(xp.abs(x)),
+    lambda xp, x, y: x,
+    lambda xp, x, y: y.T.T,
+]
+
+
+VIEWS = range(len(OPERATIONS) - 2, len(OPERATIONS))
+
+
+@st.composite
+def programs(draw):
+    count = draw(st.integers(1, 8))
+    steps = []
+    for made in range(2, 2 + count):
+        reads = draw(st.tuples(*[st.integers(0, made - 1)] * 2))
+        steps.append((draw(st.integers(0, len(OPERATIONS) - 1)), *reads))
+    return steps, draw(st.tuples(*[st.integers(0, 2 * count + 1)] * 3))
+
+
+def performed(steps, xp, x, y):
+    """Return x, y, what each step makes of two of those before it, and that unscaled."""
+    made, raw = [x, y], []
+    for operation, first, second in steps:
+        raw.append(OPERATIONS[operation](xp, made[first], made[second]))
+        z = raw[-1]  # kept small, by what rounds alike wherever it lies in memory
+        made.append(z if operation in VIEWS else z / (1 + xp.abs(z)))
+    return made + raw
+
+
+@example(([(8, 0, 1)], (3, 3, 3)), 0)  # where(0 >= x, x, y), unscaled, goes where x and y are
+@settings(max_examples=300)
+@given(programs(), st.integers(0, 2**32 - 1))
+def test_program_equals_the_recorded_calls(program, seed):
+    """Whatever is read and overwritten: two arrays that are read are targets, with a third."""
+    steps, results = program
+    rng = np.random.default_rng(seed)
+    x, y, z = (rng.normal(size=(4, 3)) for _ in range(3))
+    tape = Tape()
+    made = performed(steps, tape.namespace, tape.read(x), tape.read(y))
+    calls = compiled(tape, [(made[i], out) for i, out in zip(results, (x, y, z), strict=True)])
+    for _ in range(3):
+        made = performed(steps, xp, x.copy(), y.copy())
+        expected = [made[i].copy() for i in results]
+        for call in calls:
+            call()
+        for out, wanted in zip((x, y, z), expected, strict=True):
+            np.testing.assert_array_equal(out, wanted)
+
+
+@pytest.mark.parametrize(
+    "also", ["nothing", "the old matrix", "the product", "a multiple of it", "the step"]
+)
+def test_update_is_fused_unless_its_parts_are_used_elsewhere(also):
+    rng = np.random.default_rng(0)
+    W, a, b = rng.normal(size=(4, 3)), rng.normal(size=(4, 5)), rng.normal(size=(5, 3))
+    rate, other = np.array(0.1), np.empty((4, 3))
+    tape = Tape()
+    old, (x, y) = tape.read(W), (tape.read(a), tape.read(b))
+    product = x @ y
+    step = tape.read(rate) * product
+    new = old - step
+    results = {"the product": product, "a multiple of it": 2 * product, "the step": step}
+    result = (results | {"the old matrix": old + 1}).get(also)
+    targets = [(new, W)] if result is None else [(new, W), (result, other)]
+    calls = compiled(tape, targets)
+    for _ in range(2):
+        before, gradient = W.copy(), a @ b
+        for call in calls:
+            call()
+        assert (abs(W - (before - 0.1 * gradient)) <= bound(before, 0.1, a, b)).all()
+        if result is not None:
+            wanted = {"the product": gradient, "a multiple of it": 2 * gradient}
+            wanted |= {"the step": 0.1 * gradient, "the old matrix": before + 1}
+            np.testing.assert_allclose(other, wanted[also], rtol=1e-15)
+    if blas.accumulating_product(W, a, b, rate):
+        assert len(calls) == {"nothing": 1, "the old matrix": 2, "a multiple of it": 4}.get(also, 3)
+
+
+def test_expression_that_resembles_an_update_is_not_fused():
+    rng = np.random.default_rng(0)
+    x, a, b = rng.normal(size=(4, 3)), rng.normal(size=(4, 5)), rng.normal(size=(5, 3))
+    tape, out, rate = Tape(), np.empty((4, 3)), np.array(0.1)
+    y = tape.read(x) - tape.read(rate) * (tape.read(a) @ tape.read(b))
+    for call in compiled(tape, [(y * 2, out)]):
+        call()
+    np.testing.assert_array_equal(out, (x - rate * (a @ b)) * 2)
+    assert len(compiled(tape, [(y * 2, out)])) == 4
+
+
+def test_fused_update_may_write_to_another_array():
+    rng = np.random.default_rng(0)
+    W, a, b = rng.normal(size=(4, 3)), rng.normal(size=(4, 5)), rng.normal(size=(5, 3))
+    tape, out, before = Tape(), np.empty((4, 3)), W.copy()
+    new = tape.read(W) - tape.read(np.array(0.1)) * (tape.read(a) @ tape.read(b))
+    for call in compiled(tape, [(new, out)]):
+        call()
+    np.testing.assert_array_equal(W, before)
+    assert (abs(out - (W - 0.1 * (a @ b))) <= bound(W, 0.1, a, b)).all()
+
+
+@pytest.mark.parametrize(
+    "look",
+    [bool, float, int, list, np.asarray, np.zeros(3).__getitem__, lambda x: x.__setitem__(0, 1)],
+)
+def test_recorded_arrays_refuse_access_to_values(look):
+    with pytest.raises(nnxp.InputError, match="cannot read or assign numbers"):
+        look(Tape().read(np.array(1)))
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "truediv", "matmul"])
+def test_recorded_operators_take_numpy_arrays_on_either_side(name):
+    function = getattr(operator, name)
+    x, y = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[2.0, 0.5], [1.0, 2.0]])
+    for left in (True, False):
+        expected = function(x, y)
+        tape, out = Tape(), np.empty_like(expected)
+        result = function(tape.read(x), y) if left else function(x, tape.read(y))
+        assert isinstance(result, Recorded)
+        for call in compiled(tape, [(result, out)]):
+            call()
+        np.testing.assert_array_equal(out, expected)

@@ -1,0 +1,60 @@
+"""Threads: how many BLAS threads a training uses, and that it restores their number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import threadpoolctl
+from builders import (
+    train_epoch,
+    trainer_with,
+)
+
+import nnxp
+from nnxp.devices import threads
+
+
+# Of 6 inputs and 40 or 20 examples: 2^24 multiplications are 69,906 and 139,811 wide.
+@pytest.mark.parametrize(
+    ("width", "batch_size", "threads"),
+    [(5, 40, 1), (69_900, 40, 1), (69_910, 40, 2), (69_910, 20, 1)],
+)
+def test_small_networks_train_on_one_thread_and_restore_the_number(
+    small, width, batch_size, threads, monkeypatch
+):
+    seen = []
+
+    def spied(function):
+        def spy(*args, **kwargs):
+            libraries = threadpoolctl.threadpool_info()  # other packages' BLAS among them
+            numpys = [x for x in libraries if "numpy" in x["filepath"]] or libraries
+            seen.append({x["num_threads"] for x in numpys if x["user_api"] == "blas"})
+            return function(*args, **kwargs)
+
+        return spy
+
+    trainer = trainer_with(optimizer=nnxp.SGD(0.1), widths=(6, width, 3))
+    trainer.optimizer.factors = spied(trainer.optimizer.factors)
+    monkeypatch.setattr(trainer.loss, "correct", spied(trainer.loss.correct))
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        rng = np.random.default_rng(0)
+        train_epoch(trainer, small, batch_size, rng)
+        trainer.fit(small, epochs=1, batch_size=batch_size, validation=small, rng=rng)
+        trainer.evaluate(small, batch_size=batch_size)
+        assert len(seen) > 4
+        assert all(numbers == {threads} for numbers in seen)
+        spied(int)()
+        assert seen[-1] == {2}
+
+
+def test_overlapping_trainings_restore_the_number_of_threads():
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        first, second = (threads.limit_blas_threads(1) for _ in range(2))
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        numbers = {x["num_threads"] for x in threadpoolctl.threadpool_info()}
+        assert 1 in numbers
+        second.__exit__(None, None, None)
+        libraries = threadpoolctl.threadpool_info()
+        assert {x["num_threads"] for x in libraries if x["user_api"] == "blas"} == {2}
