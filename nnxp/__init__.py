@@ -28,6 +28,8 @@ from nnxp.history import Record
 from nnxp.layers import (
     Add,
     Affine,
+    BatchNorm,
+    Dropout,
     Flatten,
     Identity,
     Layer,
@@ -40,7 +42,7 @@ from nnxp.layers import (
 from nnxp.losses import Loss, MeanSquaredError, SigmoidWithLoss, SoftmaxWithLoss
 from nnxp.metrics import accuracy
 from nnxp.models import ThreeLayerNet, mlp
-from nnxp.network import Sequential
+from nnxp.network import Residual, Sequential
 from nnxp.optimizers import (
     SGD,
     AdaGrad,
@@ -51,6 +53,7 @@ from nnxp.optimizers import (
     Optimizer,
     RMSprop,
 )
+from nnxp.parts import register
 from nnxp.training import Evaluation, Trainer
 
 __all__ = [
@@ -60,6 +63,7 @@ __all__ = [
     "AdamW",
     "Add",
     "Affine",
+    "BatchNorm",
     "CallOrderError",
     "CheckpointError",
     "DataError",
@@ -67,6 +71,7 @@ __all__ = [
     "Device",
     "DeviceError",
     "DivergenceError",
+    "Dropout",
     "Evaluation",
     "Flatten",
     "Identity",
@@ -85,6 +90,7 @@ __all__ = [
     "RMSprop",
     "ReLU",
     "Record",
+    "Residual",
     "Sequential",
     "Sigmoid",
     "SigmoidWithLoss",
@@ -102,6 +108,7 @@ __all__ = [
     "mlp",
     "numerical_gradient",
     "plots",
+    "register",
     "testing",
 ]
 

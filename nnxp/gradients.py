@@ -71,7 +71,7 @@ def check_gradients(
     Parameters
     ----------
     network : Sequential
-        In float64; its parameters are restored afterwards.
+        In float64; its parameters and states are restored afterwards.
     loss : Loss
         Applied to the network's outputs; its `backward` is checked too.
     inputs, labels : array
@@ -83,16 +83,26 @@ def check_gradients(
         For each parameter, and ``"inputs"``, the largest difference between the two gradients
         relative to the largest entry of either; inf if it is not finite.
     """
+    states = network.states()
+    before = dict(states)
+
+    def forward(x: Array) -> Array:
+        """Do a training forward from the same state each time, so that dropout repeats its mask."""
+        for name, state in before.items():
+            states.place(name, namespace_of(state, "check_gradients").asarray(state, copy=True))
+        return network.forward(x, training=True)
 
     def loss_at(x: Array) -> float:
-        return float(loss.forward(network.forward(x), labels, training=False))
+        value = float(loss.forward(forward(x), labels, training=False))
+        network.discard_saved()
+        return value
 
-    loss.forward(network.forward(inputs, training=True), labels)
+    loss.forward(forward(inputs), labels)
     analytic = {"inputs": network.backward(loss.backward())}
     numerical = {"inputs": numerical_gradient(loss_at, inputs)}
     parameters = network.parameters()
     analytic |= network.gradients()
-    for name, value in parameters.items():
+    for name, value in parameters.trainable.items():
 
         def loss_with(changed: Array, name: str = name) -> float:
             parameters[name] = changed
@@ -102,6 +112,8 @@ def check_gradients(
             numerical[name] = numerical_gradient(loss_with, value)
         finally:
             parameters[name] = value
+    for name, state in before.items():
+        states.place(name, state)
     return {name: _relative_error(analytic[name], numerical[name]) for name in analytic}
 
 

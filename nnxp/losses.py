@@ -17,18 +17,19 @@ from nnxp.arrays import (
 from nnxp.errors import CallOrderError, InputError
 from nnxp.layers.activations import sigmoid
 from nnxp.metrics import binary_correct, correct
+from nnxp.parts import Part
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-class Loss:
+class Loss(Part):
     """Base class of all losses: `forward` returns a mean loss, `backward` its gradient."""
 
     _saved: tuple[Array, ...] | None = None
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: x for name, x in vars(self).items() if name != "_saved"}
 
     def forward(self, scores: Array, labels: Array, training: bool = True) -> Array:
         """Return the loss of a batch as a 0-d array; if `training`, save what `backward` needs."""
@@ -49,13 +50,21 @@ class Loss:
 
         Shapes and dtypes are always checked, values only in NumPy arrays: reading those of another
         library would wait for the device. The trainer checks all labels before it starts, on the
-        host.
+        host. By default nothing is checked.
         """
-        raise NotImplementedError
 
     def correct(self, scores: Array, labels: Array) -> Array | None:
-        """Return for each row whether the scores are correct; None if there are no classes."""
-        return correct(scores, labels)
+        """Return for each row whether the scores are correct; None if there are no classes.
+
+        By default, a row is correct if its largest score is at its class number, or at the 1 of its
+        one-hot row. There are no classes if labels are real-valued, scores have one output or more
+        axes, or the shapes are others.
+        """
+        xp = namespace_of(labels, self)
+        if xp.isdtype(labels.dtype, "real floating") or scores.ndim != 2 or scores.shape[1] == 1:
+            return None
+        shapes = (tuple(scores.shape), tuple(scores.shape[:1]))
+        return correct(scores, labels) if tuple(labels.shape) in shapes else None
 
     def _namespace(self, scores: Array, labels: Array) -> Namespace:
         """Check scores and labels, and return their namespace."""
@@ -165,6 +174,10 @@ class SoftmaxWithLoss(Loss):
         if is_numpy_array(labels):
             _require_range(self, labels, classes)
 
+    def correct(self, scores: Array, labels: Array) -> Array:
+        """Return for each row whether its largest score is at the label."""
+        return correct(scores, labels)
+
 
 class SigmoidWithLoss(Loss):
     """Sigmoid and binary cross-entropy combined, for labels 0 and 1.
@@ -259,17 +272,6 @@ class MeanSquaredError(Loss):
                 f"{', '.join(map(str, outputs))}), got {tuple(labels.shape)}; convert "
                 "class numbers with nnxp.data.one_hot(labels, classes)"
             )
-
-    def correct(self, scores: Array, labels: Array) -> Array | None:
-        """Return for each row whether its largest output is at the 1 of a one-hot row.
-
-        None for real-valued targets, a single output, or outputs with more axes: they have no
-        classes.
-        """
-        xp = namespace_of(labels, self)
-        if xp.isdtype(labels.dtype, "real floating") or scores.ndim != 2 or scores.shape[1] == 1:
-            return None
-        return correct(scores, labels)
 
 
 def _require_range(loss: Loss, labels: npt.NDArray[Any], classes: int) -> None:

@@ -56,6 +56,8 @@ class ThreeLayerNet(Sequential):
         dtype: str = "float32",
         device: Device | str = "cpu",
     ) -> None:
+        self.inputs, self.hidden1, self.hidden2, self.outputs = inputs, hidden1, hidden2, outputs
+        self.activation = activation
         widths = [inputs, hidden1, hidden2, outputs]
         super().__init__(_affine_layers(widths, rng, activation, initializer, dtype, device))
 

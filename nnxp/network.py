@@ -1,28 +1,44 @@
-"""Networks: sequences of layers, and their parameters as one mapping."""
+"""Network: layers in a row, forward from first to last, backward from last to first."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from typing import Self
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any, Self, TypeAlias
 
 from nnxp.arrays import Array, namespace_of
 from nnxp.checks import unknown_name
 from nnxp.devices import Device, open_device
 from nnxp.errors import CallOrderError, DeviceError, InputError
 from nnxp.layers import Layer
+from nnxp.parts import Place, decode_settings, encode_setting, settings_of
+
+Slots: TypeAlias = Mapping[str, tuple[Layer, str]]
+"""The layer and the key of each named array."""
 
 
 class Parameters(MutableMapping[str, Array]):
-    """The parameters of a network as one ordered mapping; an assignment changes the layer.
+    """The parameters of a network as one ordered mapping; assignments change the layers.
 
-    So ``parameters["W1"] -= step`` changes the network both if arrays can be changed in place
-    (NumPy) and if they cannot (JAX).
+    ``parameters["W1"] -= step`` therefore works for mutable arrays (NumPy) and immutable ones
+    (JAX).
     """
 
-    def __init__(self, slots: Mapping[str, tuple[Layer, str]]) -> None:
-        self._slots = slots
+    def __init__(self, slots: Slots, network: Sequential) -> None:
+        self._slots, self._network = slots, network
+
+    def owner(self) -> Sequential:
+        """Return the network of the parameters."""
+        return self._network
+
+    @property
+    def trainable(self) -> dict[str, Array]:
+        """The parameters whose layers are not frozen, by name."""
+        return {
+            name: layer.params[key] for name, (layer, key) in self._slots.items() if layer.trainable
+        }
 
     def __getitem__(self, name: str) -> Array:
         layer, key = self._slots[name]
@@ -33,12 +49,16 @@ class Parameters(MutableMapping[str, Array]):
             raise unknown_name("parameter", name, self._slots)
         layer, key = self._slots[name]
         if value is not layer.params[key]:  # an in-place change assigns the same array
-            layer.params[key] = _checked_copy(name, value, layer, key)
+            layer.params[key] = _matching_copy(f"parameter {name}", value, layer.params[key], layer)
 
     def place(self, name: str, array: Array) -> None:
         """Assign `array` itself, without a check or a copy."""
         layer, key = self._slots[name]
         layer.params[key] = array
+
+    def layer(self, name: str) -> Layer:
+        """Return the layer of a parameter."""
+        return self._slots[name][0]
 
     def __delitem__(self, name: str) -> None:
         raise InputError(f"a network keeps all its parameters; {name} cannot be deleted")
@@ -53,76 +73,134 @@ class Parameters(MutableMapping[str, Array]):
         return "\n".join(f"{name}: {tuple(x.shape)} {x.dtype}" for name, x in self.items())
 
 
-class Sequential:
-    """A network whose layers are applied one after another.
+class States(Parameters):
+    """The state of a network's layers as one ordered mapping; assignments change the layers."""
+
+    def __getitem__(self, name: str) -> Array:
+        layer, key = self._slots[name]
+        return layer.state[key]
+
+    def __setitem__(self, name: str, value: Array) -> None:
+        layer, key = self._slots[name]
+        if value is not layer.state[key]:
+            layer.state[key] = _matching_copy(f"state {name}", value, layer.state[key], layer)
+
+    def place(self, name: str, array: Array) -> None:
+        """Assign `array` itself, without a check or a copy."""
+        layer, key = self._slots[name]
+        layer.state[key] = array
+
+
+class Sequential(Layer):
+    """Layers in a row; itself a layer, so that networks nest.
 
     Parameters
     ----------
     layers : iterable of Layer
-        From input to output. Each object may occur only once, because it saves what its own
-        backward needs.
+        From input to output. Each object may occur once only, since it saves what its own backward
+        needs.
 
     Attributes
     ----------
     layers : tuple of Layer
-        From input to output.
+        May be assigned, and is checked then.
     device : Device or None
-        The device of the parameters; None for a network without parameters.
+        Of the parameters and the state; None for a network without.
     dtype : str or None
-        The dtype of parameters and inputs; None for a network without parameters.
+        Name of the dtype of parameters and inputs.
 
-    Raises
-    ------
-    InputError
-        If there is no layer, a layer occurs twice, shapes do not fit, or dtypes differ.
-    DeviceError
-        If the layers are on different devices.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nnxp
+    >>> rng = np.random.default_rng(0)
+    >>> block = nnxp.Sequential([nnxp.Affine(8, 8, rng=rng), nnxp.ReLU()])
+    >>> network = nnxp.Sequential([nnxp.Affine(4, 8, rng=rng), block, nnxp.Affine(8, 2, rng=rng)])
+    >>> list(network.parameters())
+    ['W1', 'b1', 'sequential1.W1', 'sequential1.b1', 'W2', 'b2']
+    >>> network[1]
+    Sequential(Affine(8, 8), ReLU())
     """
 
+    _layers: tuple[Layer, ...] = ()
+    _leaves: tuple[Layer, ...] = ()
+    _parameter_slots: Slots
+    _state_slots: Slots
+
     def __init__(self, layers: Iterable[Layer]) -> None:
+        self.layers = layers
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers from input to output."""
+        return self._layers
+
+    @layers.setter
+    def layers(self, layers: Iterable[Layer]) -> None:
         if isinstance(layers, Layer):
             raise InputError(f"Sequential expects a list of layers, got {layers!r} alone")
-        self.layers = tuple(layers)
-        self._slots: dict[str, tuple[Layer, str]] = {}
-        if not self.layers:
+        layers = tuple(layers)
+        if not layers:
             raise InputError("Sequential expects at least one layer, got none")
-        seen: dict[int, int] = {}
-        counts: dict[str, int] = {}
+        positions: dict[int, int] = {}
         shape: tuple[int, ...] | None = None
-        for position, layer in enumerate(self.layers, start=1):
+        for position, layer in enumerate(layers, start=1):
             if not isinstance(layer, Layer):
                 raise InputError(
                     f"Sequential expects layers, got {type(layer).__name__} at position {position}"
                 )
-            if id(layer) in seen:
-                raise InputError(
-                    f"the same {layer!r} object is at positions {seen[id(layer)]} and "
-                    f"{position}; make one object for each position"
-                )
-            seen[id(layer)] = position
-            shape = layer.output_shape(shape)
-            for key in layer.params:
-                counts[key] = counts.get(key, 0) + 1
-                self._slots[f"{key}{counts[key]}"] = layer, key
-        with_parameters = [layer for layer in self.layers if layer.params]
-        for layer in with_parameters:
-            if layer.device is None or layer.dtype is None:
-                raise InputError(
-                    f"{layer!r} has parameters but no device or no dtype; set both in its __init__"
-                )
-            for attribute in ("device", "dtype"):
-                first, other = getattr(with_parameters[0], attribute), getattr(layer, attribute)
-                if first != other:
-                    raise (DeviceError if attribute == "device" else InputError)(
-                        f"all layers must be on one device in one dtype: {with_parameters[0]!r} "
-                        f"has {first}, {layer!r} has {other}; move one with "
-                        "layer.to(device, dtype=…)"
+            for leaf in layer.leaves():
+                if positions.setdefault(id(leaf), position) != position or leaf is self:
+                    raise InputError(
+                        f"the same {leaf!r} object is at positions {positions[id(leaf)]} and "
+                        f"{position}; make one object for each position"
                     )
-        self.device = with_parameters[0].device if with_parameters else None
-        self.dtype = with_parameters[0].dtype if with_parameters else None
+            shape = layer.output_shape(shape)
+        self._set_place([leaf for layer in layers for leaf in layer.leaves()])
+        self._layers = layers
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, index: int) -> Layer:
+        return self.layers[index]
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"
+
+    def config(self) -> dict[str, Any]:
+        """Return the layers, and a subclass's other settings, as JSON."""
+        own = {"layers": encode_setting(self.layers, "layers")}
+        if "layers" in settings_of(type(self)):
+            return own
+        return own | super().config()
+
+    @classmethod
+    def build(cls, config: Mapping[str, Any], place: Place) -> Self:
+        """Return a network of the described layers; ``__init__`` is not called."""
+        if unknown := config.keys() - settings_of(cls).keys() - {"layers"}:
+            raise InputError(f"{cls.__name__} has no settings {', '.join(sorted(unknown))}")
+        network = cls.__new__(cls)
+        for name, value in decode_settings(config, place).items():
+            setattr(network, name, value)
+        return network
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes any layer; assigning it freezes or unfreezes all layers."""
+        return any(layer.trainable for layer in self.layers)
+
+    @trainable.setter
+    def trainable(self, trainable: bool) -> None:
+        for layer in self.layers:
+            layer.trainable = trainable
+
+    def leaves(self) -> list[Layer]:
+        """Return all layers without sublayers, from input to output."""
+        return [leaf for layer in self.layers for leaf in layer.leaves()]
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return the outputs (scores) for inputs `x`.
@@ -132,39 +210,44 @@ class Sequential:
         x : (batch, inputs) array
             On the network's device and in its dtype.
         training : bool, optional
-            Save in each layer what `backward` needs.
+            Save in each layer what `backward` needs, and change its state.
         """
-        y = x
         for layer in self.layers:
-            y = layer.forward(y, training)
-        return y
+            x = layer.forward(x, training)
+        return x
 
     def backward(self, dy: Array) -> Array:
         """Return the gradient at the inputs, given the gradient `dy` at the outputs.
 
         Afterwards, `gradients` returns the gradients of all parameters.
         """
-        gradient = dy
         for layer in reversed(self.layers):
-            gradient = layer.backward(gradient)
-        return gradient
+            dy = layer.backward(dy)
+        return dy
 
     def backward_parameters(self, dy: Array) -> None:
         """Compute only the gradients of the parameters, which is all that training needs.
 
-        The first layer with parameters skips the gradient at its inputs, a third of its work, and
-        layers before it are skipped.
+        The first layer with trainable parameters skips the gradient at its inputs, a third of its
+        work, and layers before it are skipped.
         """
-        first = next((i for i, layer in enumerate(self.layers) if layer.params), None)
-        if first is None:
-            return
-        gradient = dy
+        learning = [any(x.params and x.trainable for x in layer.leaves()) for layer in self.layers]
+        first = learning.index(True) if any(learning) else len(learning)
         for layer in reversed(self.layers[first + 1 :]):
-            gradient = layer.backward(gradient)
-        self.layers[first].backward_parameters(gradient)
+            dy = layer.backward(dy)
+        if first < len(learning):
+            self.layers[first].backward_parameters(dy)
+        for layer in self.layers[:first]:
+            layer.discard_saved()
+
+    def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """Return the shape of one example's output for an input's shape; None means unknown."""
+        for layer in self.layers:
+            shape = layer.output_shape(shape)
+        return shape
 
     def to(self, device: Device | str, *, dtype: str | None = None) -> Self:
-        """Return a copy of the network on another device or in another dtype.
+        """Return a copy of the network on another device, or in another dtype.
 
         Parameters
         ----------
@@ -181,9 +264,10 @@ class Sequential:
         >>> network.to("strict:device1", dtype="float64").parameters()["b1"].device
         array_api_strict.Device('device1')
         """
-        copied = copy.copy(self)
         opened = open_device(device)
-        Sequential.__init__(copied, [layer.to(opened, dtype=dtype) for layer in self.layers])
+        copied = copy.copy(self)
+        copied.params, copied.grads, copied.state = {}, {}, {}
+        copied.layers = [layer.to(opened, dtype=dtype) for layer in self.layers]
         return copied
 
     def predict(self, x: Array) -> Array:
@@ -192,18 +276,29 @@ class Sequential:
 
     def parameters(self) -> Parameters:
         """Return the parameters by name, in the layers' order: W1, b1, W2, b2 and so on."""
-        return Parameters(self._slots)
+        self._name_arrays()
+        return Parameters(self._parameter_slots, self)
+
+    def states(self) -> States:
+        """Return the layers' state by name, in the layers' order."""
+        self._name_arrays()
+        return States(self._state_slots, self)
 
     def gradients(self) -> dict[str, Array]:
-        """Return the gradients of the last backward under the parameters' names.
+        """Return the gradients of the last backward under the names of the trainable parameters.
 
         Raises
         ------
         CallOrderError
             If there was no backward yet.
         """
+        self._name_arrays()
         try:
-            return {name: layer.grads[key] for name, (layer, key) in self._slots.items()}
+            return {
+                name: layer.grads[key]
+                for name, (layer, key) in self._parameter_slots.items()
+                if layer.trainable
+            }
         except KeyError:
             raise CallOrderError(
                 "there are no gradients yet: call forward(x, training=True), then backward"
@@ -215,63 +310,163 @@ class Sequential:
         Parameters
         ----------
         parameters : mapping of str to array
-            Names, shapes and dtypes as in `Sequential.parameters`; on the host or on the network's
+            The same names, shapes and dtype as `parameters()`, on the host or on this network's
             device.
 
         Raises
         ------
         InputError
-            If a name is missing or unknown, or a shape or dtype is wrong.
-        DeviceError
-            If an array is on another device.
+            If a name is missing or unknown, or an array has another shape or dtype.
         """
-        for name in parameters:
-            if name not in self._slots:
-                raise unknown_name("parameter", name, self._slots)
+        own = self.parameters()
+        for name, x in self._checked_copies(parameters, own, "parameter").items():
+            own.place(name, x)
+
+    def load_arrays(self, parameters: Mapping[str, Array], states: Mapping[str, Array]) -> None:
+        """Replace all parameters and all layers' state by copies; after an error, none is changed.
+
+        Parameters
+        ----------
+        parameters, states : mapping of str to array
+            As in `load_parameters`, with the names of `parameters` and of `states`.
+        """
+        copies = [
+            (own, self._checked_copies(given, own, kind))
+            for given, own, kind in (
+                (parameters, self.parameters(), "parameter"),
+                (states, self.states(), "state"),
+            )
+        ]
+        for own, loaded in copies:
+            for name, x in loaded.items():
+                own.place(name, x)
+
+    def _checked_copies(
+        self, given: Mapping[str, Array], own: Parameters, kind: str
+    ) -> dict[str, Array]:
+        """Return copies of the given arrays that can replace the network's own."""
+        for name in given:
+            if name not in own:
+                raise unknown_name(kind, name, own)
+        copies: dict[str, Array] = {}
         if self.device is None:
-            return
-        loaded = []
-        for name, (layer, key) in self._slots.items():
-            if name not in parameters:
-                raise InputError(f"parameter {name} is missing; got {', '.join(parameters)}")
-            new = self.device.asarray(parameters[name])
-            loaded.append((layer, key, _checked_copy(name, new, layer, key)))
-        for layer, key, new in loaded:
-            layer.params[key] = new
+            return copies
+        for name, old in own.items():
+            if name not in given:
+                raise InputError(f"{kind} {name} is missing; got {', '.join(given)}")
+            new = self.device.asarray(given[name])
+            copies[name] = _matching_copy(f"{kind} {name}", new, old, own.layer(name))
+        return copies
 
     def summary(self) -> str:
         """Return a table of layers, output shapes and parameter counts, as text to print."""
         rows = [("layer", "output", "parameters", "count")]
         shape: tuple[int, ...] | None = None
-        total = 0
+        parameters = self.parameters()
         for layer in self.layers:
             shape = layer.output_shape(shape)
             output = "(batch, …)" if shape is None else f"(batch, {', '.join(map(str, shape))})"
-            parameters = {
-                name: layer.params[key]
-                for name, (owner, key) in self._slots.items()
-                if owner is layer
-            }
-            count = sum(math.prod(x.shape) for x in parameters.values())
-            total += count
-            shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in parameters.items())
+            leaves = layer.leaves()
+            own = {name: x for name, x in parameters.items() if parameters.layer(name) in leaves}
+            count = sum(math.prod(x.shape) for x in own.values())
+            shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in own.items())
             rows.append((repr(layer), output, shapes, f"{count:,}"))
+        total = sum(math.prod(x.shape) for x in parameters.values())
         a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
         lines = [f"{row[0]:<{a}}  {row[1]:<{b}}  {row[2]:<{c}}  {row[3]:>{d}}" for row in rows]
-        suffix = f" of {self.dtype} on {self.device}" if self.device else ""
-        return "\n".join([*lines, f"{total:,} parameters{suffix}"])
+        place = f" of {self.dtype} on {self.device}" if self.device else ""
+        return "\n".join([*lines, f"{total:,} parameters{place}"])
+
+    def _name_arrays(self) -> None:
+        """Name all parameters and state, unless the layers are those that were named last."""
+        leaves = tuple(self.leaves())
+        if leaves == self._leaves:
+            return
+        parameters: dict[str, tuple[Layer, str]] = {}
+        states: dict[str, tuple[Layer, str]] = {}
+        self._fill_slots(parameters, states, "")
+        self._set_place(leaves)
+        self._leaves, self._parameter_slots, self._state_slots = leaves, parameters, states
+
+    def _set_place(self, leaves: Sequence[Layer]) -> None:
+        """Set device and dtype to those of all layers with arrays, which must agree."""
+        owners = [leaf for leaf in leaves if leaf.params or leaf.state]
+        for layer in owners:
+            if layer.device is None or layer.dtype is None:
+                raise InputError(
+                    f"{layer!r} has parameters but no device or no dtype; set both in its __init__"
+                )
+            for what in ("device", "dtype"):
+                first, other = getattr(owners[0], what), getattr(layer, what)
+                if first != other:
+                    raise (DeviceError if what == "device" else InputError)(
+                        f"all layers must be on one device in one dtype: {owners[0]!r} has "
+                        f"{first}, {layer!r} has {other}; move one with "
+                        "layer.to(device, dtype=…)"
+                    )
+        self._device = owners[0].device if owners else None
+        self._dtype = owners[0].dtype if owners else None
+
+    def _fill_slots(
+        self,
+        parameters: dict[str, tuple[Layer, str]],
+        states: dict[str, tuple[Layer, str]],
+        prefix: str,
+    ) -> None:
+        counts: Counter[str] = Counter()
+        for layer in self.layers:
+            if isinstance(layer, Sequential):
+                kind = type(layer).__name__.lower()
+                counts[kind] += 1
+                layer._fill_slots(parameters, states, f"{prefix}{kind}{counts[kind]}.")
+                continue
+            for arrays, slots in ((layer.params, parameters), (layer.state, states)):
+                for key in arrays:
+                    counts[key] += 1
+                    slots[f"{prefix}{key}{counts[key]}"] = layer, key
 
 
-def _checked_copy(name: str, new: Array, layer: Layer, key: str) -> Array:
-    """Return a copy of `new`; raise if it does not fit the parameter `key` of `layer`."""
-    old = layer.params[key]
+class Residual(Sequential):
+    """Layers with a skip connection: ``y = x + layers(x)`` (He et al. 2016, eq. 1).
+
+    Parameters
+    ----------
+    layers : iterable of Layer
+        Their outputs must have the shape of their inputs.
+    """
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """Return ``x + layers(x)``, of the shape of `x`."""
+        y = super().forward(x, training)
+        if y.shape != x.shape:
+            raise InputError(
+                f"{self!r} expects outputs of its inputs' shape {tuple(x.shape)}, got "
+                f"{tuple(y.shape)}"
+            )
+        return x + y
+
+    def backward(self, dy: Array) -> Array:
+        """Return ``dy + `` the gradient through the layers."""
+        return dy + super().backward(dy)
+
+    def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """Return `shape`; the layers must keep it."""
+        inner = super().output_shape(shape)
+        if None not in (shape, inner) and shape != inner:
+            raise InputError(f"{self!r} expects outputs of its inputs' shape {shape}, got {inner}")
+        return shape if inner is None else inner
+
+
+def _matching_copy(name: str, new: Array, old: Array, layer: Layer) -> Array:
+    """Return a copy of `new` to replace `old`, an array of `layer`, if shape and dtype match."""
     if layer.device is not None:
-        layer.device.require(new, f"parameter {name}")
+        layer.device.require(new, name)
+        new = layer.device.asarray(new)  # without a graph of PyTorch's autograd
     if tuple(new.shape) != tuple(old.shape) or new.dtype != old.dtype:
         convert = "; convert it with astype" if tuple(new.shape) == tuple(old.shape) else ""
         raise InputError(
-            f"parameter {name} expects {tuple(old.shape)} {old.dtype}, got {tuple(new.shape)} "
+            f"{name} expects {tuple(old.shape)} {old.dtype}, got {tuple(new.shape)} "
             f"{new.dtype}{convert}"
         )
-    # Copied: training changes parameters in place, and `new` belongs to the caller.
+    # A copy, since training changes parameters in place and `new` belongs to the caller.
     return namespace_of(new, name).asarray(new, copy=True)

@@ -8,55 +8,65 @@ variable would lose.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Mapping, MutableMapping
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 from nnxp.arrays import Array, describe, device_of, namespace_of
-from nnxp.checks import FRACTION, NOT_NEGATIVE, POSITIVE, require_number
+from nnxp.checks import FRACTION, NOT_NEGATIVE, POSITIVE
 from nnxp.errors import InputError
+from nnxp.parts import Part, Setting
 
 Params: TypeAlias = MutableMapping[str, Array]
+Factor: TypeAlias = float | Array
 
 
-class Optimizer:
+class Optimizer(Part):
     """Base class of all optimizers.
 
-    A subclass lists in `slots` the names of its state and defines
-    ``_update_one(params, name, gradient, *factors)``, its rule for one parameter. It overrides
-    `factors` if more than the learning rate changes between steps.
+    A subclass names in `slots` what it stores for each parameter, returns in `factors` all numbers
+    of a step, and defines ``_update_one(params, name, gradient, *factors)``, its rule for one
+    parameter, which uses no other numbers. Or it overrides `update`.
 
     Parameters
     ----------
     learning_rate : float
-        Factor of each update: a positive number. It may be changed between updates.
+        A positive number; may be changed between updates, as may all settings.
 
     Attributes
     ----------
     steps : int
         Number of updates so far.
     state : dict of str to dict of str to array
-        What the optimizer stores for each parameter, such as ``state["velocity"]["W1"]``.
+        What is stored for each parameter, such as ``state["velocity"]["W1"]``.
+    slots : tuple of str
+        The names of the arrays that are stored for each parameter.
+    elementwise : bool
+        Whether the rule changes each number of a parameter by that number, its gradient and its
+        state alone, whatever the name of the parameter. Captured steps then update all parameters
+        as one vector.
     """
 
     slots: ClassVar[tuple[str, ...]] = ()
+    elementwise: ClassVar[bool] = False
+
+    learning_rate = Setting(POSITIVE)
+    steps: int
+    state: dict[str, dict[str, Array]]
+    _trained: weakref.ref[Any] | None = None
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Make steps and state, also for a subclass whose __init__ does not call this class's."""
+        optimizer = super().__new__(cls)
+        optimizer.steps = 0
+        optimizer.state = {slot: {} for slot in cls.slots}
+        return optimizer
 
     def __init__(self, learning_rate: float) -> None:
         self.learning_rate = learning_rate
-        self.steps = 0
-        self.state: dict[str, dict[str, Array]] = {slot: {} for slot in self.slots}
 
-    def __repr__(self) -> str:
-        settings = {k.lstrip("_"): v for k, v in vars(self).items() if isinstance(v, float)}
-        return f"{type(self).__name__}({', '.join(f'{k}={v:g}' for k, v in settings.items())})"
-
-    @property
-    def learning_rate(self) -> float:
-        """The factor of each update: a positive number."""
-        return self._learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        self._learning_rate = require_number("learning_rate", value, POSITIVE)
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: x for name, x in vars(self).items() if name != "_trained"}
 
     def update(self, params: Params, grads: Mapping[str, Array]) -> None:
         """Change each of `params` by one step.
@@ -64,18 +74,19 @@ class Optimizer:
         Parameters
         ----------
         params, grads : mapping of str to array
-            The same names, with arrays of the same shapes.
+            The same names, with arrays of the same shapes. Parameters of a frozen layer have no
+            gradient.
 
         Raises
         ------
         InputError
-            If names, shapes, dtypes or devices of `params` and `grads` differ, or differ from
-            those of earlier updates; nothing is changed then.
+            If names, shapes, dtypes or devices differ, from each other or from earlier updates, or
+            the parameters are another network's; nothing is changed then.
         """
         self.require(params, grads)
         self.steps += 1
         factors = self.factors()
-        for name in params:
+        for name in grads:
             for slot in self.state.values():
                 if name not in slot:
                     slot[name] = namespace_of(params[name], self).zeros_like(params[name])
@@ -83,10 +94,11 @@ class Optimizer:
 
     def require(self, params: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
         """Raise the errors of `update`; change nothing."""
-        if params.keys() != grads.keys():
+        updated = getattr(params, "trainable", params)
+        if updated.keys() != grads.keys():
             raise InputError(
                 f"update expects a gradient for each parameter, got parameters "
-                f"{', '.join(params)} and gradients {', '.join(grads)}"
+                f"{', '.join(updated)} and gradients {', '.join(grads)}"
             )
         for name, gradient in grads.items():
             expected = _shape_device_dtype(params[name])
@@ -102,14 +114,28 @@ class Optimizer:
                         f"{self!r} has already trained another {name}, "
                         f"{describe(slot[name])}; make a new optimizer for each network"
                     )
+        self._require_same_network(params)
+
+    def _require_same_network(self, params: Mapping[str, Array]) -> None:
+        """Raise if state of one network would be used for another one of the same widths."""
+        owner = params.owner() if hasattr(params, "owner") else None
+        if owner is None:
+            return
+        trained = self._trained and self._trained()
+        if trained is not None and trained is not owner and any(self.state.values()):
+            raise InputError(
+                f"{self!r} has already trained another network; make a new optimizer for each "
+                "network"
+            )
+        self._trained = weakref.ref(owner)
 
     def factors(self) -> tuple[float, ...]:
-        """Return the factors of update number `steps`: here the learning rate alone."""
+        """Return all numbers of the coming step; here the learning rate."""
         return (self.learning_rate,)
 
-    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
-        """Update the parameter `name`, whose entries in `state` exist."""
-        raise NotImplementedError
+    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Factor) -> None:
+        """Update the parameter `name`, whose entries in `state` exist, by these numbers."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither _update_one nor update")
 
 
 class SGD(Optimizer):
@@ -118,13 +144,15 @@ class SGD(Optimizer):
     Parameters
     ----------
     learning_rate : float, optional
-        Factor of each update: a positive number; 0.1 by default.
+        A positive number.
     """
+
+    elementwise = True
 
     def __init__(self, learning_rate: float = 0.1) -> None:
         super().__init__(learning_rate)
 
-    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
+    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Factor) -> None:
         (rate,) = factors
         params[name] -= rate * gradient
 
@@ -132,26 +160,34 @@ class SGD(Optimizer):
 class Momentum(Optimizer):
     """Heavy ball: ``v = momentum * v + g``, ``w -= learning_rate * v`` (Polyak 1964).
 
-    As in PyTorch, the velocity does not contain the learning rate, so a change has effect at once.
+    As in PyTorch, the learning rate is not part of the velocity, so that changing it has an effect
+    at once.
 
     Parameters
     ----------
     learning_rate : float, optional
-        Factor of each update: a positive number; 0.01 by default.
+        A positive number.
     momentum : float, optional
-        Factor of the velocity in each update: at least 0 and below 1; 0.9 by default.
+        At least 0 and below 1.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("velocity",)
+    elementwise = True
+
+    momentum = Setting(FRACTION)
 
     def __init__(self, learning_rate: float = 0.01, momentum: float = 0.9) -> None:
         super().__init__(learning_rate)
-        self.momentum = require_number("momentum", momentum, FRACTION)
+        self.momentum = momentum
 
-    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
-        (rate,) = factors
+    def factors(self) -> tuple[float, ...]:
+        """Return learning rate and momentum."""
+        return self.learning_rate, self.momentum
+
+    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Factor) -> None:
+        rate, momentum = factors
         velocity = self.state["velocity"]
-        velocity[name] *= self.momentum
+        velocity[name] *= momentum
         velocity[name] += gradient
         params[name] -= rate * velocity[name]
 
@@ -159,102 +195,116 @@ class Momentum(Optimizer):
 class Nesterov(Momentum):
     """Nesterov's momentum: ``v = momentum * v + g``, ``w -= learning_rate * (g + momentum * v)``.
 
-    Sutskever et al. 2013, sec. 2; as in PyTorch, ``w`` is the look-ahead point.
-
-    Parameters
-    ----------
-    learning_rate : float, optional
-        Factor of each update: a positive number; 0.01 by default.
-    momentum : float, optional
-        Factor of the velocity in each update: at least 0 and below 1; 0.9 by default.
+    Sutskever et al. 2013, sec. 2, with the gradient at the point looked ahead to, as in PyTorch.
+    The parameters are those of `Momentum`.
     """
 
-    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
-        (rate,) = factors
+    elementwise = True
+
+    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Factor) -> None:
+        rate, momentum = factors
         velocity = self.state["velocity"]
-        velocity[name] *= self.momentum
+        velocity[name] *= momentum
         velocity[name] += gradient
-        params[name] -= rate * (gradient + self.momentum * velocity[name])
+        params[name] -= rate * (gradient + momentum * velocity[name])
 
 
 class AdaGrad(Optimizer):
     """AdaGrad: ``s += g²``, ``w -= learning_rate * g / (sqrt(s) + epsilon)``.
 
-    Duchi et al. 2011, sec. 1.1, the diagonal form.
+    Duchi et al. 2011, the diagonal form of sec. 1.1.
 
     Parameters
     ----------
     learning_rate : float, optional
-        Factor of each update: a positive number; 0.01 by default.
+        A positive number.
     epsilon : float, optional
-        Added to the denominator, which may be 0: a positive number; 1e-10 by default.
+        A positive number.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("square_sum",)
+    elementwise = True
+
+    epsilon = Setting(POSITIVE)
 
     def __init__(self, learning_rate: float = 0.01, epsilon: float = 1e-10) -> None:
         super().__init__(learning_rate)
-        self.epsilon = require_number("epsilon", epsilon, POSITIVE)
+        self.epsilon = epsilon
 
-    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
-        (rate,) = factors
+    def factors(self) -> tuple[float, ...]:
+        """Return learning rate and epsilon."""
+        return self.learning_rate, self.epsilon
+
+    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Factor) -> None:
+        rate, epsilon = factors
         xp = namespace_of(gradient, self)
         square_sum = self.state["square_sum"]
         square_sum[name] += gradient * gradient
-        params[name] -= rate * gradient / (xp.sqrt(square_sum[name]) + self.epsilon)
+        params[name] -= rate * gradient / (xp.sqrt(square_sum[name]) + epsilon)
 
 
 class RMSprop(Optimizer):
-    """RMSprop: ``s = decay * s + (1 - decay) * g²``, then the step of AdaGrad.
+    """RMSprop: ``s = decay * s + (1 - decay) * g²``, then AdaGrad's step.
 
     Tieleman and Hinton 2012, lecture 6.5.
 
     Parameters
     ----------
     learning_rate : float, optional
-        Factor of each update: a positive number; 0.001 by default.
+        A positive number.
     decay : float, optional
-        Factor of the mean of squares in each update: at least 0 and below 1; 0.99 by default.
+        At least 0 and below 1.
     epsilon : float, optional
-        Added to the denominator, which may be 0: a positive number; 1e-8 by default.
+        A positive number.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("square_mean",)
+    elementwise = True
+
+    decay = Setting(FRACTION)
+    epsilon = Setting(POSITIVE)
 
     def __init__(
         self, learning_rate: float = 0.001, decay: float = 0.99, epsilon: float = 1e-8
     ) -> None:
         super().__init__(learning_rate)
-        self.decay = require_number("decay", decay, FRACTION)
-        self.epsilon = require_number("epsilon", epsilon, POSITIVE)
+        self.decay = decay
+        self.epsilon = epsilon
 
-    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
-        (rate,) = factors
+    def factors(self) -> tuple[float, ...]:
+        """Return learning rate, decay, ``1 - decay`` and epsilon."""
+        return self.learning_rate, self.decay, 1 - self.decay, self.epsilon
+
+    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Factor) -> None:
+        rate, decay, share, epsilon = factors
         xp = namespace_of(gradient, self)
         square_mean = self.state["square_mean"]
-        square_mean[name] *= self.decay
-        square_mean[name] += (1 - self.decay) * gradient * gradient
-        params[name] -= rate * gradient / (xp.sqrt(square_mean[name]) + self.epsilon)
+        square_mean[name] *= decay
+        square_mean[name] += share * gradient * gradient
+        params[name] -= rate * gradient / (xp.sqrt(square_mean[name]) + epsilon)
 
 
 class Adam(Optimizer):
-    """Adam: means of gradients and of their squares, both with bias correction.
+    """Adam: momentum and RMSprop, both corrected for their start at 0.
 
-    Kingma and Ba 2015, algorithm 1, in the more efficient order at the end of its section 2.
+    Kingma and Ba 2015, algorithm 1, in the order of the end of its section 2, which is faster.
 
     Parameters
     ----------
     learning_rate : float, optional
-        Factor of each update: a positive number; 0.001 by default.
-    beta1 : float, optional
-        Factor of the mean in each update: at least 0 and below 1; 0.9 by default.
-    beta2 : float, optional
-        Factor of the mean of squares in each update: at least 0 and below 1; 0.999 by default.
+        A positive number.
+    beta1, beta2 : float, optional
+        At least 0 and below 1: the decay of the mean and of the mean square.
     epsilon : float, optional
-        Added to the denominator, which may be 0: a positive number; 1e-8 by default.
+        A positive number.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("mean", "square_mean")
+    elementwise = True
+
+    beta1 = Setting(FRACTION)
+    beta2 = Setting(FRACTION)
+    epsilon = Setting(POSITIVE)
 
     def __init__(
         self,
@@ -264,24 +314,25 @@ class Adam(Optimizer):
         epsilon: float = 1e-8,
     ) -> None:
         super().__init__(learning_rate)
-        self.beta1 = require_number("beta1", beta1, FRACTION)
-        self.beta2 = require_number("beta2", beta2, FRACTION)
-        self.epsilon = require_number("epsilon", epsilon, POSITIVE)
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.epsilon = epsilon
 
     def factors(self) -> tuple[float, ...]:
-        """Return learning rate and epsilon of update number `steps`, with bias correction."""
+        """Return rate and epsilon with the corrections, and both betas with ``1 - beta``."""
         correction = math.sqrt(1 - self.beta2**self.steps)
         rate = self.learning_rate / (1 - self.beta1**self.steps)
-        return rate * correction, self.epsilon * correction
+        betas = self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2
+        return rate * correction, self.epsilon * correction, *betas
 
-    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
-        rate, epsilon = factors
+    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Factor) -> None:
+        rate, epsilon, beta1, share1, beta2, share2 = factors
         xp = namespace_of(gradient, self)
         mean, square_mean = self.state["mean"], self.state["square_mean"]
-        mean[name] *= self.beta1
-        mean[name] += (1 - self.beta1) * gradient
-        square_mean[name] *= self.beta2
-        square_mean[name] += (1 - self.beta2) * gradient * gradient
+        mean[name] *= beta1
+        mean[name] += share1 * gradient
+        square_mean[name] *= beta2
+        square_mean[name] += share2 * gradient * gradient
         params[name] -= rate * mean[name] / (xp.sqrt(square_mean[name]) + epsilon)
 
 
@@ -292,13 +343,15 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    learning_rate : float, optional
-        Factor of each update: a positive number; 0.001 by default.
-    beta1, beta2, epsilon : float, optional
+    learning_rate, beta1, beta2, epsilon : float, optional
         As in `Adam`.
     weight_decay : float, optional
-        Factor of the decay: a number of at least 0; 0.01 by default.
+        At least 0.
     """
+
+    elementwise = True
+
+    weight_decay = Setting(NOT_NEGATIVE)
 
     def __init__(
         self,
@@ -309,15 +362,15 @@ class AdamW(Adam):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(learning_rate, beta1, beta2, epsilon)
-        self.weight_decay = require_number("weight_decay", weight_decay, NOT_NEGATIVE)
+        self.weight_decay = weight_decay
 
     def factors(self) -> tuple[float, ...]:
-        """Return those of `Adam`, and the factor by which each parameter decays."""
+        """Return Adam's, and the share of each parameter that the decay leaves."""
         return *super().factors(), 1 - self.learning_rate * self.weight_decay
 
-    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Any) -> None:
-        *adam_factors, decay = factors
-        params[name] *= decay
+    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Factor) -> None:
+        *adam_factors, remaining = factors
+        params[name] *= remaining
         super()._update_one(params, name, gradient, *adam_factors)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnxp.arrays import Array
+from nnxp.checks import optional_import
 from nnxp.devices import DTYPES, open_device
 from nnxp.errors import CallOrderError, LayerError, NnxpError
 from nnxp.gradients import check_gradients
@@ -42,6 +43,8 @@ def check_layer(
 
     Raises
     ------
+    MissingExtraError
+        If array-api-strict is not installed.
     LayerError
         If a check fails, with a sentence for each that does:
 
@@ -73,6 +76,7 @@ def check_layer(
     ...         return dy * (s + y * (1 - s))
     >>> nnxp.testing.check_layer(Swish(), (5, 4))
     """
+    optional_import("array_api_strict", "testing")
     failures: list[str] = []
     for check in (_check_passes, _check_order, _check_gradients):
         before = len(failures)
@@ -99,12 +103,19 @@ def _check_passes(layer: Layer, shape: tuple[int, ...], training_differs: bool) 
             _make_read_only(x)
             y = _try(f"forward {where}", copied.forward, x, training=True)
             yield from _check_array(f"forward's output {where}", y, dtype, spec)
-            if not training_differs:
-                inferred = _try(f"forward {where}", copied.forward, x)
-                if tuple(inferred.shape) != tuple(y.shape) or not np.array_equal(
-                    device.to_host(inferred), device.to_host(y), equal_nan=True
-                ):
-                    yield f"outputs in training and in inference differ {where}"
+            for name, state in copied.state.items():
+                integer = "int" in str(layer.state[name].dtype)  # it keeps its dtype
+                yield from _check_array(
+                    f"state {name} {where}", state, "int32" if integer else dtype, spec
+                )
+            states = {name: device.to_host(state).copy() for name, state in copied.state.items()}
+            inferred = _try(f"forward {where}", copied.forward, x)
+            if any((device.to_host(copied.state[n]) != state).any() for n, state in states.items()):
+                yield f"forward changes the state in inference {where}"
+            if not training_differs and not np.array_equal(
+                device.to_host(inferred), device.to_host(y), equal_nan=True
+            ):
+                yield f"outputs in training and in inference differ {where}"
             expected = copied.output_shape(tuple(shape[1:]))
             if tuple(y.shape) != (shape[0], *(expected or ())):
                 yield (

@@ -39,6 +39,10 @@ def affine(device, dtype):
     return nnxp.Affine(4, 3, rng=np.random.default_rng(1), dtype=dtype, device=device)
 
 
+def widen(device, dtype):
+    return nnxp.Affine(3, 4, rng=np.random.default_rng(2), dtype=dtype, device=device)
+
+
 def plain(kind):
     return lambda device, dtype: kind()
 
@@ -46,9 +50,31 @@ def plain(kind):
 # name: (makes the layer, shape of its inputs, shape of its outputs)
 LAYERS = {
     "Affine": (affine, (5, 4), (5, 3)),
+    "BatchNorm": (
+        lambda device, dtype: nnxp.BatchNorm(4, dtype=dtype, device=device),
+        (5, 4),
+        (5, 4),
+    ),
+    "Dropout": (
+        lambda device, dtype: nnxp.Dropout(
+            0.3, rng=np.random.default_rng(1), dtype=dtype, device=device
+        ),
+        (5, 4),
+        (5, 4),
+    ),
     "Flatten": (plain(nnxp.Flatten), (5, 2, 3), (5, 6)),
     "Identity": (plain(nnxp.Identity), (5, 4), (5, 4)),
     "ReLU": (plain(nnxp.ReLU), (5, 4), (5, 4)),
+    "Residual": (
+        lambda device, dtype: nnxp.Residual([affine(device, dtype), widen(device, dtype)]),
+        (5, 4),
+        (5, 4),
+    ),
+    "Sequential": (
+        lambda device, dtype: nnxp.Sequential([affine(device, dtype), nnxp.Tanh()]),
+        (5, 4),
+        (5, 3),
+    ),
     "Sigmoid": (plain(nnxp.Sigmoid), (5, 4), (5, 4)),
     "Softmax": (plain(nnxp.Softmax), (5, 2, 4), (5, 2, 4)),
     "Tanh": (plain(nnxp.Tanh), (5, 4), (5, 4)),

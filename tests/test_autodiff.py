@@ -21,10 +21,13 @@ def scalar_layer(make, outputs):
     def judge_on(device):
         layer = make(device, "float64")
         w = device.asarray(weights)
+        states = [(leaf, dict(leaf.state)) for leaf in layer.leaves()]
 
         def value(x, params):
             layer.params.update(params)
-            return device.xp.sum(layer.forward(x) * w)
+            for leaf, state in states:  # so that dropout repeats its mask
+                leaf.state.update(state)
+            return device.xp.sum(layer.forward(x, training=True) * w)
 
         return layer, value
 

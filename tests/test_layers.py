@@ -23,7 +23,8 @@ def normal(*shape, seed=0):
 
 def test_the_table_holds_every_layer():
     kinds = {kind for kind in vars(nnxp).values() if isinstance(kind, type)}
-    own = {kind for kind in kinds if issubclass(kind, nnxp.Layer) and kind is not nnxp.Layer}
+    own = {kind for kind in kinds if issubclass(kind, nnxp.Layer)}
+    own -= {nnxp.Layer, nnxp.ThreeLayerNet}
     assert set(LAYERS) == {kind.__name__ for kind in own}
 
 
@@ -94,13 +95,13 @@ def test_each_forward_allows_one_backward(backend, make, inputs, outputs):
 @layers
 def test_wrong_inputs_are_refused(backend, make, inputs, outputs):
     layer = make(backend.device, "float32")
-    name = type(layer).__name__
-    with pytest.raises(nnxp.InputError, match=rf"{name}.*int64"):
+    name = "|".join({type(leaf).__name__ for leaf in layer.leaves()})
+    with pytest.raises(nnxp.InputError, match=rf"({name}).*int64"):
         layer.forward(backend.array(np.ones(inputs, dtype="int64")))
-    with pytest.raises(nnxp.NnxpError, match=rf"{name}.*got .*list.*asarray"):
+    with pytest.raises(nnxp.NnxpError, match=rf"({name}).*got .*list.*asarray"):
         layer.forward(np.ones(inputs).tolist())
     layer.forward(backend.array(normal(*inputs), "float32"), training=True)
-    with pytest.raises(nnxp.InputError, match=rf"{name}.*backward expects.*got .*\(1,"):
+    with pytest.raises(nnxp.InputError, match=rf"({name}).*backward expects.*got .*\(1,"):
         layer.backward(backend.array(np.ones((1, *outputs[1:])), "float32"))
     with pytest.raises(nnxp.InputError, match="float64"):
         layer.backward(backend.array(np.ones(outputs), "float64"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from builders import three_layers
+from tables import device_or_skip
 
 import nnxp
 from nnxp.devices.libraries import LIBRARIES
@@ -253,7 +254,7 @@ def test_arrays_of_other_libraries_are_refused(backend):
 @pytest.mark.interop
 @pytest.mark.parametrize("other", ["cpu", "torch:cpu", "jax:cpu", "strict:device2"])
 def test_each_library_refuses_arrays_of_each_other(backend, other):
-    other = nnxp.device(other)
+    other = device_or_skip(other)
     if other == backend.device:
         pytest.skip("the same device")
     x = other.asarray(np.ones((2, 6)), dtype="float32")

@@ -4,10 +4,12 @@ The results are those of plain steps, up to rounding. `choose` returns the captu
 device, `base` has their interface. On NumPy and CuPy the calls of a step on recorded arrays
 (`recorded`) are recorded on a `tape`, `program` compiles them, and `replay` runs the program;
 `ops` is the interface of the library that computes, `numpy_ops` computes with NumPy and `blas`, and
-`cupy` with CuPy, as a CUDA graph. `jax` compiles the step with JAX.
+`cupy` with CuPy, as a CUDA graph. `jax` compiles the step with JAX. `trial` compares captured with
+plain steps, for parts that are not nnxp's own.
 """
 
 from nnxp.capture.base import CapturedSteps
 from nnxp.capture.choose import choose
+from nnxp.capture.trial import disagreement, foreign_parts
 
-__all__ = ["CapturedSteps", "choose"]
+__all__ = ["CapturedSteps", "choose", "disagreement", "foreign_parts"]

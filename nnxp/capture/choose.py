@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from typing import Any
 
 from nnxp.capture.base import CapturedSteps
+from nnxp.capture.ops import memory_span
 from nnxp.data.batches import Batches
 from nnxp.losses import Loss
 from nnxp.network import Sequential
@@ -29,10 +29,6 @@ def choose(
     # CUDA graphs have not been measured on a GPU yet, so "auto" does not use them.
     if library not in ("cpu", "jax", "cuda") or (library == "cuda" and capture == "auto"):
         return None, f"there are no captured steps for {batches.device.spec}"
-    # A user's part may depend on more than arrays, such as a random draw or a parameter's name.
-    for part in (network, *network.layers, loss, optimizer):
-        if type(part).__module__.partition(".")[0] != "nnxp":
-            return None, f"{part!r} is not nnxp's own, and may differ from step to step"
     if library != "cpu" and batches.resident is None:
         return None, "the data set is not on the device"
     arrays = network.parameters().values()
@@ -60,7 +56,6 @@ def _can_move(network: Sequential) -> bool:
     multiplied in another order.
     """
     arrays: list[Any] = list(network.parameters().values())  # with NumPy's or CuPy's flags
-    library = importlib.import_module(type(arrays[0]).__module__.partition(".")[0])
-    return all(x.flags.c_contiguous for x in arrays) and not any(
-        library.may_share_memory(x, y) for x, y in itertools.combinations(arrays, 2)
-    )
+    spans = sorted(memory_span(x) for x in arrays)
+    overlap = any(start < end for (_, end), (start, _) in itertools.pairwise(spans))
+    return not overlap and all(x.flags.c_contiguous for x in arrays)

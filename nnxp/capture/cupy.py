@@ -72,7 +72,10 @@ class CupyOps(Ops):
                     partial(cp.copyto, out, args[2]),
                     partial(cp.copyto, out, args[1], where=args[0]),
                 ]
-            case np.sum | np.max if len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
+            case np.sum | np.max | np.mean if len(args) == 1 and kwargs.keys() <= {
+                "axis",
+                "keepdims",
+            }:
                 return [partial(self.function(function), *args, **kwargs, out=out)]
             case _:
                 counterpart = self.function(function)

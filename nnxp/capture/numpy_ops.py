@@ -54,6 +54,11 @@ class NumpyOps(Ops):
             case np.sum | np.max if len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
                 axis, keepdims = kwargs.get("axis"), kwargs.get("keepdims", False)
                 return _lower_reduction(function, args[0], axis, keepdims, out)
+            case np.mean if len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
+                axis, keepdims = kwargs.get("axis"), kwargs.get("keepdims", False)
+                count = np.asarray(args[0].size // max(out.size, 1), out.dtype)
+                total = _lower_reduction(np.sum, args[0], axis, keepdims, out)
+                return [*total, partial(np.divide, out, count, out)]
             case _ if function is add_product:
                 row, a, b = args
                 if call := accumulating_product(out, a, b):

@@ -30,6 +30,20 @@ def add_product(x: Array, a: Array, b: Array) -> Array:
     return x + a @ b
 
 
+def memory_span(x: Any) -> tuple[int, int]:
+    """Return the first address of an array's memory, and the one after its last."""
+    interface = getattr(x, "__cuda_array_interface__", None) or x.__array_interface__
+    start = end = int(interface["data"][0])
+    if x.size == 0:
+        return start, start
+    for length, stride in zip(x.shape, x.strides, strict=True):
+        if stride < 0:
+            start += (length - 1) * stride
+        else:
+            end += (length - 1) * stride
+    return start, end + x.dtype.itemsize
+
+
 class Ops(ABC):
     """Base class: computes ops with one array library.
 

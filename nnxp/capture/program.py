@@ -6,20 +6,21 @@ in another order.
 
 from __future__ import annotations
 
-from collections import Counter
+import bisect
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from nnxp.capture.ops import Buffer, Ops, Program, add_product, subtract_product
+from nnxp.capture.ops import Buffer, Ops, Program, add_product, memory_span, subtract_product
 from nnxp.capture.recorded import Recorded
 from nnxp.capture.tape import Op, Tape
 
 
 def compile_program(
-    tape: Tape, targets: Iterable[tuple[Recorded, Buffer]], library: Ops
+    tape: Tape, targets: Iterable[tuple[Recorded | Buffer, Buffer]], library: Ops
 ) -> Program:
     """Return a program that computes recorded arrays into target buffers.
 
@@ -32,10 +33,13 @@ def compile_program(
     library : Ops
         Computes the ops.
     """
-    targets = list(targets)
-    outputs = {recorded for recorded, _ in targets}
+    # A gradient may be a constant, an array that depends on nothing recorded.
+    recorded = [(x if isinstance(x, Recorded) else tape.read(x), buffer) for x, buffer in targets]
+    # What is already where it is wanted, such as a frozen parameter, needs no copy.
+    recorded = [(x, buffer) for x, buffer in recorded if tape.buffers.get(x) is not buffer]
+    outputs = {x for x, _ in recorded}
     ops = _fuse_descent(_fuse_bias(_live(tape.ops, outputs), outputs), outputs)
-    return _assign_buffers(ops, tape.buffers, targets, library)
+    return _assign_buffers(ops, tape.buffers, recorded, library)
 
 
 def _live(ops: list[Op], outputs: set[Recorded]) -> list[Op]:
@@ -68,14 +72,15 @@ class _Producers:
 def _fuse_bias(ops: list[Op], outputs: set[Recorded]) -> list[Op]:
     """Fuse each ``a @ b + row``, an affine layer, to one op."""
     producers = _Producers(ops, outputs)
+    fused: dict[int, Op | None] = {}  # in place of the op with this id
     for op in [op for op in ops if op.function is np.add]:
         product, row = producers.find(op.args[0], np.matmul), op.args[1]
         if product is None or not isinstance(row, Recorded):
             continue
         if (row.shape, row.dtype) == (product.result.shape[1:], product.result.dtype):
-            fused = Op(add_product, (row, *product.args), {}, op.result)
-            ops = [fused if x is op else x for x in ops if x is not product]
-    return ops
+            fused[id(op)] = Op(add_product, (row, *product.args), {}, op.result)
+            fused[id(product)] = None
+    return [x for x in (fused.get(id(op), op) for op in ops) if x is not None]
 
 
 def _fuse_descent(ops: list[Op], outputs: set[Recorded]) -> list[Op]:
@@ -85,6 +90,12 @@ def _fuse_descent(ops: list[Op], outputs: set[Recorded]) -> list[Op]:
     be overwritten.
     """
     producers = _Producers(ops, outputs)
+    position = {id(op): float(i) for i, op in enumerate(ops)}
+    readers: dict[Recorded, list[Op]] = defaultdict(list)
+    for op in ops:
+        for read in op.reads:
+            readers[read.owner].append(op)
+    fused_ops = []
     for op in [op for op in ops if op.function is np.subtract]:
         x, step = op.args
         scaling = producers.find(step, np.multiply)
@@ -103,12 +114,15 @@ def _fuse_descent(ops: list[Op], outputs: set[Recorded]) -> list[Op]:
         if any(y.owner is x.owner for y in (a, b)):
             continue
         fused = Op(subtract_product, (x, factor, a, b), {}, op.result)
-        rest = [other for other in ops if other not in (op, scaling)]
-        before = [product, *(o for o in rest if any(r.owner is x.owner for r in o.reads))]
-        last = max(map(rest.index, before))
-        rest.insert(last + 1, fused)
-        ops = [other for other in rest if other is not product]
-    return ops
+        before = [product, *(y for y in readers[x.owner] if y is not op)]
+        position[id(fused)] = max(position[id(y)] for y in before if id(y) in position) + 0.5
+        for y in (a, b):
+            readers[y.owner].append(fused)
+        for y in (op, scaling, product):
+            del position[id(y)]
+        fused_ops.append(fused)
+    remaining = [op for op in [*ops, *fused_ops] if id(op) in position]
+    return sorted(remaining, key=lambda op: position[id(op)])
 
 
 def _assign_buffers(
@@ -149,13 +163,14 @@ def _split_targets(
     copied = [(x, target) for x, target in targets if x not in computed or x.owner is not x]
     last_read.update({x.owner: len(ops) for x, _ in copied})
     direct: dict[Recorded, Buffer] = {}
+    overlaps = _overlaps(buffers)
     for recorded, target in targets:
         if recorded not in computed or recorded.owner is not recorded:
             continue
         position = computed[recorded]
         # An op that may write where it reads may itself be the last reader.
         first = position + _may_overwrite(ops[position].function)
-        overwritten = (x for x, y in buffers.items() if library.share_memory(y, target))
+        overwritten = overlaps(target)
         if recorded not in direct and all(last_read.get(x, -1) < first for x in overwritten):
             direct[recorded] = target
         else:
@@ -174,14 +189,16 @@ def _lower(
     """Return the calls of all ops; `arrays` receives the buffer of each result."""
     program: Program = []
     blocks: dict[Recorded, Buffer] = {}
-    free: list[Buffer] = []
+    free = _FreeBlocks()
     for position, op in enumerate(ops):
         result = op.result
         args, kwargs = op.bind(arrays.__getitem__)
         unused = {x.owner for x in op.reads if last_read[x.owner] == position} & blocks.keys()
         if isinstance(op.function, np.ufunc) and op.function.signature is None:
             # Element by element, the result may overwrite an argument.
-            free += [blocks.pop(x) for x in unused if x.shape == result.shape]
+            for x in unused:
+                if x.shape == result.shape:
+                    free.add(blocks.pop(x))
         view = None
         if result.owner is not result:
             view = library.function(op.function)(*args, **kwargs)
@@ -192,20 +209,52 @@ def _lower(
                 arrays[result] = direct[result]
             else:
                 size = result.sample.nbytes
-                block = _take_free(free, size)
+                block = free.take(size)
                 blocks[result] = library.allocate(size) if block is None else block
-                arrays[result] = blocks[result].view(result.dtype).reshape(result.shape)
+                arrays[result] = blocks[result][:size].view(result.dtype).reshape(result.shape)
             program += library.lower(op.function, args, kwargs, arrays[result])
-        free += [blocks.pop(x) for x in unused & blocks.keys()]
+        for x in unused & blocks.keys():
+            free.add(blocks.pop(x))
     return program
 
 
-def _take_free(free: list[Buffer], size: int) -> Buffer | None:
-    """Remove and return the block of `size` bytes that was freed last, if there is one."""
-    for position in reversed(range(len(free))):
-        if free[position].nbytes == size:
-            return free.pop(position)
-    return None
+def _overlaps(
+    buffers: Mapping[Recorded, Buffer],
+) -> Callable[[Buffer], list[Recorded]]:
+    """Return a function that finds the recorded arrays whose buffers overlap an array."""
+    recorded = list(buffers)
+    spans = np.array([memory_span(x) for x in buffers.values()], np.int64).reshape(-1, 2)
+
+    def overlapping(x: Buffer) -> list[Recorded]:
+        start, end = memory_span(x)
+        found = np.flatnonzero((spans[:, 0] < end) & (spans[:, 1] > start))
+        return [recorded[i] for i in found]
+
+    return overlapping
+
+
+class _FreeBlocks:
+    """Blocks of memory that are free again."""
+
+    def __init__(self) -> None:
+        self._by_size: dict[int, list[Buffer]] = defaultdict(list)
+        self._sizes: list[int] = []  # sorted
+
+    def add(self, block: Buffer) -> None:
+        """Add a block."""
+        if not self._by_size[block.nbytes]:
+            bisect.insort(self._sizes, block.nbytes)
+        self._by_size[block.nbytes].append(block)
+
+    def take(self, size: int) -> Buffer | None:
+        """Remove and return the smallest block of at least `size` bytes, the last one of these."""
+        i = bisect.bisect_left(self._sizes, size)
+        if i == len(self._sizes):
+            return None
+        block = self._by_size[self._sizes[i]].pop()
+        if not self._by_size[self._sizes[i]]:
+            self._sizes.pop(i)
+        return block
 
 
 def _may_overwrite(function: Callable[..., Any]) -> bool:

@@ -30,8 +30,6 @@ class Recorded:
     ----------
     sample : numpy.ndarray
         Has the array's shape and dtype; its numbers do not matter.
-    owner : Recorded
-        The array whose memory this one is a view of; most arrays own theirs.
     """
 
     __array_ufunc__ = None  # so that NumPy arrays leave operators to this class
@@ -39,8 +37,17 @@ class Recorded:
     def __init__(self, tape: Recorder, sample: Buffer) -> None:
         self.tape = tape
         self.sample = sample
-        self.owner = self
         self.device = "cpu"
+        self._owner: Recorded | None = None  # not self, which would be a reference cycle
+
+    @property
+    def owner(self) -> Recorded:
+        """The array whose memory this one is a view of; most arrays own theirs."""
+        return self if self._owner is None else self._owner
+
+    @owner.setter
+    def owner(self, owner: Recorded) -> None:
+        self._owner = owner
 
     @property
     def dtype(self) -> DType:
@@ -106,6 +113,15 @@ class Recorded:
 
     def __rmatmul__(self, other: Any) -> Recorded:
         return self._record(np.matmul, other, self)
+
+    def __and__(self, other: Any) -> Recorded:
+        return self._record(np.bitwise_and, self, other)
+
+    def __xor__(self, other: Any) -> Recorded:
+        return self._record(np.bitwise_xor, self, other)
+
+    def __rshift__(self, other: Any) -> Recorded:
+        return self._record(np.right_shift, self, other)
 
     def __gt__(self, other: Any) -> Recorded:
         return self._record(np.greater, self, other)

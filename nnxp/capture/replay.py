@@ -10,17 +10,20 @@ from functools import partial
 from types import ModuleType
 from typing import cast
 
+import numpy as np
+
 from nnxp.arrays import Array
-from nnxp.capture.base import CapturedSteps
+from nnxp.capture.base import CapturedSteps, is_elementwise, with_factors
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.capture.ops import Buffer, Ops, Program
 from nnxp.capture.program import compile_program
 from nnxp.capture.recorded import Recorded
 from nnxp.capture.tape import Tape
-from nnxp.data.batches import Batches, scale_images, to_device
+from nnxp.data.batches import Batches, prepare_batch
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import SGD, Optimizer
+from nnxp.step import Step
 
 _ALIGNMENT = 32  # numbers; each vector starts at a cache line, also on GPUs
 _LARGE = 1 << 12  # numbers from which a matrix is worth a call of its own
@@ -30,8 +33,9 @@ _MAX_PROGRAMS = 2  # batch sizes whose programs are kept: an epoch's, and its la
 class Replay(CapturedSteps):
     """Captured steps as programs, one for each batch size.
 
-    While bound, the network's parameters and the optimizer's state are views of flat vectors, so
-    that a few calls update them all; afterwards they are separate arrays again.
+    While bound, the network's parameters, its layers' state and the optimizer's state are buffers
+    of the program; afterwards they are the arrays that they were. If the optimizer is element by
+    element, parameters and its state are views of flat vectors, so that a few calls update all.
 
     Parameters
     ----------
@@ -53,48 +57,76 @@ class Replay(CapturedSteps):
         self._ops = ops or NumpyOps()
         module = self._ops.module
         parameters = cast(dict[str, Buffer], dict(network.parameters()))
+        trainable = network.parameters().trainable
+        self._flat = is_elementwise(optimizer)
         # SGD's step of a large matrix is fused with the product that computes the gradient.
-        self._fused: dict[str, Buffer] = {
+        fuses = self._ops.accumulates and self._flat and type(optimizer) is SGD
+        separate = {
             name: module.empty_like(x)
             for name, x in parameters.items()
-            if self._ops.accumulates and type(optimizer) is SGD and x.ndim == 2 and x.size >= _LARGE
+            if not self._flat
+            or name not in trainable
+            or (fuses and x.ndim == 2 and x.size >= _LARGE)
         }
-        flattened = {name: x for name, x in parameters.items() if name not in self._fused}
+        self._fused = [name for name in separate if self._flat and name in trainable]
+        flattened = {name: x for name, x in parameters.items() if name not in separate}
         self._parameters, self._gradients = (_FlatArrays(flattened, module) for _ in range(2))
-        self._state = {slot: _FlatArrays(flattened, module) for slot in optimizer.state}
-        next_step = copy.copy(optimizer)
-        next_step.steps += 1
-        self._factors: list[Buffer] = [module.empty((), self._dtype) for _ in next_step.factors()]
-        self._update = self._compile_update()
+        self._flat_state = {slot: _FlatArrays(flattened, module) for slot in optimizer.state}
+        self._parameter_buffers: dict[str, Buffer] = self._parameters.views | separate
+        self._optimizer_buffers: dict[str, dict[str, Buffer]] = {
+            slot: flat.views
+            if self._flat
+            else {name: module.zeros_like(parameters[name]) for name in trainable}
+            for slot, flat in self._flat_state.items()
+        }
+        self._state_buffers: dict[str, Buffer] = {
+            name: module.empty_like(x) for name, x in network.states().items()
+        }
+        self._factors: list[Buffer] = [module.empty((), self._dtype) for _ in self._next_factors()]
+        self._update = self._compile_update() if self._flat else []
         self._programs: dict[int, tuple[Buffer, Buffer, Program]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the parameters, their gradients and the optimizer's state."""
+        vectors = [self._parameters, self._gradients, *self._flat_state.values()]
+        separate = [x for name, x in self._parameter_buffers.items()
+                    if name not in self._parameters.views]  # fmt: skip
+        return sum(flat.vector.nbytes for flat in vectors) + sum(x.nbytes for x in separate)
 
     @contextlib.contextmanager
     def bind(self, batches: Batches) -> Iterator[Callable[[Array], None]]:
         """Provide the function that does one step; see `CapturedSteps`."""
-        parameters, state = self._network.parameters(), self._optimizer.state
-        self._optimizer.require(parameters, parameters)
-        original_parameters, original_state = dict(parameters), dict(state)
-        views = self._parameters.views | self._fused
-        for name, x in views.items():
-            x[...] = original_parameters[name]
-        for slot, flat in self._state.items():
-            for name, x in flat.views.items():
-                x[...] = original_state[slot].get(name, 0)
+        parameters, states = self._network.parameters(), self._network.states()
+        optimizer_state = self._optimizer.state
+        self._optimizer.require(parameters, parameters.trainable)
+        placed = [(parameters, self._parameter_buffers), (states, self._state_buffers)]
+        originals = [dict(arrays) for arrays, _ in placed]
+        original_state = dict(optimizer_state)
+        for (_, buffers), original in zip(placed, originals, strict=True):
+            for name, buffer in buffers.items():
+                buffer[...] = original[name]
+        for slot, buffers in self._optimizer_buffers.items():
+            for name, buffer in buffers.items():
+                buffer[...] = original_state[slot].get(name, 0)
         try:
-            for name, x in views.items():
-                parameters.place(name, x)
-            state.update({slot: dict(flat.views) for slot, flat in self._state.items()})
+            for arrays, buffers in placed:
+                for name, buffer in buffers.items():
+                    arrays.place(name, buffer)
+            optimizer_state.update({s: dict(x) for s, x in self._optimizer_buffers.items()})
             step = partial(self._step, *cast(tuple[Buffer, Buffer], batches.arrays))
             yield cast(Callable[[Array], None], step)
         finally:
-            for name, x in views.items():
-                original_parameters[name][...] = x
-                parameters.place(name, original_parameters[name])
-            state.update(original_state)
+            for (arrays, buffers), original in zip(placed, originals, strict=True):
+                for name, buffer in buffers.items():
+                    original[name][...] = buffer
+                    arrays.place(name, original[name])
+            optimizer_state.update(original_state)
             if self._optimizer.steps:
-                for slot, flat in self._state.items():
-                    original_state[slot].update({name: x.copy() for name, x in flat.views.items()})
-            for layer in self._network.layers:
+                for slot, buffers in self._optimizer_buffers.items():
+                    copies = {name: buffer.copy() for name, buffer in buffers.items()}
+                    original_state[slot].update(copies)
+            for layer in self._network.leaves():
                 layer.grads.clear()
 
     def _step(self, inputs: Buffer, labels: Buffer, rows: Buffer) -> None:
@@ -125,22 +157,41 @@ class Replay(CapturedSteps):
         inputs = zeros((batch_size, *inputs.shape[1:]), inputs.dtype)
         labels = zeros((batch_size, *labels.shape[1:]), labels.dtype)
         tape = Tape()
-        network, loss = self._network.to(tape.device), copy.copy(self._loss)
-        parameters = network.parameters()
-        for name, buffer in (self._parameters.views | self._fused).items():
-            parameters[name] = tape.read(buffer)
-        x, y = to_device(tape.read(inputs), tape.read(labels), tape.device, self._dtype)
-        x = scale_images(x, tape.device, self._dtype)
-        loss.forward(network.forward(x, training=True), y)
-        network.backward_parameters(loss.backward())
-        gradients = network.gradients()
-        targets = [(gradients[name], buffer) for name, buffer in self._gradients.views.items()]
-        for name, buffer in self._fused.items():
-            factors = map(tape.read, self._factors)
-            self._optimizer._update_one(parameters, name, gradients[name], *factors)
-            targets.append((parameters[name], buffer))
-        recorded = cast(list[tuple[Recorded, Buffer]], targets)
-        return inputs, labels, compile_program(tape, recorded, self._ops) + self._update
+        factors = map(tape.read, self._factors)
+        optimizer = with_factors(self._optimizer, factors)
+        step = Step(self._network.to(tape.device), copy.copy(self._loss), optimizer)
+        parameters, states = step.network.parameters(), step.network.states()
+        for arrays, buffers in (
+            (parameters, self._parameter_buffers), (states, self._state_buffers)
+        ):  # fmt: skip
+            for name, buffer in buffers.items():
+                arrays.place(name, tape.read(buffer))
+        step.gradients(
+            *prepare_batch(tape.read(inputs), tape.read(labels), tape.device, self._dtype)
+        )
+        gradients = step.network.gradients()
+        targets: list[tuple[Array, Buffer]] = []
+        if self._flat:
+            targets += [(gradients[name], x) for name, x in self._gradients.views.items()]
+            for name in self._fused:
+                optimizer._update_one(parameters, name, gradients[name], *optimizer.factors())
+                targets.append((parameters[name], self._parameter_buffers[name]))
+        else:
+            optimizer.state = {
+                slot: {name: tape.read(x) for name, x in buffers.items()}
+                for slot, buffers in self._optimizer_buffers.items()
+            }
+            step.update()
+            targets += [(parameters[name], x) for name, x in self._parameter_buffers.items()]
+            targets += [
+                (optimizer.state[slot][name], x)
+                for slot, buffers in self._optimizer_buffers.items()
+                for name, x in buffers.items()
+            ]
+        targets += [(states[name], x) for name, x in self._state_buffers.items()]
+        program = compile_program(tape, cast(list[tuple[Recorded, Buffer]], targets), self._ops)
+        tape.clear()
+        return inputs, labels, program + self._update
 
     def _compile_update(self) -> Program:
         """Return the program that updates the flat vectors, chunk by chunk."""
@@ -148,17 +199,19 @@ class Replay(CapturedSteps):
         size = self._ops.chunk
         for start in range(0, self._parameters.vector.size, size):
             chunk = slice(start, start + size)
-            tape, optimizer = Tape(), copy.copy(self._optimizer)
+            tape = Tape()
+            optimizer = with_factors(self._optimizer, map(tape.read, self._factors))
             vector = self._parameters.vector[chunk]
-            state = {slot: flat.vector[chunk] for slot, flat in self._state.items()}
-            optimizer.state = {slot: {"all": tape.read(x)} for slot, x in state.items()}
-            parameters: dict[str, Array] = {"all": tape.read(vector)}
+            state = {slot: flat.vector[chunk] for slot, flat in self._flat_state.items()}
+            optimizer.state = {slot: {"vector": tape.read(x)} for slot, x in state.items()}
+            parameters: dict[str, Array] = {"vector": tape.read(vector)}
             gradient = tape.read(self._gradients.vector[chunk])
-            optimizer._update_one(parameters, "all", gradient, *map(tape.read, self._factors))
-            targets = [(parameters["all"], vector)]
-            targets += [(optimizer.state[slot]["all"], x) for slot, x in state.items()]
+            optimizer._update_one(parameters, "vector", gradient, *optimizer.factors())
+            targets = [(parameters["vector"], vector)]
+            targets += [(optimizer.state[slot]["vector"], x) for slot, x in state.items()]
             recorded = cast(list[tuple[Recorded, Buffer]], targets)
             program += compile_program(tape, recorded, self._ops)
+            tape.clear()
         return program
 
 
@@ -179,7 +232,7 @@ class _FlatArrays:
 
     def __init__(self, arrays: Mapping[str, Buffer], module: ModuleType) -> None:
         sizes = [-(-x.size // _ALIGNMENT) * _ALIGNMENT for x in arrays.values()]
-        dtype = next(iter(arrays.values())).dtype
+        dtype = next((x.dtype for x in arrays.values()), np.dtype("float32"))
         self.vector: Buffer = module.zeros(sum(sizes), dtype)  # the gaps stay 0
         self.views: dict[str, Buffer] = {}
         starts = itertools.accumulate(sizes, initial=0)

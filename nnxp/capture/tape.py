@@ -71,7 +71,13 @@ class Tape:
             _handle="cpu",
             _from_host=self.read,
             _to_host=lambda x: cast(Recorded, x).refuse(),
+            is_host=True,
         )
+
+    def clear(self) -> None:
+        """Forget all ops and buffers, so that their memory is free at once."""
+        self.ops.clear()
+        self.buffers.clear()
 
     def read(self, buffer: Buffer) -> Recorded:
         """Return a recorded array that stands for the numbers in `buffer` at each run."""

@@ -67,15 +67,20 @@ class Checkpoint:
 
 
 def require_state(
-    optimizer: Optimizer, steps: int, state: Mapping[str, Iterable[str]], parameters: Iterable[str]
+    optimizer: Optimizer,
+    steps: int,
+    state: Mapping[str, Iterable[str]],
+    parameters: Iterable[str],
+    trainable: Iterable[str],
 ) -> None:
-    """Raise an `InputError` unless each slot of the optimizer has state of exactly `parameters`.
+    """Raise an `InputError` unless the optimizer's state is that of these parameters.
 
-    Before the first step, the slots may be empty.
+    All slots must have state of the same parameters, after the first step of all trainable ones.
     """
-    names = list(parameters) if steps or any(state.values()) else []
+    stored = {name for slot in state.values() for name in slot}
+    names = (stored & set(parameters)) | (set(trainable) if steps or stored else set())
     expected = {f"{slot} of {name}" for slot in optimizer.state for name in names}
-    actual = {f"{slot} of {name}" for slot, stored in state.items() for name in stored}
+    actual = {f"{slot} of {name}" for slot, kept in state.items() for name in kept}
     if expected != actual:
         missing, unexpected = (
             ", ".join(sorted(entries)[:3]) or "nothing"

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,18 +32,12 @@ from nnxp.data.epoch import EpochProgress
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import CheckpointError, DeviceError, InputError, NnxpError
 from nnxp.history import MAX_RECORDS, Record
-from nnxp.initializers import zeros
-from nnxp.layers import Affine, Layer
 from nnxp.losses import Loss
-from nnxp.models import ThreeLayerNet
 from nnxp.network import Sequential
-from nnxp.optimizers import OPTIMIZERS, Optimizer
+from nnxp.optimizers import Optimizer
+from nnxp.parts import Part, Place, build_part
 from nnxp.random import generator
 
-_LAYERS = {cls.__name__: cls for cls in Layer.__subclasses__()}
-_LOSSES = {cls.__name__: cls for cls in Loss.__subclasses__()}
-_OPTIMIZERS = {cls.__name__: cls for cls in OPTIMIZERS.values()}
-_NETWORKS = {cls.__name__: cls for cls in (Sequential, ThreeLayerNet)}
 # The errors that wrong contents of a file may raise.
 _CONTENT_ERRORS = (
     AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError,
@@ -99,21 +93,24 @@ def load(
         opened = network.device
     metadata, arrays = _read(Path(path))
     with _as_checkpoint_error(path):
-        parameters, state, columns = _sort_arrays(arrays)
+        sorted_arrays = _sort_arrays(arrays)
+        created = network is None
         if network is None:
-            network = _create_network(metadata, parameters, opened)
+            network = _create_network(metadata, sorted_arrays, opened)
+        place = Place(opened, require_dtype(metadata["dtype"]), 0)
         if loss is None:
-            loss = _create_part("loss", metadata["loss"], _LOSSES)
+            loss = _create("loss", Loss, metadata["loss"], place)
         if optimizer is None:
-            optimizer = _create_part("optimizer", metadata["optimizer"], _OPTIMIZERS)
+            optimizer = _create("optimizer", Optimizer, metadata["optimizer"], place)
         rng = None if metadata["rng"] is None else generator(metadata["rng"])
-        history = _read_history(columns)
+        history = _read_history(sorted_arrays.columns)
         position = metadata["position"]
         progress = None if position is None else _read_progress(position, rng)
         config = dict(metadata["config"])
         steps = _require_integer("steps", metadata["steps"])
-        transferred = _transfer_state(optimizer, steps, state, network, parameters, opened)
-        network.load_parameters(parameters)
+        transferred = _transfer_state(optimizer, steps, sorted_arrays, network, opened)
+        if not created:
+            _load_arrays(network, metadata, sorted_arrays)
         optimizer.steps, optimizer.state = steps, transferred
         return Checkpoint(network, loss, optimizer, opened, history, rng, progress, config)
 
@@ -151,10 +148,7 @@ def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequentia
     opened = open_device(device)
     metadata, arrays = _read(Path(path))
     with _as_checkpoint_error(path):
-        parameters, *_ = _sort_arrays(arrays)
-        network = _create_network(metadata, parameters, opened)
-        network.load_parameters(parameters)
-        return network
+        return _create_network(metadata, _sort_arrays(arrays), opened)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
@@ -213,11 +207,19 @@ def _printable_line(message: object) -> str:
     return "".join(x if x.isprintable() else " " for x in str(message)[:400])
 
 
-def _sort_arrays(
-    arrays: Mapping[str, npt.NDArray[Any]],
-) -> tuple[Arrays, dict[str, Arrays], Arrays]:
-    """Return the parameters, the optimizer's state by slot, and the history's columns."""
+class _Arrays(NamedTuple):
+    """The arrays of a file: parameters, layers' states, optimizer state by slot, and history."""
+
+    parameters: Arrays
+    states: Arrays
+    state: dict[str, Arrays]
+    columns: Arrays
+
+
+def _sort_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> _Arrays:
+    """Return a file's arrays by their use."""
     parameters: Arrays = {}
+    states: Arrays = {}
     state: dict[str, Arrays] = {}
     columns: Arrays = {}
     for name, x in arrays.items():
@@ -226,6 +228,8 @@ def _sort_arrays(
         match group:
             case "parameters":
                 parameters[rest] = x
+            case "layers":
+                states[rest] = x
             case "state":
                 state.setdefault(slot, {})[parameter] = x
             case "history":
@@ -234,74 +238,67 @@ def _sort_arrays(
                 raise CheckpointError(f"it holds an unknown array {name!r}")
         if group != "history" and not np.isfinite(x).all():
             raise CheckpointError(f"its {name} holds a number that is not finite")
-    return parameters, state, columns
+    return _Arrays(parameters, states, state, columns)
 
 
-def _find_class(
-    role: str, description: Mapping[str, Any], classes: Mapping[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    """Return the class that a description of the metadata names, and the constructor arguments."""
-    settings = dict(description)
-    name, module = settings.pop("type"), settings.pop("module")
-    if module.partition(".")[0] != "nnxp" or name not in classes:
-        parameter = "network" if role == "layer" else role
+Kind = TypeVar("Kind", bound=Part)
+
+
+def _create(role: str, kind: type[Kind], description: Mapping[str, Any], place: Place) -> Kind:
+    """Return the part that the metadata describe, which must be of this kind."""
+    try:
+        part = build_part(description, place)
+    except InputError as error:
         raise CheckpointError(
-            f"its {role} {f'{module}.{name}'!r} is not nnxp's own; make that {parameter} yourself "
-            f"and give it: Trainer.resume(path, {parameter}=…)"
-        )
-    return classes[name], settings
+            f"its {role} cannot be made: {error}; or make that {role} yourself and give it: "
+            f"Trainer.resume(path, {role}=…)"
+        ) from error
+    if not isinstance(part, kind):
+        raise CheckpointError(f"its {role} is a {type(part).__name__}")
+    return part
 
 
-def _create_part(role: str, description: Mapping[str, Any], classes: Mapping[str, Any]) -> Any:
-    """Return a new loss or optimizer with the settings of a description."""
-    cls, settings = _find_class(role, description, classes)
-    return cls(**settings)
-
-
-def _create_network(
-    metadata: Mapping[str, Any], parameters: Mapping[str, npt.NDArray[Any]], device: Device
-) -> Sequential:
-    """Return a new network with the layers of the metadata; its parameters are 0."""
-    _find_class("network", metadata["network"], _NETWORKS)
-    layers = []
-    number = 0
-    for description in metadata["layers"]:
-        cls, settings = _find_class("layer", description, _LAYERS)
-        if cls is Affine:
-            number += 1
-            shape = parameters[f"W{number}"].shape
-            # Checked before the layer allocates memory.
-            if shape != (settings["inputs"], settings["outputs"]):
-                raise CheckpointError(f"its W{number} has the shape {shape}, not its layer's")
-            settings |= {
-                "rng": np.random.default_rng(0),
-                "initializer": zeros,
-                "dtype": require_dtype(metadata["dtype"]),
-                "device": device,
-            }
-        layers.append(cls(**settings))
-    network = Sequential(layers)
+def _create_network(metadata: Mapping[str, Any], arrays: _Arrays, device: Device) -> Sequential:
+    """Return the network that the metadata describe, with the file's parameters and states."""
+    largest = max(
+        (x.size for x in (*arrays.parameters.values(), *arrays.states.values())), default=0
+    )
+    place = Place(device, require_dtype(metadata["dtype"]), largest)
+    network = _create("network", Sequential, metadata["network"], place)
     if network.device is None:
         raise CheckpointError("its network has no parameters")
+    _load_arrays(network, metadata, arrays)
     return network
+
+
+def _load_arrays(network: Sequential, metadata: Mapping[str, Any], arrays: _Arrays) -> None:
+    """Give a network its parameters, its layers' states, and its frozen layers."""
+    leaves = network.leaves()
+    frozen = {_require_integer("frozen layer", i) for i in metadata["frozen"]}
+    if frozen and max(frozen) >= len(leaves):
+        raise CheckpointError(f"it has no layer {max(frozen)} to freeze")
+    network.load_arrays(arrays.parameters, arrays.states)
+    for i, layer in enumerate(leaves):
+        layer.trainable = i not in frozen
 
 
 def _transfer_state(
     optimizer: Optimizer,
     steps: int,
-    state: Mapping[str, Mapping[str, Any]],
+    arrays: _Arrays,
     network: Sequential,
-    parameters: Mapping[str, npt.NDArray[Any]],
     device: Device,
 ) -> dict[str, dict[str, Array]]:
     """Check that an optimizer's state matches the parameters, and return it on the device."""
-    require_state(optimizer, steps, state, network.parameters())
-    for arrays in state.values():
-        for name, x in arrays.items():
-            if (x.shape, x.dtype) != (parameters[name].shape, parameters[name].dtype):
+    own = network.parameters()
+    require_state(optimizer, steps, arrays.state, own, own.trainable)
+    for stored in arrays.state.values():
+        for name, x in stored.items():
+            like = arrays.parameters[name]
+            if (x.shape, x.dtype) != (like.shape, like.dtype):
                 raise CheckpointError(f"its state of {name} has another shape or dtype than {name}")
     return {
-        slot: {name: device.asarray(x) for name, x in state.get(slot, {}).items()}
+        slot: {name: device.asarray(x) for name, x in arrays.state.get(slot, {}).items()}
         for slot in optimizer.state
     }
 

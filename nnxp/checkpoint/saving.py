@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import itertools
 import json
 from collections.abc import Sequence
@@ -32,9 +30,7 @@ from nnxp.checks import optional_import
 from nnxp.errors import DivergenceError, InputError
 from nnxp.files import write_atomically
 from nnxp.history import MAX_RECORDS, Record
-from nnxp.layers import Layer
-from nnxp.losses import Loss
-from nnxp.optimizers import Optimizer
+from nnxp.parts import describe_part
 from nnxp.random import BIT_GENERATORS, get_state
 
 
@@ -59,6 +55,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     require_saveable(checkpoint)
     device = checkpoint.device
     device_arrays = {f"parameters/{name}": x for name, x in checkpoint.network.parameters().items()}
+    device_arrays |= {f"layers/{name}": x for name, x in checkpoint.network.states().items()}
     for slot, state in checkpoint.optimizer.state.items():
         device_arrays |= {f"state/{slot}/{name}": x for name, x in state.items()}
     text = json.dumps(_metadata(checkpoint))
@@ -87,8 +84,9 @@ def require_saveable(checkpoint: Checkpoint) -> None:
     ------
     InputError
         If the config is not JSON or is too long, layers share an array, the generator is not one of
-        NumPy's, the optimizer's state is that of another network, or the history is too long or not
-        in order. A view of another layer's array is found on NumPy only.
+        NumPy's, the optimizer's state is that of another network, a setting of a part is not JSON,
+        or the history is too long or not in order. A view of another layer's array is found on
+        NumPy only.
     """
     config, rng, history = checkpoint.config, checkpoint.rng, checkpoint.history
     if not isinstance(config, dict):
@@ -102,6 +100,7 @@ def require_saveable(checkpoint: Checkpoint) -> None:
             f"a checkpoint's config may have {MAX_CONFIG:,} characters as JSON, got {length:,}; "
             "store large data in a separate file"
         )
+    _metadata(checkpoint)
     parameters = checkpoint.network.parameters()
     host_arrays = [x for x in parameters.values() if isinstance(x, np.ndarray)]
     spans = sorted(np.lib.array_utils.byte_bounds(x) for x in host_arrays)
@@ -116,8 +115,8 @@ def require_saveable(checkpoint: Checkpoint) -> None:
             f"a checkpoint's generator must be one of {', '.join(BIT_GENERATORS)}, got {rng!r}"
         )
     optimizer = checkpoint.optimizer
-    optimizer.require(parameters, parameters)
-    require_state(optimizer, optimizer.steps, optimizer.state, parameters)
+    optimizer.require(parameters, parameters.trainable)
+    require_state(optimizer, optimizer.steps, optimizer.state, parameters, parameters.trainable)
     if len(history) > MAX_RECORDS:
         raise InputError(f"a history has {MAX_RECORDS:,} records at most, got {len(history):,}")
     require_rising(np.array([record.epoch for record in history]))
@@ -130,32 +129,15 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
         "format": FORMAT,
         "device": checkpoint.device.spec,
         "dtype": network.dtype,
-        "network": {"type": type(network).__qualname__, "module": type(network).__module__},
-        "layers": [_describe(layer) for layer in network.layers],
-        "loss": _describe(checkpoint.loss),
-        "optimizer": _describe(optimizer),
+        "network": describe_part(network),
+        "frozen": [i for i, layer in enumerate(network.leaves()) if not layer.trainable],
+        "loss": describe_part(checkpoint.loss),
+        "optimizer": describe_part(optimizer),
         "steps": int(optimizer.steps),
         "rng": None if rng is None else get_state(rng),
         "position": checkpoint.progress and asdict(checkpoint.progress),
         "config": checkpoint.config,
     }
-
-
-def _describe(part: Layer | Loss | Optimizer) -> dict[str, Any]:
-    """Return the class of a part, and the numbers among its constructor parameters."""
-    cls: Any = type(part)
-    settings = {name: getattr(part, name, None) for name in _constructor_parameters(cls)}
-    settings = {
-        name: x.item() if isinstance(x, np.generic | np.ndarray) and x.ndim == 0 else x
-        for name, x in settings.items()
-    }
-    numbers = {name: x for name, x in settings.items() if type(x) in (int, float)}
-    return {"type": cls.__qualname__, "module": cls.__module__, **numbers}
-
-
-@functools.cache  # since each save needs it
-def _constructor_parameters(cls: type) -> tuple[str, ...]:
-    return tuple(inspect.signature(cls).parameters)
 
 
 def _history_columns(history: Sequence[Record]) -> Arrays:

@@ -7,7 +7,7 @@ import functools
 import math
 import warnings
 from collections.abc import Iterator
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -89,23 +89,24 @@ class Batches:
     def shuffled_rows(self, rng: np.random.Generator) -> Iterator[Array]:
         """Draw an epoch's order and return the indices of each batch's examples."""
         count = len(self.dataset)
-        host_order: npt.NDArray[Any] = rng.permutation(count)
-        order: Array = host_order
-        if self.resident:
-            order = self.device.asarray(host_order, dtype="int32" if count < 2**31 else "int64")
+        order = self.indices(rng.permutation(count))
         return (order[rows] for rows in self._slices())
+
+    def indices(self, rows: npt.NDArray[Any]) -> Array:
+        """Return row indices on the device of the data set's arrays."""
+        if self.resident is None:
+            return rows
+        return self.device.asarray(rows, dtype="int32" if len(self.dataset) < 2**31 else "int64")
 
     def take(self, rows: Array | slice) -> tuple[Array, Array]:
         """Return the batch of the examples with these indices."""
-        if self.resident is None:
-            index = cast("npt.NDArray[Any] | slice", rows)
-            arrays = self.dataset.inputs[index], self.dataset.labels[index]
-            inputs, labels = to_device(*arrays, self.device, self.dtype)
-        elif isinstance(rows, slice):
-            inputs, labels = (x[rows, ...] for x in self.resident)
+        arrays = self.arrays
+        if self.resident is None or isinstance(rows, slice):
+            index: Any = rows if self.resident is None else (rows, ...)
+            inputs, labels = (x[index] for x in arrays)
         else:
-            inputs, labels = (self.device.xp.take(x, rows, axis=0) for x in self.resident)
-        return scale_images(inputs, self.device, self.dtype), labels
+            inputs, labels = (self.device.xp.take(x, rows, axis=0) for x in arrays)
+        return prepare_batch(inputs, labels, self.device, self.dtype)
 
     @property
     def arrays(self) -> tuple[Array, Array]:
@@ -143,18 +144,33 @@ class Batches:
         return (slice(start, min(start + self.batch_size, count)) for start in starts)
 
 
+def prepare_batch(inputs: Array, labels: Array, device: Device, dtype: str) -> tuple[Array, Array]:
+    """Return a batch as a network and a loss take it.
+
+    Parameters
+    ----------
+    inputs, labels : array
+        On the host or on `device`.
+    device : Device
+    dtype : str
+
+    Returns
+    -------
+    inputs, labels : array
+        On `device`. Images (uint8) are scaled to numbers from 0 to 1; inputs and floating-point
+        labels have `dtype`, other labels int32.
+    """
+    xp = device.xp
+    if device.is_host or not device.holds(inputs):  # the device's own are converted already
+        inputs, labels = to_device(inputs, labels, device, dtype)
+    if inputs.dtype == xp.uint8:
+        inputs = xp.astype(inputs, getattr(xp, dtype))
+        inputs *= 1 / 255  # faster than a division
+    return inputs, labels
+
+
 def to_device(inputs: Array, labels: Array, device: Device, dtype: str) -> tuple[Array, Array]:
     """Return inputs and labels on `device`; images stay uint8, a quarter of float32's bytes."""
     input_dtype = "uint8" if inputs.dtype == np.uint8 else dtype
     label_dtype = dtype if labels.dtype.kind == "f" else "int32"
     return device.asarray(inputs, dtype=input_dtype), device.asarray(labels, dtype=label_dtype)
-
-
-def scale_images(inputs: Array, device: Device, dtype: str) -> Array:
-    """Return uint8 images as numbers from 0 to 1 in `dtype`, and other inputs unchanged."""
-    xp = device.xp
-    if inputs.dtype != xp.uint8:
-        return inputs
-    x = xp.astype(inputs, getattr(xp, dtype))
-    x *= 1 / 255  # faster than a division
-    return x

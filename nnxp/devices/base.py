@@ -62,6 +62,8 @@ class Device:
     _context: Callable[[], AbstractContextManager[object]] = field(
         default=nullcontext, compare=False, repr=False
     )
+    # Without it, an array that PyTorch records for autograd would keep a graph at each step.
+    _detach: Callable[[Array], Array] = field(default=lambda x: x, compare=False, repr=False)
     _free_memory: Callable[[], int | None] = field(default=lambda: None, compare=False, repr=False)
     _release: Callable[[], object] = field(default=lambda: None, compare=False, repr=False)
     _is_memory_error: Callable[[Exception], bool] = field(
@@ -110,7 +112,7 @@ class Device:
             raise unknown_name("dtype", dtype, _ARRAY_DTYPES)
         if self.holds(host) and not isinstance(host, (np.ndarray, np.generic)):
             target = host.dtype if dtype is None else getattr(self.xp, dtype)
-            return self.xp.astype(host, target, copy=False)
+            return self.xp.astype(self._detach(host), target, copy=False)
         if not _on_host(host):
             raise DeviceError(
                 f"asarray copies arrays from the host to {self.spec}, got {describe(host)}; "

@@ -39,6 +39,8 @@ def open_cpu(device: str) -> Opening:
         _handle="cpu",
         _from_host=lambda x: x,
         _to_host=lambda x: cast(npt.NDArray[Any], x),
+        # Underflow is harmless, and a loss that overflows is reported as a divergence.
+        _context=lambda: np.errstate(all="ignore"),
         is_host=True,
     )
 
@@ -158,6 +160,10 @@ def open_torch(device: str) -> Opening:
         host: npt.NDArray[Any] = x.detach().cpu().numpy()
         return host
 
+    def detach(x: Any) -> Array:
+        detached: Array = x.detach()
+        return detached
+
     return Device(
         spec=f"torch:{spec}",
         description=f"{name}PyTorch {torch.__version__}",
@@ -166,6 +172,8 @@ def open_torch(device: str) -> Opening:
         _handle=trial.device,
         _from_host=from_host,
         _to_host=to_host,
+        _context=torch.no_grad,
+        _detach=detach,
         _free_memory=lambda: (
             torch.cuda.mem_get_info(number)[0] if kind == "cuda" else _free_on_host()
         ),

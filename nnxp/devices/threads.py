@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +25,7 @@ def limit_blas_threads(multiplications: int) -> Iterator[None]:
     if multiplications >= _MIN_MULTIPLICATIONS:
         yield
         return
+    _watch_forks()
     with _lock:
         if not _limits:
             _limits.append(blas_libraries().limit(limits=1, user_api="blas"))
@@ -33,9 +35,30 @@ def limit_blas_threads(multiplications: int) -> Iterator[None]:
         yield
     finally:
         with _lock:
-            limit = _limits.pop()
-            if not _limits:
-                limit.restore_original_limits()
+            limit = _limits.pop() if _limits else None
+            if limit is not None and not _limits:
+                _remove(limit)
+
+
+def _remove(limit: Any) -> None:
+    """Remove a limit, unless the user has set another one since."""
+    current = {pool["num_threads"] for pool in blas_libraries().info()}
+    if current <= {1}:
+        limit.restore_original_limits()
+
+
+def _remove_in_child() -> None:
+    """Remove the limit in a process that was forked within a context, which never ends there."""
+    if _limits:
+        limit = _limits[0]
+        _limits.clear()
+        _remove(limit)
+
+
+@functools.cache
+def _watch_forks() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_remove_in_child)
 
 
 @functools.cache

@@ -3,12 +3,16 @@
 from nnxp.layers.activations import Identity, ReLU, Sigmoid, Softmax, Tanh
 from nnxp.layers.affine import Affine
 from nnxp.layers.base import Layer
+from nnxp.layers.dropout import Dropout
 from nnxp.layers.nodes import Add, Multiply
+from nnxp.layers.normalization import BatchNorm
 from nnxp.layers.shape import Flatten
 
 __all__ = [
     "Add",
     "Affine",
+    "BatchNorm",
+    "Dropout",
     "Flatten",
     "Identity",
     "Layer",

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
-from nnxp.arrays import Array, namespace_of
+from nnxp.arrays import Array, Namespace, namespace_of
 from nnxp.checks import require_count, require_rng
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
 from nnxp.initializers import Initializer, he_normal
 from nnxp.layers.base import Layer
+
+_BLOCK = 1024  # rows that are added one after the other
 
 
 class Affine(Layer):
@@ -41,9 +46,6 @@ class Affine(Layer):
     array([[ 6., 13., 19.]], dtype=float32)
     """
 
-    device: Device
-    dtype: str
-
     def __init__(
         self,
         inputs: int,
@@ -54,7 +56,6 @@ class Affine(Layer):
         dtype: str = "float32",
         device: Device | str = "cpu",
     ) -> None:
-        super().__init__()
         self.inputs = require_count("inputs", inputs)
         self.outputs = require_count("outputs", outputs)
         require_rng(rng)
@@ -63,19 +64,21 @@ class Affine(Layer):
                 "initializer must be a function such as nnxp.initializers.he_normal, got "
                 f"{initializer!r}"
             )
-        self.device = open_device(device)
-        self.dtype = require_dtype(dtype)
+        opened = open_device(device)
+        self.device, self.dtype = opened, require_dtype(dtype)
         # Copied: training changes the weights in place, and an initializer may reuse its array.
         weights = np.array(initializer(rng, (inputs, outputs)))
         if weights.shape != (inputs, outputs):
             raise InputError(
                 f"the initializer must return shape {(inputs, outputs)}, got {weights.shape}"
             )
-        self.params["W"] = self.device.asarray(weights, dtype=dtype)
-        self.params["b"] = self.device.asarray(np.zeros(outputs), dtype=dtype)
+        self.params["W"] = opened.asarray(weights, dtype=dtype)
+        self.params["b"] = opened.asarray(np.zeros(outputs), dtype=dtype)
 
-    def __repr__(self) -> str:
-        return f"Affine({self.inputs}, {self.outputs})"
+    @classmethod
+    def array_size(cls, config: Mapping[str, Any]) -> int:
+        """Return the number of weights."""
+        return int(config["inputs"]) * int(config["outputs"])
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return ``x @ W + b``.
@@ -107,16 +110,19 @@ class Affine(Layer):
 
     def backward(self, dy: Array) -> Array:
         """Return ``dy @ W.T``; the gradients are ``x.T @ dy`` for ``W``, ``sum(dy)`` for ``b``."""
-        self.backward_parameters(dy)
+        if self.trainable:
+            self.backward_parameters(dy)
+        else:
+            self.saved(dy)
         return dy @ self.params["W"].T
 
     def backward_parameters(self, dy: Array) -> None:
         """Compute only the gradients of ``W`` and ``b``."""
-        self.device.require(dy, self)
+        self._require_here(dy)
         x = self.saved(dy)
         xp = namespace_of(dy, self)
         self.grads["W"] = x.T @ dy
-        self.grads["b"] = xp.sum(dy, axis=0)
+        self.grads["b"] = _sum_rows(xp, dy)
 
     def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...]:
         """Return ``(outputs,)``; a known input shape must be ``(inputs,)``."""
@@ -125,7 +131,7 @@ class Affine(Layer):
         return (self.outputs,)
 
     def _require_inputs(self, x: Array) -> None:
-        self.device.require(x, self)
+        self._require_here(x)
         if x.ndim != 2 or x.shape[1] != self.inputs:
             flatten = "; flatten the examples first" if x.ndim > 2 else ""
             raise InputError(
@@ -137,3 +143,20 @@ class Affine(Layer):
                 f"{self!r} computes in {self.dtype}, got inputs of {x.dtype}; "
                 f'convert with device.asarray(x, dtype="{self.dtype}")'
             )
+
+
+def _sum_rows(xp: Namespace, x: Array) -> Array:
+    """Return the sum of a matrix's rows, in blocks.
+
+    Added one after the other, n rows have an error of up to n units of rounding (Higham 2002,
+    eq. 4.4), in blocks of m rows of about m + n / m units.
+    """
+    rows, columns = x.shape
+    blocks = rows // _BLOCK
+    if blocks < 2:
+        return xp.sum(x, axis=0)
+    whole = xp.reshape(x[: blocks * _BLOCK, ...], (blocks, _BLOCK, columns))
+    total = _sum_rows(xp, xp.sum(whole, axis=1))
+    if blocks * _BLOCK == rows:
+        return total
+    return total + xp.sum(x[blocks * _BLOCK :, ...], axis=0)

@@ -1,52 +1,105 @@
-"""Layer: the base class of all layers."""
+"""Layer: the base class of all layers: parameters, gradients, state, and what backward needs."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
-from nnxp.arrays import Array, describe, device_of, namespace_of, on_different_devices
+from nnxp.arrays import Array, DType, describe, device_of, namespace_of, on_different_devices
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import CallOrderError, DeviceError, InputError
+from nnxp.parts import Part
 
 
-class Layer:
+class _Saved(NamedTuple):
+    """The outputs' shape, dtype and device, and the values that backward needs."""
+
+    shape: tuple[int, ...]
+    dtype: DType
+    device: Any
+    values: Any
+
+
+class Layer(Part):
     """Base class of all layers.
 
     A subclass defines `forward` and `backward`. A training forward ends with
     ``self.save_for_backward(y, …)``; backward begins with ``self.saved(dy)``, which returns the
     saved values once. They are not copied: do not change inputs and outputs before backward.
-    `nnxp.testing.check_layer` tests your own layers.
+    `nnxp.testing.check_layer` checks a layer of your own.
 
     Attributes
     ----------
     params, grads : dict of str to array
         Parameters and, after backward, their gradients, under the same names.
+    state : dict of str to array
+        Arrays that a training forward changes and that have no gradient, such as a running mean.
+        They are saved, copied and captured as parameters are. A forward replaces an entry or
+        changes it in place.
+    trainable : bool
+        False freezes the layer: `Trainer` computes no gradient of its parameters and does not
+        update them.
     device : Device or None
     dtype : str or None
-        Of the parameters; a layer with parameters sets both. None for a layer without parameters:
-        its outputs have the device and dtype of its inputs.
+        Of parameters and state; a layer that has some sets both. None for a layer without.
+    min_batch_size : int
+        The smallest batch that can be trained with.
     """
 
-    device: Device | None = None
-    dtype: str | None = None
-    _saved: tuple[tuple[int, ...], Any, Any, Any] | None = None
+    min_batch_size: ClassVar[int] = 1
 
-    def __init__(self) -> None:
-        self.params: dict[str, Array] = {}
-        self.grads: dict[str, Array] = {}
+    params: dict[str, Array]
+    grads: dict[str, Array]
+    state: dict[str, Array]
+    _device: Device | None = None
+    _dtype: str | None = None
+    _trainable: bool = True
+    _saved: _Saved | None = None
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Make the dictionaries, also for a subclass whose __init__ does not call this class's."""
+        layer = super().__new__(cls)
+        layer.params, layer.grads, layer.state = {}, {}, {}
+        return layer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: x for name, x in vars(self).items() if name != "_saved"}
+
+    @property
+    def device(self) -> Device | None:
+        """The device of parameters and state; None for a layer without."""
+        return self._device
+
+    @device.setter
+    def device(self, device: Device | str) -> None:
+        self._device = open_device(device)
+
+    @property
+    def dtype(self) -> str | None:
+        """The name of the dtype of parameters and state; None for a layer without."""
+        return self._dtype
+
+    @dtype.setter
+    def dtype(self, dtype: str) -> None:
+        self._dtype = require_dtype(dtype)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes the parameters."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, trainable: bool) -> None:
+        self._trainable = bool(trainable)
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """Return the outputs for inputs `x`; if `training`, save what `backward` needs."""
-        raise NotImplementedError
+        """Return the outputs for inputs `x`; if `training`, save what backward needs."""
+        raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def backward(self, dy: Array) -> Array:
-        """Return the gradient at the inputs, given the gradient `dy` at the outputs.
+        """Return the gradient of the inputs, given `dy`, the gradient of the outputs.
 
-        The gradients of parameters are stored in `grads`. Each training forward allows one
+        The gradients of the parameters are stored in `grads`. Each training forward allows one
         backward.
 
         Raises
@@ -58,46 +111,59 @@ class Layer:
         DeviceError
             If `dy` is on another device than the outputs.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define backward")
 
     def backward_parameters(self, dy: Array) -> None:
-        """Compute only `grads`, for a first layer, whose gradient at the inputs is not needed."""
+        """Compute the gradients of the parameters only, for the first layer of a network."""
         self.backward(dy)
 
     def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        """Return the shape of one example's output, given that of its input; None if unknown."""
+        """Return the shape of one example's output for an input's shape; None means unknown."""
         return shape
 
     def to(self, device: Device | str, *, dtype: str | None = None) -> Self:
-        """Return a copy of the layer with its parameters on another device or in another dtype.
+        """Return a copy of the layer on another device, or in another dtype.
 
-        Parameters
-        ----------
-        device : Device or str
-            As in `nnxp.device`; ignored by a layer without parameters.
-        dtype : str, optional
-            ``"float32"`` or ``"float64"``; the layer's own by default.
+        Integer state keeps its dtype.
         """
         copied = copy.copy(self)
-        copied.params, copied.grads, copied._saved = {}, {}, None
-        if self.device is not None:
-            copied.device = open_device(device)
-            copied.dtype = self.dtype if dtype is None else require_dtype(dtype)
-            for name, x in self.params.items():
-                source = x if copied.device == self.device else self.device.to_host(x)
-                converted = copied.device.asarray(source, dtype=copied.dtype)
-                copied.params[name] = copied.device.xp.asarray(converted, copy=True)
+        copied.params, copied.grads, copied.state = {}, {}, {}
+        own = self.device
+        if own is not None:
+            target = open_device(device)
+            copied._device = target
+            copied._dtype = self.dtype if dtype is None else require_dtype(dtype)
+
+            def copy_array(x: Array) -> Array:
+                source = x if target == own else own.to_host(x)
+                floating = own.xp.isdtype(x.dtype, "real floating")
+                moved = target.asarray(source, dtype=copied._dtype if floating else None)
+                return target.xp.asarray(moved, copy=True)
+
+            copied.params = {name: copy_array(x) for name, x in self.params.items()}
+            copied.state = {name: copy_array(x) for name, x in self.state.items()}
         return copied
 
+    def _require_here(self, x: Array) -> None:
+        """Raise a `DeviceError` unless `x` is on the layer's device."""
+        if self._device is not None:
+            self._device.require(x, self)
+
+    def leaves(self) -> list[Layer]:
+        """Return the layers without sublayers: this one; a network returns those within it."""
+        return [self]
+
+    def discard_saved(self) -> None:
+        """Free what a training forward saved for a backward that is not needed."""
+        for layer in self.leaves():
+            layer._saved = None
+
     def save_for_backward(self, y: Array, values: Any = None) -> None:
-        """End a training forward: save `values`, and the shape, dtype and device of outputs `y`."""
-        self._saved = y.shape, y.dtype, device_of(y), values
+        """End a training forward: save `values` for the backward of the outputs `y`."""
+        self._saved = _Saved(y.shape, y.dtype, device_of(y), values)
 
     def saved(self, dy: Array) -> Any:
-        """Begin a backward: check `dy` against the outputs and return the saved values, once.
-
-        It raises the errors of `backward`.
-        """
+        """Begin a backward: check `dy` against the outputs, and return the saved values once."""
         if self._saved is None:
             raise CallOrderError(
                 f"{self!r}.backward needs forward(x, training=True) first; "
@@ -105,11 +171,11 @@ class Layer:
             )
         shape, dtype, device, values = self._saved
         namespace_of(dy, f"{self!r}.backward")
-        # The device first: comparing dtypes of two libraries may raise.
+        # The device before the dtype: dtypes of two libraries may refuse to be compared.
         if on_different_devices(device_of(dy), device):
             raise DeviceError(
                 f"{self!r}.backward expects a gradient on {device}, where its outputs are, got "
-                f"{describe(dy)}; copy it with the network's device.asarray(dy)"
+                f"{describe(dy)}; move it with the network's device.asarray(dy)"
             )
         if dy.shape != shape or dy.dtype != dtype:
             raise InputError(

@@ -6,11 +6,14 @@ import math
 
 import numpy as np
 
-from nnxp.data.batches import Batches, scale_images, to_device
+from nnxp.arrays import Array
+from nnxp.data.batches import Batches, prepare_batch
 from nnxp.data.dataset import Dataset
+from nnxp.devices import Device
 from nnxp.errors import InputError
 from nnxp.losses import Loss
 from nnxp.network import Sequential
+from nnxp.optimizers import Optimizer
 
 
 def require_dataset(dataset: object) -> Dataset:
@@ -38,6 +41,8 @@ def require_suitable(batches: Batches, name: str, network: Sequential, loss: Los
     loss : Loss
     """
     dataset, device, dtype = batches.dataset, batches.device, batches.dtype
+    if batches.rng is not None:
+        _require_large_batches(batches, network)
     for values in (dataset.inputs, dataset.labels):
         if values.dtype.kind == "f" and values.dtype != dtype:
             largest = max(abs(float(values.min())), abs(float(values.max())))
@@ -48,11 +53,75 @@ def require_suitable(batches: Batches, name: str, network: Sequential, loss: Los
                 )
     try:
         with device.current():
-            inputs, _ = to_device(dataset.inputs[:1], dataset.labels[:1], device, dtype)
-            scores = network.predict(scale_images(inputs, device, dtype))
+            inputs, _ = prepare_batch(dataset.inputs[:1], dataset.labels[:1], device, dtype)
+            scores = network.predict(inputs)
         loss.check_labels(dataset.labels, tuple(scores.shape[1:]))
     except InputError as error:
         raise InputError(f"the {name} data do not suit: {error}") from error
+
+
+def _require_large_batches(batches: Batches, network: Sequential) -> None:
+    """Raise an `InputError` if an epoch has a smaller batch than a layer can be trained with."""
+    layer = max(network.leaves(), key=lambda layer: layer.min_batch_size)
+    least, size, count = layer.min_batch_size, batches.batch_size, len(batches.dataset)
+    smallest = min(size, count % size or size)
+    if smallest >= least:
+        return
+    remedy = f"use {least} examples or more"
+    larger = (n for n in range(max(size, least), count + 1) if (count % n or n) >= least)
+    if (better := next(larger, None)) is not None:
+        remedy = f"use batch_size={better}"
+    raise InputError(
+        f"{layer!r} needs batches of at least {least} examples, but with batch_size={size} one of "
+        f"the {count} examples' batches has {smallest}; {remedy}"
+    )
+
+
+def replace_unusable_arrays(network: Sequential, optimizer: Optimizer, device: Device) -> None:
+    """Replace arrays that training cannot change in place by copies.
+
+    These are read-only NumPy arrays, such as joblib's in shared memory, and PyTorch's arrays that
+    require a gradient.
+    """
+
+    def is_usable(x: Array) -> bool:
+        if isinstance(x, np.ndarray):
+            return bool(x.flags.writeable)
+        return not getattr(x, "requires_grad", False)
+
+    def copied(x: Array) -> Array:
+        return device.xp.asarray(device.asarray(x), copy=True)
+
+    for arrays in (network.parameters(), network.states()):
+        for name, x in arrays.items():
+            if not is_usable(x):
+                arrays.place(name, copied(x))
+    for kept in optimizer.state.values():
+        for name, x in kept.items():
+            if not is_usable(x):
+                kept[name] = copied(x)
+
+
+def require_representable(optimizer: Optimizer, dtype: str) -> None:
+    """Raise an `InputError` if a setting of the optimizer is positive, but 0 in the dtype."""
+    for name in optimizer.config():
+        value = getattr(optimizer, name, None)
+        if isinstance(value, float) and value and np.asarray(value, dtype) == 0:
+            raise InputError(
+                f"{name} of {optimizer!r} is 0 in {dtype}; use a larger one, such as "
+                f'{np.finfo(dtype).tiny:.0e}, or dtype="float64"'
+            )
+
+
+def flush_denormals(optimizer: Optimizer) -> None:
+    """Set denormal numbers of an optimizer's state on the CPU to 0: they slow each step down.
+
+    An average of gradients that stay 0 shrinks to the smallest denormal number and remains there.
+    """
+    for kept in optimizer.state.values():
+        for x in kept.values():
+            if isinstance(x, np.ndarray):
+                x[np.abs(x) < np.finfo(x.dtype).smallest_normal] = 0
 
 
 def describe_work(network: Sequential, batch_size: int, evaluated: int) -> str:

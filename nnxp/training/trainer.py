@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +23,21 @@ from nnxp.devices import Device
 from nnxp.devices.threads import limit_blas_threads
 from nnxp.errors import DivergenceError, InputError
 from nnxp.history import Record, append_record
-from nnxp.losses import Loss
+from nnxp.layers import Softmax
+from nnxp.losses import Loss, SoftmaxWithLoss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
+from nnxp.step import Step
 from nnxp.training.divergence import Snapshot, parameters_and_state, raise_at_divergence
 from nnxp.training.evaluation import EVALUATION_BATCH_SIZE, Evaluation, evaluate
-from nnxp.training.preparation import describe_work, require_dataset, require_suitable
+from nnxp.training.preparation import (
+    describe_work,
+    flush_denormals,
+    replace_unusable_arrays,
+    require_dataset,
+    require_representable,
+    require_suitable,
+)
 from nnxp.training.progress import progress_bar
 from nnxp.training.stepping import Stepper, require_capture
 
@@ -51,10 +61,10 @@ class Trainer:
     optimizer : Optimizer
     capture : bool or "auto", optional
         Whether `fit` prepares a step once and repeats it (a captured step): with fixed buffers on
-        NumPy, compiled on JAX, as a CUDA graph on CuPy. Captured steps need nnxp's own layers,
-        loss and optimizer, and agree with plain steps up to rounding. "auto" captures where that
-        was measured to be faster, which it was not yet on CuPy; True captures there too, and warns
-        if no step can be captured; False never captures.
+        NumPy, compiled on JAX, as a CUDA graph on CuPy. They agree with plain steps up to
+        rounding; parts of your own are captured if a trial before each epoch agrees. "auto"
+        captures where that was measured to be faster, which it was not yet on CuPy; True captures
+        there too, and warns if no step can be captured; False never captures.
 
     Attributes
     ----------
@@ -92,6 +102,12 @@ class Trainer:
                 raise InputError(f"Trainer expects a {kind.__name__} object, got {thing!r}")
         if network.device is None or network.dtype is None:
             raise InputError(f"{network!r} has no parameters to train")
+        if isinstance(network.leaves()[-1], Softmax) and isinstance(loss, SoftmaxWithLoss):
+            warnings.warn(
+                "the network ends with Softmax, and SoftmaxWithLoss applies it again, so that the "
+                "network learns slowly; remove the layer",
+                stacklevel=2,
+            )
         self.network = network
         self.loss = loss
         self.optimizer = optimizer
@@ -113,6 +129,12 @@ class Trainer:
         """The number of finished epochs, over all calls of `fit`."""
         return self.history[-1].epoch if self.history else 0
 
+    @property
+    def captured(self) -> str:
+        """How the last steps were done: "captured", or "plain" with the reason."""
+        reason = self._stepper.reason
+        return f"plain: {reason}" if reason else "captured"
+
     def step(self, inputs: Array, labels: Array) -> Array:
         """Do one update and return the loss before it, as a 0-d array on the device.
 
@@ -124,11 +146,7 @@ class Trainer:
             On the same device; of the shape and dtype that the loss expects.
         """
         with self._device.current():
-            scores = self.network.forward(inputs, training=True)
-            loss = self.loss.forward(scores, labels)
-            self.network.backward_parameters(self.loss.backward())
-            self.optimizer.update(self.network.parameters(), self.network.gradients())
-        return loss
+            return Step(self.network, self.loss, self.optimizer)(inputs, labels)
 
     def fit(
         self,
@@ -405,7 +423,10 @@ class Trainer:
             work = describe_work(self.network, batch_size, EVALUATION_BATCH_SIZE)
             stack.enter_context(self._device.session(work))
             stack.callback(data.clear)
+            stack.callback(self._stepper.release)
             if training:
+                replace_unusable_arrays(self.network, self.optimizer, self._device)
+                require_representable(self.optimizer, self._dtype)
                 self._training = True
                 stack.callback(setattr, self, "_training", False)
             if self._device.is_host:
@@ -482,6 +503,8 @@ class Trainer:
             name = f"epoch {self.epochs + 1:3d}"
             rows = progress_bar(rows, name, total=len(batches), done=progress.batch)
         self._progress = None
+        if not progress.batch:
+            flush_denormals(self.optimizer)
         current = replace(progress)
         observed = options.stop is not None or options.checkpoint_every is not None
         with self._keep_progress(progress), self._steps(batches) as step:
@@ -517,8 +540,11 @@ class Trainer:
     def _steps(self, batches: Batches) -> Iterator[Callable[[Array], object]]:
         """Provide the function that does one step, captured or plain, given a batch's rows."""
         parts = self.network, self.loss, self.optimizer
-        own_step = type(self) is not Trainer or "step" in vars(self)
+        own_step = type(self).step is not _STEP or "step" in vars(self)
         with self._stepper.bind(
             self.step, *parts, batches, capture=self.capture, own_step=own_step
         ) as step:
             yield step
+
+
+_STEP = Trainer.step

@@ -1,0 +1,125 @@
+"""Random networks of all parts: captured steps against plain ones, with changes in between."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import PlainTrainer
+from tables import device_or_skip
+
+import nnxp
+from nnxp.data import Dataset, one_hot
+from nnxp.optimizers import OPTIMIZERS
+
+CASES = [
+    ("cpu", range(60)),
+    pytest.param("cpu", range(2000), marks=pytest.mark.long),
+    pytest.param("jax:cpu", range(10), marks=pytest.mark.interop),
+    pytest.param("jax:cpu", range(200), marks=[pytest.mark.interop, pytest.mark.long]),
+]
+# Rounding of a step is within n u of its numbers (Higham 2002, eq. 3.5), where n, the terms of a
+# sum, is below 100 here and u = 1.1e-16; 9 steps through at most 12 layers, each of which amplifies
+# an error by at most 1e3, leave more than three digits to this bound.
+BOUND = 1e-7
+
+
+def random_layers(rng, width, place, depth=0):
+    """Return up to four random layers from `width` features, and the width of their outputs."""
+    layers = []
+    for _ in range(rng.integers(1, 5)):
+        kind = rng.choice(["affine", "norm", "dropout", "activation", "residual", "block"])
+        if kind == "affine":
+            outputs = int(rng.integers(1, 12))
+            layers.append(nnxp.Affine(width, outputs, rng=rng, **place))
+            width = outputs
+        elif kind == "norm" and width > 1:
+            layers.append(nnxp.BatchNorm(width, momentum=float(rng.uniform(0.05, 1)), **place))
+        elif kind == "dropout":
+            layers.append(nnxp.Dropout(float(rng.uniform(0, 0.6)), rng=rng, **place))
+        elif kind == "residual" and depth < 2:
+            inner, outputs = random_layers(rng, width, place, depth + 1)
+            inner.append(nnxp.Affine(outputs, width, rng=rng, **place))
+            layers.append(nnxp.Residual(inner))
+        elif kind == "block" and depth < 2:
+            inner, width = random_layers(rng, width, place, depth + 1)
+            layers.append(nnxp.Sequential(inner))
+        else:
+            layers.append(rng.choice([nnxp.Sigmoid, nnxp.Tanh, nnxp.Identity])())
+    return layers, width
+
+
+def random_trainer(kind, seed, spec):
+    """Return a trainer, its data set and its batch size; the same seed gives the same ones."""
+    rng = np.random.default_rng(seed)
+    place = {"device": spec, "dtype": "float64"}
+    features, classes = int(rng.integers(1, 10)), int(rng.integers(2, 5))
+    layers, width = random_layers(rng, features, place)
+    network = nnxp.Sequential([*layers, nnxp.Affine(width, classes, rng=rng, **place)])
+    for layer in network.leaves()[:-1]:
+        layer.trainable = rng.random() > 0.15
+    examples = int(rng.integers(12, 30))
+    inputs = rng.normal(size=(examples, features))
+    labels = rng.integers(0, classes, examples)
+    loss = (nnxp.SoftmaxWithLoss, nnxp.SigmoidWithLoss, nnxp.MeanSquaredError)[seed % 3]
+    targets = labels if seed % 3 == 0 else one_hot(labels, classes)
+    name = list(OPTIMIZERS)[seed % len(OPTIMIZERS)]
+    optimizer = OPTIMIZERS[name](learning_rate=float(rng.uniform(0.001, 0.05)))
+    if hasattr(optimizer, "epsilon"):
+        optimizer.epsilon = 0.01  # so that no gradient of mere rounding errors is scaled up
+    sizes = [n for n in range(4, examples + 1) if examples % n != 1]
+    return kind(network, loss(), optimizer), Dataset(inputs, targets), int(rng.choice(sizes))
+
+
+def change_a_number(trainer, rng):
+    """Change one setting of the optimizer, as a schedule does."""
+    optimizer = trainer.optimizer
+    names = [name for name in optimizer.config() if name != "epsilon"]
+    setattr(optimizer, rng.choice(names), float(rng.uniform(0.001, 0.1)))  # diverges rarely
+
+
+def train(kind, seed, spec):
+    trainer, dataset, batch_size = random_trainer(kind, seed, spec)
+    rng = np.random.default_rng(seed)
+
+    def stop():
+        if rng.random() < 0.3:
+            change_a_number(trainer, rng)
+        return False
+
+    for _ in range(3):
+        try:
+            trainer.fit(dataset, epochs=1, batch_size=batch_size, rng=rng, stop=stop)
+        except nnxp.DivergenceError:
+            return None
+        if max(abs(x).max() for x in trainer.network.parameters().values()) > 1e6:
+            return None  # on its way to diverge: rounding errors grow beyond the bound
+        leaves = trainer.network.leaves()[:-1]
+        if leaves and rng.random() < 0.3:
+            leaf = leaves[int(rng.integers(len(leaves)))]
+            leaf.trainable = not leaf.trainable
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("spec", "seeds"), CASES, ids=lambda x: x if isinstance(x, str) else len(x)
+)
+def test_captured_steps_of_random_networks_equal_plain_ones(spec, seeds):
+    device = device_or_skip(spec)
+    captured = diverged = 0
+    for seed in seeds:
+        one, other = train(nnxp.Trainer, seed, spec), train(PlainTrainer, seed, spec)
+        if one is None or other is None:
+            assert one is other, seed
+            diverged += 1
+            continue
+        captured += one.captured == "captured"
+        kinds = [(one.network.parameters(), other.network.parameters())]
+        kinds += [(one.network.states(), other.network.states())]
+        kinds += [(x, other.optimizer.state[slot]) for slot, x in one.optimizer.state.items()]
+        for mine, plain in kinds:
+            assert mine.keys() == plain.keys(), seed
+            for name, x in mine.items():
+                a, b = device.to_host(x), device.to_host(plain[name])
+                assert abs(a - b).max() <= BOUND * max(1.0, abs(b).max()), (seed, name)
+    assert captured == len(seeds) - diverged
+    assert diverged <= len(seeds) / 20
