@@ -29,9 +29,10 @@ class Parameters(MutableMapping[str, Array]):
     def __init__(self, slots: Slots, network: Sequential) -> None:
         self._slots, self._network = slots, network
 
-    def owner(self) -> Sequential:
-        """Return the network of the parameters."""
-        return self._network
+    @property
+    def identity(self) -> object:
+        """An object that stands for the network, also after the network is deleted."""
+        return self._network._identity
 
     @property
     def trainable(self) -> dict[str, Array]:
@@ -122,10 +123,21 @@ class Sequential(Layer):
     Sequential(Affine(8, 8), ReLU())
     """
 
+    _identity: object
     _layers: tuple[Layer, ...] = ()
     _leaves: tuple[Layer, ...] = ()
     _parameter_slots: Slots
     _state_slots: Slots
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Make the identity by which an optimizer recognizes the network."""
+        network = super().__new__(cls)
+        network._identity = object()
+        return network
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy is another network, with an identity of its own.
+        return {name: x for name, x in super().__getstate__().items() if name != "_identity"}
 
     def __init__(self, layers: Iterable[Layer]) -> None:
         self.layers = layers

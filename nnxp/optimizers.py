@@ -8,7 +8,6 @@ variable would lose.
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Mapping, MutableMapping
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -53,7 +52,7 @@ class Optimizer(Part):
     learning_rate = Setting(POSITIVE)
     steps: int
     state: dict[str, dict[str, Array]]
-    _trained: weakref.ref[Any] | None = None
+    _trained: object = None  # the identity of the network whose state is stored
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """Make steps and state, also for a subclass whose __init__ does not call this class's."""
@@ -118,16 +117,15 @@ class Optimizer(Part):
 
     def _require_same_network(self, params: Mapping[str, Array]) -> None:
         """Raise if state of one network would be used for another one of the same widths."""
-        owner = params.owner() if hasattr(params, "owner") else None
-        if owner is None:
+        identity = getattr(params, "identity", None)
+        if identity is None:
             return
-        trained = self._trained and self._trained()
-        if trained is not None and trained is not owner and any(self.state.values()):
+        if self._trained not in (None, identity) and any(self.state.values()):
             raise InputError(
                 f"{self!r} has already trained another network; make a new optimizer for each "
                 "network"
             )
-        self._trained = weakref.ref(owner)
+        self._trained = identity
 
     def factors(self) -> tuple[float, ...]:
         """Return all numbers of the coming step; here the learning rate."""
