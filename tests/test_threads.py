@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 import threadpoolctl
@@ -58,3 +63,38 @@ def test_overlapping_trainings_restore_the_number_of_threads():
         second.__exit__(None, None, None)
         libraries = threadpoolctl.threadpool_info()
         assert {x["num_threads"] for x in libraries if x["user_api"] == "blas"} == {2}
+
+
+def blas_threads():
+    libraries = threadpoolctl.threadpool_info()
+    return {x["num_threads"] for x in libraries if x["user_api"] == "blas"}
+
+
+def test_limit_that_the_user_sets_in_training_stays():
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        with threads.limit_blas_threads(1):
+            assert blas_threads() == {1}
+            threadpoolctl.threadpool_limits(3, user_api="blas")
+        assert blas_threads() == {3}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork: not on this system")
+def test_child_forked_in_training_has_the_threads_again():
+    code = """
+    import os, sys, threadpoolctl
+    from nnxp.devices import threads
+
+    def blas_threads():
+        libraries = threadpoolctl.threadpool_info()
+        return {x["num_threads"] for x in libraries if x["user_api"] == "blas"}
+
+    threadpoolctl.threadpool_limits(2, user_api="blas")
+    with threads.limit_blas_threads(1):
+        child = os.fork()
+        if not child:
+            os._exit(0 if blas_threads() == {2} else 1)
+        _, status = os.waitpid(child, 0)
+        assert blas_threads() == {1}
+    sys.exit(os.waitstatus_to_exitcode(status))
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)

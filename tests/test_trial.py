@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
+import sys
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -494,3 +497,59 @@ def test_copies_of_a_trainer_have_their_own_state():
     fit(other)
     np.testing.assert_array_equal(one.network.states()["counter1"], before)
     assert other.network.states()["counter1"][0] == before[0] + 8
+
+
+@pytest.mark.interop
+def test_arrays_of_pytorch_that_require_a_gradient_keep_no_graph():
+    one = trainer("torch:cpu")
+    device = one.network.device
+    for name, x in one.network.parameters().items():
+        one.network.parameters().place(name, x.requires_grad_(True))
+    inputs = device.asarray(np.ones((5, 64))).requires_grad_(True)
+    fit(one)
+    one.step(inputs, device.asarray(np.arange(5, dtype="int32")))
+    for x in (*one.network.parameters().values(), *one.network.gradients().values()):
+        assert not x.requires_grad
+        assert x.grad_fn is None
+
+
+def test_memory_of_captured_steps_is_freed_without_the_cycle_collector():
+    train, _ = nnxp.data.load_digits()
+    rng = np.random.default_rng(0)
+    network = nnxp.mlp([64, 2000, 1000, 10], rng=rng)
+    held = sum(x.nbytes for x in network.parameters().values())  # 8 MiB
+    gc.collect()
+    gc.disable()
+    try:
+        tracemalloc.start()
+        one = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam())
+        one.fit(train, epochs=1, batch_size=100, rng=rng)
+        after, peak = tracemalloc.get_traced_memory()
+        assert peak > 5 * held  # vectors of parameters, gradients and state; a batch's outputs
+        assert after < 2.5 * held  # Adam's state alone
+        del one
+        assert tracemalloc.get_traced_memory()[0] < held / 4
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
+def test_preparing_a_captured_step_is_linear_in_depth():
+    def calls(depth):
+        network = nnxp.mlp([4] * (depth + 1), rng=np.random.default_rng(0))
+        data = nnxp.data.Dataset(np.ones((4, 4)), np.arange(4))
+        one = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(1e-3))
+        count = 0
+
+        def profile(frame, event, _):
+            nonlocal count
+            count += event in ("call", "c_call")
+
+        sys.setprofile(profile)
+        try:
+            one.fit(data, epochs=1, batch_size=4, rng=np.random.default_rng(0))
+        finally:
+            sys.setprofile(None)
+        return count
+
+    assert calls(160) < 2.2 * calls(80)
