@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import peers
 
-STEPS = {"small": 200, "wide": 40}
+STEPS = {"small": 200, "wide": 40, "deep": 25}
 
 
 def main() -> None:

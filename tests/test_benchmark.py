@@ -205,7 +205,7 @@ def test_compare_commits_prints_ratios(repository, one_core):
     assert result.returncode == 0, result.stderr
     head, _, *rows = result.stdout.splitlines()
     assert head == "| µs | HEAD | working tree | second / first (quartiles) |"
-    assert len(rows) == 8
+    assert len(rows) == 12
     assert rows[0].startswith("| small, SGD, step | ")
     worktrees = subprocess.run(
         ["git", "worktree", "list"], cwd=repository, capture_output=True, text=True, check=True

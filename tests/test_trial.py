@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import pickle
 import sys
 import tracemalloc
 import warnings
@@ -242,8 +243,9 @@ def test_methods_replaced_on_an_object_are_used(spec, replace):
 
 
 @pytest.mark.filterwarnings("ignore:no step is captured")
+@devices
 @pytest.mark.parametrize("owner", [nnxp.Optimizer, nnxp.Trainer])
-def test_methods_replaced_on_a_class_are_used(monkeypatch, owner):
+def test_methods_replaced_on_a_class_are_used(monkeypatch, spec, owner):
     name = {nnxp.Optimizer: "update", nnxp.Trainer: "step"}[owner]
     original = getattr(owner, name)
 
@@ -253,7 +255,7 @@ def test_methods_replaced_on_a_class_are_used(monkeypatch, owner):
     def half_step(self, inputs, labels):
         return original(self, inputs * 0.5, labels)
 
-    one, other, unchanged = (trainer(capture=capture) for capture in ("auto", False, False))
+    one, other, unchanged = (trainer(spec, capture=capture) for capture in ("auto", False, False))
     fit(unchanged)
     monkeypatch.setattr(owner, name, half if owner is nnxp.Optimizer else half_step)
     fit(one)
@@ -331,22 +333,24 @@ def test_frozen_layer_is_not_changed_and_trains_again_when_unfrozen(spec, tmp_pa
     assert_equal(one, other)
 
 
-def test_layer_replaced_in_the_network_is_trained():
-    one = trainer()
+@devices
+def test_layer_replaced_in_the_network_is_trained(spec):
+    one = trainer(spec, optimizer=nnxp.SGD(0.1))
     fit(one)
+    to_host = one.network.device.to_host
     layers = list(one.network)
-    layers[0] = nnxp.Affine(64, 9, rng=np.random.default_rng(5), dtype="float64")
-    before = layers[0].params["W"].copy()
-    one.optimizer = nnxp.SGD(0.1)
+    layers[0] = nnxp.Affine(64, 9, rng=np.random.default_rng(5), dtype="float64", device=spec)
+    before = to_host(layers[0].params["W"]).copy()
     one.network.layers = layers
     fit(one)
-    assert abs(layers[0].params["W"] - before).max() > 0
+    assert abs(to_host(layers[0].params["W"]) - before).max() > 0
     with pytest.raises(nnxp.InputError, match="the same .* object is at positions 1 and 2"):
         one.network.layers = [layers[0], layers[0]]
 
 
-def test_optimizer_of_one_network_is_refused_for_another_of_the_same_widths():
-    one, other = trainer(), trainer()
+@devices
+def test_optimizer_of_one_network_is_refused_for_another_of_the_same_widths(spec):
+    one, other = trainer(spec), trainer(spec)
     fit(one)
     other.optimizer = one.optimizer
     with pytest.raises(nnxp.InputError, match="has already trained another network; make a new"):
@@ -553,3 +557,48 @@ def test_preparing_a_captured_step_is_linear_in_depth():
         return count
 
     assert calls(160) < 2.2 * calls(80)
+
+
+@devices
+def test_trainer_whose_network_begins_without_parameters_is_copied_after_plain_steps(spec):
+    device = device_or_skip(spec)
+    layers = [nnxp.ReLU(), nnxp.Affine(4, 3, rng=np.random.default_rng(0), device=device)]
+    one = nnxp.Trainer(nnxp.Sequential(layers), nnxp.SoftmaxWithLoss(), nnxp.SGD())
+    inputs = device.asarray(np.ones((2, 4), "float32"))
+    one.step(inputs, device.asarray(np.array([0, 1], "int32")))
+    assert layers[0]._saved is None
+    for other in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+        assert other.optimizer.steps == 1
+    one.network.forward(inputs, training=True)  # also with values that are saved for a backward
+    copy.deepcopy(one)
+
+
+class Constant(nnxp.SGD):
+    def update(self, params, grads):
+        for name, gradient in grads.items():
+            params[name] -= 0.1 * gradient
+
+
+@devices
+@pytest.mark.parametrize("capture", ["auto", False])
+def test_steps_are_counted_for_an_optimizer_that_does_not(spec, capture):
+    one = trainer(spec, optimizer=Constant(), capture=capture)
+    fit(one)
+    assert one.optimizer.steps == 8
+    assert (one.captured == "captured") == (capture == "auto")
+
+
+def test_denormal_numbers_do_not_stay_in_the_optimizer_state():
+    one = trainer(optimizer=nnxp.Momentum(0.1))
+    fit(one)
+    velocity = one.optimizer.state["velocity"]["W1"]
+    velocity[0] = 1e-310
+    one.network[0].trainable = False  # so that nothing else changes it
+    fit(one)
+    assert (one.optimizer.state["velocity"]["W1"][0] == 0).all()
+
+
+def test_check_layer_names_the_extra_that_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "array_api_strict", None)
+    with pytest.raises(nnxp.MissingExtraError, match=r"pip install 'nnxp\[testing\]'"):
+        nnxp.testing.check_layer(Swish(), (5, 4))

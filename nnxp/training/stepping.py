@@ -85,7 +85,7 @@ class Stepper:
             if why:
                 names = ", ".join(dict.fromkeys(map(repr, foreign)))
                 self.reason = f"{names}: {why}"
-        if self.reason:
+        if kind is None or self.reason:
             self.captured = None
             if capture is True or (foreign and self.reason not in self._warned):
                 self._warned.add(self.reason)
@@ -94,7 +94,6 @@ class Stepper:
                 )
             yield lambda rows: step(*batches.take(rows))
             return
-        assert kind is not None
         with self._prepare(kind, *parts, batches).bind(batches) as captured_step:
             yield captured_step
 
