@@ -20,7 +20,8 @@ def labels_as(labels, dtype):
 
 
 def test_the_table_holds_every_loss():
-    assert {make for make, _, _ in LOSSES.values()} == set(nnxp.Loss.__subclasses__())
+    own = {x for x in nnxp.Loss.__subclasses__() if x.__module__.startswith("nnxp.")}
+    assert {make for make, _, _ in LOSSES.values()} == own
 
 
 @losses
