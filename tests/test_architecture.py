@@ -65,6 +65,7 @@ ROOMS = {
         "losses",
         "network",
         "optimizers",
+        "parts",
         "step",
     },
     "capture": {"data", "devices", "losses", "network", "optimizers", "parts", "step"},

@@ -602,3 +602,14 @@ def test_check_layer_names_the_extra_that_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "array_api_strict", None)
     with pytest.raises(nnxp.MissingExtraError, match=r"pip install 'nnxp\[testing\]'"):
         nnxp.testing.check_layer(Swish(), (5, 4))
+
+
+class Unsaveable(nnxp.SGD):
+    def __init__(self, rate):
+        super().__init__(rate)
+
+
+def test_optimizer_that_cannot_be_saved_trains():
+    one = trainer(optimizer=Unsaveable(0.1))
+    fit(one)
+    assert one.optimizer.steps == 8

@@ -14,6 +14,7 @@ from nnxp.errors import InputError
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
+from nnxp.parts import Setting
 
 
 def require_dataset(dataset: object) -> Dataset:
@@ -104,8 +105,12 @@ def replace_unusable_arrays(network: Sequential, optimizer: Optimizer, device: D
 
 def require_representable(optimizer: Optimizer, dtype: str) -> None:
     """Raise an `InputError` if a setting of the optimizer is positive, but 0 in the dtype."""
-    for name in optimizer.config():
-        value = getattr(optimizer, name, None)
+    numbers = {
+        name: x for kind in type(optimizer).__mro__ for name, x in vars(kind).items()
+        if isinstance(x, Setting) and name in vars(optimizer)
+    }  # fmt: skip
+    for name in numbers:
+        value = getattr(optimizer, name)
         if isinstance(value, float) and value and np.asarray(value, dtype) == 0:
             raise InputError(
                 f"{name} of {optimizer!r} is 0 in {dtype}; use a larger one, such as "
