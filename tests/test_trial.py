@@ -613,3 +613,40 @@ def test_optimizer_that_cannot_be_saved_trains():
     one = trainer(optimizer=Unsaveable(0.1))
     fit(one)
     assert one.optimizer.steps == 8
+
+
+def test_divergence_restores_the_state_of_layers():
+    rng = np.random.default_rng(0)
+    layers = [nnxp.BatchNorm(64), nnxp.Dropout(0.2, rng=rng), nnxp.Affine(64, 9, rng=rng)]
+    layers += [nnxp.ReLU(), nnxp.Affine(9, 10, rng=rng)]
+    one = nnxp.Trainer(nnxp.Sequential(layers), nnxp.SoftmaxWithLoss(), nnxp.SGD(1e30))
+    with pytest.raises(nnxp.DivergenceError):
+        fit(one)
+    states = one.network.states()
+    assert states["counter1"][0] == one.optimizer.steps
+    assert np.isfinite(states["running_var1"]).all()
+
+
+def test_unfrozen_layer_is_saved_before_its_first_step(tmp_path):
+    pytest.importorskip("safetensors")
+    one = trainer(optimizer=nnxp.Adam())
+    one.network[0].trainable = False
+    fit(one)
+    one.network[0].trainable = True
+    fit(one, checkpoint=tmp_path / "a.safetensors")
+    np.testing.assert_equal(numbers(nnxp.Trainer.resume(tmp_path / "a.safetensors")), numbers(one))
+
+
+def test_update_replaced_on_the_class_is_called_with_all_parameters(monkeypatch):
+    update = nnxp.Optimizer.update
+
+    def clipped(self, params, grads):
+        norm = np.add.reduce([0.0])  # a constant: only the names count here
+        assert "W1" in grads
+        update(self, params, {name: x * (0.5 + norm) for name, x in grads.items()})
+
+    monkeypatch.setattr(nnxp.Optimizer, "update", clipped)
+    one, other = trainer(), trainer(capture=False)
+    fit(one)
+    fit(other)
+    assert_equal(one, other)

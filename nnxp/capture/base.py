@@ -74,13 +74,16 @@ def with_factors(optimizer: Optimizer, factors: Iterable[Array]) -> Optimizer:
     return copied
 
 
+_UPDATE = Optimizer.update  # to see it replaced on the class
+
+
 def is_elementwise(optimizer: Optimizer) -> bool:
     """Return whether a vector of all parameters can be updated in place of each of them.
 
     A class that overrides the rule, or `update`, must declare ``elementwise`` itself.
     """
     kind = type(optimizer)
-    if kind.update is not Optimizer.update or vars(optimizer).keys() & {"update", "_update_one"}:
+    if kind.update is not _UPDATE or vars(optimizer).keys() & {"update", "_update_one"}:
         return False
     mro = kind.__mro__
     rule = next(i for i, base in enumerate(mro) if "_update_one" in vars(base))

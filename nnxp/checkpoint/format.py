@@ -75,10 +75,10 @@ def require_state(
 ) -> None:
     """Raise an `InputError` unless the optimizer's state is that of these parameters.
 
-    All slots must have state of the same parameters, after the first step of all trainable ones.
+    All slots must have state of the same parameters; a layer that was frozen so far has none.
     """
     stored = {name for slot in state.values() for name in slot}
-    names = (stored & set(parameters)) | (set(trainable) if steps or stored else set())
+    names = (stored & set(parameters)) | (set(trainable) if steps and not stored else set())
     expected = {f"{slot} of {name}" for slot in optimizer.state for name in names}
     actual = {f"{slot} of {name}" for slot, kept in state.items() for name in kept}
     if expected != actual:

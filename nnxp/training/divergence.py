@@ -32,16 +32,18 @@ class Snapshot:
         self._copy = functools.partial(device.xp.asarray, copy=True)
         self._network, self._optimizer = network, optimizer
         self._parameters = {name: self._copy(x) for name, x in network.parameters().items()}
+        self._states = {name: self._copy(x) for name, x in network.states().items()}
         self._state, self._steps = self._copies(optimizer.state), optimizer.steps
 
     def restore(self) -> None:
         """Restore the copies, in place if the arrays are mutable."""
-        current = self._network.parameters()
-        for name, x in self._parameters.items():
-            try:
-                current[name][...] = x
-            except TypeError:  # an immutable array
-                current[name] = x
+        parameters, states = self._network.parameters(), self._network.states()
+        for current, copies in ((parameters, self._parameters), (states, self._states)):
+            for name, x in copies.items():
+                try:
+                    current[name][...] = x
+                except TypeError:  # an immutable array
+                    current[name] = x
         self._optimizer.state, self._optimizer.steps = self._copies(self._state), self._steps
 
     def _copies(self, state: dict[str, dict[str, Array]]) -> dict[str, dict[str, Array]]:
@@ -55,7 +57,12 @@ def parameters_and_state(network: Sequential, optimizer: Optimizer) -> dict[str,
     state = {
         f"{slot} of {name}": x for slot, kept in optimizer.state.items() for name, x in kept.items()
     }
-    return dict(network.parameters()) | state
+    floating = {
+        name: x
+        for name, x in network.states().items()
+        if namespace_of(x, name).isdtype(x.dtype, "real floating")
+    }
+    return dict(network.parameters()) | floating | state
 
 
 def raise_at_divergence(
@@ -100,6 +107,7 @@ def raise_at_divergence(
                 continue
             before.restore()
             place = first_not_finite(network, loss, inputs, labels)
+            before.restore()  # the layers' state, which the search has changed
             if place is None:
                 place = f"{not_finite[0]} after the optimizer's step" if not_finite else "the loss"
             raise DivergenceError(
