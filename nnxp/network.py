@@ -248,7 +248,9 @@ class Sequential(Layer):
         for layer in reversed(self.layers[first + 1 :]):
             dy = layer.backward(dy)
         if first < len(learning):
-            self.layers[first].backward_parameters(dy)
+            layer = self.layers[first]
+            skips = layer.skips_inputs()
+            (layer.backward_parameters if skips else layer.backward)(dy)
         for layer in self.layers[:first]:
             layer.discard_saved()
 

@@ -40,7 +40,9 @@ class Step:
         """
         scores = self.network.forward(inputs, training=True)
         value = self.loss.forward(scores, labels)
-        self.network.backward_parameters(self.loss.backward())
+        skips = self.network.skips_inputs()
+        backward = self.network.backward_parameters if skips else self.network.backward
+        backward(self.loss.backward())
         return value
 
     def update(self) -> None:

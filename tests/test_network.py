@@ -69,9 +69,16 @@ def test_training_skips_the_input_gradient_alone(monkeypatch):
     assert network.backward(dy).shape == x.shape
     whole = dict(network.gradients())
     network.forward(x, training=True)
-    for layer in network.layers[:2]:
-        monkeypatch.setattr(layer, "backward", None)  # neither Flatten nor the first Affine
+    backward, called = nnxp.Affine.backward, []
+
+    def spied(self, dy):
+        called.append(self)
+        return backward(self, dy)
+
+    monkeypatch.setattr(nnxp.Flatten, "backward", None)
+    monkeypatch.setattr(nnxp.Affine, "backward", spied)
     network.backward_parameters(dy)
+    assert called == [network[5], network[3]]  # not the first Affine
     for name, gradient in network.gradients().items():
         np.testing.assert_array_equal(gradient, whole[name])
 

@@ -322,8 +322,15 @@ def test_a_record_prints_its_own_figures():
 
 def test_step_skips_the_gradient_at_the_inputs(monkeypatch, small):
     trainer = small_trainer()
-    monkeypatch.setattr(trainer.network.layers[0], "backward", None)
+    backward, called = nnxp.Affine.backward, []
+
+    def spied(self, dy):
+        called.append(self)
+        return backward(self, dy)
+
+    monkeypatch.setattr(nnxp.Affine, "backward", spied)
     trainer.step(small.inputs.astype("float32"), small.labels)
+    assert called == [trainer.network[4], trainer.network[2]]
 
 
 def test_evaluate_keeps_no_backward(small):

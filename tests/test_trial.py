@@ -650,3 +650,46 @@ def test_update_replaced_on_the_class_is_called_with_all_parameters(monkeypatch)
     fit(one)
     fit(other)
     assert_equal(one, other)
+
+
+class Scaled(nnxp.Sequential):
+    """Five times the outputs of the layers."""
+
+    def forward(self, x, training=False):
+        return super().forward(x, training) * 5.0
+
+    def backward(self, dy):
+        return super().backward(dy * 5.0)
+
+
+class WithoutGradient(nnxp.Affine):
+    def backward(self, dy):
+        dx = super().backward(dy)
+        self.grads["W"] = self.grads["W"] * 0.0
+        return dx
+
+
+@pytest.mark.filterwarnings("ignore:no step is captured")
+@pytest.mark.parametrize("capture", ["auto", False])
+def test_overridden_backward_of_the_first_layer_is_used(capture):
+    rng = np.random.default_rng(0)
+    layer = WithoutGradient(64, 10, rng=rng, dtype="float64")
+    before = layer.params["W"].copy()
+    network = nnxp.Sequential([layer])
+    one = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1), capture=capture)
+    fit(one)
+    np.testing.assert_array_equal(layer.params["W"], before)
+    assert abs(layer.params["b"]).max() > 0
+
+
+def test_overridden_backward_gives_the_gradient_of_a_step():
+    affine = nnxp.Affine(4, 3, rng=np.random.default_rng(0), dtype="float64")
+    inputs, labels = np.random.default_rng(1).normal(size=(5, 4)), np.array([0, 1, 2, 0, 1])
+    for network in (Scaled([affine]), nnxp.Sequential([Scaled([affine])])):
+        loss = nnxp.SoftmaxWithLoss()
+        assert max(nnxp.check_gradients(network, loss, inputs, labels).values()) < 1e-7
+        loss.forward(network.forward(inputs, training=True), labels)
+        network.backward(loss.backward())
+        expected = affine.grads["W"].copy()
+        nnxp.Trainer(network, loss, nnxp.SGD(1e-12)).step(inputs, labels)
+        np.testing.assert_allclose(affine.grads["W"], expected, rtol=1e-9)

@@ -117,6 +117,18 @@ class Layer(Part):
         """Compute the gradients of the parameters only, for the first layer of a network."""
         self.backward(dy)
 
+    def skips_inputs(self) -> bool:
+        """Return whether `backward_parameters` belongs to the layer's `backward`.
+
+        It does not if only `backward` is overridden, in a subclass or on the object.
+        """
+        if "backward" in vars(self):
+            return False
+        mro = type(self).__mro__
+        backward = next(i for i, kind in enumerate(mro) if "backward" in vars(kind))
+        parameters = next(i for i, kind in enumerate(mro) if "backward_parameters" in vars(kind))
+        return parameters <= backward
+
     def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Return the shape of one example's output for an input's shape; None means unknown."""
         return shape
