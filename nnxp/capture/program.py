@@ -195,9 +195,10 @@ def _lower(
         args, kwargs = op.bind(arrays.__getitem__)
         unused = {x.owner for x in op.reads if last_read[x.owner] == position} & blocks.keys()
         if isinstance(op.function, np.ufunc) and op.function.signature is None:
-            # Element by element, the result may overwrite an argument.
+            # Element by element, the result may overwrite an argument; with another dtype, NumPy
+            # would copy the argument first.
             for x in unused:
-                if x.shape == result.shape:
+                if (x.shape, x.dtype) == (result.shape, result.dtype):
                     free.add(blocks.pop(x))
         view = None
         if result.owner is not result:
