@@ -177,3 +177,23 @@ def scores_namespace(scores: Array, labels: Array, owner: object) -> Namespace:
             f"{describe(labels)}; move the labels with device.asarray(labels)"
         )
     return xp
+
+
+_BLOCK = 1024  # rows that are added one after the other
+
+
+def sum_rows(xp: Namespace, x: Array) -> Array:
+    """Return the sum of a matrix's rows, in blocks.
+
+    Added one after the other, n rows have an error of up to n units of rounding (Higham 2002,
+    eq. 4.4), in blocks of m rows of about m + n / m units.
+    """
+    rows, columns = x.shape
+    blocks = rows // _BLOCK
+    if blocks < 2:
+        return xp.sum(x, axis=0)
+    whole = xp.reshape(x[: blocks * _BLOCK, ...], (blocks, _BLOCK, columns))
+    total = sum_rows(xp, xp.sum(whole, axis=1))
+    if blocks * _BLOCK == rows:
+        return total
+    return total + xp.sum(x[blocks * _BLOCK :, ...], axis=0)

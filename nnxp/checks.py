@@ -6,6 +6,8 @@ import difflib
 import importlib
 import math
 import operator
+import sys
+import warnings
 from collections.abc import Callable, Iterable
 from numbers import Real
 from types import ModuleType
@@ -55,6 +57,16 @@ def require_number(name: str, value: object, range_: Range) -> float:
         except OverflowError:
             pass
     raise InputError(f"{name} must be {expected}, got {value!r}")
+
+
+def warn(message: str) -> None:
+    """Warn at the line outside nnxp that led here."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in (
+        "nnxp", "contextlib"
+    ):  # fmt: skip
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def optional_import(package: str, extra: str) -> ModuleType:

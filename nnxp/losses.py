@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from array_api_compat import is_numpy_array
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class Loss(Part):
     """Base class of all losses: `forward` returns a mean loss, `backward` its gradient."""
 
+    changing: ClassVar[frozenset[str]] = frozenset({"_saved"})
     _saved: tuple[Array, ...] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -33,7 +34,7 @@ class Loss(Part):
 
     def forward(self, scores: Array, labels: Array, training: bool = True) -> Array:
         """Return the loss of a batch as a 0-d array; if `training`, save what `backward` needs."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def backward(self) -> Array:
         """Return the gradient at the scores, in their shape.
@@ -43,7 +44,7 @@ class Loss(Part):
         CallOrderError
             If there was no training forward since the last backward.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define backward")
 
     def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
         """Raise an `InputError` unless `labels` fit scores of shape (batch, `*outputs`).

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from typing import Any, Self, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from typing import Any, ClassVar, Self, TypeAlias
 
 from nnxp.arrays import Array, namespace_of
 from nnxp.checks import unknown_name
 from nnxp.devices import Device, open_device
 from nnxp.errors import CallOrderError, DeviceError, InputError
 from nnxp.layers import Layer
-from nnxp.parts import Place, decode_settings, encode_setting, settings_of
+from nnxp.layers.base import require_no_layers
+from nnxp.parts import (
+    Place,
+    constructor_parameters,
+    decode_settings,
+    encode_setting,
+    settings_of,
+)
 
-Slots: TypeAlias = Mapping[str, tuple[Layer, str]]
+Slots: TypeAlias = dict[str, tuple[Layer, str]]
 """The layer and the key of each named array."""
 
 
@@ -25,6 +31,9 @@ class Parameters(MutableMapping[str, Array]):
     ``parameters["W1"] -= step`` therefore works for mutable arrays (NumPy) and immutable ones
     (JAX).
     """
+
+    kind: ClassVar[str] = "parameter"
+    _attribute: ClassVar[str] = "params"  # of the layers
 
     def __init__(self, slots: Slots, network: Sequential) -> None:
         self._slots, self._network = slots, network
@@ -36,33 +45,46 @@ class Parameters(MutableMapping[str, Array]):
 
     @property
     def trainable(self) -> dict[str, Array]:
-        """The parameters whose layers are not frozen, by name."""
-        return {
-            name: layer.params[key] for name, (layer, key) in self._slots.items() if layer.trainable
-        }
+        """The arrays whose layers are not frozen, by name."""
+        return {name: self[name] for name, (layer, _) in self._slots.items() if layer.trainable}
 
     def __getitem__(self, name: str) -> Array:
         layer, key = self._slots[name]
-        return layer.params[key]
+        array: Array = getattr(layer, self._attribute)[key]
+        return array
 
     def __setitem__(self, name: str, value: Array) -> None:
         if name not in self._slots:
-            raise unknown_name("parameter", name, self._slots)
-        layer, key = self._slots[name]
-        if value is not layer.params[key]:  # an in-place change assigns the same array
-            layer.params[key] = _matching_copy(f"parameter {name}", value, layer.params[key], layer)
+            raise unknown_name(self.kind, name, self._slots)
+        if value is not self[name]:  # an in-place change assigns the same array
+            self.place(name, self.matching_copy(name, value))
 
     def place(self, name: str, array: Array) -> None:
         """Assign `array` itself, without a check or a copy."""
         layer, key = self._slots[name]
-        layer.params[key] = array
+        getattr(layer, self._attribute)[key] = array
+
+    def matching_copy(self, name: str, new: Array) -> Array:
+        """Return a copy of `new`, which may replace an array if shape and dtype are the same."""
+        old, layer = self[name], self.layer(name)
+        if layer.device is not None:
+            layer.device.require(new, f"{self.kind} {name}")
+            new = layer.device.asarray(new)  # without a graph of PyTorch's autograd
+        if tuple(new.shape) != tuple(old.shape) or new.dtype != old.dtype:
+            convert = "; convert it with astype" if tuple(new.shape) == tuple(old.shape) else ""
+            raise InputError(
+                f"{self.kind} {name} expects {tuple(old.shape)} {old.dtype}, got "
+                f"{tuple(new.shape)} {new.dtype}{convert}"
+            )
+        # A copy, since training changes arrays in place and `new` belongs to the caller.
+        return namespace_of(new, name).asarray(new, copy=True)
 
     def layer(self, name: str) -> Layer:
-        """Return the layer of a parameter."""
+        """Return the layer of an array."""
         return self._slots[name][0]
 
     def __delitem__(self, name: str) -> None:
-        raise InputError(f"a network keeps all its parameters; {name} cannot be deleted")
+        raise InputError(f"a network keeps all its arrays; {self.kind} {name} cannot be deleted")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._slots)
@@ -77,19 +99,8 @@ class Parameters(MutableMapping[str, Array]):
 class States(Parameters):
     """The state of a network's layers as one ordered mapping; assignments change the layers."""
 
-    def __getitem__(self, name: str) -> Array:
-        layer, key = self._slots[name]
-        return layer.state[key]
-
-    def __setitem__(self, name: str, value: Array) -> None:
-        layer, key = self._slots[name]
-        if value is not layer.state[key]:
-            layer.state[key] = _matching_copy(f"state {name}", value, layer.state[key], layer)
-
-    def place(self, name: str, array: Array) -> None:
-        """Assign `array` itself, without a check or a copy."""
-        layer, key = self._slots[name]
-        layer.state[key] = array
+    kind = "state"
+    _attribute = "state"
 
 
 class Sequential(Layer):
@@ -125,9 +136,6 @@ class Sequential(Layer):
 
     _identity: object
     _layers: tuple[Layer, ...] = ()
-    _leaves: tuple[Layer, ...] = ()
-    _parameter_slots: Slots
-    _state_slots: Slots
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """Make the identity by which an optimizer recognizes the network."""
@@ -161,15 +169,51 @@ class Sequential(Layer):
                 raise InputError(
                     f"Sequential expects layers, got {type(layer).__name__} at position {position}"
                 )
-            for leaf in layer.leaves():
-                if positions.setdefault(id(leaf), position) != position or leaf is self:
+            for each in _within(layer):
+                if each is self:
+                    raise InputError(f"a {type(self).__name__} cannot have itself as a layer")
+                if positions.setdefault(id(each), position) != position:
                     raise InputError(
-                        f"the same {leaf!r} object is at positions {positions[id(leaf)]} and "
+                        f"the same {each!r} object is at positions {positions[id(each)]} and "
                         f"{position}; make one object for each position"
                     )
             shape = layer.output_shape(shape)
-        self._set_place([leaf for layer in layers for leaf in layer.leaves()])
+        _require_trainable([each for layer in layers for each in _within(layer)])
         self._layers = layers
+
+    @property
+    def device(self) -> Device | None:
+        """The device of parameters and state; None for a network without."""
+        return next((x.device for x in self.leaves() if x.params or x.state), None)
+
+    @device.setter
+    def device(self, device: Device | str) -> None:
+        raise InputError(f"a network's device cannot be set; use network.to({str(device)!r})")
+
+    @property
+    def dtype(self) -> str | None:
+        """The name of the dtype of parameters and state; None for a network without."""
+        return next((x.dtype for x in self.leaves() if x.params or x.state), None)
+
+    @dtype.setter
+    def dtype(self, dtype: str) -> None:
+        raise InputError(
+            f"a network's dtype cannot be set; use network.to(network.device, dtype={dtype!r})"
+        )
+
+    def require_trainable(self) -> None:
+        """Raise unless the network, whose layers may have changed, can be trained and saved.
+
+        Raises
+        ------
+        InputError
+            If a layer occurs twice, a layer that is not a network has a layer, a network has arrays
+            of its own, or dtypes differ.
+        DeviceError
+            If devices differ.
+        """
+        self._slots()
+        _require_trainable(list(_within(self)))
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -181,19 +225,25 @@ class Sequential(Layer):
         return iter(self.layers)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"
+        names = constructor_parameters(type(self)).keys() & vars(self).keys()
+        settings = [f"{name}={vars(self)[name]!r}" for name in sorted(names)]
+        return f"{type(self).__name__}({', '.join([*map(repr, self.layers), *settings])})"
 
     def config(self) -> dict[str, Any]:
         """Return the layers, and a subclass's other settings, as JSON."""
-        own = {"layers": encode_setting(self.layers, "layers")}
-        if "layers" in settings_of(type(self)):
-            return own
-        return own | super().config()
+        return {"layers": encode_setting(self.layers, "layers")} | super().config()
 
     @classmethod
     def build(cls, config: Mapping[str, Any], place: Place) -> Self:
-        """Return a network of the described layers; ``__init__`` is not called."""
-        if unknown := config.keys() - settings_of(cls).keys() - {"layers"}:
+        """Return a network of the described layers.
+
+        A subclass whose ``__init__`` makes the layers itself is made without it: the settings are
+        set as attributes.
+        """
+        settings = settings_of(cls)
+        if "layers" in settings:
+            return super().build(config, place)
+        if unknown := config.keys() - settings.keys() - {"layers"}:
             raise InputError(f"{cls.__name__} has no settings {', '.join(sorted(unknown))}")
         network = cls.__new__(cls)
         for name, value in decode_settings(config, place).items():
@@ -290,13 +340,11 @@ class Sequential(Layer):
 
     def parameters(self) -> Parameters:
         """Return the parameters by name, in the layers' order: W1, b1, W2, b2 and so on."""
-        self._name_arrays()
-        return Parameters(self._parameter_slots, self)
+        return Parameters(self._slots()[0], self)
 
     def states(self) -> States:
         """Return the layers' state by name, in the layers' order."""
-        self._name_arrays()
-        return States(self._state_slots, self)
+        return States(self._slots()[1], self)
 
     def gradients(self) -> dict[str, Array]:
         """Return the gradients of the last backward under the names of the trainable parameters.
@@ -306,11 +354,10 @@ class Sequential(Layer):
         CallOrderError
             If there was no backward yet.
         """
-        self._name_arrays()
         try:
             return {
                 name: layer.grads[key]
-                for name, (layer, key) in self._parameter_slots.items()
+                for name, (layer, key) in self._slots()[0].items()
                 if layer.trainable
             }
         except KeyError:
@@ -333,7 +380,7 @@ class Sequential(Layer):
             If a name is missing or unknown, or an array has another shape or dtype.
         """
         own = self.parameters()
-        for name, x in self._checked_copies(parameters, own, "parameter").items():
+        for name, x in self._checked_copies(parameters, own).items():
             own.place(name, x)
 
     def load_arrays(self, parameters: Mapping[str, Array], states: Mapping[str, Array]) -> None:
@@ -344,32 +391,25 @@ class Sequential(Layer):
         parameters, states : mapping of str to array
             As in `load_parameters`, with the names of `parameters` and of `states`.
         """
-        copies = [
-            (own, self._checked_copies(given, own, kind))
-            for given, own, kind in (
-                (parameters, self.parameters(), "parameter"),
-                (states, self.states(), "state"),
-            )
-        ]
+        pairs = (parameters, self.parameters()), (states, self.states())
+        copies = [(own, self._checked_copies(given, own)) for given, own in pairs]
         for own, loaded in copies:
             for name, x in loaded.items():
                 own.place(name, x)
 
-    def _checked_copies(
-        self, given: Mapping[str, Array], own: Parameters, kind: str
-    ) -> dict[str, Array]:
+    def _checked_copies(self, given: Mapping[str, Array], own: Parameters) -> dict[str, Array]:
         """Return copies of the given arrays that can replace the network's own."""
         for name in given:
             if name not in own:
-                raise unknown_name(kind, name, own)
+                raise unknown_name(own.kind, name, own)
         copies: dict[str, Array] = {}
-        if self.device is None:
+        device = self.device
+        if device is None:
             return copies
-        for name, old in own.items():
+        for name in own:
             if name not in given:
-                raise InputError(f"{kind} {name} is missing; got {', '.join(given)}")
-            new = self.device.asarray(given[name])
-            copies[name] = _matching_copy(f"{kind} {name}", new, old, own.layer(name))
+                raise InputError(f"{own.kind} {name} is missing; got {', '.join(given)}")
+            copies[name] = own.matching_copy(name, device.asarray(given[name]))
         return copies
 
     def summary(self) -> str:
@@ -391,53 +431,72 @@ class Sequential(Layer):
         place = f" of {self.dtype} on {self.device}" if self.device else ""
         return "\n".join([*lines, f"{total:,} parameters{place}"])
 
-    def _name_arrays(self) -> None:
-        """Name all parameters and state, unless the layers are those that were named last."""
-        leaves = tuple(self.leaves())
-        if leaves == self._leaves:
-            return
-        parameters: dict[str, tuple[Layer, str]] = {}
-        states: dict[str, tuple[Layer, str]] = {}
-        self._fill_slots(parameters, states, "")
-        self._set_place(leaves)
-        self._leaves, self._parameter_slots, self._state_slots = leaves, parameters, states
+    def _slots(self) -> tuple[Slots, Slots]:
+        """Return where each parameter and each state is, by name.
 
-    def _set_place(self, leaves: Sequence[Layer]) -> None:
-        """Set device and dtype to those of all layers with arrays, which must agree."""
-        owners = [leaf for leaf in leaves if leaf.params or leaf.state]
-        for layer in owners:
-            if layer.device is None or layer.dtype is None:
-                raise InputError(
-                    f"{layer!r} has parameters but no device or no dtype; set both in its __init__"
-                )
-            for what in ("device", "dtype"):
-                first, other = getattr(owners[0], what), getattr(layer, what)
-                if first != other:
-                    raise (DeviceError if what == "device" else InputError)(
-                        f"all layers must be on one device in one dtype: {owners[0]!r} has "
-                        f"{first}, {layer!r} has {other}; move one with "
-                        "layer.to(device, dtype=…)"
-                    )
-        self._device = owners[0].device if owners else None
-        self._dtype = owners[0].dtype if owners else None
+        Raises
+        ------
+        InputError
+            If a layer occurs twice, since an inner network was given one of another.
+        """
+        parameters: Slots = {}
+        states: Slots = {}
+        named: set[int] = set()
+        self._fill_slots(parameters, states, named, "")
+        return parameters, states
 
-    def _fill_slots(
-        self,
-        parameters: dict[str, tuple[Layer, str]],
-        states: dict[str, tuple[Layer, str]],
-        prefix: str,
-    ) -> None:
-        counts: Counter[str] = Counter()
+    def _fill_slots(self, parameters: Slots, states: Slots, named: set[int], prefix: str) -> None:
+        counts: dict[str, int] = {}
         for layer in self.layers:
+            if id(layer) in named:
+                raise InputError(
+                    f"{layer!r} is twice in the network; use one object for each place"
+                )
+            named.add(id(layer))
             if isinstance(layer, Sequential):
                 kind = type(layer).__name__.lower()
-                counts[kind] += 1
-                layer._fill_slots(parameters, states, f"{prefix}{kind}{counts[kind]}.")
+                counts[kind] = counts.get(kind, 0) + 1
+                layer._fill_slots(parameters, states, named, f"{prefix}{kind}{counts[kind]}.")
                 continue
             for arrays, slots in ((layer.params, parameters), (layer.state, states)):
                 for key in arrays:
-                    counts[key] += 1
+                    counts[key] = counts.get(key, 0) + 1
                     slots[f"{prefix}{key}{counts[key]}"] = layer, key
+
+
+def _within(layer: Layer) -> Iterator[Layer]:
+    """Yield a layer and all layers within it."""
+    yield layer
+    if isinstance(layer, Sequential):
+        for each in layer.layers:
+            yield from _within(each)
+
+
+def _require_trainable(layers: list[Layer]) -> None:
+    """Raise unless these layers can be one network; see `Sequential.require_trainable`."""
+    for layer in layers:
+        if not isinstance(layer, Sequential):
+            require_no_layers(layer)
+        elif layer.params or layer.state:
+            raise InputError(
+                f"{layer!r} has arrays of its own, {', '.join([*layer.params, *layer.state])}, "
+                "which would be neither trained nor saved; put them into a layer within it"
+            )
+    owners = [layer for layer in layers if layer.params or layer.state]
+    for layer in owners:
+        if layer.device is None or layer.dtype is None:
+            raise InputError(
+                f"{layer!r} has parameters or state, but no device or no dtype; set both in "
+                "its __init__"
+            )
+        for what in ("device", "dtype"):
+            first, other = getattr(owners[0], what), getattr(layer, what)
+            if first != other:
+                raise (DeviceError if what == "device" else InputError)(
+                    f"all layers must be on one device in one dtype: {owners[0]!r} has "
+                    f"{first}, {layer!r} has {other}; move one with "
+                    "layer.to(device, dtype=…)"
+                )
 
 
 class Residual(Sequential):
@@ -469,18 +528,3 @@ class Residual(Sequential):
         if None not in (shape, inner) and shape != inner:
             raise InputError(f"{self!r} expects outputs of its inputs' shape {shape}, got {inner}")
         return shape if inner is None else inner
-
-
-def _matching_copy(name: str, new: Array, old: Array, layer: Layer) -> Array:
-    """Return a copy of `new` to replace `old`, an array of `layer`, if shape and dtype match."""
-    if layer.device is not None:
-        layer.device.require(new, name)
-        new = layer.device.asarray(new)  # without a graph of PyTorch's autograd
-    if tuple(new.shape) != tuple(old.shape) or new.dtype != old.dtype:
-        convert = "; convert it with astype" if tuple(new.shape) == tuple(old.shape) else ""
-        raise InputError(
-            f"{name} expects {tuple(old.shape)} {old.dtype}, got {tuple(new.shape)} "
-            f"{new.dtype}{convert}"
-        )
-    # A copy, since training changes parameters in place and `new` belongs to the caller.
-    return namespace_of(new, name).asarray(new, copy=True)

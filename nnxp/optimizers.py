@@ -48,6 +48,7 @@ class Optimizer(Part):
 
     slots: ClassVar[tuple[str, ...]] = ()
     elementwise: ClassVar[bool] = False
+    changing: ClassVar[frozenset[str]] = frozenset({"steps", "state", "_trained"})
 
     learning_rate = Setting(POSITIVE)
     steps: int

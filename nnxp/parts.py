@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self, TypeVar, overload
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeVar, overload
 
 import numpy as np
 
@@ -15,27 +16,28 @@ from nnxp.errors import InputError
 
 # Constructor parameters that are not settings: a checkpoint holds the arrays that they make, and
 # the device is chosen anew.
-_NOT_SETTINGS = {"rng", "initializer", "weights", "device", "dtype"}
+_NOT_SETTINGS = {"rng", "initializer", "device", "dtype"}
 
 
 _registered: dict[str, type[Part]] = {}
 
 
-class Place(NamedTuple):
+@dataclass
+class Place:
     """Where `Part.build` makes arrays, and how large they may be.
 
     Attributes
     ----------
     device : Device
     dtype : str
-    max_size : int
-        The largest number of elements of an array: a damaged file that describes larger ones is
-        refused before memory is taken.
+    size : int
+        The number of elements that may still be made: a damaged file that describes larger arrays
+        than it has is refused before memory is taken.
     """
 
     device: Device
     dtype: str
-    max_size: int
+    size: int
 
 
 class Part:
@@ -43,18 +45,27 @@ class Part:
 
     A subclass stores each constructor parameter as an attribute of the same name; then `config`,
     `build` and ``repr`` need no code. Other subclasses define `config` and `build`.
+
+    Attributes
+    ----------
+    changing : frozenset of str
+        The attributes that a training step may change; it may not change others.
     """
+
+    changing: ClassVar[frozenset[str]] = frozenset()
+    _defined: ClassVar[dict[str, Any]]  # the attributes of the class, as it was defined
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if is_own(cls):
+        cls._defined = dict(vars(cls))
+        if is_own(cls) and Part not in cls.__bases__:
             _registered[type_name(cls)] = cls
 
     def config(self) -> dict[str, Any]:
         """Return the settings as JSON, from which `build` makes an equal part.
 
-        The settings are all constructor parameters except ``rng``, ``initializer``, ``weights``,
-        ``device`` and ``dtype``.
+        The settings are all constructor parameters except ``rng``, ``initializer``, ``device`` and
+        ``dtype``. A layer's ``weights`` are no setting either, unless it has such an attribute.
 
         Raises
         ------
@@ -66,6 +77,8 @@ class Part:
             try:
                 value = getattr(self, name)
             except AttributeError:
+                if name == "weights" and hasattr(self, "params"):
+                    continue  # they are parameters
                 raise InputError(
                     f"{type(self).__name__} cannot be saved: its setting {name!r} is not an "
                     f"attribute; set self.{name} in __init__, or define config and build"
@@ -87,51 +100,110 @@ class Part:
         Raises
         ------
         InputError
-            If an array would be larger than `place` allows, or a setting is not allowed.
+            If the arrays would be larger than `place` allows, or a setting is not allowed.
         """
         from nnxp.initializers import zeros
 
-        if (size := cls.array_size(config)) > place.max_size:
-            raise InputError(f"{cls.__name__} would have an array of {size:,} numbers")
+        size = cls.array_size(config)
+        if size > place.size:
+            raise InputError(
+                f"{cls.__name__} would have {size:,} numbers, and {place.size:,} are left for it"
+            )
+        place.size -= size
         others: dict[str, Callable[[], Any]] = {
             "rng": lambda: np.random.default_rng(0), "initializer": lambda: zeros,
             "device": lambda: place.device, "dtype": lambda: place.dtype,
         }  # fmt: skip
-        names = others.keys() & _constructor(cls).keys()
-        return cls(**decode_settings(config, place), **{name: others[name]() for name in names})
+        parameters = constructor_parameters(cls)
+        arguments = decode_settings(config, place)
+        arguments |= {name: others[name]() for name in others.keys() & parameters.keys()}
+        positional = [
+            arguments.pop(name) for name, x in parameters.items() if x.kind is x.POSITIONAL_ONLY
+        ]
+        return cls(*positional, **arguments)
 
     @classmethod
     def array_size(cls, config: Mapping[str, Any]) -> int:
-        """Return the number of elements of the largest array that `build` makes; see `Place`."""
+        """Return the number of elements of all arrays that `build` makes; see `Place`."""
         return 0
 
     def __repr__(self) -> str:
         shown = []
-        for name, parameter in settings_of(type(self)).items():
-            value = repr(getattr(self, name, "?"))
-            named = parameter.default is not parameter.empty or (
-                parameter.kind is parameter.KEYWORD_ONLY
-            )
+        for name, x in constructor_parameters(type(self)).items():
+            if name in _NOT_SETTINGS or not hasattr(self, name):
+                continue
+            value = repr(getattr(self, name))
+            named = x.default is not x.empty or x.kind is x.KEYWORD_ONLY
             shown.append(f"{name}={value}" if named else value)
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
 def settings_of(kind: type[Part]) -> dict[str, inspect.Parameter]:
-    """Return the constructor parameters of a class of parts that are settings."""
-    return {name: x for name, x in _constructor(kind).items() if name not in _NOT_SETTINGS}
+    """Return the constructor parameters of a class of parts that are settings.
+
+    Raises
+    ------
+    InputError
+        If the constructor takes arguments without a name.
+    """
+    parameters = constructor_parameters(kind)
+    if any(x.kind is x.VAR_POSITIONAL for x in parameters.values()):
+        raise InputError(
+            f"{kind.__name__} cannot be saved: its __init__ takes arguments without a name; name "
+            "them, or define config and build"
+        )
+    return {name: x for name, x in parameters.items() if name not in _NOT_SETTINGS}
 
 
 _constructors: dict[type, dict[str, inspect.Parameter]] = {}
 
 
-def _constructor(kind: type) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a class's ``__init__``, if it has one; reading them takes long."""
+def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a class's ``__init__``; reading them takes long.
+
+    What a ``**kwargs`` takes are the parameters of the next class's ``__init__``; the ``*args``
+    before it are passed on to the same.
+    """
     if kind not in _constructors:
-        initialize: Any = getattr(kind, "__init__")  # noqa: B009 - mypy doubts kind.__init__
-        signature = None if initialize is object.__init__ else inspect.signature(initialize)
-        parameters = list(signature.parameters.values())[1:] if signature else []
-        _constructors[kind] = {x.name: x for x in parameters}
+        parameters: dict[str, inspect.Parameter] = {}
+        for base in kind.__mro__:
+            initialize: Any = vars(base).get("__init__")
+            if initialize is None or base is object:
+                continue
+            own = list(inspect.signature(initialize).parameters.values())[1:]
+            rest = [x for x in own if x.kind is x.VAR_KEYWORD]
+            names = [x for x in own if x not in rest and not (rest and x.kind is x.VAR_POSITIONAL)]
+            parameters = {x.name: x for x in names} | parameters
+            if not rest:
+                break
+        _constructors[kind] = parameters
     return _constructors[kind]
+
+
+Part._defined = dict(vars(Part))
+
+
+def definition(part: Part, name: str) -> float:
+    """Return how far from an object a method is defined; a smaller number overrides a larger one.
+
+    It is the position of the defining class among the classes of `part`, half less if the method
+    was replaced on that class later, and -1 if it is replaced on the object.
+    """
+    if name in vars(part):
+        return -1
+    position, kind = next((i, k) for i, k in enumerate(type(part).__mro__) if name in vars(k))
+    defined = vars(kind).get("_defined", {})
+    return position if vars(kind)[name] is defined.get(name) else position - 0.5
+
+
+def is_own_class(kind: type) -> bool:
+    """Return whether nnxp defines a class, and nothing of the class was replaced since."""
+    if not is_own(kind):
+        return False
+    now, defined = vars(kind), kind._defined if issubclass(kind, Part) else {}
+    return all(now.get(name) is x for name, x in defined.items()) and not any(
+        name not in defined for name in now if not name.startswith("_")
+    )
 
 
 class Setting:
@@ -166,6 +238,13 @@ class Setting:
         if isinstance(value, np.ndarray) and value.ndim == 0:
             value = value.item()
         vars(part)[self._name] = require_number(self._name, value, self.range)
+
+
+def numbers_of(part: Part) -> frozenset[str]:
+    """Return the names of a part's settings that may change at any time; see `Setting`."""
+    kinds = type(part).__mro__
+    declared = {name for kind in kinds for name, x in vars(kind).items() if isinstance(x, Setting)}
+    return frozenset(declared & vars(part).keys())
 
 
 Kind = TypeVar("Kind", bound=type[Part])
@@ -203,8 +282,16 @@ def register(kind: Kind) -> Kind:
     ...         return 3.0 * x * x * dy
     """
     given: object = kind
-    if not (inspect.isclass(given) and issubclass(given, Part)):
+    is_part = inspect.isclass(given) and issubclass(given, Part)
+    if not is_part or Part in (kind, *kind.__bases__):
         raise InputError(f"register expects a subclass of Layer, Loss or Optimizer, got {kind!r}")
+    _require_own_name(kind)
+    _registered[type_name(kind)] = kind
+    return kind
+
+
+def _require_own_name(kind: type[Part]) -> None:
+    """Raise an `InputError` if another class is registered under the name of this one."""
     name = type_name(kind)
     other = _registered.get(name, kind)
     if other.__module__ != kind.__module__:
@@ -212,8 +299,6 @@ def register(kind: Kind) -> Kind:
             f"the name {name} is registered for the class of module {other.__module__}; rename the "
             f"class of module {kind.__module__}"
         )
-    _registered[name] = kind
-    return kind
 
 
 def registered(name: str) -> type[Part] | None:
@@ -233,6 +318,7 @@ def is_own(kind: type) -> bool:
 
 def describe_part(part: Part) -> dict[str, Any]:
     """Return the class and the settings of a part as JSON."""
+    _require_own_name(type(part))
     return {"type": type_name(type(part)), "config": part.config()}
 
 
@@ -261,23 +347,21 @@ def decode_settings(config: Mapping[str, Any], place: Place) -> dict[str, Any]:
 
 def encode_setting(value: Any, name: str) -> Any:
     """Return a setting as JSON: tuples, dictionaries and parts are marked."""
-    match value:
-        case None | bool() | str():
-            return value
-        case np.bool_() | np.integer() | np.floating():
-            return encode_setting(value.item(), name)
-        case int():
-            return value
-        case float() if math.isfinite(value):
-            return value
-        case list():
-            return [encode_setting(x, name) for x in value]
-        case tuple():
-            return {"tuple": [encode_setting(x, name) for x in value]}
-        case Part():
-            return {"part": describe_part(value)}
-        case dict() if all(isinstance(key, str) for key in value):
-            return {"dict": {key: encode_setting(x, name) for key, x in value.items()}}
+    if isinstance(value, np.generic):
+        value = value.item()  # NumPy's long doubles remain, and are refused
+    kind = type(value)  # a subclass, such as an enumeration's, would come back as its base class
+    if value is None or kind in (bool, str):
+        return value
+    if (kind is int and abs(value) < 2**63) or (kind is float and math.isfinite(value)):
+        return value
+    if kind is list:
+        return [encode_setting(x, name) for x in value]
+    if kind is tuple:
+        return {"tuple": [encode_setting(x, name) for x in value]}
+    if isinstance(value, Part):
+        return {"part": describe_part(value)}
+    if kind is dict and all(type(key) is str for key in value):
+        return {"dict": {key: encode_setting(x, name) for key, x in value.items()}}
     raise InputError(
         f"{name} cannot be saved: it is {value!r}, which is neither JSON nor a tuple nor a part; "
         "define config and build"

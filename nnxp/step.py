@@ -49,5 +49,5 @@ class Step:
         """Update the parameters by the gradients, and count the step."""
         steps = self.optimizer.steps
         self.optimizer.update(self.network.parameters(), self.network.gradients())
-        if self.optimizer.steps == steps:  # an optimizer of the user's that does not count
-            self.optimizer.steps = steps + 1
+        if self.optimizer.steps is steps:  # an optimizer of the user's that does not count
+            self.optimizer.steps += 1

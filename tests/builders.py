@@ -15,10 +15,10 @@ from nnxp.optimizers import OPTIMIZERS
 
 
 class PlainTrainer(nnxp.Trainer):
-    """Trains by plain steps, since it has a step of its own."""
+    """Trains by plain steps."""
 
-    def step(self, inputs: Any, labels: Any) -> Any:
-        return super().step(inputs, labels)
+    def __init__(self, *parts: Any, capture: bool | str = False) -> None:
+        super().__init__(*parts, capture=False)
 
 
 def three_layers(seed: int | np.random.Generator = 0, **options: Any) -> nnxp.ThreeLayerNet:

@@ -46,6 +46,7 @@ ROOMS = {
     "testing": {"devices", "gradients", "layers", "losses", "network"},
     "checkpoint": {
         "devices",
+        "layers",
         "data",
         "files",
         "history",

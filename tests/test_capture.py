@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import PlainTrainer, small_trainer, train_epoch, trainer_with
+from builders import small_trainer, train_epoch, trainer_with
 from tables import TARGETS, device_or_skip
 
 import nnxp
@@ -149,6 +149,11 @@ class Counting(nnxp.Tanh):
         return super().forward(x, training)
 
 
+class Stepping(nnxp.Trainer):
+    def step(self, inputs, labels):
+        return super().step(inputs, labels)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -157,7 +162,7 @@ class Counting(nnxp.Tanh):
             {"layer": Counting()},
             r"Counting\(\): a step changes calls of Counting\(\)",
         ),
-        ({"kind": PlainTrainer}, "the trainer has a step of its own"),
+        ({"kind": Stepping}, "the trainer has a step of its own"),
         ({"widths": (6, 6, 6), "tied": True}, "its layers share parameters"),
     ],
 )

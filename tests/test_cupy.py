@@ -376,6 +376,6 @@ def test_tape_constants_are_arrays_of_the_library():
     tape = Tape()
     x, out = np.ones(3), np.zeros(3)
     y = tape.read(x) * tape.namespace.arange(3)
-    for call in compile_program(tape, [(y, out)], Ops(np, lambda *_: None)):
+    for call in compile_program(tape, [(y, out)], Ops(np, lambda *_: None)).program:
         call()
     np.testing.assert_array_equal(out, np.arange(3))

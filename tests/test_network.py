@@ -75,8 +75,15 @@ def test_training_skips_the_input_gradient_alone(monkeypatch):
         called.append(self)
         return backward(self, dy)
 
+    only_parameters = nnxp.Affine.backward_parameters
+
+    def spied_parameters(self, dy):
+        only_parameters(self, dy)
+
     monkeypatch.setattr(nnxp.Flatten, "backward", None)
     monkeypatch.setattr(nnxp.Affine, "backward", spied)
+    # A replaced `backward` alone would be used on the first layer too.
+    monkeypatch.setattr(nnxp.Affine, "backward_parameters", spied_parameters)
     network.backward_parameters(dy)
     assert called == [network[5], network[3]]  # not the first Affine
     for name, gradient in network.gradients().items():
@@ -125,7 +132,7 @@ def test_a_layer_whose_parameters_have_no_device_is_refused():
             super().__init__()
             self.params["s"] = np.ones(1)
 
-    with pytest.raises(nnxp.InputError, match=r"Scale\(\) has parameters but no device or no dty"):
+    with pytest.raises(nnxp.InputError, match=r"Scale\(\) has parameters or state, but no dev"):
         nnxp.Sequential([Scale()])
 
 

@@ -22,7 +22,7 @@ from nnxp.capture.tape import Tape
 
 
 def compiled(tape, targets):
-    return compile_program(tape, targets, NumpyOps())
+    return compile_program(tape, targets, NumpyOps()).program
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

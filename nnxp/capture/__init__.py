@@ -5,11 +5,12 @@ device, `base` has their interface. On NumPy and CuPy the calls of a step on rec
 (`recorded`) are recorded on a `tape`, `program` compiles them, and `replay` runs the program;
 `ops` is the interface of the library that computes, `numpy_ops` computes with NumPy and `blas`, and
 `cupy` with CuPy, as a CUDA graph. `jax` compiles the step with JAX. `trial` compares captured with
-plain steps, for parts that are not nnxp's own.
+plain steps, for parts that are not nnxp's own; `contents` sees what a step changes.
 """
 
-from nnxp.capture.base import CapturedSteps
+from nnxp.capture.base import CapturedSteps, contents_of
 from nnxp.capture.choose import choose
-from nnxp.capture.trial import disagreement, foreign_parts
+from nnxp.capture.contents import Contents
+from nnxp.capture.trial import disagreement
 
-__all__ = ["CapturedSteps", "choose", "disagreement", "foreign_parts"]
+__all__ = ["CapturedSteps", "Contents", "choose", "contents_of", "disagreement"]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
-
-import numpy as np
+from typing import Any, NoReturn
 
 from nnxp.arrays import Array
+from nnxp.capture.contents import Contents
 from nnxp.data.batches import Batches
+from nnxp.errors import InputError
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
-from nnxp.parts import Setting
+from nnxp.parts import Part, definition, numbers_of
 
 
 class CapturedSteps(ABC):
@@ -35,17 +35,25 @@ class CapturedSteps(ABC):
     ) -> None:
         self._network, self._loss, self._optimizer = network, loss, optimizer
         self._device, self._dtype = batches.device, batches.dtype
-        self._prepared_for = _dependencies(network, loss, optimizer, batches)
+        self._contents = contents_of(network, loss, optimizer)
+        self._attributes, self._is_mutable = self._contents.attributes(), self._contents.is_mutable
+        self._arrays = _shapes_and_dtypes(network, batches)
 
-    def matches(
-        self, network: Sequential, loss: Loss, optimizer: Optimizer, batches: Batches
-    ) -> bool:
+    def matches(self, contents: Contents, batches: Batches) -> bool:
         """Return whether the prepared steps are those of these parts and examples."""
-        current = _dependencies(network, loss, optimizer, batches)
-        return len(current) == len(self._prepared_for) and all(
-            x is y or (type(x) is type(y) and isinstance(x, _COMPARED) and x == y)
-            for x, y in zip(current, self._prepared_for, strict=True)
+        return not self._contents.changes(contents) and self._arrays == _shapes_and_dtypes(
+            self._network, batches
         )
+
+    def is_current(self) -> bool:
+        """Return whether no part has changed since the steps were prepared, but for its arrays."""
+        if not self._is_mutable and all(
+            len(attributes) == number
+            and all(attributes.get(name) is value for name, value in held.items())
+            for attributes, number, held in self._attributes
+        ):
+            return True
+        return not self._contents.changes(contents_of(self._network, self._loss, self._optimizer))
 
     @property
     def nbytes(self) -> int:
@@ -66,60 +74,78 @@ class CapturedSteps(ABC):
         return coming.factors()
 
 
+def contents_of(network: Sequential, loss: Loss, optimizer: Optimizer) -> Contents:
+    """Return what a captured step depends on but for arrays and numbers, which it reads anew."""
+
+    def skipped(part: Part) -> frozenset[str]:
+        return part.changing | numbers_of(part) if isinstance(part, Optimizer) else part.changing
+
+    return Contents((network, loss, optimizer), skipped)
+
+
+def _shapes_and_dtypes(network: Sequential, batches: Batches) -> list[Any]:
+    found: list[Any] = [
+        (name, tuple(x.shape), str(x.dtype))
+        for arrays in (network.parameters(), network.states())
+        for name, x in arrays.items()
+    ]
+    examples = batches.dataset
+    return [*found, *((x.shape[1:], str(x.dtype)) for x in (examples.inputs, examples.labels))]
+
+
+def require_states(network: Sequential, names: Mapping[str, object]) -> None:
+    """Raise an `InputError` if a forward has made state, which would be forgotten."""
+    if made := network.states().keys() - names.keys():
+        raise InputError(
+            f"a forward made the state {', '.join(sorted(made))}; make state in __init__"
+        )
+
+
+class _Unreadable:
+    """A number of an optimizer in place of which its rule must use `factors`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __iadd__(self, other: object) -> _Unreadable:  # of the number of steps
+        return _Unreadable(self._name)
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise InputError(
+            f"the optimizer's rule reads self.{self._name}, whose number changes; return it, or "
+            "what depends on it, from factors(), and use the numbers that the rule is given"
+        )
+
+
+_OPERATORS = (
+    "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow lt le gt ge "
+    "eq ne neg pos abs bool float int index round array"
+)
+for _name in _OPERATORS.split():
+    setattr(_Unreadable, f"__{_name}__", _Unreadable._refuse)
+
+
 def with_factors(optimizer: Optimizer, factors: Iterable[Array]) -> Optimizer:
-    """Return a copy of an optimizer whose `factors` are arrays, and whose state is to be set."""
+    """Return a copy of an optimizer whose `factors` are arrays, and whose state is to be set.
+
+    Its numbers cannot be read otherwise: they would be those of the step that is captured.
+    """
     copied = copy.copy(optimizer)
     read = tuple(factors)
     vars(copied)["factors"] = lambda: read
+    for name in ("steps", *numbers_of(optimizer)):
+        vars(copied)[name] = _Unreadable(name)
     return copied
-
-
-_UPDATE = Optimizer.update  # to see it replaced on the class
 
 
 def is_elementwise(optimizer: Optimizer) -> bool:
     """Return whether a vector of all parameters can be updated in place of each of them.
 
-    A class that overrides the rule, or `update`, must declare ``elementwise`` itself.
+    A class that overrides the rule must declare ``elementwise`` itself; `update` must be nnxp's.
     """
-    kind = type(optimizer)
-    if kind.update is not _UPDATE or vars(optimizer).keys() & {"update", "_update_one"}:
-        return False
-    mro = kind.__mro__
-    rule = next(i for i, base in enumerate(mro) if "_update_one" in vars(base))
-    declared = next(i for i, base in enumerate(mro) if "elementwise" in vars(base))
-    return kind.elementwise and declared <= rule
-
-
-_COMPARED = (bool, int, float, complex, str, bytes, tuple, np.generic, type(None))
-
-
-def _dependencies(
-    network: Sequential, loss: Loss, optimizer: Optimizer, batches: Batches
-) -> list[Any]:
-    """Return what a captured step depends on besides arrays' numbers and the optimizer's.
-
-    These are the parts themselves, their settings and replaced methods, shapes and dtypes.
-    """
-    examples = batches.dataset
-    found: list[Any] = []
-    for x in (*network.parameters().values(), *network.states().values()):
-        found += [tuple(x.shape), str(x.dtype)]
-    for host in (examples.inputs, examples.labels):
-        found += [host.shape[1:], str(host.dtype)]
-    numbers = {
-        name for kind in type(optimizer).__mro__ for name, x in vars(kind).items()
-        if isinstance(x, Setting)
-    }  # fmt: skip
-    for part in (network, *network.leaves(), loss):
-        found.append(part)
-        found += [x for name, x in vars(part).items() if name not in _ARRAYS]
-    found.append(optimizer)
-    # The numbers come through factors, anew at each step.
-    found += [x for name, x in vars(optimizer).items() if name not in (_ARRAYS | numbers)]
-    return found
-
-
-_ARRAYS = {"params", "grads", "state", "steps", "_saved", "_trained", "_leaves",
-           "_parameter_slots", "_state_slots"}  # fmt: skip
-"""Attributes that a step reads as arrays, or counts."""
+    inherited = type(optimizer).__mro__.index(Optimizer)
+    return (
+        optimizer.elementwise
+        and definition(optimizer, "update") == inherited
+        and definition(optimizer, "elementwise") <= definition(optimizer, "_update_one")
+    )

@@ -8,7 +8,6 @@ call cuBLAS directly, with a handle and a workspace of their own.
 from __future__ import annotations
 
 import ctypes
-import warnings
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +18,7 @@ import numpy as np
 
 from nnxp.capture.ops import Buffer, Ops, Program, add_product
 from nnxp.capture.replay import Replay
+from nnxp.checks import warn
 from nnxp.data.batches import Batches
 from nnxp.errors import DeviceError
 from nnxp.losses import Loss
@@ -209,7 +209,7 @@ class GraphReplay(Replay):
 
     def _step(self, inputs: Buffer, labels: Buffer, rows: Buffer) -> None:
         # First, since compiling needs memory: a step that fails there is not counted.
-        batch, batch_labels, calls = self._program(inputs, labels, len(rows))
+        batch, batch_labels, calls, _ = self._program(inputs, labels, len(rows))
         self._optimizer.steps += 1
         for i, factor in enumerate(self._optimizer.factors()):
             if factor != self._sent[i]:
@@ -271,4 +271,4 @@ def _no_product(*_: Buffer) -> None:
 
 
 def _warn(reason: str) -> None:
-    warnings.warn(f"{reason}; steps run call by call, which is slower", stacklevel=2)
+    warn(f"{reason}; steps run call by call, which is slower")

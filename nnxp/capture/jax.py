@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from nnxp.arrays import Array
-from nnxp.capture.base import CapturedSteps, with_factors
+from nnxp.capture.base import CapturedSteps, require_states, with_factors
 from nnxp.data.batches import Batches, prepare_batch
 from nnxp.losses import Loss
 from nnxp.network import Sequential
@@ -89,6 +89,7 @@ class JaxSteps(CapturedSteps):
             inputs, labels = (self._device.xp.take(x, rows, axis=0) for x in examples)
             step.gradients(*prepare_batch(inputs, labels, self._device, self._dtype))
             step.update()
+            require_states(self._traced, own[1])
             return dict(own[0]), dict(own[1]), optimizer.state
         finally:  # JAX forbids traced arrays to outlive the trace
             for arrays, kept in zip(own, before, strict=True):

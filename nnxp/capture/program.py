@@ -10,7 +10,7 @@ import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,16 @@ from nnxp.capture.recorded import Recorded
 from nnxp.capture.tape import Op, Tape
 
 
+class Compiled(NamedTuple):
+    """A program, and the bytes of the buffers that it has for its results."""
+
+    program: Program
+    nbytes: int
+
+
 def compile_program(
     tape: Tape, targets: Iterable[tuple[Recorded | Buffer, Buffer]], library: Ops
-) -> Program:
+) -> Compiled:
     """Return a program that computes recorded arrays into target buffers.
 
     Parameters
@@ -57,13 +64,13 @@ class _Producers:
     """Finds the op that computes a value which nothing else reads, so that it can be fused."""
 
     def __init__(self, ops: list[Op], outputs: set[Recorded]) -> None:
-        self._by_result = {op.result: op for op in ops}
+        self.by_result = {op.result: op for op in ops}
         self.readers = Counter(x.owner for op in ops for x in op.reads)
         self._outputs = outputs
 
     def find(self, x: object, function: np.ufunc) -> Op | None:
         """Return the op that computes `x` by `function`, if `x` has one reader and no target."""
-        op = self._by_result.get(x) if isinstance(x, Recorded) else None
+        op = self.by_result.get(x) if isinstance(x, Recorded) else None
         if op is None or op.function is not function:
             return None
         return None if self.readers[op.result] > 1 or op.result in self._outputs else op
@@ -115,6 +122,7 @@ def _fuse_descent(ops: list[Op], outputs: set[Recorded]) -> list[Op]:
             continue
         fused = Op(subtract_product, (x, factor, a, b), {}, op.result)
         before = [product, *(y for y in readers[x.owner] if y is not op)]
+        before += [producers.by_result[y] for y in (x, factor) if y in producers.by_result]
         position[id(fused)] = max(position[id(y)] for y in before if id(y) in position) + 0.5
         for y in (a, b):
             readers[y.owner].append(fused)
@@ -130,13 +138,13 @@ def _assign_buffers(
     buffers: Mapping[Recorded, Buffer],
     targets: list[tuple[Recorded, Buffer]],
     library: Ops,
-) -> Program:
+) -> Compiled:
     """Give each result a buffer, its target or one that is free again, and lower the ops."""
     last_read = {x.owner: i for i, op in enumerate(ops) for x in op.reads}
     direct, copied = _split_targets(ops, buffers, targets, last_read, library)
     read = {x for op in ops for x in op.reads} | {x for x, _ in targets}
     arrays = {x: library.array(buffers[x]) for x in read & buffers.keys()}
-    program = _lower(ops, arrays, direct, last_read, library)
+    program, nbytes = _lower(ops, arrays, direct, last_read, library)
     # Through other memory, since the target of one result may be the source of another.
     sources = [library.module.empty_like(target) for _, target in copied]
     copyto = library.module.copyto
@@ -144,7 +152,7 @@ def _assign_buffers(
         program.append(partial(copyto, source, arrays[recorded]))
     for source, (_, target) in zip(sources, copied, strict=True):
         program.append(partial(copyto, target, source))
-    return program
+    return Compiled(program, nbytes + sum(x.nbytes for x in sources))
 
 
 def _split_targets(
@@ -185,9 +193,10 @@ def _lower(
     direct: Mapping[Recorded, Buffer],
     last_read: Mapping[Recorded, int],
     library: Ops,
-) -> Program:
+) -> Compiled:
     """Return the calls of all ops; `arrays` receives the buffer of each result."""
     program: Program = []
+    nbytes = 0
     blocks: dict[Recorded, Buffer] = {}
     free = _FreeBlocks()
     for position, op in enumerate(ops):
@@ -211,12 +220,13 @@ def _lower(
             else:
                 size = result.sample.nbytes
                 block = free.take(size)
+                nbytes += size if block is None else 0
                 blocks[result] = library.allocate(size) if block is None else block
                 arrays[result] = blocks[result][:size].view(result.dtype).reshape(result.shape)
             program += library.lower(op.function, args, kwargs, arrays[result])
         for x in unused & blocks.keys():
             free.add(blocks.pop(x))
-    return program
+    return Compiled(program, nbytes)
 
 
 def _overlaps(

@@ -23,6 +23,18 @@ class Recorder(Protocol):
         """Record the call of a NumPy function and return its result, a recorded array."""
 
 
+def _operator(function: Callable[..., Any]) -> Callable[..., Recorded]:
+    """Return the method that records a function of the array, and of another one if there is."""
+    return lambda self, *others: self._record(function, self, *others)
+
+
+def _operators(
+    function: Callable[..., Any],
+) -> tuple[Callable[..., Recorded], Callable[..., Recorded]]:
+    """Return the methods of a binary operator and of its reflection."""
+    return _operator(function), lambda self, other: self._record(function, other, self)
+
+
 class Recorded:
     """An array whose operations are recorded on a tape.
 
@@ -81,53 +93,24 @@ class Recorded:
         result: Recorded = self.tape.record(function, *args)
         return result
 
-    def __neg__(self) -> Recorded:
-        return self._record(np.negative, self)
-
-    def __add__(self, other: Any) -> Recorded:
-        return self._record(np.add, self, other)
-
-    def __radd__(self, other: Any) -> Recorded:
-        return self._record(np.add, other, self)
-
-    def __sub__(self, other: Any) -> Recorded:
-        return self._record(np.subtract, self, other)
-
-    def __rsub__(self, other: Any) -> Recorded:
-        return self._record(np.subtract, other, self)
-
-    def __mul__(self, other: Any) -> Recorded:
-        return self._record(np.multiply, self, other)
-
-    def __rmul__(self, other: Any) -> Recorded:
-        return self._record(np.multiply, other, self)
-
-    def __truediv__(self, other: Any) -> Recorded:
-        return self._record(np.divide, self, other)
-
-    def __rtruediv__(self, other: Any) -> Recorded:
-        return self._record(np.divide, other, self)
-
-    def __matmul__(self, other: Any) -> Recorded:
-        return self._record(np.matmul, self, other)
-
-    def __rmatmul__(self, other: Any) -> Recorded:
-        return self._record(np.matmul, other, self)
-
-    def __and__(self, other: Any) -> Recorded:
-        return self._record(np.bitwise_and, self, other)
-
-    def __xor__(self, other: Any) -> Recorded:
-        return self._record(np.bitwise_xor, self, other)
-
-    def __rshift__(self, other: Any) -> Recorded:
-        return self._record(np.right_shift, self, other)
-
-    def __gt__(self, other: Any) -> Recorded:
-        return self._record(np.greater, self, other)
-
-    def __ge__(self, other: Any) -> Recorded:
-        return self._record(np.greater_equal, self, other)
+    __neg__, __pos__, __abs__ = map(_operator, (np.negative, np.positive, np.abs))
+    __invert__ = _operator(np.invert)
+    __add__, __radd__ = _operators(np.add)
+    __sub__, __rsub__ = _operators(np.subtract)
+    __mul__, __rmul__ = _operators(np.multiply)
+    __truediv__, __rtruediv__ = _operators(np.divide)
+    __floordiv__, __rfloordiv__ = _operators(np.floor_divide)
+    __mod__, __rmod__ = _operators(np.remainder)
+    __pow__, __rpow__ = _operators(np.power)
+    __matmul__, __rmatmul__ = _operators(np.matmul)
+    __and__, __rand__ = _operators(np.bitwise_and)
+    __or__, __ror__ = _operators(np.bitwise_or)
+    __xor__, __rxor__ = _operators(np.bitwise_xor)
+    __lshift__, __rlshift__ = _operators(np.left_shift)
+    __rshift__, __rrshift__ = _operators(np.right_shift)
+    __lt__, __le__ = _operator(np.less), _operator(np.less_equal)
+    __gt__, __ge__ = _operator(np.greater), _operator(np.greater_equal)
+    __ne__: Callable[..., Any] = _operator(np.not_equal)
 
     def __eq__(self, other: object) -> Any:
         return self._record(np.equal, self, other)

@@ -8,12 +8,12 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import ModuleType
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from nnxp.arrays import Array
-from nnxp.capture.base import CapturedSteps, is_elementwise, with_factors
+from nnxp.capture.base import CapturedSteps, is_elementwise, require_states, with_factors
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.capture.ops import Buffer, Ops, Program
 from nnxp.capture.program import compile_program
@@ -84,15 +84,22 @@ class Replay(CapturedSteps):
         }
         self._factors: list[Buffer] = [module.empty((), self._dtype) for _ in self._next_factors()]
         self._update = self._compile_update() if self._flat else []
-        self._programs: dict[int, tuple[Buffer, Buffer, Program]] = {}
+        self._programs: dict[int, _BatchProgram] = {}
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the parameters, their gradients and the optimizer's state."""
-        vectors = [self._parameters, self._gradients, *self._flat_state.values()]
-        separate = [x for name, x in self._parameter_buffers.items()
-                    if name not in self._parameters.views]  # fmt: skip
-        return sum(flat.vector.nbytes for flat in vectors) + sum(x.nbytes for x in separate)
+        """The bytes of parameters, gradients, states and the programs' buffers."""
+        flat = [self._parameters, self._gradients, *self._flat_state.values()]
+        buffers = [self._parameter_buffers, self._state_buffers]
+        buffers += [] if self._flat else self._optimizer_buffers.values()
+        separate = {id(x): x for each in buffers for x in each.values()}
+        for name in self._parameters.views:  # counted with their vector
+            separate.pop(id(self._parameter_buffers[name]))
+        return (
+            sum(x.vector.nbytes for x in flat)
+            + sum(x.nbytes for x in separate.values())
+            + sum(x.nbytes for x in self._programs.values())
+        )
 
     @contextlib.contextmanager
     def bind(self, batches: Batches) -> Iterator[Callable[[Array], None]]:
@@ -130,7 +137,7 @@ class Replay(CapturedSteps):
                 layer.grads.clear()
 
     def _step(self, inputs: Buffer, labels: Buffer, rows: Buffer) -> None:
-        batch, batch_labels, program = self._program(inputs, labels, len(rows))
+        batch, batch_labels, program, _ = self._program(inputs, labels, len(rows))
         inputs.take(rows, 0, batch, "clip")  # "raise" would make a copy first
         labels.take(rows, 0, batch_labels, "clip")
         self._optimizer.steps += 1
@@ -139,9 +146,7 @@ class Replay(CapturedSteps):
         for call in program:
             call()
 
-    def _program(
-        self, inputs: Buffer, labels: Buffer, batch_size: int
-    ) -> tuple[Buffer, Buffer, Program]:
+    def _program(self, inputs: Buffer, labels: Buffer, batch_size: int) -> _BatchProgram:
         """Return the program of a batch size; see `_compile`."""
         if batch_size not in self._programs:
             if len(self._programs) == _MAX_PROGRAMS:
@@ -149,9 +154,7 @@ class Replay(CapturedSteps):
             self._programs[batch_size] = self._compile(inputs, labels, batch_size)
         return self._programs[batch_size]
 
-    def _compile(
-        self, inputs: Buffer, labels: Buffer, batch_size: int
-    ) -> tuple[Buffer, Buffer, Program]:
+    def _compile(self, inputs: Buffer, labels: Buffer, batch_size: int) -> _BatchProgram:
         """Return buffers for a batch's inputs and labels, and the program of a step with them."""
         zeros = self._ops.module.zeros
         inputs = zeros((batch_size, *inputs.shape[1:]), inputs.dtype)
@@ -169,6 +172,7 @@ class Replay(CapturedSteps):
         step.gradients(
             *prepare_batch(tape.read(inputs), tape.read(labels), tape.device, self._dtype)
         )
+        require_states(step.network, states)
         gradients = step.network.gradients()
         targets: list[tuple[Array, Buffer]] = []
         if self._flat:
@@ -189,9 +193,12 @@ class Replay(CapturedSteps):
                 for name, x in buffers.items()
             ]
         targets += [(states[name], x) for name, x in self._state_buffers.items()]
-        program = compile_program(tape, cast(list[tuple[Recorded, Buffer]], targets), self._ops)
+        program, nbytes = compile_program(
+            tape, cast(list[tuple[Recorded, Buffer]], targets), self._ops
+        )
         tape.clear()
-        return inputs, labels, program + self._update
+        nbytes += inputs.nbytes + labels.nbytes
+        return _BatchProgram(inputs, labels, program + self._update, nbytes)
 
     def _compile_update(self) -> Program:
         """Return the program that updates the flat vectors, chunk by chunk."""
@@ -210,9 +217,18 @@ class Replay(CapturedSteps):
             targets = [(parameters["vector"], vector)]
             targets += [(optimizer.state[slot]["vector"], x) for slot, x in state.items()]
             recorded = cast(list[tuple[Recorded, Buffer]], targets)
-            program += compile_program(tape, recorded, self._ops)
+            program += compile_program(tape, recorded, self._ops).program
             tape.clear()
         return program
+
+
+class _BatchProgram(NamedTuple):
+    """A step for one batch size: the buffers of its batch, the calls, and the buffers' bytes."""
+
+    inputs: Buffer
+    labels: Buffer
+    program: Program
+    nbytes: int
 
 
 class _FlatArrays:

@@ -89,13 +89,17 @@ class Tape:
 
     def record(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function with samples; record the call if its result is an array."""
+        reads: list[Recorded] = []
+        _replace([args, *kwargs.values()], reads.append)
+        if not reads:  # a constant
+            result = function(*args, **kwargs)
+            is_array = isinstance(result, (np.ndarray, np.generic))
+            return self.read(np.asarray(result)) if is_array else result
         result = _sample(function, *_bind(args, kwargs, lambda x: x.sample))
         if not isinstance(result, (np.ndarray, np.generic)):
             return result
         recorded = Recorded(self, np.asarray(result))
         op = Op(function, args, kwargs, recorded)
-        if not op.reads:  # a constant
-            return self.read(recorded.sample)
         for arg in op.reads:
             if result is arg.sample:
                 return arg

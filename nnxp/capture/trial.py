@@ -3,49 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnxp.arrays import Array, namespace_of
+from nnxp.arrays import Array
 from nnxp.capture.base import CapturedSteps
+from nnxp.capture.contents import Contents
 from nnxp.data.batches import Batches
+from nnxp.errors import InputError
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
-from nnxp.parts import Part, Setting, is_own
-
-# Methods that a step calls; a part that replaces one of them is tried like a user's part.
-_METHODS = (
-    "forward", "backward", "backward_parameters", "save_for_backward", "saved", "update", "require",
-    "_update_one", "factors",
-)  # fmt: skip
-# Arrays and counters that a step is expected to change, and what it saves for backward.
-_DECLARED = {"params", "grads", "state", "steps", "_saved", "_trained"}
+from nnxp.parts import Part, numbers_of
 
 Values = dict[str, dict[str, np.ndarray[Any, Any]]]
+"""Copies of arrays on the host, by kind and name."""
 
 
-def foreign_parts(network: Sequential, loss: Loss, optimizer: Optimizer) -> list[Part]:
-    """Return the parts that are not nnxp's own, or have a replaced method."""
-    parts = [*_all_layers(network), loss, optimizer]
-    return [part for part in parts if not _is_unchanged(part)]
+class Refusal(NamedTuple):
+    """Why captured steps must not replace plain ones.
 
+    Attributes
+    ----------
+    parts : list of Part
+        Which parts are at fault, or may be.
+    reason : str
+    """
 
-def _all_layers(network: Sequential) -> Iterator[Part]:
-    yield network
-    for layer in network.layers:
-        yield from _all_layers(layer) if isinstance(layer, Sequential) else [layer]
+    parts: list[Part]
+    reason: str
 
-
-def _is_unchanged(part: Part) -> bool:
-    kind = type(part)
-    if not is_own(kind) or vars(part).keys() & set(_METHODS):
-        return False
-    methods = (getattr(kind, name, None) for name in _METHODS)
-    return all(x is None or x.__module__.partition(".")[0] == "nnxp" for x in methods)
+    def __str__(self) -> str:
+        return f"{', '.join(dict.fromkeys(map(repr, self.parts)))}: {self.reason}"
 
 
 def disagreement(
@@ -55,7 +47,7 @@ def disagreement(
     loss: Loss,
     optimizer: Optimizer,
     batches: Batches,
-) -> str | None:
+) -> Refusal | None:
     """Return why captured steps must not replace plain ones; None if both agree.
 
     Two plain steps and two captured ones are done from the same state, with different batches and
@@ -70,24 +62,25 @@ def disagreement(
     network, loss, optimizer, batches
         What is trained.
     """
-    parts: list[Part] = [*_all_layers(network), loss, optimizer]
+    parts = network, loss, optimizer
     start = _values(network, optimizer, batches)
-    with _restored(parts):
+    with _restored(*parts):
         for i, rows in enumerate(_two_batches(batches)):
             _change_numbers(optimizer, 0.5**i)
-            before = [_attributes(part) for part in parts]
+            before = Contents(parts, lambda part: part.changing)
             step(*batches.take(rows))
-            after = [_attributes(part) for part in parts]
+            changes = before.changes(Contents(parts, lambda part: part.changing))
+            if i and changes:  # the first step may make what stays
+                owner, names = changes[0]
+                of = f"the class {owner.__name__}" if isinstance(owner, type) else str(owner)
+                return Refusal(
+                    [owner] if isinstance(owner, Part) else before.foreign,
+                    f"a step changes {', '.join(names)} of {of}; store in self.state what changes, "
+                    "and with save_for_backward what backward needs",
+                )
         plain = _values(network, optimizer, batches)
-    for part, old, new in zip(parts, before, after, strict=True):
-        changed = [name for name in old.keys() | new.keys() if old.get(name) != new.get(name)]
-        if changed:
-            return (
-                f"a step changes {', '.join(sorted(changed))} of {part!r}, which is not in its "
-                "state"
-            )
     try:
-        with _restored(parts), captured().bind(batches) as captured_step:
+        with _restored(*parts), captured().bind(batches) as captured_step:
             for i, rows in enumerate(_two_batches(batches)):
                 _change_numbers(optimizer, 0.5**i)
                 captured_step(rows)
@@ -95,32 +88,43 @@ def disagreement(
     except Exception as error:
         if batches.device.is_memory_error(error):
             raise
-        return f"it cannot be captured ({type(error).__name__}: {error})"
-    return _difference(start, plain, replayed)
+        return Refusal(
+            _parts_in_traceback(error, before.foreign),
+            f"it cannot be captured ({type(error).__name__}: {error})",
+        )
+    name = _first_difference(start, plain, replayed)
+    if name is None:
+        return None
+    return Refusal(
+        before.foreign,
+        f"{name} differs from that of a plain step; what a step uses must be in parameters, state, "
+        "settings or factors()",
+    )
 
 
 def _two_batches(batches: Batches) -> list[Array]:
-    """Return the row indices of two different batches, if there are enough examples."""
+    """Return the row indices of a batch, and of one of the size of an epoch's last batch."""
     count = len(batches.dataset)
     size = min(batches.batch_size, count)
-    return [batches.indices(np.arange(start, start + size)) for start in (0, count - size)]
+    last = count % size or size
+    starts_and_sizes = (0, size), (count - last, last)
+    return [batches.indices(np.arange(start, start + n)) for start, n in starts_and_sizes]
 
 
 def _change_numbers(optimizer: Optimizer, factor: float) -> None:
-    """Multiply all numbers of an optimizer; an epsilon becomes large.
+    """Multiply an optimizer's numbers by `factor`, where that is allowed, and set epsilon to 0.1.
 
-    A large epsilon keeps gradients that are only rounding errors, such as that of a bias before a
-    BatchNorm, from being scaled up to the size of a step.
+    With a tiny epsilon, an optimizer such as Adam divides gradients that are only rounding errors,
+    such as that of a bias before a BatchNorm, by their own size.
     """
-    for kind in type(optimizer).__mro__:
-        for name, x in vars(kind).items():
-            if isinstance(x, Setting) and name in vars(optimizer):
-                number = 0.1 if name == "epsilon" else getattr(optimizer, name)
-                setattr(optimizer, name, number * factor)
+    for name in numbers_of(optimizer):
+        number = 0.1 if name == "epsilon" else getattr(optimizer, name)
+        with contextlib.suppress(InputError):  # out of the number's range
+            setattr(optimizer, name, number * factor)
 
 
 def _values(network: Sequential, optimizer: Optimizer, batches: Batches) -> Values:
-    """Return copies of all arrays that a step changes, on the host, by kind and name."""
+    """Return copies of all arrays that a step changes."""
     kinds: dict[str, Any] = {"parameter": network.parameters(), "state": network.states()}
     kinds |= {f"{slot} of": arrays for slot, arrays in optimizer.state.items()}
     return {
@@ -129,94 +133,49 @@ def _values(network: Sequential, optimizer: Optimizer, batches: Batches) -> Valu
     }
 
 
-def _difference(start: Values, plain: Values, replayed: Values) -> str | None:
-    """Return which array differs by more than rounding errors; None if none does.
+def _first_difference(start: Values, plain: Values, replayed: Values) -> str | None:
+    """Return the name of an array that differs by more than rounding errors; None if none does.
 
-    Rounding errors of a step are some hundred units u of the change at most; a forgotten
-    dependence changes a result by a share of the change. The bound sqrt(u) lies between.
+    With the unit of rounding u, the bound is sqrt(u) times the largest change of the kind of array,
+    plus 16 u times the array's largest number. A step's rounding errors are at most some hundred u
+    of the change, while a forgotten dependence changes a result by a share of the change.
     """
     for kind, arrays in plain.items():
         if arrays.keys() != replayed[kind].keys():
-            return f"captured steps have other names of {kind} than plain ones"
+            names = ", ".join(sorted(arrays.keys() ^ replayed[kind].keys()))
+            return f"{kind} {names}"
         changes = [abs(x - start[kind].get(name, 0)) for name, x in arrays.items()]
         change = max((float(x.max()) for x in changes if x.size), default=0.0)
         for name, x in arrays.items():
+            other = replayed[kind][name]
             if x.dtype.kind != "f":
-                if not np.array_equal(x, replayed[kind][name]):
-                    return f"{kind} {name} differs from that of a plain step"
-                continue
-            unit = float(np.finfo(x.dtype).eps)
-            bound = unit**0.5 * change + 16 * unit * float(abs(x).max(initial=0.0))
-            if not float(abs(x - replayed[kind][name]).max(initial=0.0)) <= bound:
-                return f"{kind} {name} differs from that of a plain step"
+                differs = not np.array_equal(x, other)
+            else:
+                unit = float(np.finfo(x.dtype).eps)
+                bound = unit**0.5 * change + 16 * unit * float(abs(x).max(initial=0.0))
+                differs = not float(abs(x - other).max(initial=0.0)) <= bound
+            if differs:
+                return f"{kind} {name}"
     return None
 
 
-def _attributes(part: Part) -> dict[str, Any]:
-    """Return what a part's undeclared attributes are, in a form that can be compared."""
-    return {name: _snapshot(x) for name, x in vars(part).items() if name not in _DECLARED}
-
-
-def _snapshot(x: Any) -> Any:
-    if isinstance(x, np.random.Generator):
-        return repr(x.bit_generator.state)
-    if isinstance(x, np.ndarray):
-        return x.tobytes()
-    if isinstance(x, (bool, int, float, complex, str, bytes, type(None))):
-        return x
-    if isinstance(x, (list, tuple)):
-        return [_snapshot(y) for y in x]
-    if isinstance(x, dict):
-        return {str(name): _snapshot(y) for name, y in x.items()}
-    return id(x)
+def _parts_in_traceback(error: Exception, foreign: list[Part]) -> list[Part]:
+    """Return the last of the parts whose method raised an error; all if none is found."""
+    found: list[Part] = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        part = traceback.tb_frame.f_locals.get("self")
+        # A captured step uses copies of the parts.
+        found = [x for x in foreign if type(x) is type(part)] or found
+        traceback = traceback.tb_next
+    return found or foreign
 
 
 @contextmanager
-def _restored(parts: Iterable[Part]) -> Iterator[None]:
+def _restored(*parts: Part) -> Iterator[None]:
     """Restore all parts at the end: arrays, attributes and generators."""
-    kept = [(part, _keep(vars(part))) for part in parts]
+    contents = Contents(parts, lambda part: ())
     try:
         yield
     finally:
-        for _, restore in kept:
-            restore()
-
-
-def _keep(x: Any) -> Callable[[], Any]:
-    """Return a function that gives a value its present contents again, and returns it."""
-    if isinstance(x, np.random.Generator):
-        state = x.bit_generator.state
-
-        def restore_generator() -> Any:
-            x.bit_generator.state = state
-            return x
-
-        return restore_generator
-    if isinstance(x, dict):
-        items = {name: _keep(y) for name, y in x.items()}
-
-        def restore_dict() -> Any:
-            restored = {name: restore() for name, restore in items.items()}
-            x.clear()
-            x.update(restored)
-            return x
-
-        return restore_dict
-    if isinstance(x, list):
-        entries = [_keep(y) for y in x]
-
-        def restore_list() -> Any:
-            x[:] = [restore() for restore in entries]
-            return x
-
-        return restore_list
-    if hasattr(x, "__dlpack__"):
-        copied = namespace_of(x, "a trial").asarray(x, copy=True)
-
-        def restore_array() -> Any:
-            with contextlib.suppress(TypeError):  # immutable, and so unchanged
-                x[...] = copied
-            return x
-
-        return restore_array
-    return lambda: x
+        contents.restore()

@@ -32,6 +32,7 @@ from nnxp.data.epoch import EpochProgress
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import CheckpointError, DeviceError, InputError, NnxpError
 from nnxp.history import MAX_RECORDS, Record
+from nnxp.layers import Layer
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
@@ -62,7 +63,7 @@ def load(
     device : Device or str, optional
         The network's device, which may differ from the one it was saved on; the CPU by default.
     network, loss, optimizer : optional
-        Used in place of those of the file; needed for a class that is not nnxp's own. The network
+        Used in place of those of the file; needed for a class that is not registered. The network
         takes the file's parameters, the optimizer its state.
 
     Raises
@@ -108,10 +109,14 @@ def load(
         progress = None if position is None else _read_progress(position, rng)
         config = dict(metadata["config"])
         steps = _require_integer("steps", metadata["steps"])
-        transferred = _transfer_state(optimizer, steps, sorted_arrays, network, opened)
+        frozen = _read_frozen(metadata, network)
+        transferred = _transfer_state(optimizer, steps, sorted_arrays, network, frozen)
         if not created:
-            _load_arrays(network, metadata, sorted_arrays)
+            network.load_arrays(sorted_arrays.parameters, sorted_arrays.states)
+        for layer in network.leaves():
+            layer.trainable = not any(layer is x for x in frozen)
         optimizer.steps, optimizer.state = steps, transferred
+        optimizer._trained = None  # the state is this network's now
         return Checkpoint(network, loss, optimizer, opened, history, rng, progress, config)
 
 
@@ -129,7 +134,7 @@ def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequentia
     ------
     CheckpointError
         If the file cannot be read, is not a checkpoint, is damaged, or needs a newer nnxp; or if
-        the network or a layer is of a class that is not nnxp's own.
+        the network or a layer is of a class that is not registered (see `nnxp.register`).
     DeviceError
         If the device cannot be used, or has too little memory.
     MissingExtraError
@@ -260,26 +265,24 @@ def _create(role: str, kind: type[Kind], description: Mapping[str, Any], place: 
 
 def _create_network(metadata: Mapping[str, Any], arrays: _Arrays, device: Device) -> Sequential:
     """Return the network that the metadata describe, with the file's parameters and states."""
-    largest = max(
-        (x.size for x in (*arrays.parameters.values(), *arrays.states.values())), default=0
-    )
-    place = Place(device, require_dtype(metadata["dtype"]), largest)
+    size = sum(x.size for x in (*arrays.parameters.values(), *arrays.states.values()))
+    place = Place(device, require_dtype(metadata["dtype"]), size)
     network = _create("network", Sequential, metadata["network"], place)
     if network.device is None:
         raise CheckpointError("its network has no parameters")
-    _load_arrays(network, metadata, arrays)
+    network.load_arrays(arrays.parameters, arrays.states)
+    for layer in _read_frozen(metadata, network):
+        layer.trainable = False
     return network
 
 
-def _load_arrays(network: Sequential, metadata: Mapping[str, Any], arrays: _Arrays) -> None:
-    """Give a network its parameters, its layers' states, and its frozen layers."""
+def _read_frozen(metadata: Mapping[str, Any], network: Sequential) -> list[Layer]:
+    """Return the layers that the metadata name as frozen."""
     leaves = network.leaves()
     frozen = {_require_integer("frozen layer", i) for i in metadata["frozen"]}
     if frozen and max(frozen) >= len(leaves):
         raise CheckpointError(f"it has no layer {max(frozen)} to freeze")
-    network.load_arrays(arrays.parameters, arrays.states)
-    for i, layer in enumerate(leaves):
-        layer.trainable = i not in frozen
+    return [leaves[i] for i in sorted(frozen)]
 
 
 def _transfer_state(
@@ -287,18 +290,21 @@ def _transfer_state(
     steps: int,
     arrays: _Arrays,
     network: Sequential,
-    device: Device,
+    frozen: list[Layer],
 ) -> dict[str, dict[str, Array]]:
-    """Check that an optimizer's state matches the parameters, and return it on the device."""
+    """Check that an optimizer's state matches the parameters, and return it on their device."""
     own = network.parameters()
-    require_state(optimizer, steps, arrays.state, own, own.trainable)
+    if network.device is None:
+        raise CheckpointError("its network has no parameters")
+    trainable = [name for name in own if not any(own.layer(name) is x for x in frozen)]
+    require_state(optimizer, steps, arrays.state, own, trainable)
     for stored in arrays.state.values():
         for name, x in stored.items():
             like = arrays.parameters[name]
             if (x.shape, x.dtype) != (like.shape, like.dtype):
                 raise CheckpointError(f"its state of {name} has another shape or dtype than {name}")
     return {
-        slot: {name: device.asarray(x) for name, x in arrays.state.get(slot, {}).items()}
+        slot: {name: network.device.asarray(x) for name, x in arrays.state.get(slot, {}).items()}
         for slot in optimizer.state
     }
 

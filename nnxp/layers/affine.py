@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from nnxp.arrays import Array, Namespace, namespace_of
+from nnxp.arrays import Array, namespace_of, sum_rows
 from nnxp.checks import require_count, require_rng
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
 from nnxp.initializers import Initializer, he_normal
 from nnxp.layers.base import Layer
-
-_BLOCK = 1024  # rows that are added one after the other
 
 
 class Affine(Layer):
@@ -77,8 +75,8 @@ class Affine(Layer):
 
     @classmethod
     def array_size(cls, config: Mapping[str, Any]) -> int:
-        """Return the number of weights."""
-        return int(config["inputs"]) * int(config["outputs"])
+        """Return the number of weights and biases."""
+        return (int(config["inputs"]) + 1) * int(config["outputs"])
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return ``x @ W + b``.
@@ -122,7 +120,7 @@ class Affine(Layer):
         x = self.saved(dy)
         xp = namespace_of(dy, self)
         self.grads["W"] = x.T @ dy
-        self.grads["b"] = _sum_rows(xp, dy)
+        self.grads["b"] = sum_rows(xp, dy)
 
     def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...]:
         """Return ``(outputs,)``; a known input shape must be ``(inputs,)``."""
@@ -143,20 +141,3 @@ class Affine(Layer):
                 f"{self!r} computes in {self.dtype}, got inputs of {x.dtype}; "
                 f'convert with device.asarray(x, dtype="{self.dtype}")'
             )
-
-
-def _sum_rows(xp: Namespace, x: Array) -> Array:
-    """Return the sum of a matrix's rows, in blocks.
-
-    Added one after the other, n rows have an error of up to n units of rounding (Higham 2002,
-    eq. 4.4), in blocks of m rows of about m + n / m units.
-    """
-    rows, columns = x.shape
-    blocks = rows // _BLOCK
-    if blocks < 2:
-        return xp.sum(x, axis=0)
-    whole = xp.reshape(x[: blocks * _BLOCK, ...], (blocks, _BLOCK, columns))
-    total = _sum_rows(xp, xp.sum(whole, axis=1))
-    if blocks * _BLOCK == rows:
-        return total
-    return total + xp.sum(x[blocks * _BLOCK :, ...], axis=0)

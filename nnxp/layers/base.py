@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 from nnxp.arrays import Array, DType, describe, device_of, namespace_of, on_different_devices
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import CallOrderError, DeviceError, InputError
-from nnxp.parts import Part
+from nnxp.parts import Part, definition
 
 
 class _Saved(NamedTuple):
@@ -47,6 +47,7 @@ class Layer(Part):
     """
 
     min_batch_size: ClassVar[int] = 1
+    changing: ClassVar[frozenset[str]] = frozenset({"params", "grads", "state", "_saved"})
 
     params: dict[str, Array]
     grads: dict[str, Array]
@@ -120,14 +121,9 @@ class Layer(Part):
     def skips_inputs(self) -> bool:
         """Return whether `backward_parameters` belongs to the layer's `backward`.
 
-        It does not if only `backward` is overridden, in a subclass or on the object.
+        It does not if only `backward` is overridden, in a subclass or on the object, or replaced.
         """
-        if "backward" in vars(self):
-            return False
-        mro = type(self).__mro__
-        backward = next(i for i, kind in enumerate(mro) if "backward" in vars(kind))
-        parameters = next(i for i, kind in enumerate(mro) if "backward_parameters" in vars(kind))
-        return parameters <= backward
+        return definition(self, "backward_parameters") <= definition(self, "backward")
 
     def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Return the shape of one example's output for an input's shape; None means unknown."""
@@ -196,3 +192,22 @@ class Layer(Part):
             )
         self._saved = None
         return values
+
+
+def require_no_layers(part: Part) -> None:
+    """Raise an `InputError` if a part that is no network has a layer, directly or in a list.
+
+    Such a layer's parameters would be neither trained nor saved.
+    """
+    pending = list(vars(part).values())
+    while pending:
+        x = pending.pop()
+        if isinstance(x, Layer):
+            raise InputError(
+                f"{part!r} has the layer {x!r} as an attribute, which would be neither trained nor "
+                "saved; put it into a Sequential, or into a subclass of it"
+            )
+        if isinstance(x, (list, tuple)):
+            pending += x
+        elif isinstance(x, dict):
+            pending += x.values()

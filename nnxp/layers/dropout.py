@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from nnxp.arrays import Array, Namespace, device_of, floating_namespace
-from nnxp.checks import FRACTION, require_number, require_rng
+from nnxp.checks import FRACTION, require_rng
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.layers.base import Layer
+from nnxp.parts import Setting
 
 # Odd constants of the finalizer of MurmurHash3 and the golden ratio's, as int32.
 _GOLDEN, _FIRST, _SECOND = -1640531527, -2048144789, -1028477387
@@ -43,6 +46,8 @@ class Dropout(Layer):
         one; 0 by default.
     """
 
+    rate = Setting(FRACTION)
+
     def __init__(
         self,
         rate: float,
@@ -51,7 +56,7 @@ class Dropout(Layer):
         dtype: str = "float32",
         device: Device | str = "cpu",
     ) -> None:
-        self.rate = require_number("rate", rate, FRACTION)
+        self.rate = rate
         require_rng(rng)
         opened = open_device(device)
         self.device, self.dtype = opened, require_dtype(dtype)
@@ -59,6 +64,11 @@ class Dropout(Layer):
         seed = rng.integers(-(2**31), 2**31, 1, dtype=np.int32)
         self.state["seed"] = opened.asarray(seed)
         self.state["counter"] = opened.asarray(np.zeros(1, np.int32))
+
+    @classmethod
+    def array_size(cls, config: Mapping[str, Any]) -> int:
+        """Return the number of elements of the state."""
+        return 2
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return `x`, in training with random numbers set to 0 and the others scaled."""
@@ -80,9 +90,9 @@ class Dropout(Layer):
 
     def _mask(self, xp: Namespace, x: Array, counter: Array) -> Array:
         """Return which numbers of `x` to keep, as a boolean array of its shape."""
-        size = math.prod(x.shape)
-        start = self.row_offset * math.prod(x.shape[1:])
-        index = xp.arange(start, start + size, dtype=xp.int32, device=device_of(counter))
+        index = xp.arange(math.prod(x.shape), dtype=xp.int32, device=device_of(counter))
+        if start := self.row_offset * math.prod(x.shape[1:]):
+            index = index + ((start + 2**31) % 2**32 - 2**31)  # as an int32, which wraps around
         # The seed is hashed before the counter is added: otherwise seed k at step 1 and seed 1 at
         # step k would give the same mask.
         key = _hash(_hash(self.state["seed"]) ^ counter)

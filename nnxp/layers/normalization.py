@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nnxp.arrays import Array, floating_namespace
-from nnxp.checks import POSITIVE, Range, require_count, require_number
+from nnxp.arrays import Array, floating_namespace, sum_rows
+from nnxp.checks import POSITIVE, Range, require_count
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
 from nnxp.layers.base import Layer
+from nnxp.parts import Setting
 
 _SHARE: Range = (lambda x: 0 < x <= 1, "a number above 0 and at most 1")
 
@@ -47,6 +48,9 @@ class BatchNorm(Layer):
 
     min_batch_size: ClassVar[int] = 2  # a single example has no variance
 
+    momentum = Setting(_SHARE)
+    epsilon = Setting(POSITIVE)
+
     def __init__(
         self,
         features: int,
@@ -57,8 +61,8 @@ class BatchNorm(Layer):
         device: Device | str = "cpu",
     ) -> None:
         self.features = require_count("features", features)
-        self.momentum = require_number("momentum", momentum, _SHARE)
-        self.epsilon = require_number("epsilon", epsilon, POSITIVE)
+        self.momentum = momentum
+        self.epsilon = epsilon
         opened = open_device(device)
         self.device, self.dtype = opened, require_dtype(dtype)
         ones, zeros = np.ones(features), np.zeros(features)
@@ -72,8 +76,8 @@ class BatchNorm(Layer):
 
     @classmethod
     def array_size(cls, config: Mapping[str, Any]) -> int:
-        """Return the number of features."""
-        return int(config["features"])
+        """Return the number of elements of parameters and state."""
+        return 4 * int(config["features"])
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return the normalized inputs.
@@ -102,9 +106,9 @@ class BatchNorm(Layer):
         count = x.shape[0]
         if count < self.min_batch_size:
             raise InputError(f"{self!r} needs at least 2 examples in a training batch, got {count}")
-        mean = xp.mean(x, axis=0)
+        mean = sum_rows(xp, x) / count
         centred = x - mean
-        variance = xp.mean(centred * centred, axis=0)
+        variance = sum_rows(xp, centred * centred) / count
         inverse = 1.0 / xp.sqrt(variance + self.epsilon)
         normalized = centred * inverse
         y = normalized * gamma + beta
@@ -124,7 +128,7 @@ class BatchNorm(Layer):
         inverse: Array
         normalized, inverse = self.saved(dy)
         xp = floating_namespace(dy, self)
-        sum_dy, sum_product = xp.sum(dy, axis=0), xp.sum(dy * normalized, axis=0)
+        sum_dy, sum_product = sum_rows(xp, dy), sum_rows(xp, dy * normalized)
         if self.trainable:
             self.grads["beta"], self.grads["gamma"] = sum_dy, sum_product
         count = dy.shape[0]
@@ -134,5 +138,5 @@ class BatchNorm(Layer):
     def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Return ``(features,)``; a known input shape must be the same."""
         if shape not in (None, (self.features,)):
-            raise InputError(f"{self!r} expects {self.features} features, but is given {shape}")
+            raise InputError(f"{self!r} expects {self.features} features, got {shape}")
         return (self.features,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -11,10 +12,11 @@ from nnxp.data.batches import Batches, prepare_batch
 from nnxp.data.dataset import Dataset
 from nnxp.devices import Device
 from nnxp.errors import InputError
+from nnxp.layers.base import require_no_layers
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
-from nnxp.parts import Setting
+from nnxp.parts import numbers_of
 
 
 def require_dataset(dataset: object) -> Dataset:
@@ -78,6 +80,23 @@ def _require_large_batches(batches: Batches, network: Sequential) -> None:
     )
 
 
+def require_trainable(network: Sequential, loss: Loss, optimizer: Optimizer) -> None:
+    """Raise an `InputError` if these, as they are now, cannot be trained."""
+    network.require_trainable()
+    if not network.parameters():
+        raise InputError(f"{network!r} has no parameters to train")
+    for part in (loss, optimizer):
+        require_no_layers(part)
+    for slot, kept in optimizer.state.items():
+        given: object = kept
+        arrays = given.values() if isinstance(given, dict) else [given]
+        if not_array := [x for x in arrays if not hasattr(x, "__dlpack__")]:
+            raise InputError(
+                f"state[{slot!r}] of {optimizer!r} must be a dictionary of one array for each "
+                f"parameter, got {not_array[0]!r}"
+            )
+
+
 def replace_unusable_arrays(network: Sequential, optimizer: Optimizer, device: Device) -> None:
     """Replace arrays that training cannot change in place by copies.
 
@@ -104,18 +123,21 @@ def replace_unusable_arrays(network: Sequential, optimizer: Optimizer, device: D
 
 
 def require_representable(optimizer: Optimizer, dtype: str) -> None:
-    """Raise an `InputError` if a setting of the optimizer is positive, but 0 in the dtype."""
-    numbers = {
-        name: x for kind in type(optimizer).__mro__ for name, x in vars(kind).items()
-        if isinstance(x, Setting) and name in vars(optimizer)
-    }  # fmt: skip
-    for name in numbers:
-        value = getattr(optimizer, name)
-        if isinstance(value, float) and value and np.asarray(value, dtype) == 0:
-            raise InputError(
-                f"{name} of {optimizer!r} is 0 in {dtype}; use a larger one, such as "
-                f'{np.finfo(dtype).tiny:.0e}, or dtype="float64"'
-            )
+    """Raise an `InputError` if a number of the optimizer's next step is positive, but 0 in `dtype`.
+
+    Smaller numbers than the smallest normal one count as 0, as on many devices.
+    """
+    limits = np.finfo(dtype)
+    least = float(limits.smallest_normal)
+    coming = copy.copy(optimizer)
+    coming.steps += 1
+    values = {name: float(getattr(optimizer, name)) for name in numbers_of(optimizer)}
+    if any(0 < abs(x) < least for x in (*values.values(), *coming.factors())):
+        name = min((name for name, x in values.items() if x), key=lambda name: values[name])
+        raise InputError(
+            f"{name} of {optimizer!r} is too small for {dtype}; use "
+            f"{name}={2 * least / float(limits.eps):.0e} or more"
+        )
 
 
 def flush_denormals(optimizer: Optimizer) -> None:
@@ -125,7 +147,7 @@ def flush_denormals(optimizer: Optimizer) -> None:
     """
     for kept in optimizer.state.values():
         for x in kept.values():
-            if isinstance(x, np.ndarray):
+            if isinstance(x, np.ndarray) and x.dtype.kind == "f":
                 x[np.abs(x) < np.finfo(x.dtype).smallest_normal] = 0
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nnxp.arrays import Array
+from nnxp.checks import warn
 from nnxp.data.batches import Batches
 from nnxp.errors import InputError
 from nnxp.losses import Loss
@@ -15,7 +16,7 @@ from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 
 if TYPE_CHECKING:
-    from nnxp.capture import CapturedSteps
+    from nnxp.capture import CapturedSteps, Contents
 
 
 def require_capture(capture: object) -> bool | str:
@@ -42,7 +43,7 @@ class Stepper:
     def __init__(self) -> None:
         self.captured: CapturedSteps | None = None
         self.reason = "nothing was trained yet"
-        self._warned: set[str] = set()
+        self._warned: set[object] = set()
 
     @contextlib.contextmanager
     def bind(
@@ -55,6 +56,7 @@ class Stepper:
         *,
         capture: bool | str,
         own_step: bool,
+        observed: bool,
     ) -> Iterator[Callable[[Array], object]]:
         """Provide the function that does one step, given the row indices of a batch.
 
@@ -68,39 +70,68 @@ class Stepper:
             As in `Trainer`.
         own_step : bool
             Whether the plain step is not `Trainer.step`, so that captured steps would ignore it.
+        observed : bool
+            Whether other code runs between steps, which may change the parts.
         """
-        from nnxp.capture import choose, disagreement, foreign_parts
-
         parts = network, loss, optimizer
-        kind: type[CapturedSteps] | None = None
-        if own_step:
-            self.reason = "the trainer has a step of its own"
-        elif capture is False:
-            self.reason = "capture is False"
-        else:
-            kind, self.reason = choose(capture, *parts, batches)
-        foreign = foreign_parts(*parts) if kind else []
-        if kind is not None and foreign:
-            why = disagreement(lambda: self._prepare(kind, *parts, batches), step, *parts, batches)
-            if why:
-                names = ", ".join(dict.fromkeys(map(repr, foreign)))
-                self.reason = f"{names}: {why}"
-        if kind is None or self.reason:
-            self.captured = None
-            if capture is True or (foreign and self.reason not in self._warned):
-                self._warned.add(self.reason)
-                warnings.warn(
-                    f"no step is captured: {self.reason}; plain steps are slower", stacklevel=2
-                )
-            yield lambda rows: step(*batches.take(rows))
-            return
-        with self._prepare(kind, *parts, batches).bind(batches) as captured_step:
-            yield captured_step
+        with contextlib.ExitStack() as stack:
+
+            def choose() -> Callable[[Array], object]:
+                captured = self._choose(step, *parts, batches, capture, own_step)
+                if captured is None:
+                    return lambda rows: step(*batches.take(rows))
+                return stack.enter_context(captured.bind(batches))
+
+            chosen = choose()
+
+            def checked_step(rows: Array) -> None:
+                nonlocal chosen
+                if self.captured is not None and not self.captured.is_current():
+                    stack.close()
+                    chosen = choose()
+                chosen(rows)
+
+            yield checked_step if observed else chosen
 
     def release(self) -> None:
         """Free captured steps that hold much memory; small ones are kept for the next call."""
         if self.captured is not None and self.captured.nbytes > _MAX_KEPT:
             self.captured = None
+
+    def _choose(
+        self,
+        step: Callable[[Array, Array], Array],
+        network: Sequential,
+        loss: Loss,
+        optimizer: Optimizer,
+        batches: Batches,
+        capture: bool | str,
+        own_step: bool,
+    ) -> CapturedSteps | None:
+        """Return the captured steps to train with, or None for plain steps; set `reason`."""
+        from nnxp.capture import choose, contents_of, disagreement
+
+        parts = network, loss, optimizer
+        self.reason = ""
+        if capture is False:
+            self.captured, self.reason = None, "capture is False"
+            return None
+        kind, reason = choose(capture, *parts, batches)
+        cause: object = reason
+        if kind is not None and own_step:
+            cause = reason = "the trainer has a step of its own"
+        elif kind is not None:
+            contents = contents_of(*parts)
+            prepare = partial(self._prepare, kind, *parts, batches, contents)
+            refusal = contents.foreign and disagreement(prepare, step, *parts, batches)
+            if not refusal:
+                return prepare()
+            reason, cause = str(refusal), frozenset(map(id, refusal.parts))
+        self.captured, self.reason = None, reason
+        if (capture is True or kind is not None) and cause not in self._warned:
+            self._warned.add(cause)
+            warn(f"no step is captured: {reason}; plain steps are slower")
+        return None
 
     def _prepare(
         self,
@@ -109,11 +140,11 @@ class Stepper:
         loss: Loss,
         optimizer: Optimizer,
         batches: Batches,
+        contents: Contents,
     ) -> CapturedSteps:
         """Return captured steps: those of the last call if they match."""
-        parts = network, loss, optimizer
         captured = self.captured
-        if not isinstance(captured, kind) or not captured.matches(*parts, batches):
+        if not isinstance(captured, kind) or not captured.matches(contents, batches):
             self.captured = captured = None  # frees its memory before the new one takes some
-            self.captured = captured = kind(*parts, batches)
+            self.captured = captured = kind(network, loss, optimizer, batches)
         return captured

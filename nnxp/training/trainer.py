@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from nnxp.arrays import Array
 from nnxp.checkpoint import Checkpoint, load, lock_target, require_saveable, resolve_target, save
-from nnxp.checks import require_count, require_rng
+from nnxp.checks import require_count, require_rng, warn
 from nnxp.data.batches import Batches
 from nnxp.data.dataset import Dataset
 from nnxp.data.epoch import EpochProgress
@@ -37,6 +36,7 @@ from nnxp.training.preparation import (
     require_dataset,
     require_representable,
     require_suitable,
+    require_trainable,
 )
 from nnxp.training.progress import progress_bar
 from nnxp.training.stepping import Stepper, require_capture
@@ -100,13 +100,14 @@ class Trainer:
         for thing, kind in [(network, Sequential), (loss, Loss), (optimizer, Optimizer)]:
             if not isinstance(thing, kind):
                 raise InputError(f"Trainer expects a {kind.__name__} object, got {thing!r}")
+        require_trainable(network, loss, optimizer)
         if network.device is None or network.dtype is None:
             raise InputError(f"{network!r} has no parameters to train")
+        replace_unusable_arrays(network, optimizer, network.device)
         if isinstance(network.leaves()[-1], Softmax) and isinstance(loss, SoftmaxWithLoss):
-            warnings.warn(
+            warn(
                 "the network ends with Softmax, and SoftmaxWithLoss applies it again, so that the "
-                "network learns slowly; remove the layer",
-                stacklevel=2,
+                "network learns slowly; remove the layer"
             )
         self.network = network
         self.loss = loss
@@ -123,6 +124,10 @@ class Trainer:
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_stepper": Stepper(), "_training": False}  # a copy captures its own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        replace_unusable_arrays(self.network, self.optimizer, self._device)  # joblib's, read-only
 
     @property
     def epochs(self) -> int:
@@ -347,8 +352,8 @@ class Trainer:
         device : Device or str, optional
             The device to continue on, independent of the saved one; the CPU by default.
         network, loss, optimizer : optional
-            Used in place of the saved parts if those are not nnxp's own; parameters and state are
-            loaded from the file.
+            Used in place of the saved parts, for example those of a class that is not registered;
+            parameters and state are loaded from the file.
         capture : bool or "auto", optional
             As in `Trainer`.
 
@@ -358,7 +363,7 @@ class Trainer:
             If both a device and a network are given, or an argument has the wrong type.
         CheckpointError
             If the file cannot be read, is not a checkpoint, is damaged, or was written by a newer
-            nnxp; or if a part is not nnxp's own and not given.
+            nnxp; or if the class of a part is not registered and the part is not given.
         DeviceError
             If the device cannot be used or has too little memory.
         MissingExtraError
@@ -425,6 +430,7 @@ class Trainer:
             stack.callback(data.clear)
             stack.callback(self._stepper.release)
             if training:
+                require_trainable(self.network, self.loss, self.optimizer)
                 replace_unusable_arrays(self.network, self.optimizer, self._device)
                 require_representable(self.optimizer, self._dtype)
                 self._training = True
@@ -507,7 +513,7 @@ class Trainer:
             flush_denormals(self.optimizer)
         current = replace(progress)
         observed = options.stop is not None or options.checkpoint_every is not None
-        with self._keep_progress(progress), self._steps(batches) as step:
+        with self._keep_progress(progress), self._steps(batches, observed) as step:
             for done, batch in enumerate(rows, progress.batch + 1):
                 step(batch)
                 if not observed:
@@ -537,12 +543,17 @@ class Trainer:
             raise
 
     @contextlib.contextmanager
-    def _steps(self, batches: Batches) -> Iterator[Callable[[Array], object]]:
-        """Provide the function that does one step, captured or plain, given a batch's rows."""
+    def _steps(self, batches: Batches, observed: bool) -> Iterator[Callable[[Array], object]]:
+        """Provide the function that does one step, given a batch's rows; see `Stepper.bind`."""
         parts = self.network, self.loss, self.optimizer
         own_step = type(self).step is not _STEP or "step" in vars(self)
         with self._stepper.bind(
-            self.step, *parts, batches, capture=self.capture, own_step=own_step
+            self.step,
+            *parts,
+            batches,
+            capture=self.capture,
+            own_step=own_step,
+            observed=observed,
         ) as step:
             yield step
 
