@@ -42,8 +42,8 @@ class Optimizer(Part):
         The names of the arrays that are stored for each parameter.
     elementwise : bool
         Whether the rule changes each number of a parameter by that number, its gradient and its
-        state alone, whatever the name of the parameter. Captured steps then update all parameters
-        as one vector.
+        state alone, and not by the parameter's name or shape. Captured steps then update all
+        parameters as one vector.
     """
 
     slots: ClassVar[tuple[str, ...]] = ()

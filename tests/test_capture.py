@@ -10,6 +10,7 @@ from tables import TARGETS, device_or_skip
 import nnxp
 from nnxp.data import Dataset
 from nnxp.optimizers import OPTIMIZERS
+from nnxp.step import Step
 
 # The network of `trained` has a layer of each kind; it ends with Softmax.
 pytestmark = pytest.mark.filterwarnings("ignore:the network ends with Softmax")
@@ -100,13 +101,13 @@ def test_jax_computes_in_full_precision_unless_asked_otherwise(small, chosen, mo
     trainer = small_trainer(device=device_or_skip("jax:cpu"))
     before = jax.config.jax_default_matmul_precision
     seen = []
-    forward = nnxp.Sequential.forward
+    gradients = Step.gradients
 
-    def watched(*args, **kwargs):
+    def watched(*args):
         seen.append(jax.config.jax_default_matmul_precision)
-        return forward(*args, **kwargs)
+        return gradients(*args)
 
-    monkeypatch.setattr(nnxp.Sequential, "forward", watched)
+    monkeypatch.setattr(Step, "gradients", watched)
     with jax.default_matmul_precision(chosen):
         device = trainer.network.device
         inputs = device.asarray(small.inputs, dtype="float32")
@@ -163,7 +164,7 @@ class Stepping(nnxp.Trainer):
             r"Counting\(\): a step changes calls of Counting\(\)",
         ),
         ({"kind": Stepping}, "the trainer has a step of its own"),
-        ({"widths": (6, 6, 6), "tied": True}, "its layers share parameters"),
+        ({"widths": (6, 6, 6), "tied": True}, "two layers of the network share a parameter"),
     ],
 )
 def test_unavailable_capture_warns_with_the_reason(small, options, message):

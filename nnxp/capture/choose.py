@@ -33,13 +33,13 @@ def choose(
         return None, "the data set is not on the device"
     arrays = network.parameters().values()
     if len({id(x) for x in arrays}) < len(arrays):
-        return None, "its layers share parameters"
+        return None, "two layers of the network share a parameter"
     if library == "jax":
         from nnxp.capture.jax import JaxSteps
 
         return JaxSteps, ""
     if not _can_move(network):
-        return None, "its parameters overlap in memory, or are not C-contiguous"
+        return None, "parameters of the network overlap in memory, or are not C-contiguous"
     if library == "cpu":
         from nnxp.capture.replay import Replay
 
