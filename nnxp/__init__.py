@@ -54,9 +54,13 @@ from nnxp.optimizers import (
     RMSprop,
 )
 from nnxp.parts import register
+from nnxp.penalties import L1, L2, ElasticNet
 from nnxp.training import Evaluation, Trainer
+from nnxp.transforms import ClipNorm, ClipValue
 
 __all__ = [
+    "L1",
+    "L2",
     "SGD",
     "AdaGrad",
     "Adam",
@@ -66,12 +70,15 @@ __all__ = [
     "BatchNorm",
     "CallOrderError",
     "CheckpointError",
+    "ClipNorm",
+    "ClipValue",
     "DataError",
     "DataUnavailableError",
     "Device",
     "DeviceError",
     "DivergenceError",
     "Dropout",
+    "ElasticNet",
     "Evaluation",
     "Flatten",
     "Identity",
@@ -109,6 +116,7 @@ __all__ = [
     "numerical_gradient",
     "plots",
     "register",
+    "schedules",
     "testing",
 ]
 

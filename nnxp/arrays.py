@@ -74,6 +74,7 @@ class Namespace(Protocol):
         self, x: object, /, *, dtype: DType = None, device: Any = None, copy: _bool | None = None
     ) -> Array: ...
     def astype(self, x: Array, dtype: DType, /, *, copy: _bool = True) -> Array: ...  # noqa: D102
+    def clip(self, x: Array, /, min: float, max: float) -> Array: ...  # noqa: D102
     def exp(self, x: Array, /) -> Array: ...  # noqa: D102
     def isdtype(self, dtype: DType, kind: str | tuple[str, ...]) -> _bool: ...  # noqa: D102
     def isfinite(self, x: Array, /) -> Array: ...  # noqa: D102
@@ -85,6 +86,7 @@ class Namespace(Protocol):
     def maximum(self, x1: Array, x2: Array | float, /) -> Array: ...  # noqa: D102
     def mean(self, x: Array, /, *, axis: int | None = None) -> Array: ...  # noqa: D102
     def reshape(self, x: Array, /, shape: tuple[int, ...]) -> Array: ...  # noqa: D102
+    def sign(self, x: Array, /) -> Array: ...  # noqa: D102
     def sqrt(self, x: Array, /) -> Array: ...  # noqa: D102
     def stack(self, arrays: list[Array], /) -> Array: ...  # noqa: D102
     def sum(  # noqa: D102

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import importlib
 import math
 import operator
@@ -15,6 +16,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from nnxp.arrays import Array
 from nnxp.errors import InputError, MissingExtraError
 
 
@@ -57,6 +59,33 @@ def require_number(name: str, value: object, range_: Range) -> float:
         except OverflowError:
             pass
     raise InputError(f"{name} must be {expected}, got {value!r}")
+
+
+Selection: TypeAlias = "str | tuple[str, ...]"
+"""Which parameters: "all", "matrices", or patterns of names; see `require_selection`."""
+
+
+def require_selection(name: str, value: object) -> Selection:
+    """Return `value` if it says which parameters: "all", "matrices", or patterns of names."""
+    if value in ("all", "matrices"):
+        return str(value)
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        patterns = tuple(value)
+        if patterns and all(isinstance(x, str) for x in patterns):
+            return patterns
+    raise InputError(
+        f'{name} must be "all", "matrices" or a list of names such as ["W1", "residual1.*"], got '
+        f"{value!r}"
+    )
+
+
+def is_selected(selection: Selection, name: str, x: Array) -> bool:
+    """Return whether a selection contains the parameter `x` of this name."""
+    if selection == "all":
+        return True
+    if selection == "matrices":
+        return x.ndim >= 2
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in selection)
 
 
 def warn(message: str) -> None:

@@ -8,16 +8,62 @@ variable would lose.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, MutableMapping
-from typing import Any, ClassVar, Self, TypeAlias
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from typing import Any, ClassVar, Self, TypeAlias, TypedDict, Unpack
 
 from nnxp.arrays import Array, describe, device_of, namespace_of
-from nnxp.checks import FRACTION, NOT_NEGATIVE, POSITIVE
+from nnxp.checks import (
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Selection,
+    is_selected,
+    require_number,
+    require_selection,
+)
 from nnxp.errors import InputError
 from nnxp.parts import Part, Setting
+from nnxp.schedules import Schedule
 
 Params: TypeAlias = MutableMapping[str, Array]
 Factor: TypeAlias = float | Array
+
+
+class _Rate(Setting):
+    """A positive number, or a schedule that gives a number for each step."""
+
+    def __get__(self, part: Any, owner: type) -> Any:
+        value: Any = super().__get__(part, owner)
+        if not isinstance(value, Schedule):
+            return value
+        rate = value(part.steps)
+        return require_number(f"the rate of {value!r} at step {part.steps}", rate, NOT_NEGATIVE)
+
+    def __set__(self, part: object, value: object) -> None:
+        if isinstance(value, Schedule):
+            vars(part)[self._name] = value
+        elif callable(value):
+            raise InputError(
+                f"learning_rate must be a positive number or a schedule, got {value!r}; use an "
+                "object of nnxp.schedules, or of your own subclass of nnxp.schedules.Schedule"
+            )
+        else:
+            super().__set__(part, value)
+
+
+class _DecayRate(Setting):
+    """A weight decay; whether there is one is an attribute of its own, which is not a number."""
+
+    def __set__(self, part: object, value: object) -> None:
+        super().__set__(part, value)
+        vars(part)["_decays"] = vars(part)[self._name] > 0
+
+
+class Decay(TypedDict, total=False):
+    """The settings of the weight decay; see `Optimizer`."""
+
+    weight_decay: float
+    decayed: str | Iterable[str]
 
 
 class Optimizer(Part):
@@ -29,8 +75,15 @@ class Optimizer(Part):
 
     Parameters
     ----------
-    learning_rate : float
-        A positive number; may be changed between updates, as may all settings.
+    learning_rate : float or Schedule
+        A positive number, or a schedule of `nnxp.schedules`; may be changed between updates, as may
+        all settings. As an attribute, it is the number of the coming step.
+    weight_decay : float, optional
+        At least 0. Before each update, parameters are multiplied by
+        ``1 - learning_rate * weight_decay`` (decoupled weight decay: Loshchilov and Hutter 2019,
+        algorithms 1 and 2). A decay of the gradient is `nnxp.L2`.
+    decayed : str or iterable of str, optional
+        Which parameters decay: ``"all"``, ``"matrices"``, or names, as in `nnxp.L2`.
 
     Attributes
     ----------
@@ -50,7 +103,10 @@ class Optimizer(Part):
     elementwise: ClassVar[bool] = False
     changing: ClassVar[frozenset[str]] = frozenset({"steps", "state", "_trained"})
 
-    learning_rate = Setting(POSITIVE)
+    learning_rate = _Rate(POSITIVE)
+    weight_decay = _DecayRate(NOT_NEGATIVE)
+    decayed: Selection = "all"
+    _decays: bool = False
     steps: int
     state: dict[str, dict[str, Array]]
     _trained: object = None  # the identity of the network whose state is stored
@@ -62,8 +118,16 @@ class Optimizer(Part):
         optimizer.state = {slot: {} for slot in cls.slots}
         return optimizer
 
-    def __init__(self, learning_rate: float) -> None:
+    def __init__(
+        self,
+        learning_rate: float | Schedule,
+        *,
+        weight_decay: float = 0.0,
+        decayed: str | Iterable[str] = "all",
+    ) -> None:
         self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.decayed = require_selection("decayed", decayed)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: x for name, x in vars(self).items() if name != "_trained"}
@@ -84,13 +148,36 @@ class Optimizer(Part):
             the parameters are another network's; nothing is changed then.
         """
         self.require(params, grads)
-        self.steps += 1
-        factors = self.factors()
+        numbers = self.numbers()
         for name in grads:
             for slot in self.state.values():
                 if name not in slot:
                     slot[name] = namespace_of(params[name], self).zeros_like(params[name])
-            self._update_one(params, name, grads[name], *factors)
+            self.update_one(params, name, grads[name], numbers, self.decays(name, params[name]))
+        self.steps += 1
+
+    def update_one(
+        self,
+        params: Params,
+        name: str,
+        gradient: Array,
+        numbers: Sequence[Factor],
+        decays: bool,
+    ) -> None:
+        """Update the parameter `name`, whose state exists, by the `numbers` of the step."""
+        remaining, *factors = numbers
+        if decays:
+            params[name] *= remaining
+        self._update_one(params, name, gradient, *factors)
+
+    def decays(self, name: str, parameter: Array) -> bool:
+        """Return whether a parameter decays."""
+        return self._decays and is_selected(self.decayed, name, parameter)
+
+    def numbers(self) -> tuple[float, ...]:
+        """Return the share of each parameter that the decay leaves, and `factors`."""
+        decay = self.learning_rate * self.weight_decay if self._decays else 0.0
+        return 1.0 - decay, *self.factors()
 
     def require(self, params: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
         """Raise the errors of `update`; change nothing."""
@@ -129,7 +216,7 @@ class Optimizer(Part):
         self._trained = identity
 
     def factors(self) -> tuple[float, ...]:
-        """Return all numbers of the coming step; here the learning rate."""
+        """Return all numbers of the coming step, after `steps` others; here the learning rate."""
         return (self.learning_rate,)
 
     def _update_one(self, params: Params, name: str, gradient: Array, *factors: Factor) -> None:
@@ -142,14 +229,16 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, optional
-        A positive number.
+    learning_rate : float or Schedule, optional
+        As in `Optimizer`.
+    weight_decay, decayed : optional
+        As in `Optimizer`.
     """
 
     elementwise = True
 
-    def __init__(self, learning_rate: float = 0.1) -> None:
-        super().__init__(learning_rate)
+    def __init__(self, learning_rate: float | Schedule = 0.1, **options: Unpack[Decay]) -> None:
+        super().__init__(learning_rate, **options)
 
     def _update_one(self, params: Params, name: str, gradient: Array, *factors: Factor) -> None:
         (rate,) = factors
@@ -164,10 +253,12 @@ class Momentum(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, optional
-        A positive number.
+    learning_rate : float or Schedule, optional
+        As in `Optimizer`.
     momentum : float, optional
         At least 0 and below 1.
+    weight_decay, decayed : optional
+        As in `Optimizer`.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("velocity",)
@@ -175,8 +266,13 @@ class Momentum(Optimizer):
 
     momentum = Setting(FRACTION)
 
-    def __init__(self, learning_rate: float = 0.01, momentum: float = 0.9) -> None:
-        super().__init__(learning_rate)
+    def __init__(
+        self,
+        learning_rate: float | Schedule = 0.01,
+        momentum: float = 0.9,
+        **options: Unpack[Decay],
+    ) -> None:
+        super().__init__(learning_rate, **options)
         self.momentum = momentum
 
     def factors(self) -> tuple[float, ...]:
@@ -215,10 +311,12 @@ class AdaGrad(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, optional
-        A positive number.
+    learning_rate : float or Schedule, optional
+        As in `Optimizer`.
     epsilon : float, optional
         A positive number.
+    weight_decay, decayed : optional
+        As in `Optimizer`.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("square_sum",)
@@ -226,8 +324,13 @@ class AdaGrad(Optimizer):
 
     epsilon = Setting(POSITIVE)
 
-    def __init__(self, learning_rate: float = 0.01, epsilon: float = 1e-10) -> None:
-        super().__init__(learning_rate)
+    def __init__(
+        self,
+        learning_rate: float | Schedule = 0.01,
+        epsilon: float = 1e-10,
+        **options: Unpack[Decay],
+    ) -> None:
+        super().__init__(learning_rate, **options)
         self.epsilon = epsilon
 
     def factors(self) -> tuple[float, ...]:
@@ -249,12 +352,14 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, optional
-        A positive number.
+    learning_rate : float or Schedule, optional
+        As in `Optimizer`.
     decay : float, optional
         At least 0 and below 1.
     epsilon : float, optional
         A positive number.
+    weight_decay, decayed : optional
+        As in `Optimizer`.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("square_mean",)
@@ -264,9 +369,13 @@ class RMSprop(Optimizer):
     epsilon = Setting(POSITIVE)
 
     def __init__(
-        self, learning_rate: float = 0.001, decay: float = 0.99, epsilon: float = 1e-8
+        self,
+        learning_rate: float | Schedule = 0.001,
+        decay: float = 0.99,
+        epsilon: float = 1e-8,
+        **options: Unpack[Decay],
     ) -> None:
-        super().__init__(learning_rate)
+        super().__init__(learning_rate, **options)
         self.decay = decay
         self.epsilon = epsilon
 
@@ -290,12 +399,14 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, optional
-        A positive number.
+    learning_rate : float or Schedule, optional
+        As in `Optimizer`.
     beta1, beta2 : float, optional
         At least 0 and below 1: the decay of the mean and of the mean square.
     epsilon : float, optional
         A positive number.
+    weight_decay, decayed : optional
+        As in `Optimizer`.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("mean", "square_mean")
@@ -307,20 +418,22 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float = 0.001,
+        learning_rate: float | Schedule = 0.001,
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
+        **options: Unpack[Decay],
     ) -> None:
-        super().__init__(learning_rate)
+        super().__init__(learning_rate, **options)
         self.beta1 = beta1
         self.beta2 = beta2
         self.epsilon = epsilon
 
     def factors(self) -> tuple[float, ...]:
         """Return rate and epsilon with the corrections, and both betas with ``1 - beta``."""
-        correction = math.sqrt(1 - self.beta2**self.steps)
-        rate = self.learning_rate / (1 - self.beta1**self.steps)
+        count = self.steps + 1
+        correction = math.sqrt(1 - self.beta2**count)
+        rate = self.learning_rate / (1 - self.beta1**count)
         betas = self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2
         return rate * correction, self.epsilon * correction, *betas
 
@@ -342,35 +455,27 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    learning_rate, beta1, beta2, epsilon : float, optional
+    learning_rate, beta1, beta2, epsilon : optional
         As in `Adam`.
-    weight_decay : float, optional
-        At least 0.
+    weight_decay, decayed : optional
+        As in `Optimizer`.
     """
 
     elementwise = True
 
-    weight_decay = Setting(NOT_NEGATIVE)
-
     def __init__(
         self,
-        learning_rate: float = 0.001,
+        learning_rate: float | Schedule = 0.001,
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
         weight_decay: float = 0.01,
+        *,
+        decayed: str | Iterable[str] = "all",
     ) -> None:
-        super().__init__(learning_rate, beta1, beta2, epsilon)
-        self.weight_decay = weight_decay
-
-    def factors(self) -> tuple[float, ...]:
-        """Return Adam's, and the share of each parameter that the decay leaves."""
-        return *super().factors(), 1 - self.learning_rate * self.weight_decay
-
-    def _update_one(self, params: Params, name: str, gradient: Array, *factors: Factor) -> None:
-        *adam_factors, remaining = factors
-        params[name] *= remaining
-        super()._update_one(params, name, gradient, *adam_factors)
+        super().__init__(
+            learning_rate, beta1, beta2, epsilon, weight_decay=weight_decay, decayed=decayed
+        )
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {

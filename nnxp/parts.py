@@ -75,7 +75,7 @@ class Part:
         config = {}
         for name in settings_of(type(self)):
             try:
-                value = getattr(self, name)
+                value = _setting(self, name)
             except AttributeError:
                 if name == "weights" and hasattr(self, "params"):
                     continue  # they are parameters
@@ -132,10 +132,15 @@ class Part:
         for name, x in constructor_parameters(type(self)).items():
             if name in _NOT_SETTINGS or not hasattr(self, name):
                 continue
-            value = repr(getattr(self, name))
+            value = repr(_setting(self, name))
             named = x.default is not x.empty or x.kind is x.KEYWORD_ONLY
             shown.append(f"{name}={value}" if named else value)
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _setting(part: Part, name: str) -> Any:
+    """Return a setting as it was given: a schedule, not the number that it gives now."""
+    return vars(part)[name] if name in vars(part) else getattr(part, name)
 
 
 def settings_of(kind: type[Part]) -> dict[str, inspect.Parameter]:

@@ -276,7 +276,9 @@ def write_results(trainer: nnxp.Trainer, data: Data, folder: Path) -> None:
     write_history(folder / "history.json", trainer.history)
     weights = [x.shape for x in trainer.network.parameters().values() if x.ndim == 2]
     widths = [str(inputs) for inputs, _ in weights] + [str(weights[-1][1])]
-    title = f"{data.name}, {'-'.join(widths)}, {trainer.optimizer!r}"
+    optimizer = trainer.optimizer
+    name = f"{type(optimizer).__name__}, learning rate {optimizer.learning_rate:g}"
+    title = f"{data.name}, {'-'.join(widths)}, {name}"
     with optional_output("curves.png"):
         nnxp.plots.plot_histories({"": trainer.history}, folder / "curves.png", title=title)
 

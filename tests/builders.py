@@ -17,8 +17,8 @@ from nnxp.optimizers import OPTIMIZERS
 class PlainTrainer(nnxp.Trainer):
     """Trains by plain steps."""
 
-    def __init__(self, *parts: Any, capture: bool | str = False) -> None:
-        super().__init__(*parts, capture=False)
+    def __init__(self, *parts: Any, **options: Any) -> None:
+        super().__init__(*parts, **options | {"capture": False})
 
 
 def three_layers(seed: int | np.random.Generator = 0, **options: Any) -> nnxp.ThreeLayerNet:

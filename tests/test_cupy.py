@@ -357,9 +357,9 @@ def test_cupy_has_every_function_that_a_step_calls(images):
     for loss, optimizer in itertools.product(TARGETS, OPTIMIZERS):
         trainer = every_layer_trainer(loss=loss, optimizer=optimizer)
         data = Dataset(images, TARGETS[loss])
-        parts = trainer.network, trainer.loss, trainer.optimizer
-        recorded = Replay(*parts, data, Ops(np, lambda *_: None))
-        with recorded.over(Batches(data, 16, device="cpu", dtype="float32")) as step:
+        batches = Batches(data, 16, device="cpu", dtype="float32")
+        recorded = Replay(trainer._whole_step(), batches, Ops(np, lambda *_: None))
+        with recorded.bind(batches) as step:
             step(np.arange(16))
     assert {"exp", "maximum", "transpose", "sum", "max", "sqrt"} <= called
     for name in called - {"getitem"}:

@@ -256,7 +256,8 @@ def test_a_changed_learning_rate_is_checked_and_stays_a_plain_float():
     with pytest.raises(nnxp.InputError, match="learning_rate must be a positive number, got nan"):
         optimizer.learning_rate = np.nan
     assert repr(nnxp.AdamW(weight_decay=0.1)) == (
-        "AdamW(learning_rate=0.001, beta1=0.9, beta2=0.999, epsilon=1e-08, weight_decay=0.1)"
+        "AdamW(learning_rate=0.001, beta1=0.9, beta2=0.999, epsilon=1e-08, weight_decay=0.1, "
+        "decayed='all')"
     )
 
 

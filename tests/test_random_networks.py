@@ -10,6 +10,16 @@ from tables import device_or_skip
 import nnxp
 from nnxp.data import Dataset, one_hot
 from nnxp.optimizers import OPTIMIZERS
+from nnxp.parts import numbers_of
+from nnxp.schedules import (
+    Chain,
+    Constant,
+    Cosine,
+    Exponential,
+    LinearWarmup,
+    OneCycle,
+    StepDecay,
+)
 
 CASES = [
     ("cpu", range(60)),
@@ -66,15 +76,43 @@ def random_trainer(kind, seed, spec):
     optimizer = OPTIMIZERS[name](learning_rate=float(rng.uniform(0.001, 0.05)))
     if hasattr(optimizer, "epsilon"):
         optimizer.epsilon = 0.01  # so that no gradient of mere rounding errors is scaled up
+    optimizer.weight_decay = float(rng.choice([0.0, 0.1]))
+    optimizer.decayed = ["all", "matrices", ("W1", "residual*", "b*")][int(rng.integers(3))]
+    if rng.random() < 0.3:
+        optimizer.learning_rate = random_schedule(rng)
+    penalties = [None, nnxp.L1(0.01), nnxp.L2(0.1, "all"), nnxp.ElasticNet(0.01, 0.1, ["W*"])]
+    transforms = [(), (nnxp.ClipNorm(0.1),), (nnxp.ClipValue(0.02), halve), (halve,)]
+    more = {
+        "penalty": penalties[int(rng.integers(4))],
+        "transforms": transforms[int(rng.integers(4))],
+    }
     sizes = [n for n in range(4, examples + 1) if examples % n != 1]
-    return kind(network, loss(), optimizer), Dataset(inputs, targets), int(rng.choice(sizes))
+    trainer = kind(network, loss(), optimizer, **more)
+    return trainer, Dataset(inputs, targets), int(rng.choice(sizes))
+
+
+def random_schedule(rng):
+    rate, steps = float(rng.uniform(0.001, 0.05)), int(rng.integers(1, 9))
+    return [
+        Cosine(rate, steps), OneCycle(rate, steps), StepDecay(rate, steps, 0.5),
+        Chain([LinearWarmup(rate, steps), Exponential(rate, 0.9)], [steps]), Constant(rate),
+    ][int(rng.integers(5))]  # fmt: skip
+
+
+def halve(params, grads):
+    return {name: g * 0.5 for name, g in grads.items()}
 
 
 def change_a_number(trainer, rng):
-    """Change one setting of the optimizer, as a schedule does."""
-    optimizer = trainer.optimizer
-    names = [name for name in optimizer.config() if name != "epsilon"]
-    setattr(optimizer, rng.choice(names), float(rng.uniform(0.001, 0.1)))  # diverges rarely
+    """Change a number of the optimizer, of the penalty or of a layer."""
+    if rng.random() < 0.7:
+        names = numbers_of(trainer.optimizer) - {"epsilon"}
+        setattr(trainer.optimizer, rng.choice(sorted(names)), float(rng.uniform(0.001, 0.1)))
+        return
+    parts = [x for x in (trainer.penalty, *trainer.network.leaves()) if x and numbers_of(x)]
+    if parts:
+        part = parts[int(rng.integers(len(parts)))]
+        setattr(part, rng.choice(sorted(numbers_of(part))), float(rng.uniform(0.05, 0.3)))
 
 
 def train(kind, seed, spec):

@@ -160,7 +160,7 @@ def test_shared_or_strided_parameters_train_uncaptured(small, arrange, late):
             train_epoch(trainer, small, 16, rng)
         arrange(trainer.network)
         batches = Batches(small, 16, device="cpu", dtype="float32")
-        way, why = choose(True, trainer.network, trainer.loss, trainer.optimizer, batches)
+        way, why = choose(True, trainer._whole_step(), batches)
         assert way is None
         assert "share a parameter" in why or "overlap in memory" in why
         train_epoch(trainer, small, 16, rng)
@@ -191,7 +191,7 @@ def test_interrupted_captured_epoch_keeps_its_steps(small, monkeypatch):
 def test_binding_without_a_step_leaves_the_optimizer_state_empty(small):
     trainer = trainer_with()
     batches = Batches(small, 8, device="cpu", dtype="float32")
-    with replay.Replay(trainer.network, trainer.loss, trainer.optimizer, batches).bind(batches):
+    with replay.Replay(trainer._whole_step(), batches).bind(batches):
         pass
     assert trainer.optimizer.state == {"velocity": {}}
 

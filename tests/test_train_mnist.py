@@ -45,7 +45,7 @@ def test_train_on_the_digits(tmp_path):
         f"{sum(record.seconds for record in records):.1f} s "
         f"(best {best.validation_accuracy:.4f}, epoch {best.epoch})"
     )
-    title = "digits, 64-50-30-10, SGD(learning_rate=0.1)"
+    title = "digits, 64-50-30-10, SGD, learning rate 0.1"
     nnxp.plots.plot_histories({"": records}, tmp_path / "expected.png", title=title)
     assert (out / "curves.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 

@@ -12,10 +12,10 @@ from nnxp.arrays import Array
 from nnxp.capture.contents import Contents
 from nnxp.data.batches import Batches
 from nnxp.errors import InputError
-from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.parts import Part, definition, numbers_of
+from nnxp.step import Step
 
 
 class CapturedSteps(ABC):
@@ -23,21 +23,18 @@ class CapturedSteps(ABC):
 
     Parameters
     ----------
-    network : Sequential
-    loss : Loss
-    optimizer : Optimizer
+    step : Step
     batches : Batches
         Gives the device, the dtype, and shapes and dtypes of the examples; it is not kept.
     """
 
-    def __init__(
-        self, network: Sequential, loss: Loss, optimizer: Optimizer, batches: Batches
-    ) -> None:
-        self._network, self._loss, self._optimizer = network, loss, optimizer
+    def __init__(self, step: Step, batches: Batches) -> None:
+        self._whole_step = step
+        self._network, self._optimizer = step.network, step.optimizer
         self._device, self._dtype = batches.device, batches.dtype
-        self._contents = contents_of(network, loss, optimizer)
+        self._contents = contents_of(step)
         self._attributes, self._is_mutable = self._contents.attributes(), self._contents.is_mutable
-        self._arrays = _shapes_and_dtypes(network, batches)
+        self._arrays = _shapes_and_dtypes(step.network, batches)
 
     def matches(self, contents: Contents, batches: Batches) -> bool:
         """Return whether the prepared steps are those of these parts and examples."""
@@ -53,7 +50,7 @@ class CapturedSteps(ABC):
             for attributes, number, held in self._attributes
         ):
             return True
-        return not self._contents.changes(contents_of(self._network, self._loss, self._optimizer))
+        return not self._contents.changes(contents_of(self._whole_step))
 
     @property
     def nbytes(self) -> int:
@@ -67,20 +64,14 @@ class CapturedSteps(ABC):
         Network and optimizer hold the current parameters and state after each step.
         """
 
-    def _next_factors(self) -> tuple[float, ...]:
-        """Return the optimizer's numbers of the coming step, before it is counted."""
-        coming = copy.copy(self._optimizer)
-        coming.steps += 1
-        return coming.factors()
 
-
-def contents_of(network: Sequential, loss: Loss, optimizer: Optimizer) -> Contents:
+def contents_of(step: Step) -> Contents:
     """Return what a captured step depends on but for arrays and numbers, which it reads anew."""
 
     def skipped(part: Part) -> frozenset[str]:
         return part.changing | numbers_of(part) if isinstance(part, Optimizer) else part.changing
 
-    return Contents((network, loss, optimizer), skipped)
+    return Contents(step.parts, skipped)
 
 
 def _shapes_and_dtypes(network: Sequential, batches: Batches) -> list[Any]:
@@ -125,14 +116,15 @@ for _name in _OPERATORS.split():
     setattr(_Unreadable, f"__{_name}__", _Unreadable._refuse)
 
 
-def with_factors(optimizer: Optimizer, factors: Iterable[Array]) -> Optimizer:
-    """Return a copy of an optimizer whose `factors` are arrays, and whose state is to be set.
+def with_numbers(optimizer: Optimizer, numbers: Iterable[Array]) -> Optimizer:
+    """Return a copy of an optimizer whose `numbers` are arrays, and whose state is to be set.
 
     Its numbers cannot be read otherwise: they would be those of the step that is captured.
     """
     copied = copy.copy(optimizer)
-    read = tuple(factors)
-    vars(copied)["factors"] = lambda: read
+    read = tuple(numbers)
+    vars(copied)["numbers"] = lambda: read
+    vars(copied)["factors"] = lambda: read[1:]
     for name in ("steps", *numbers_of(optimizer)):
         vars(copied)[name] = _Unreadable(name)
     return copied

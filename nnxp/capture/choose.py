@@ -8,13 +8,12 @@ from typing import Any
 from nnxp.capture.base import CapturedSteps
 from nnxp.capture.ops import memory_span
 from nnxp.data.batches import Batches
-from nnxp.losses import Loss
 from nnxp.network import Sequential
-from nnxp.optimizers import Optimizer
+from nnxp.step import Step
 
 
 def choose(
-    capture: bool | str, network: Sequential, loss: Loss, optimizer: Optimizer, batches: Batches
+    capture: bool | str, step: Step, batches: Batches
 ) -> tuple[type[CapturedSteps] | None, str]:
     """Return the class of captured steps to train with; or None, and the reason.
 
@@ -22,8 +21,8 @@ def choose(
     ----------
     capture : bool or "auto"
         As in `Trainer`.
-    network, loss, optimizer, batches
-        What is trained.
+    step : Step
+    batches : Batches
     """
     library = batches.device.spec.partition(":")[0]
     # CUDA graphs have not been measured on a GPU yet, so "auto" does not use them.
@@ -31,14 +30,14 @@ def choose(
         return None, f"there are no captured steps for {batches.device.spec}"
     if library != "cpu" and batches.resident is None:
         return None, "the data set is not on the device"
-    arrays = network.parameters().values()
+    arrays = step.network.parameters().values()
     if len({id(x) for x in arrays}) < len(arrays):
         return None, "two layers of the network share a parameter"
     if library == "jax":
         from nnxp.capture.jax import JaxSteps
 
         return JaxSteps, ""
-    if not _can_move(network):
+    if not _can_move(step.network):
         return None, "parameters of the network overlap in memory, or are not C-contiguous"
     if library == "cpu":
         from nnxp.capture.replay import Replay

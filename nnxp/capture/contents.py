@@ -24,8 +24,8 @@ class Contents:
 
     Parameters
     ----------
-    roots : iterable of Part
-        Parts within them are found.
+    roots : iterable of object
+        Parts and functions. Parts within them are found.
     skipped : callable
         Returns the names of a part's attributes that are not looked at.
 
@@ -33,19 +33,22 @@ class Contents:
     ----------
     parts : list of Part
         All parts, those of `roots` and those within.
-    foreign : list of Part
-        Those of `parts` that are not nnxp's own, or have a method replaced.
+    foreign : list of object
+        Those of `parts` that are not nnxp's own, or have a method replaced; and the functions.
     """
 
-    def __init__(self, roots: Iterable[Part], skipped: Callable[[Part], Container[str]]) -> None:
+    def __init__(self, roots: Iterable[object], skipped: Callable[[Part], Container[str]]) -> None:
         self.parts: list[Part] = []
-        self.foreign: list[Part] = []
+        self.foreign: list[object] = []
         self._skipped = skipped
         # By id, which no other object can have as long as this one is here.
         self._seen: dict[int, tuple[Any, _Kind | None, Any]] = {}
         self._held: dict[int, tuple[object, dict[str, Form]]] = {}  # by parts, classes and so on
-        for root in roots:
-            self._form(root)
+        roots = list(roots)
+        for function in [x for x in roots if not isinstance(x, Part)]:
+            self._add(function, {"a variable": function})
+            self.foreign.append(function)
+        self._add("the step", {"parts": roots})
         is_own: dict[Any, bool] = {Part: True, object: True}
         for part in self.parts:  # to which parts within are added meanwhile
             self._add(part, self._seen[id(part)][2])
@@ -126,6 +129,11 @@ class Contents:
         elif isinstance(held, list):
             inner = [self._form(value) for value in held]
         return type(x), inner, id(x) if kind.by_identity else 0
+
+
+def name_of(x: object) -> str:
+    """Return how a message names a part, or a function."""
+    return str(getattr(x, "__qualname__", x if isinstance(x, str) else repr(x)))
 
 
 class _Copy:

@@ -21,9 +21,7 @@ from nnxp.capture.replay import Replay
 from nnxp.checks import warn
 from nnxp.data.batches import Batches
 from nnxp.errors import DeviceError
-from nnxp.losses import Loss
-from nnxp.network import Sequential
-from nnxp.optimizers import Optimizer
+from nnxp.step import Step
 
 _WORKSPACE = 32 << 20  # bytes; NVIDIA recommends this for Hopper, and less for older GPUs
 _NOT_TRANSPOSED, _TRANSPOSED = 0, 1  # cublasOperation_t
@@ -189,9 +187,7 @@ class GraphReplay(Replay):
     If the capture fails, all steps run call by call, with a warning.
     """
 
-    def __init__(
-        self, network: Sequential, loss: Loss, optimizer: Optimizer, batches: Batches
-    ) -> None:
+    def __init__(self, step: Step, batches: Batches) -> None:
         import cupy
 
         product: Product = _no_product
@@ -199,10 +195,10 @@ class GraphReplay(Replay):
             product = Cublas(cupy).product
         except Exception as error:  # noqa: BLE001 - any failure: CuPy's own product is used
             _warn(f"cuBLAS cannot be loaded ({error})")
-        super().__init__(network, loss, optimizer, batches, CupyOps(cupy, product))
+        super().__init__(step, batches, CupyOps(cupy, product))
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._can_capture = True
-        self._sent: list[float | None] = [None] * len(self._factors)
+        self._sent: list[float | None] = [None] * len(self._numbers)
         # For each batch size: the inputs it was captured with, the row indices that it reads, and
         # the graph. The reference is weak, so that the data set can leave the GPU.
         self._graphs: dict[int, tuple[weakref.ref[Any], Buffer, _Graph]] = {}
@@ -210,11 +206,11 @@ class GraphReplay(Replay):
     def _step(self, inputs: Buffer, labels: Buffer, rows: Buffer) -> None:
         # First, since compiling needs memory: a step that fails there is not counted.
         batch, batch_labels, calls, _ = self._program(inputs, labels, len(rows))
+        for i, number in enumerate(self._optimizer.numbers()):
+            if number != self._sent[i]:
+                self._numbers[i].fill(number)
+                self._sent[i] = number
         self._optimizer.steps += 1
-        for i, factor in enumerate(self._optimizer.factors()):
-            if factor != self._sent[i]:
-                self._factors[i].fill(factor)
-                self._sent[i] = factor
         if len(rows) in self._graphs:
             captured_inputs, indices, graph = self._graphs[len(rows)]
             if captured_inputs() is inputs:

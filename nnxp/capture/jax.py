@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,11 +11,8 @@ from typing import TypeAlias
 import numpy as np
 
 from nnxp.arrays import Array
-from nnxp.capture.base import CapturedSteps, require_states, with_factors
+from nnxp.capture.base import CapturedSteps, require_states, with_numbers
 from nnxp.data.batches import Batches, prepare_batch
-from nnxp.losses import Loss
-from nnxp.network import Sequential
-from nnxp.optimizers import Optimizer
 from nnxp.step import Step
 
 Values: TypeAlias = tuple[dict[str, Array], dict[str, Array], dict[str, dict[str, Array]]]
@@ -26,11 +22,9 @@ Values: TypeAlias = tuple[dict[str, Array], dict[str, Array], dict[str, dict[str
 class JaxSteps(CapturedSteps):
     """Captured steps on JAX, compiled once for each batch size and data set size."""
 
-    def __init__(
-        self, network: Sequential, loss: Loss, optimizer: Optimizer, batches: Batches
-    ) -> None:
-        super().__init__(network, loss, optimizer, batches)
-        self._traced = network.to(self._device)  # a copy, since tracing replaces its arrays
+    def __init__(self, step: Step, batches: Batches) -> None:
+        super().__init__(step, batches)
+        self._traced = step.network.to(self._device)  # a copy, since tracing replaces its arrays
         self._values: Values | None = None  # while bound
         self._compiled: Callable[..., Values] = importlib.import_module("jax").jit(self._update)
 
@@ -55,8 +49,8 @@ class JaxSteps(CapturedSteps):
                 layer.grads.clear()
 
     def _step(self, examples: tuple[Array, Array], rows: Array) -> None:
-        factors = [np.asarray(x, self._dtype) for x in self._next_factors()]
-        self._values = self._compiled(self._values, factors, examples, rows)
+        numbers = [np.asarray(x, self._dtype) for x in self._optimizer.numbers()]
+        self._values = self._compiled(self._values, numbers, examples, rows)
         self._optimizer.steps += 1  # after the step, whose compilation may fail
         self._write_back()
 
@@ -74,12 +68,12 @@ class JaxSteps(CapturedSteps):
             self._optimizer.state[slot].update(kept)
 
     def _update(
-        self, values: Values, factors: list[Array], examples: tuple[Array, Array], rows: Array
+        self, values: Values, numbers: list[Array], examples: tuple[Array, Array], rows: Array
     ) -> Values:
         """Return parameters and state after a step."""
-        optimizer = with_factors(self._optimizer, factors)
+        optimizer = with_numbers(self._optimizer, numbers)
         optimizer.state = {slot: dict(kept) for slot, kept in values[2].items()}
-        step = Step(self._traced, copy.copy(self._loss), optimizer)
+        step = self._whole_step.with_copies(self._traced, optimizer)
         own = self._traced.parameters(), self._traced.states()
         before = [dict(arrays) for arrays in own]
         try:
@@ -87,8 +81,8 @@ class JaxSteps(CapturedSteps):
                 for name, x in traced.items():
                     arrays.place(name, x)
             inputs, labels = (self._device.xp.take(x, rows, axis=0) for x in examples)
-            step.gradients(*prepare_batch(inputs, labels, self._device, self._dtype))
-            step.update()
+            step.backpropagate(*prepare_batch(inputs, labels, self._device, self._dtype))
+            step.update(step.gradients())
             require_states(self._traced, own[1])
             return dict(own[0]), dict(own[1]), optimizer.state
         finally:  # JAX forbids traced arrays to outlive the trace

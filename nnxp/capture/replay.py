@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import ModuleType
@@ -13,15 +13,13 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from nnxp.arrays import Array
-from nnxp.capture.base import CapturedSteps, is_elementwise, require_states, with_factors
+from nnxp.capture.base import CapturedSteps, is_elementwise, require_states, with_numbers
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.capture.ops import Buffer, Ops, Program
 from nnxp.capture.program import compile_program
 from nnxp.capture.recorded import Recorded
 from nnxp.capture.tape import Tape
 from nnxp.data.batches import Batches, prepare_batch
-from nnxp.losses import Loss
-from nnxp.network import Sequential
 from nnxp.optimizers import SGD, Optimizer
 from nnxp.step import Step
 
@@ -39,21 +37,15 @@ class Replay(CapturedSteps):
 
     Parameters
     ----------
-    network, loss, optimizer, batches
+    step, batches
         As in `CapturedSteps`.
     ops : Ops, optional
         Computes the ops; NumPy by default.
     """
 
-    def __init__(
-        self,
-        network: Sequential,
-        loss: Loss,
-        optimizer: Optimizer,
-        batches: Batches,
-        ops: Ops | None = None,
-    ) -> None:
-        super().__init__(network, loss, optimizer, batches)
+    def __init__(self, step: Step, batches: Batches, ops: Ops | None = None) -> None:
+        super().__init__(step, batches)
+        network, optimizer = step.network, step.optimizer
         self._ops = ops or NumpyOps()
         module = self._ops.module
         parameters = cast(dict[str, Buffer], dict(network.parameters()))
@@ -69,37 +61,39 @@ class Replay(CapturedSteps):
             or (fuses and x.ndim == 2 and x.size >= _LARGE)
         }
         self._fused = [name for name in separate if self._flat and name in trainable]
-        flattened = {name: x for name, x in parameters.items() if name not in separate}
-        self._parameters, self._gradients = (_FlatArrays(flattened, module) for _ in range(2))
-        self._flat_state = {slot: _FlatArrays(flattened, module) for slot in optimizer.state}
-        self._parameter_buffers: dict[str, Buffer] = self._parameters.views | separate
+        # One group of vectors for the parameters that decay, and one for the others.
+        groups: dict[bool, dict[str, Buffer]] = defaultdict(dict)
+        for name, x in parameters.items():
+            if name not in separate:
+                groups[optimizer.decays(name, cast(Array, x))][name] = x
+        self._groups = [
+            _Group(arrays, optimizer, decays, module) for decays, arrays in groups.items()
+        ]
+        self._parameter_buffers: dict[str, Buffer] = dict(separate)
         self._optimizer_buffers: dict[str, dict[str, Buffer]] = {
-            slot: flat.views
+            slot: {}
             if self._flat
             else {name: module.zeros_like(parameters[name]) for name in trainable}
-            for slot, flat in self._flat_state.items()
+            for slot in optimizer.state
         }
+        for group in self._groups:
+            self._parameter_buffers |= group.parameters.views
+            for slot, flat in group.state.items():
+                self._optimizer_buffers[slot] |= flat.views
         self._state_buffers: dict[str, Buffer] = {
             name: module.empty_like(x) for name, x in network.states().items()
         }
-        self._factors: list[Buffer] = [module.empty((), self._dtype) for _ in self._next_factors()]
-        self._update = self._compile_update() if self._flat else []
+        self._numbers: list[Buffer] = [module.empty((), self._dtype) for _ in optimizer.numbers()]
+        self._update = [call for group in self._groups for call in self._compile_update(group)]
         self._programs: dict[int, _BatchProgram] = {}
 
     @property
     def nbytes(self) -> int:
         """The bytes of parameters, gradients, states and the programs' buffers."""
-        flat = [self._parameters, self._gradients, *self._flat_state.values()]
-        buffers = [self._parameter_buffers, self._state_buffers]
-        buffers += [] if self._flat else self._optimizer_buffers.values()
-        separate = {id(x): x for each in buffers for x in each.values()}
-        for name in self._parameters.views:  # counted with their vector
-            separate.pop(id(self._parameter_buffers[name]))
-        return (
-            sum(x.vector.nbytes for x in flat)
-            + sum(x.nbytes for x in separate.values())
-            + sum(x.nbytes for x in self._programs.values())
-        )
+        held = [self._parameter_buffers, self._state_buffers, *self._optimizer_buffers.values()]
+        held += [group.gradients.views for group in self._groups]
+        buffers = sum(x.nbytes for each in held for x in each.values())
+        return buffers + sum(x.nbytes for x in self._programs.values())
 
     @contextlib.contextmanager
     def bind(self, batches: Batches) -> Iterator[Callable[[Array], None]]:
@@ -120,7 +114,10 @@ class Replay(CapturedSteps):
             for arrays, buffers in placed:
                 for name, buffer in buffers.items():
                     arrays.place(name, buffer)
-            optimizer_state.update({s: dict(x) for s, x in self._optimizer_buffers.items()})
+            # Frozen parameters may have state from before.
+            optimizer_state.update(
+                {slot: original_state[slot] | x for slot, x in self._optimizer_buffers.items()}
+            )
             step = partial(self._step, *cast(tuple[Buffer, Buffer], batches.arrays))
             yield cast(Callable[[Array], None], step)
         finally:
@@ -140,9 +137,9 @@ class Replay(CapturedSteps):
         batch, batch_labels, program, _ = self._program(inputs, labels, len(rows))
         inputs.take(rows, 0, batch, "clip")  # "raise" would make a copy first
         labels.take(rows, 0, batch_labels, "clip")
+        for buffer, number in zip(self._numbers, self._optimizer.numbers(), strict=True):
+            buffer[...] = number
         self._optimizer.steps += 1
-        for buffer, factor in zip(self._factors, self._optimizer.factors(), strict=True):
-            buffer[...] = factor
         for call in program:
             call()
 
@@ -160,32 +157,34 @@ class Replay(CapturedSteps):
         inputs = zeros((batch_size, *inputs.shape[1:]), inputs.dtype)
         labels = zeros((batch_size, *labels.shape[1:]), labels.dtype)
         tape = Tape()
-        factors = map(tape.read, self._factors)
-        optimizer = with_factors(self._optimizer, factors)
-        step = Step(self._network.to(tape.device), copy.copy(self._loss), optimizer)
+        optimizer = with_numbers(self._optimizer, map(tape.read, self._numbers))
+        step = self._whole_step.with_copies(self._network.to(tape.device), optimizer)
         parameters, states = step.network.parameters(), step.network.states()
         for arrays, buffers in (
             (parameters, self._parameter_buffers), (states, self._state_buffers)
         ):  # fmt: skip
             for name, buffer in buffers.items():
                 arrays.place(name, tape.read(buffer))
-        step.gradients(
+        step.backpropagate(
             *prepare_batch(tape.read(inputs), tape.read(labels), tape.device, self._dtype)
         )
         require_states(step.network, states)
-        gradients = step.network.gradients()
+        gradients = step.gradients()
         targets: list[tuple[Array, Buffer]] = []
         if self._flat:
-            targets += [(gradients[name], x) for name, x in self._gradients.views.items()]
+            for group in self._groups:
+                targets += [(gradients[name], x) for name, x in group.gradients.views.items()]
             for name in self._fused:
-                optimizer._update_one(parameters, name, gradients[name], *optimizer.factors())
+                decays = optimizer.decays(name, parameters[name])
+                numbers = optimizer.numbers()
+                optimizer.update_one(parameters, name, gradients[name], numbers, decays)
                 targets.append((parameters[name], self._parameter_buffers[name]))
         else:
             optimizer.state = {
                 slot: {name: tape.read(x) for name, x in buffers.items()}
                 for slot, buffers in self._optimizer_buffers.items()
             }
-            step.update()
+            step.update(gradients)
             targets += [(parameters[name], x) for name, x in self._parameter_buffers.items()]
             targets += [
                 (optimizer.state[slot][name], x)
@@ -200,26 +199,50 @@ class Replay(CapturedSteps):
         nbytes += inputs.nbytes + labels.nbytes
         return _BatchProgram(inputs, labels, program + self._update, nbytes)
 
-    def _compile_update(self) -> Program:
-        """Return the program that updates the flat vectors, chunk by chunk."""
+    def _compile_update(self, group: _Group) -> Program:
+        """Return the program that updates a group's flat vectors, chunk by chunk."""
         program: Program = []
         size = self._ops.chunk
-        for start in range(0, self._parameters.vector.size, size):
+        for start in range(0, group.parameters.vector.size, size):
             chunk = slice(start, start + size)
             tape = Tape()
-            optimizer = with_factors(self._optimizer, map(tape.read, self._factors))
-            vector = self._parameters.vector[chunk]
-            state = {slot: flat.vector[chunk] for slot, flat in self._flat_state.items()}
+            optimizer = with_numbers(self._optimizer, map(tape.read, self._numbers))
+            vector = group.parameters.vector[chunk]
+            state = {slot: flat.vector[chunk] for slot, flat in group.state.items()}
             optimizer.state = {slot: {"vector": tape.read(x)} for slot, x in state.items()}
             parameters: dict[str, Array] = {"vector": tape.read(vector)}
-            gradient = tape.read(self._gradients.vector[chunk])
-            optimizer._update_one(parameters, "vector", gradient, *optimizer.factors())
+            gradient = tape.read(group.gradients.vector[chunk])
+            optimizer.update_one(parameters, "vector", gradient, optimizer.numbers(), group.decays)
             targets = [(parameters["vector"], vector)]
             targets += [(optimizer.state[slot]["vector"], x) for slot, x in state.items()]
             recorded = cast(list[tuple[Recorded, Buffer]], targets)
             program += compile_program(tape, recorded, self._ops).program
             tape.clear()
         return program
+
+
+class _Group:
+    """Parameters that are updated together, as vectors.
+
+    Attributes
+    ----------
+    parameters, gradients : _FlatArrays
+    state : dict of str to _FlatArrays
+        The optimizer's, by slot.
+    decays : bool
+        Whether the parameters decay.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, Buffer],
+        optimizer: Optimizer,
+        decays: bool,
+        module: ModuleType,
+    ) -> None:
+        self.parameters, self.gradients = (_FlatArrays(arrays, module) for _ in range(2))
+        self.state = {slot: _FlatArrays(arrays, module) for slot in optimizer.state}
+        self.decays = decays
 
 
 class _BatchProgram(NamedTuple):

@@ -11,13 +11,13 @@ import numpy as np
 
 from nnxp.arrays import Array
 from nnxp.capture.base import CapturedSteps
-from nnxp.capture.contents import Contents
+from nnxp.capture.contents import Contents, name_of
 from nnxp.data.batches import Batches
 from nnxp.errors import InputError
-from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
-from nnxp.parts import Part, numbers_of
+from nnxp.parts import numbers_of
+from nnxp.step import Step
 
 Values = dict[str, dict[str, np.ndarray[Any, Any]]]
 """Copies of arrays on the host, by kind and name."""
@@ -28,24 +28,22 @@ class Refusal(NamedTuple):
 
     Attributes
     ----------
-    parts : list of Part
+    parts : list of object
         Which parts are at fault, or may be.
     reason : str
     """
 
-    parts: list[Part]
+    parts: list[object]
     reason: str
 
     def __str__(self) -> str:
-        return f"{', '.join(dict.fromkeys(map(repr, self.parts)))}: {self.reason}"
+        return f"{', '.join(dict.fromkeys(map(name_of, self.parts)))}: {self.reason}"
 
 
 def disagreement(
     captured: Callable[[], CapturedSteps],
-    step: Callable[[Array, Array], Array],
-    network: Sequential,
-    loss: Loss,
-    optimizer: Optimizer,
+    plain_step: Callable[[Array, Array], Array],
+    step: Step,
     batches: Batches,
 ) -> Refusal | None:
     """Return why captured steps must not replace plain ones; None if both agree.
@@ -57,24 +55,25 @@ def disagreement(
     ----------
     captured : callable
         Returns the captured steps.
-    step : callable
+    plain_step : callable
         Does one plain step.
-    network, loss, optimizer, batches
-        What is trained.
+    step : Step
+    batches : Batches
     """
-    parts = network, loss, optimizer
+    parts, network, optimizer = step.parts, step.network, step.optimizer
     start = _values(network, optimizer, batches)
     with _restored(*parts):
         for i, rows in enumerate(_two_batches(batches)):
             _change_numbers(optimizer, 0.5**i)
             before = Contents(parts, lambda part: part.changing)
-            step(*batches.take(rows))
+            plain_step(*batches.take(rows))
             changes = before.changes(Contents(parts, lambda part: part.changing))
             if i and changes:  # the first step may make what stays
                 owner, names = changes[0]
-                of = f"the class {owner.__name__}" if isinstance(owner, type) else str(owner)
+                of = f"the class {owner.__name__}" if isinstance(owner, type) else name_of(owner)
+                at_fault = any(owner is part for part in before.foreign)
                 return Refusal(
-                    [owner] if isinstance(owner, Part) else before.foreign,
+                    [owner] if at_fault else before.foreign,
                     f"a step changes {', '.join(names)} of {of}; store in self.state what changes, "
                     "and with save_for_backward what backward needs",
                 )
@@ -159,9 +158,9 @@ def _first_difference(start: Values, plain: Values, replayed: Values) -> str | N
     return None
 
 
-def _parts_in_traceback(error: Exception, foreign: list[Part]) -> list[Part]:
+def _parts_in_traceback(error: Exception, foreign: list[object]) -> list[object]:
     """Return the last of the parts whose method raised an error; all if none is found."""
-    found: list[Part] = []
+    found: list[object] = []
     traceback = error.__traceback__
     while traceback is not None:
         part = traceback.tb_frame.f_locals.get("self")
@@ -172,7 +171,7 @@ def _parts_in_traceback(error: Exception, foreign: list[Part]) -> list[Part]:
 
 
 @contextmanager
-def _restored(*parts: Part) -> Iterator[None]:
+def _restored(*parts: object) -> Iterator[None]:
     """Restore all parts at the end: arrays, attributes and generators."""
     contents = Contents(parts, lambda part: ())
     try:

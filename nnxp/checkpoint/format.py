@@ -16,6 +16,8 @@ from nnxp.history import Record
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
+from nnxp.penalties import Penalty
+from nnxp.transforms import Transform
 
 FORMAT = 1
 """The version of the format that `save` writes; `load` reads the versions from 1 to this one."""
@@ -44,6 +46,9 @@ class Checkpoint:
     loss : Loss
     optimizer : Optimizer
         With its state.
+    penalty : Penalty or None
+    transforms : tuple of callable
+        Functions of the user's cannot be loaded: they must be given again.
     device : Device
         The network's device.
     history : list of Record
@@ -59,6 +64,8 @@ class Checkpoint:
     network: Sequential
     loss: Loss
     optimizer: Optimizer
+    penalty: Penalty | None
+    transforms: tuple[Transform, ...]
     device: Device
     history: list[Record]
     rng: np.random.Generator | None

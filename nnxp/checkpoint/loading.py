@@ -37,7 +37,9 @@ from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.parts import Part, Place, build_part
+from nnxp.penalties import Penalty
 from nnxp.random import generator
+from nnxp.transforms import GradientTransform, Transform
 
 # The errors that wrong contents of a file may raise.
 _CONTENT_ERRORS = (
@@ -53,6 +55,8 @@ def load(
     network: Sequential | None = None,
     loss: Loss | None = None,
     optimizer: Optimizer | None = None,
+    penalty: Penalty | None = None,
+    transforms: tuple[Transform, ...] | None = None,
 ) -> Checkpoint:
     """Load a checkpoint: the network, loss and optimizer, and the rest of a training's state.
 
@@ -62,7 +66,7 @@ def load(
         A file of `Trainer.save`.
     device : Device or str, optional
         The network's device, which may differ from the one it was saved on; the CPU by default.
-    network, loss, optimizer : optional
+    network, loss, optimizer, penalty, transforms : optional
         Used in place of those of the file; needed for a class that is not registered. The network
         takes the file's parameters, the optimizer its state.
 
@@ -80,7 +84,8 @@ def load(
         If safetensors is not installed.
     """
     for name, part, cls in (
-        ("network", network, Sequential), ("loss", loss, Loss), ("optimizer", optimizer, Optimizer)
+        ("network", network, Sequential), ("loss", loss, Loss),
+        ("optimizer", optimizer, Optimizer), ("penalty", penalty, Penalty),
     ):  # fmt: skip
         if part is not None and not isinstance(part, cls):
             raise InputError(f"{name} must be of class {cls.__name__}, got {part!r}")
@@ -103,6 +108,10 @@ def load(
             loss = _create("loss", Loss, metadata["loss"], place)
         if optimizer is None:
             optimizer = _create("optimizer", Optimizer, metadata["optimizer"], place)
+        if penalty is None and metadata["penalty"] is not None:
+            penalty = _create("penalty", Penalty, metadata["penalty"], place)
+        if transforms is None:
+            transforms = tuple(_create_transform(x, place) for x in metadata["transforms"])
         rng = None if metadata["rng"] is None else generator(metadata["rng"])
         history = _read_history(sorted_arrays.columns)
         position = metadata["position"]
@@ -117,7 +126,9 @@ def load(
             layer.trainable = not any(layer is x for x in frozen)
         optimizer.steps, optimizer.state = steps, transferred
         optimizer._trained = None  # the state is this network's now
-        return Checkpoint(network, loss, optimizer, opened, history, rng, progress, config)
+        return Checkpoint(
+            network, loss, optimizer, penalty, transforms, opened, history, rng, progress, config
+        )
 
 
 def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequential:
@@ -261,6 +272,16 @@ def _create(role: str, kind: type[Kind], description: Mapping[str, Any], place: 
     if not isinstance(part, kind):
         raise CheckpointError(f"its {role} is a {type(part).__name__}")
     return part
+
+
+def _create_transform(description: Mapping[str, Any], place: Place) -> Transform:
+    """Return the transform that the metadata describe."""
+    if "function" in description:
+        raise CheckpointError(
+            f"its transform {description['function']} is a function, which no file can hold; give "
+            "all transforms: Trainer.resume(path, transforms=[…])"
+        )
+    return _create("transforms", GradientTransform, description, place)
 
 
 def _create_network(metadata: Mapping[str, Any], arrays: _Arrays, device: Device) -> Sequential:

@@ -30,7 +30,7 @@ from nnxp.checks import optional_import
 from nnxp.errors import DivergenceError, InputError
 from nnxp.files import write_atomically
 from nnxp.history import MAX_RECORDS, Record
-from nnxp.parts import describe_part
+from nnxp.parts import Part, describe_part
 from nnxp.random import BIT_GENERATORS, get_state
 
 
@@ -133,11 +133,19 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
         "frozen": [i for i, layer in enumerate(network.leaves()) if not layer.trainable],
         "loss": describe_part(checkpoint.loss),
         "optimizer": describe_part(optimizer),
+        "penalty": None if checkpoint.penalty is None else describe_part(checkpoint.penalty),
+        "transforms": [_describe_transform(x) for x in checkpoint.transforms],
         "steps": int(optimizer.steps),
         "rng": None if rng is None else get_state(rng),
         "position": checkpoint.progress and asdict(checkpoint.progress),
         "config": checkpoint.config,
     }
+
+
+def _describe_transform(transform: object) -> dict[str, Any]:
+    if isinstance(transform, Part):
+        return describe_part(transform)
+    return {"function": getattr(transform, "__qualname__", repr(transform))}
 
 
 def _history_columns(history: Sequence[Record]) -> Arrays:

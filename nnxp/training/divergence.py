@@ -15,6 +15,7 @@ from nnxp.errors import DivergenceError
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
+from nnxp.step import Step
 
 
 class Snapshot:
@@ -66,10 +67,8 @@ def parameters_and_state(network: Sequential, optimizer: Optimizer) -> dict[str,
 
 
 def raise_at_divergence(
-    step: Callable[[Array, Array], Array],
-    network: Sequential,
-    loss: Loss,
-    optimizer: Optimizer,
+    plain_step: Callable[[Array, Array], Array],
+    step: Step,
     batches: Batches,
     progress: EpochProgress,
     epoch: int,
@@ -81,10 +80,10 @@ def raise_at_divergence(
 
     Parameters
     ----------
-    step : callable
+    plain_step : callable
         Does one plain step and returns its loss.
-    network, loss, optimizer
-        As they were at the start of the repeated steps.
+    step : Step
+        Its parts, as they were at the start of the repeated steps.
     batches : Batches
     progress : EpochProgress
         Where in the epoch to start.
@@ -96,17 +95,18 @@ def raise_at_divergence(
     DivergenceError
         Parameters and state are then those before the step.
     """
+    network, optimizer = step.network, step.optimizer
     with np.errstate(all="ignore"):
         for number, rows in enumerate(progress.remaining_rows(batches), progress.batch + 1):
             before = Snapshot(network, optimizer, batches.device)
             inputs, labels = batches.take(rows)
-            value = step(inputs, labels)
+            value = plain_step(inputs, labels)
             after = parameters_and_state(network, optimizer)
             not_finite = [name for name, x in after.items() if not is_finite(x)]
             if not not_finite and is_finite(value):
                 continue
             before.restore()
-            place = first_not_finite(network, loss, inputs, labels)
+            place = first_not_finite(network, step.loss, inputs, labels)
             before.restore()  # the layers' state, which the search has changed
             if place is None:
                 place = f"{not_finite[0]} after the optimizer's step" if not_finite else "the loss"

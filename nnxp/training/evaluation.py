@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from nnxp.arrays import Array
 from nnxp.data.batches import Batches
-from nnxp.losses import Loss
-from nnxp.network import Sequential
+from nnxp.step import Step
 
 EVALUATION_BATCH_SIZE = 1000
 """How many examples are evaluated at a time."""
@@ -24,14 +23,14 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    network: Sequential, loss: Loss, data: list[Batches], arrays: Iterable[Array] = ()
+    step: Step, data: list[Batches], arrays: Iterable[Array] = ()
 ) -> tuple[list[Evaluation], bool]:
     """Evaluate a network on data sets and check arrays, with one wait for the device.
 
     Parameters
     ----------
-    network : Sequential
-    loss : Loss
+    step : Step
+        Its network, loss and penalty are used.
     data : list of Batches
         One for each data set, on the network's device.
     arrays : iterable of array, optional
@@ -44,6 +43,7 @@ def evaluate(
     finite : bool
         Whether all numbers of all `arrays` are finite.
     """
+    network, loss, penalty = step.network, step.loss, step.penalty
     device = data[0].device
     xp = device.xp
     sums: list[Array] = []  # of each data set the losses, then the correct examples, by batch
@@ -59,11 +59,15 @@ def evaluate(
                 corrects.append(xp.sum(xp.astype(correct, value.dtype)))
         sums += losses + corrects
         counts += [len(losses), len(corrects)]
+    penalized = 0.0 if penalty is None else penalty.value(network.parameters().trainable)
+    if not isinstance(penalized, float):
+        sums.append(penalized)
     sums += [xp.astype(xp.all(xp.isfinite(x)), sums[0].dtype) for x in arrays]
     measured = iter(device.to_host(xp.stack(sums)).tolist())
     totals = [sum(itertools.islice(measured, n)) if n else math.nan for n in counts]
+    added = penalized if isinstance(penalized, float) else next(measured)
     evaluations = [
-        Evaluation(total_loss / len(batches.dataset), total_correct / len(batches.dataset))
-        for batches, total_loss, total_correct in zip(data, totals[::2], totals[1::2], strict=True)
+        Evaluation(added + losses / len(batches.dataset), corrects / len(batches.dataset))
+        for batches, losses, corrects in zip(data, totals[::2], totals[1::2], strict=True)
     ]
     return evaluations, all(measured)

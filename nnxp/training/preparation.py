@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
@@ -16,7 +15,9 @@ from nnxp.layers.base import require_no_layers
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
-from nnxp.parts import numbers_of
+from nnxp.parts import Part, numbers_of
+from nnxp.penalties import Penalty
+from nnxp.step import Step
 
 
 def require_dataset(dataset: object) -> Dataset:
@@ -80,13 +81,26 @@ def _require_large_batches(batches: Batches, network: Sequential) -> None:
     )
 
 
-def require_trainable(network: Sequential, loss: Loss, optimizer: Optimizer) -> None:
-    """Raise an `InputError` if these, as they are now, cannot be trained."""
+def require_trainable(step: Step) -> None:
+    """Raise an `InputError` if the parts of a step, as they are now, cannot be trained."""
+    network, optimizer = step.network, step.optimizer
+    for thing, kind in [(network, Sequential), (step.loss, Loss), (optimizer, Optimizer)]:
+        if not isinstance(thing, kind):
+            raise InputError(f"Trainer expects a {kind.__name__} object, got {thing!r}")
+    if not isinstance(step.penalty, Penalty | None):
+        raise InputError(f"penalty must be a Penalty such as nnxp.L2(1e-4), got {step.penalty!r}")
+    for transform in step.transforms:
+        if isinstance(transform, type) or not callable(transform):
+            raise InputError(
+                "a transform must be an object such as nnxp.ClipNorm(1.0), or a function of "
+                f"parameters and gradients, got {transform!r}"
+            )
     network.require_trainable()
     if not network.parameters():
         raise InputError(f"{network!r} has no parameters to train")
-    for part in (loss, optimizer):
-        require_no_layers(part)
+    for part in step.parts[1:]:
+        if isinstance(part, Part):
+            require_no_layers(part)
     for slot, kept in optimizer.state.items():
         given: object = kept
         arrays = given.values() if isinstance(given, dict) else [given]
@@ -129,10 +143,8 @@ def require_representable(optimizer: Optimizer, dtype: str) -> None:
     """
     limits = np.finfo(dtype)
     least = float(limits.smallest_normal)
-    coming = copy.copy(optimizer)
-    coming.steps += 1
     values = {name: float(getattr(optimizer, name)) for name in numbers_of(optimizer)}
-    if any(0 < abs(x) < least for x in (*values.values(), *coming.factors())):
+    if any(0 < abs(x) < least for x in (*values.values(), *optimizer.factors())):
         name = min((name for name, x in values.items() if x), key=lambda name: values[name])
         raise InputError(
             f"{name} of {optimizer!r} is too small for {dtype}; use "

@@ -11,9 +11,7 @@ from nnxp.arrays import Array
 from nnxp.checks import warn
 from nnxp.data.batches import Batches
 from nnxp.errors import InputError
-from nnxp.losses import Loss
-from nnxp.network import Sequential
-from nnxp.optimizers import Optimizer
+from nnxp.step import Step
 
 if TYPE_CHECKING:
     from nnxp.capture import CapturedSteps, Contents
@@ -48,10 +46,8 @@ class Stepper:
     @contextlib.contextmanager
     def bind(
         self,
-        step: Callable[[Array, Array], Array],
-        network: Sequential,
-        loss: Loss,
-        optimizer: Optimizer,
+        plain_step: Callable[[Array, Array], Array],
+        step: Step,
         batches: Batches,
         *,
         capture: bool | str,
@@ -62,10 +58,11 @@ class Stepper:
 
         Parameters
         ----------
-        step : callable
+        plain_step : callable
             Does one plain step.
-        network, loss, optimizer, batches
-            What is trained.
+        step : Step
+            What a step consists of.
+        batches : Batches
         capture : bool or "auto"
             As in `Trainer`.
         own_step : bool
@@ -73,13 +70,12 @@ class Stepper:
         observed : bool
             Whether other code runs between steps, which may change the parts.
         """
-        parts = network, loss, optimizer
         with contextlib.ExitStack() as stack:
 
             def choose() -> Callable[[Array], object]:
-                captured = self._choose(step, *parts, batches, capture, own_step)
+                captured = self._choose(plain_step, step, batches, capture, own_step)
                 if captured is None:
-                    return lambda rows: step(*batches.take(rows))
+                    return lambda rows: plain_step(*batches.take(rows))
                 return stack.enter_context(captured.bind(batches))
 
             chosen = choose()
@@ -100,10 +96,8 @@ class Stepper:
 
     def _choose(
         self,
-        step: Callable[[Array, Array], Array],
-        network: Sequential,
-        loss: Loss,
-        optimizer: Optimizer,
+        plain_step: Callable[[Array, Array], Array],
+        step: Step,
         batches: Batches,
         capture: bool | str,
         own_step: bool,
@@ -111,19 +105,18 @@ class Stepper:
         """Return the captured steps to train with, or None for plain steps; set `reason`."""
         from nnxp.capture import choose, contents_of, disagreement
 
-        parts = network, loss, optimizer
         self.reason = ""
         if capture is False:
             self.captured, self.reason = None, "capture is False"
             return None
-        kind, reason = choose(capture, *parts, batches)
+        kind, reason = choose(capture, step, batches)
         cause: object = reason
         if kind is not None and own_step:
             cause = reason = "the trainer has a step of its own"
         elif kind is not None:
-            contents = contents_of(*parts)
-            prepare = partial(self._prepare, kind, *parts, batches, contents)
-            refusal = contents.foreign and disagreement(prepare, step, *parts, batches)
+            contents = contents_of(step)
+            prepare = partial(self._prepare, kind, step, batches, contents)
+            refusal = contents.foreign and disagreement(prepare, plain_step, step, batches)
             if not refusal:
                 return prepare()
             reason, cause = str(refusal), frozenset(map(id, refusal.parts))
@@ -136,9 +129,7 @@ class Stepper:
     def _prepare(
         self,
         kind: type[CapturedSteps],
-        network: Sequential,
-        loss: Loss,
-        optimizer: Optimizer,
+        step: Step,
         batches: Batches,
         contents: Contents,
     ) -> CapturedSteps:
@@ -146,5 +137,5 @@ class Stepper:
         captured = self.captured
         if not isinstance(captured, kind) or not captured.matches(contents, batches):
             self.captured = captured = None  # frees its memory before the new one takes some
-            self.captured = captured = kind(network, loss, optimizer, batches)
+            self.captured = captured = kind(step, batches)
         return captured

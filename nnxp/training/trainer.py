@@ -26,6 +26,7 @@ from nnxp.layers import Softmax
 from nnxp.losses import Loss, SoftmaxWithLoss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
+from nnxp.penalties import Penalty
 from nnxp.step import Step
 from nnxp.training.divergence import Snapshot, parameters_and_state, raise_at_divergence
 from nnxp.training.evaluation import EVALUATION_BATCH_SIZE, Evaluation, evaluate
@@ -40,6 +41,7 @@ from nnxp.training.preparation import (
 )
 from nnxp.training.progress import progress_bar
 from nnxp.training.stepping import Stepper, require_capture
+from nnxp.transforms import Transform
 
 
 class _Options(NamedTuple):
@@ -59,6 +61,12 @@ class Trainer:
     network : Sequential
     loss : Loss
     optimizer : Optimizer
+    penalty : Penalty, optional
+        Added to the loss, such as ``nnxp.L2(1e-4)``. All losses that are reported include it.
+    transforms : iterable of callable, optional
+        Applied to the gradients before the update, one after the other, such as
+        ``[nnxp.ClipNorm(1.0)]``; or functions of your own, which take parameters and gradients by
+        name and return the new gradients.
     capture : bool or "auto", optional
         Whether `fit` prepares a step once and repeats it (a captured step): with fixed buffers on
         NumPy, compiled on JAX, as a CUDA graph on CuPy. They agree with plain steps up to
@@ -95,12 +103,14 @@ class Trainer:
         loss: Loss,
         optimizer: Optimizer,
         *,
+        penalty: Penalty | None = None,
+        transforms: Iterable[Transform] = (),
         capture: bool | str = "auto",
     ) -> None:
-        for thing, kind in [(network, Sequential), (loss, Loss), (optimizer, Optimizer)]:
-            if not isinstance(thing, kind):
-                raise InputError(f"Trainer expects a {kind.__name__} object, got {thing!r}")
-        require_trainable(network, loss, optimizer)
+        if not isinstance(transforms, Iterable):
+            raise InputError(f"transforms must be a list, got {transforms!r}; use [{transforms!r}]")
+        transforms = tuple(transforms)
+        require_trainable(Step(network, loss, optimizer, penalty, transforms))
         if network.device is None or network.dtype is None:
             raise InputError(f"{network!r} has no parameters to train")
         replace_unusable_arrays(network, optimizer, network.device)
@@ -112,6 +122,8 @@ class Trainer:
         self.network = network
         self.loss = loss
         self.optimizer = optimizer
+        self.penalty = penalty
+        self.transforms = transforms
         self.capture = require_capture(capture)
         self.history: list[Record] = []
         self.config: dict[str, Any] = {}
@@ -151,7 +163,10 @@ class Trainer:
             On the same device; of the shape and dtype that the loss expects.
         """
         with self._device.current():
-            return Step(self.network, self.loss, self.optimizer)(inputs, labels)
+            return self._whole_step()(inputs, labels)
+
+    def _whole_step(self) -> Step:
+        return Step(self.network, self.loss, self.optimizer, self.penalty, tuple(self.transforms))
 
     def fit(
         self,
@@ -294,7 +309,7 @@ class Trainer:
         data = [self._batches(dataset, batch_size)]
         require_suitable(data[0], "given", self.network, self.loss)
         with self._session(data):
-            (evaluation,), _ = evaluate(self.network, self.loss, data)
+            (evaluation,), _ = evaluate(self._whole_step(), data)
         return evaluation
 
     def save(self, path: str | Path) -> None:
@@ -336,6 +351,8 @@ class Trainer:
         network: Sequential | None = None,
         loss: Loss | None = None,
         optimizer: Optimizer | None = None,
+        penalty: Penalty | None = None,
+        transforms: Iterable[Transform] | None = None,
         capture: bool | str = "auto",
     ) -> Self:
         """Return a trainer in the state that `save` wrote.
@@ -351,7 +368,7 @@ class Trainer:
             A file of `save`.
         device : Device or str, optional
             The device to continue on, independent of the saved one; the CPU by default.
-        network, loss, optimizer : optional
+        network, loss, optimizer, penalty, transforms : optional
             Used in place of the saved parts, for example those of a class that is not registered;
             parameters and state are loaded from the file.
         capture : bool or "auto", optional
@@ -384,16 +401,25 @@ class Trainer:
         [1, 2]
         """
         require_capture(capture)  # before a given part is changed
-        saved = load(path, device=device, network=network, loss=loss, optimizer=optimizer)
+        saved = load(
+            path,
+            device=device,
+            network=network,
+            loss=loss,
+            optimizer=optimizer,
+            penalty=penalty,
+            transforms=None if transforms is None else tuple(transforms),
+        )
         trainer = cls(saved.network, saved.loss, saved.optimizer, capture=capture)
+        trainer.penalty, trainer.transforms = saved.penalty, saved.transforms
         trainer.history, trainer.config = saved.history, saved.config
         trainer.rng, trainer._progress = saved.rng, saved.progress
         return trainer
 
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(
-            self.network, self.loss, self.optimizer, self._device,
-            self.history, self.rng, self._progress, self.config,
+            self.network, self.loss, self.optimizer, self.penalty, tuple(self.transforms),
+            self._device, self.history, self.rng, self._progress, self.config,
         )  # fmt: skip
 
     def _batches(
@@ -430,7 +456,7 @@ class Trainer:
             stack.callback(data.clear)
             stack.callback(self._stepper.release)
             if training:
-                require_trainable(self.network, self.loss, self.optimizer)
+                require_trainable(self._whole_step())
                 replace_unusable_arrays(self.network, self.optimizer, self._device)
                 require_representable(self.optimizer, self._dtype)
                 self._training = True
@@ -463,8 +489,7 @@ class Trainer:
             if not self._train(batches, progress, options):
                 return None
             (on_train, *rest), finite = evaluate(
-                self.network,
-                self.loss,
+                self._whole_step(),
                 [x.in_order(EVALUATION_BATCH_SIZE) for x in data],
                 parameters_and_state(self.network, self.optimizer).values(),
             )
@@ -478,8 +503,7 @@ class Trainer:
         except DivergenceError:
             before.restore()
             self._progress = None
-            parts = self.network, self.loss, self.optimizer
-            raise_at_divergence(self.step, *parts, batches, progress, epoch)
+            raise_at_divergence(self.step, self._whole_step(), batches, progress, epoch)
             before.restore()
             self._progress = progress if progress.batch else None
             raise
@@ -545,11 +569,10 @@ class Trainer:
     @contextlib.contextmanager
     def _steps(self, batches: Batches, observed: bool) -> Iterator[Callable[[Array], object]]:
         """Provide the function that does one step, given a batch's rows; see `Stepper.bind`."""
-        parts = self.network, self.loss, self.optimizer
         own_step = type(self).step is not _STEP or "step" in vars(self)
         with self._stepper.bind(
             self.step,
-            *parts,
+            self._whole_step(),
             batches,
             capture=self.capture,
             own_step=own_step,
