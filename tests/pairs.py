@@ -30,7 +30,7 @@ class Swish(nnxp.Layer):
         return dy * (s + y * (1 - s))
 
 
-def trainer(spec="cpu", layer=None, optimizer=None, loss=None, capture="auto"):
+def trainer(spec="cpu", layer=None, optimizer=None, loss=None, **options):
     device_or_skip(spec)
     rng = np.random.default_rng(0)
     place = {"device": spec, "dtype": "float64"}
@@ -38,7 +38,7 @@ def trainer(spec="cpu", layer=None, optimizer=None, loss=None, capture="auto"):
     drop = nnxp.Dropout(0.2, rng=rng, **place)
     network = nnxp.Sequential([first, layer or nnxp.Tanh(), drop, last])
     parts = loss or nnxp.SoftmaxWithLoss(), optimizer or nnxp.Momentum(0.1)
-    return nnxp.Trainer(network, *parts, capture=capture)
+    return nnxp.Trainer(network, *parts, **options)
 
 
 def fit(trainer, **options):

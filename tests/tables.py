@@ -99,3 +99,36 @@ TARGETS = {
     nnxp.SigmoidWithLoss: one_hot(np.arange(50) % 3, 3),
     nnxp.MeanSquaredError: np.linspace(-1, 1, 150).reshape(50, 3),
 }
+
+
+def halve(params, grads):
+    """A transform as users write them."""
+    return {name: g * 0.5 for name, g in grads.items()}
+
+
+# name: the options of a trainer or an optimizer that add it to a training
+PENALTIES = {
+    "L1": nnxp.L1(0.01),
+    "L2": nnxp.L2(0.1),
+    "L2, all": nnxp.L2(0.1, "all"),
+    "L2, by name": nnxp.L2(0.1, ["W1", "b*"]),
+    "ElasticNet": nnxp.ElasticNet(0.01, 0.1),
+}
+TRANSFORMS = {
+    "ClipNorm": (nnxp.ClipNorm(0.1),),
+    "ClipValue": (nnxp.ClipValue(0.01),),
+    "ClipNorm, not reached": (nnxp.ClipNorm(1e3),),
+    "both": (nnxp.ClipNorm(0.1), nnxp.ClipValue(0.01)),
+    "a function": (halve,),
+}
+SCHEDULES = {
+    "Constant": nnxp.schedules.Constant(0.05),
+    "StepDecay": nnxp.schedules.StepDecay(0.1, 2, 0.5),
+    "Exponential": nnxp.schedules.Exponential(0.1, 0.9),
+    "Cosine": nnxp.schedules.Cosine(0.1, 5),
+    "LinearWarmup": nnxp.schedules.LinearWarmup(0.1, 3),
+    "OneCycle": nnxp.schedules.OneCycle(0.1, 8),
+    "Chain": nnxp.schedules.Chain(
+        [nnxp.schedules.LinearWarmup(0.1, 3), nnxp.schedules.Cosine(0.1, 4)], [3]
+    ),
+}
