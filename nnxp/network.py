@@ -64,6 +64,11 @@ class Parameters(MutableMapping[str, Array]):
         layer, key = self._slots[name]
         getattr(layer, self._attribute)[key] = array
 
+    def place_all(self, arrays: Mapping[str, Array]) -> None:
+        """Assign these arrays themselves, without checks or copies."""
+        for name, x in arrays.items():
+            self.place(name, x)
+
     def matching_copy(self, name: str, new: Array) -> Array:
         """Return a copy of `new`, which may replace an array if shape and dtype are the same."""
         old, layer = self[name], self.layer(name)
@@ -200,6 +205,10 @@ class Sequential(Layer):
         raise InputError(
             f"a network's dtype cannot be set; use network.to(network.device, dtype={dtype!r})"
         )
+
+    def all_layers(self) -> list[Layer]:
+        """Return all layers within the network, networks among them."""
+        return list(_within(self))[1:]
 
     def require_trainable(self) -> None:
         """Raise unless the network, whose layers may have changed, can be trained and saved.
@@ -380,8 +389,7 @@ class Sequential(Layer):
             If a name is missing or unknown, or an array has another shape or dtype.
         """
         own = self.parameters()
-        for name, x in self._checked_copies(parameters, own).items():
-            own.place(name, x)
+        own.place_all(self._checked_copies(parameters, own))
 
     def load_arrays(self, parameters: Mapping[str, Array], states: Mapping[str, Array]) -> None:
         """Replace all parameters and all layers' state by copies; after an error, none is changed.
@@ -394,8 +402,7 @@ class Sequential(Layer):
         pairs = (parameters, self.parameters()), (states, self.states())
         copies = [(own, self._checked_copies(given, own)) for given, own in pairs]
         for own, loaded in copies:
-            for name, x in loaded.items():
-                own.place(name, x)
+            own.place_all(loaded)
 
     def _checked_copies(self, given: Mapping[str, Array], own: Parameters) -> dict[str, Array]:
         """Return copies of the given arrays that can replace the network's own."""
@@ -408,7 +415,7 @@ class Sequential(Layer):
             return copies
         for name in own:
             if name not in given:
-                raise InputError(f"{own.kind} {name} is missing; got {', '.join(given)}")
+                raise InputError(f"{own.kind} {name} is missing; give all of {', '.join(own)}")
             copies[name] = own.matching_copy(name, device.asarray(given[name]))
         return copies
 
@@ -421,7 +428,11 @@ class Sequential(Layer):
             shape = layer.output_shape(shape)
             output = "(batch, …)" if shape is None else f"(batch, {', '.join(map(str, shape))})"
             leaves = layer.leaves()
-            own = {name: x for name, x in parameters.items() if parameters.layer(name) in leaves}
+            own = {
+                name: x
+                for name, x in parameters.items()
+                if any(parameters.layer(name) is y for y in leaves)
+            }
             count = sum(math.prod(x.shape) for x in own.values())
             shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in own.items())
             rows.append((repr(layer), output, shapes, f"{count:,}"))

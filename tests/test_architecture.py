@@ -76,7 +76,7 @@ ROOMS = {
         "step",
         "transforms",
     },
-    "capture": {"data", "devices", "losses", "network", "optimizers", "parts", "step"},
+    "capture": {"data", "devices", "layers", "network", "optimizers", "parts", "step"},
 }
 
 

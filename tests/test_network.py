@@ -188,7 +188,7 @@ def test_load_parameters_copies(backend):
     ("change", "message"),
     [
         ({"W9": np.zeros(1)}, "unknown parameter 'W9'; did you mean 'W[123]'"),
-        ({"W2": None}, "parameter W2 is missing; got W1, b1, b2, W3, b3"),
+        ({"W2": None}, "parameter W2 is missing; give all of W1, b1, W2, b2, W3, b3"),
         ({"b3": np.zeros(4, "float32")}, r"b3 expects \(3,\) float32, got \(4,\) float32"),
         ({"b3": np.zeros(3)}, r"b3 expects \(3,\) float32, got \(3,\) float64"),
     ],

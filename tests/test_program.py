@@ -230,3 +230,19 @@ def test_recorded_operators_take_numpy_arrays_on_either_side(name):
         for call in compiled(tape, [(result, out)]):
             call()
         np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("which", ["a", "b"])
+def test_fused_product_does_not_overwrite_its_factors(which):
+    rng = np.random.default_rng(0)
+    tape = Tape()
+    x, a, b = (rng.normal(size=(6, 6)) for _ in range(3))
+    factor = np.array(0.5)
+    read = [tape.read(y) for y in (x, factor, a, b)]
+    expected = x - factor * (a @ b)
+    target = {"a": a, "b": b}[which]
+    result = read[0] - read[1] * (read[2] @ read[3])
+    for call in compiled(tape, [(result, target)]):
+        call()
+    # One product of 6 terms: some ten units of rounding of numbers below 20.
+    np.testing.assert_allclose(target, expected, atol=20 * 10 * 2.0**-53)

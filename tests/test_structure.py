@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import enum
 import json
 import pickle
@@ -109,7 +110,9 @@ def test_layer_within_a_layer_that_is_no_network_is_refused(hold):
     network = nnxp.Sequential([affine(), layer])
     one = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD())
     layer.held = hold(affine(seed=1))
-    message = r"Pair\(.*\) has the layer Affine\(4, 4\) as an attribute.* into a Sequential"
+    message = (
+        r"Pair\(.*\) has the layer Affine\(4, 4\) as an attribute.* into the network: a Sequential"
+    )
     with pytest.raises(nnxp.InputError, match=message):
         nnxp.Sequential([affine(), layer])
     data = nnxp.data.Dataset(np.ones((4, 4)), np.arange(4))
@@ -421,3 +424,67 @@ with threadpoolctl.threadpool_limits(2, user_api="blas"):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout == "{2}\n"
+
+
+class Layered(nnxp.L2):
+    """A penalty that refers to a layer, which the network has or has not."""
+
+    def __init__(self, layer):
+        super().__init__(0.1)
+        self.layer = layer
+
+
+def test_layer_of_the_network_may_be_an_attribute_of_another_part():
+    network = nnxp.Sequential([affine()])
+    parts = nnxp.SoftmaxWithLoss(), nnxp.SGD()
+    nnxp.Trainer(network, *parts, penalty=Layered(network[0]))
+    with pytest.raises(nnxp.InputError, match=r"Layered\(.* has the layer Affine"):
+        nnxp.Trainer(network, *parts, penalty=Layered(affine()))
+    layer = Pair({1: [{affine()}]})
+    with pytest.raises(nnxp.InputError, match="has the layer Affine"):
+        nnxp.Sequential([affine(), layer])
+
+
+class TinyFactor(nnxp.SGD):
+    def factors(self):
+        return (self.learning_rate * 1e-60,)
+
+
+class WithoutNumbers(nnxp.Optimizer):
+    def __init__(self):
+        pass
+
+    def update(self, params, grads):
+        for name, gradient in grads.items():
+            params[name] -= 0.1 * gradient
+
+
+@pytest.mark.filterwarnings("ignore:no step is captured")
+def test_tiny_factors_are_named_and_unused_numbers_are_not_asked_for():
+    network = nnxp.mlp([64, 5, 10], rng=np.random.default_rng(0))
+    one = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), TinyFactor(0.1))
+    with pytest.raises(
+        nnxp.InputError, match=r"factors\(\) of TinyFactor.* has 1e-61, which counts"
+    ):
+        fit(one)
+    one.optimizer = WithoutNumbers()
+    fit(one)
+    assert one.optimizer.steps == 8
+
+
+@dataclasses.dataclass
+class Equal(nnxp.Layer):
+    """Equal to each other layer of its class."""
+
+    def __post_init__(self):
+        self.device, self.dtype = "cpu", "float32"
+        self.params["g"] = np.ones(2, "float32")
+
+    def forward(self, x, training=False):
+        return x
+
+
+def test_summary_tells_equal_layers_apart():
+    network = nnxp.Sequential([Equal(), Equal()])
+    lines = network.summary().splitlines()
+    assert [line.split()[-1] for line in lines[1:3]] == ["2", "2"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import functools
+import itertools
 import random
+import types
 import warnings
 from collections import deque
 
@@ -23,8 +26,35 @@ COUNT = 0
 class Box:
     """An object of a user's class."""
 
+    total = 0
+
     def __init__(self):
         self.n = 0
+
+    def count(self):
+        self.n += 1
+        return self.n
+
+    def count_all(self):
+        Box.total += 1
+
+
+class Slots:
+    __slots__ = ("n",)
+
+    def __init__(self):
+        self.n = 0
+
+
+CONFIG = types.SimpleNamespace(n=0)
+
+
+def count_globally():
+    global COUNT  # noqa: PLW0603
+    COUNT += 1
+
+
+PLAIN = int, float, str, set, dict, tuple, bytearray, deque
 
 
 class Undeclared(Swish):
@@ -39,6 +69,9 @@ class Undeclared(Swish):
         self.box, self.steps, self.nested, self.nothing = Box(), 0, {"a": [0]}, float("nan")
         self.read_only = np.ones(3)
         self.read_only.flags.writeable = False
+        self.slots, self.space, self.numbers = Slots(), types.SimpleNamespace(n=0), bytearray(2)
+        self.order = collections.OrderedDict(a=1, b=2)
+        self.called = functools.partial(Box.count, Box())
 
     def forward(self, x, training=False):
         if training:
@@ -63,6 +96,40 @@ class UsesClass(Swish):
         return super().forward(x, training)
 
 
+class UsesHelper(Swish):
+    def forward(self, x, training=False):
+        if training:
+            count_globally()
+        return super().forward(x, training)
+
+
+class UsesConfig(Swish):
+    def forward(self, x, training=False):
+        CONFIG.n += training
+        return super().forward(x, training)
+
+
+class UsesStatic(Swish):
+    @staticmethod
+    def count(training):
+        if training:
+            count_globally()
+
+    def forward(self, x, training=False):
+        self.count(training)
+        return super().forward(x, training)
+
+
+class UsesIterator(Swish):
+    def __init__(self):
+        self.iterator = itertools.count()
+
+    def forward(self, x, training=False):
+        if training:
+            next(self.iterator)
+        return super().forward(x, training)
+
+
 def counting_class():
     """Return a class whose forward changes a variable of this function."""
     count = 0
@@ -84,7 +151,16 @@ def add_to(attribute):
     return change
 
 
+def grow(self):
+    self.numbers[0] += 1
+
+
 UNDECLARED = {
+    "slots": lambda self: setattr(self.slots, "n", self.slots.n + 1),
+    "space": lambda self: setattr(self.space, "n", self.space.n + 1),
+    "order": lambda self: self.order.move_to_end(next(iter(self.order))),
+    "called": lambda self: self.called(),
+    "numbers": grow,
     "queue": lambda self: self.queue.append(1),
     "names": lambda self: self.names.add(len(self.names)),
     "arrays": lambda self: self.arrays[0].__iadd__(1),
@@ -108,6 +184,11 @@ def test_change_of_an_attribute_means_plain_steps(name):
     ("make", "message"),
     [
         (UsesGlobals, "a variable of forward of the class UsesGlobals"),
+        (UsesHelper, "a variable of forward of the class UsesHelper"),
+        (UsesConfig, "a variable of forward of the class UsesConfig"),
+        (UsesStatic, "a variable of count of the class UsesStatic"),
+        (lambda: Undeclared(lambda self: self.box.count_all()), "total of the class Box"),
+        (UsesIterator, r"UsesIterator\(\): it refers to an object of type count, whose changes"),
         (UsesClass, "changes n of the class UsesClass"),
         (counting_class, "a variable of forward of the class UsesClosure"),
         (lambda: Undeclared(lambda _: np.random.rand()), "NumPy of the global generators"),  # noqa: NPY002
@@ -120,8 +201,10 @@ def test_change_outside_of_the_object_means_plain_steps(make, message):
 
 def check_plain(make, message):
     """Train with "auto" and by plain steps, and compare numbers and global generators."""
+    global COUNT  # noqa: PLW0603
     results = []
     for capture in ("auto", False):
+        COUNT = CONFIG.n = Box.total = 0
         random.seed(0)
         np.random.seed(0)  # noqa: NPY002
         CALLS.clear()
@@ -136,7 +219,15 @@ def check_plain(make, message):
                 warnings.warn_explicit(warning.message, UserWarning, "a", 1)
             assert warning.filename.endswith("pairs.py")  # the line that called fit
         state = random.getstate(), str(np.random.get_state())  # noqa: NPY002
-        results.append((numbers(one), state, len(CALLS), UsesClass.n))
+        layer = one.network[1]
+        cells = [x.cell_contents for x in type(layer).forward.__closure__ or ()]
+        # What the layer has, the global variables, and those of functions.
+        held = {name: repr(x) for name, x in vars(layer).items() if isinstance(x, PLAIN)}
+        for name in ("box", "slots", "space", "generator", "old"):
+            x = getattr(layer, name, None)
+            held[name] = getattr(x, "n", None) or str(getattr(x, "getstate", lambda: 0)())
+        counts = COUNT, CONFIG.n, Box.total, [x for x in cells if isinstance(x, int)]
+        results.append((numbers(one), state, len(CALLS), UsesClass.n, held, counts))
     np.testing.assert_equal(*results)
 
 
@@ -350,3 +441,129 @@ def test_methods_of_the_network_replaced_on_an_object_are_called(method):
         fit(one)
     fit(other)
     assert_equal(one, other)
+
+
+class UsesStepsAsKey(nnxp.SGD):
+    def _update_one(self, params, name, gradient, *factors):
+        scale = {3: 0.1}.get(self.steps, 1.0)
+        super()._update_one(params, name, gradient * scale, *factors)
+
+
+class BooleanState(Swish):
+    """A boolean and an integer beside a float that depends on an attribute that changes late."""
+
+    def __init__(self):
+        self.device, self.dtype = "cpu", "float64"
+        self.state = {"seen": np.zeros(1, bool), "count": np.zeros(1, "int64")}
+
+    def forward(self, x, training=False):
+        if training:
+            self.state["seen"] = self.state["seen"] | True
+            self.state["count"] = self.state["count"] + 10**9
+        return super().forward(x, training)
+
+
+@pytest.mark.parametrize("part", [{"optimizer": UsesStepsAsKey}, {"layer": BooleanState}])
+def test_numbers_as_keys_and_state_of_other_dtypes(part):
+    def trained(capture):
+        one = trainer(capture=capture, **{name: make(*[0.1][: name == "optimizer"])
+                                          for name, make in part.items()})  # fmt: skip
+        fit(one)
+        return one
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one = trained("auto")
+    assert (one.captured == "captured") == ("layer" in part)
+    assert_equal(one, trained(False))
+
+
+class Meta(type):
+    """A metaclass of a user's."""
+
+
+class OfMeta(metaclass=Meta):
+    n = 0
+
+
+class Exporting:
+    """An array of a library that nnxp does not know."""
+
+    def __dlpack__(self):
+        raise TypeError
+
+
+class Holding(Swish):
+    def __init__(self, held):
+        self.held = held
+
+
+def chain(length):
+    first = Box()
+    for _ in range(length):
+        first, first.next = Box(), first
+    return first
+
+
+def cycle():
+    held = {}
+    held["me"] = held
+    return held
+
+
+@pytest.mark.parametrize(
+    ("make", "captured"),
+    [
+        (lambda: OfMeta, True), (OfMeta, True), (cycle, True),
+        (lambda: np.ma.array([1.0, 2.0], mask=[True, False]), True), (lambda: chain(20), True),
+        (lambda: chain(3000), False), (Exporting, False), (lambda: iter([1]), False),
+        (lambda: nnxp.device("cpu"), True), (lambda: CONFIG, True), (lambda: np.sqrt, True),
+    ],
+)  # fmt: skip
+def test_attributes_of_any_type_train(make, captured):
+    one = trainer(layer=Holding(make()))
+    before = repr(getattr(one.network[1].held, "mask", None))
+    if captured:
+        fit(one)
+    else:
+        with pytest.warns(UserWarning, match=r"it refers to an object of type"):
+            fit(one)
+    assert (one.captured == "captured") == captured
+    assert repr(getattr(one.network[1].held, "mask", None)) == before
+
+
+def test_method_of_a_class_replaced_within_an_epoch_takes_effect(monkeypatch):
+    original = nnxp.Momentum._update_one
+
+    def half(self, params, name, gradient, *factors):
+        original(self, params, name, gradient * 0.5, *factors)
+
+    def trained(capture):
+        one = trainer(capture=capture)
+
+        def stop():
+            if one.optimizer.steps == 6:
+                nnxp.Momentum._update_one = half
+            return False
+
+        fit(one, stop=stop)
+        nnxp.Momentum._update_one = original
+        return one
+
+    monkeypatch.setattr(nnxp.Momentum, "_update_one", original)
+    assert_equal(trained("auto"), trained(False))
+
+
+def test_checks_between_steps_are_few(monkeypatch):
+    """Nothing changes here, so that the whole contents are not read again at each step."""
+    import nnxp.capture.base
+
+    calls = []
+    contents_of = nnxp.capture.base.contents_of
+    monkeypatch.setattr(
+        nnxp.capture.base, "contents_of", lambda step: calls.append(1) or contents_of(step)
+    )
+    for one in (trainer(), trainer(optimizer=nnxp.Adam())):
+        for _ in range(2):
+            fit(one, stop=lambda: False)
+    assert len(calls) <= 4

@@ -33,7 +33,6 @@ class CapturedSteps(ABC):
         self._network, self._optimizer = step.network, step.optimizer
         self._device, self._dtype = batches.device, batches.dtype
         self._contents = contents_of(step)
-        self._attributes, self._is_mutable = self._contents.attributes(), self._contents.is_mutable
         self._arrays = _shapes_and_dtypes(step.network, batches)
 
     def matches(self, contents: Contents, batches: Batches) -> bool:
@@ -44,13 +43,9 @@ class CapturedSteps(ABC):
 
     def is_current(self) -> bool:
         """Return whether no part has changed since the steps were prepared, but for its arrays."""
-        if not self._is_mutable and all(
-            len(attributes) == number
-            and all(attributes.get(name) is value for name, value in held.items())
-            for attributes, number, held in self._attributes
-        ):
-            return True
-        return not self._contents.changes(contents_of(self._whole_step))
+        return self._contents.is_current() or not self._contents.changes(
+            contents_of(self._whole_step)
+        )
 
     @property
     def nbytes(self) -> int:
@@ -93,7 +88,7 @@ def require_states(network: Sequential, names: Mapping[str, object]) -> None:
 
 
 class _Unreadable:
-    """A number of an optimizer in place of which its rule must use `factors`."""
+    """Stands for a number of an optimizer while its rule is captured; reading it raises."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -110,7 +105,7 @@ class _Unreadable:
 
 _OPERATORS = (
     "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow lt le gt ge "
-    "eq ne neg pos abs bool float int index round array"
+    "eq ne neg pos abs bool float int index round array hash divmod rdivmod trunc floor ceil format"
 )
 for _name in _OPERATORS.split():
     setattr(_Unreadable, f"__{_name}__", _Unreadable._refuse)

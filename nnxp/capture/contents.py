@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import enum
+import functools
+import logging
+import operator
 import random
-import sys
+import re
+import weakref
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from types import CodeType, FunctionType, MethodType
+from numbers import Number
+from pathlib import PurePath
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+    WrapperDescriptorType,
+)
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from nnxp.arrays import namespace_of
+from nnxp.errors import InputError
 from nnxp.parts import Part, is_own_class
 
 Form: TypeAlias = Any
@@ -35,16 +55,20 @@ class Contents:
         All parts, those of `roots` and those within.
     foreign : list of object
         Those of `parts` that are not nnxp's own, or have a method replaced; and the functions.
+    unreadable : list of object
+        Objects that the parts refer to, and whose contents cannot be compared.
     """
 
     def __init__(self, roots: Iterable[object], skipped: Callable[[Part], Container[str]]) -> None:
         self.parts: list[Part] = []
         self.foreign: list[object] = []
+        self.unreadable: list[object] = []
         self._skipped = skipped
         # By id, which no other object can have as long as this one is here.
         self._seen: dict[int, tuple[Any, _Kind | None, Any]] = {}
-        self._held: dict[int, tuple[object, dict[str, Form]]] = {}  # by parts, classes and so on
-        roots = list(roots)
+        # What each owner holds, by the owner's id: a part, a class, a function and so on.
+        self._held: dict[int, tuple[object, dict[str, Form]]] = {}
+        roots = tuple(roots)
         for function in [x for x in roots if not isinstance(x, Part)]:
             self._add(function, {"a variable": function})
             self.foreign.append(function)
@@ -61,9 +85,7 @@ class Contents:
             if replaced or not all(map(is_own.__getitem__, kinds)):
                 self.foreign.append(part)
         if self.foreign:
-            generators = {"NumPy": np.random.random, "Python": random.random}
-            objects = {name: getattr(x, "__self__", None) for name, x in generators.items()}
-            self._add("the global generators", objects)
+            self._add_others()
 
     def _add(self, owner: object, held: Mapping[str, Any]) -> None:
         self._held[id(owner)] = owner, {name: self._form(x) for name, x in held.items()}
@@ -72,26 +94,60 @@ class Contents:
         """Add the attributes of a class; and the variables of its methods, if it is not nnxp's."""
         forms: dict[str, Form] = {}
         if not is_own:
-            self._seen[id(kind)] = kind, _CLASS, _CLASS.read(kind)
-            for name, x in self._seen[id(kind)][2].items():
-                is_method = isinstance(x, FunctionType)
+            held = _read_class(kind)
+            self._seen[id(kind)] = kind, _CLASS, held
+            for name, x in held.items():
+                is_method = isinstance(x, _METHODS)
                 forms[f"a variable of {name}" if is_method else name] = self._form(x)
         self._held[id(kind)] = kind, forms
 
-    @property
-    def is_mutable(self) -> bool:
+    def _add_others(self) -> None:
+        """Add the global generators, and the classes of users' objects within foreign parts."""
+        generators = {"NumPy": np.random.random, "Python": random.random}
+        objects = {name: getattr(x, "__self__", None) for name, x in generators.items()}
+        self._add("the global generators", objects)
+        packages = {_package(x if isinstance(x, FunctionType) else type(x)) for x in self.foreign}
+        for x, kind, _ in list(self._seen.values()):
+            for each in type(x).__mro__ if kind is _OBJECT else ():
+                if _package(each) in packages and id(each) not in self._held:
+                    self._add_class(each, is_own=False)
+
+    def is_current(self) -> bool:
+        """Return whether parts and classes hold the same objects, none of which can change.
+
+        It takes little time, and may return False although nothing has changed.
+        """
+        return not self._is_mutable and all(
+            attributes.keys() <= names
+            and all(map(operator.is_, map(attributes.get, held), held.values()))
+            for attributes, names, held in self._objects
+        )
+
+    @functools.cached_property
+    def _is_mutable(self) -> bool:
         """Whether a part refers to something, other than a part, that can change in place."""
         return any(
-            not (kind is None or isinstance(x, (Part, type, tuple)))
+            kind is not None and not isinstance(x, (Part, type))
             for x, kind, _ in self._seen.values()
         )
 
-    def attributes(self) -> list[tuple[dict[str, Any], int, dict[str, Any]]]:
-        """Return for each part: its dictionary, its number of attributes, and what they are."""
-        return [(vars(x), len(vars(x)), self._seen[id(x)][2]) for x in self.parts]
+    @functools.cached_property
+    def _objects(self) -> list[tuple[Mapping[str, Any], set[str], dict[str, Any]]]:
+        """For each part and class: its attributes, the names that it may have, and its objects."""
+        found: list[tuple[Mapping[str, Any], set[str], dict[str, Any]]] = []
+        for owner, _ in self._held.values():
+            if isinstance(owner, Part):
+                held = self._seen[id(owner)][2]
+                found.append((vars(owner), {*held, *vars(owner), *owner.changing}, held))
+            elif isinstance(owner, type):
+                found.append((vars(owner), set(vars(owner)), dict(vars(owner))))
+        return found
 
     def changes(self, later: Contents) -> list[tuple[object, list[str]]]:
-        """Return what holds something else `later`, a part or a class, and the names of that."""
+        """Return the owners (parts, classes and so on) that hold something else in `later`.
+
+        Each comes with the names that differ.
+        """
         found = []
         for key, (owner, held) in self._held.items():
             _, other = later._held.get(key, (None, {}))
@@ -106,28 +162,33 @@ class Contents:
             if kind is not None and not _is_same(kind.read(x), held):
                 kind.write(x, held)
 
-    def _form(self, x: Any) -> Form:
+    def _form(self, x: Any, depth: int = 0) -> Form:
         if x is None or isinstance(x, (bool, int, str, bytes)):
             return type(x), x
-        if isinstance(x, (float, complex, np.generic)):
+        if isinstance(x, (Number, np.generic)):
             return type(x), repr(x)  # so that NaN equals NaN
         if id(x) in self._seen:
             return id(x)
         kind = _kind(x)
+        if kind is _UNREADABLE or depth > _MAX_DEPTH:
+            self.unreadable.append(x)
+            kind = None
         held: Any = None if kind is None else kind.read(x)
         if isinstance(x, Part):
             skipped = self._skipped(x)
             held = {name: value for name, value in held.items() if name not in skipped}
             self.parts.append(x)
-        if not isinstance(x, (tuple, MethodType)):  # which are what they hold
+        if not isinstance(x, (tuple, MethodType)):  # they are compared by their items
             self._seen[id(x)] = x, kind, held
         if kind is None or isinstance(x, Part):
             return id(x)
         inner: Form = held
         if isinstance(held, dict):
-            inner = {name: self._form(value) for name, value in held.items()}
+            inner = {name: self._form(value, depth + 1) for name, value in held.items()}
+            if isinstance(x, dict):
+                inner = list(inner.items())  # in order
         elif isinstance(held, list):
-            inner = [self._form(value) for value in held]
+            inner = [self._form(value, depth + 1) for value in held]
         return type(x), inner, id(x) if kind.by_identity else 0
 
 
@@ -178,7 +239,31 @@ def _write_entries(x: Any, held: Iterable[Any]) -> None:
     (x.update if isinstance(x, set) else x.extend)(held)
 
 
-def _write_attributes(x: Any, held: Mapping[str, Any]) -> None:
+def _read_object(x: Any) -> dict[str, Any]:
+    """Return an object's attributes, also those in slots."""
+    kinds = type(x).__mro__
+    slots = [name for kind in kinds for name in _names(vars(kind).get("__slots__", ()))]
+    missing = object()
+    held = {name: getattr(x, name, missing) for name in slots}
+    return {n: y for n, y in held.items() if y is not missing} | getattr(x, "__dict__", {})
+
+
+def _names(slots: str | Iterable[str]) -> Iterable[str]:
+    names = [slots] if isinstance(slots, str) else slots
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
+
+
+def _write_object(x: Any, held: Mapping[str, Any]) -> None:
+    for name in _read_object(x).keys() - held.keys():
+        object.__delattr__(x, name)
+    for name, value in held.items():
+        if name in getattr(x, "__dict__", {}):
+            vars(x)[name] = value
+        else:
+            object.__setattr__(x, name, value)
+
+
+def _write_part(x: Part, held: Mapping[str, Any]) -> None:
     vars(x).clear()
     vars(x).update(held)
 
@@ -189,11 +274,15 @@ def _write_numbers(x: Any, copied: _Copy) -> None:
 
 
 def _read_variables(function: FunctionType) -> dict[str, Any]:
-    """Return the variables that a function uses and does not define, if they are data."""
+    """Return the variables that a function uses and does not define.
+
+    Of functions, only those of the same package are returned.
+    """
     held = {}
-    for name in _global_names(function.__code__):
-        value = function.__globals__.get(name)
-        if isinstance(value, (bool, int, float, list, dict, set, deque, *_GENERATORS, np.ndarray)):
+    for name in _global_names(function.__code__) & function.__globals__.keys():
+        value = function.__globals__[name]
+        foreign = isinstance(value, FunctionType) and _package(value) != _package(function)
+        if not foreign and not isinstance(value, _CONSTANT):
             held[name] = value
     for name, cell in _cells(function):
         with contextlib.suppress(ValueError):  # an empty cell
@@ -203,11 +292,17 @@ def _read_variables(function: FunctionType) -> dict[str, Any]:
 
 def _write_variables(function: FunctionType, held: Mapping[str, Any]) -> None:
     cells = dict(_cells(function))
+    for name in _read_variables(function).keys() - held.keys() - cells.keys():
+        del function.__globals__[name]
     for name, value in held.items():
         if name in cells:
             cells[name].cell_contents = value
         else:
             function.__globals__[name] = value
+
+
+def _package(x: type | FunctionType) -> str:
+    return str(x.__module__).partition(".")[0]
 
 
 def _cells(function: FunctionType) -> Iterator[tuple[str, Any]]:
@@ -219,34 +314,49 @@ def _global_names(code: CodeType) -> set[str]:
     return set(code.co_names).union(*inner)
 
 
+_METHODS = FunctionType, staticmethod, classmethod, property
+
+
 def _read_class(kind: type) -> dict[str, Any]:
-    """Return a class's functions and attributes."""
+    """Return a class's methods and attributes."""
     return {
         name: x for name, x in vars(kind).items()
-        if isinstance(x, FunctionType)
-        or not (name.startswith("__") or name == "_defined" or callable(x))
+        if isinstance(x, _METHODS)
+        or not (name.startswith("__") or name == "_defined" or isinstance(x, _CONSTANT))
     }  # fmt: skip
 
 
 def _write_class(kind: type, held: Mapping[str, Any]) -> None:
+    for name in _read_class(kind).keys() - held.keys():
+        delattr(kind, name)
     for name, x in held.items():
         if vars(kind).get(name) is not x:
             setattr(kind, name, x)
 
 
+_MAX_DEPTH = 100
 _CLASS = _Kind(_read_class, _write_class)
-_OBJECT = _Kind(lambda x: dict(vars(x)), _write_attributes, by_identity=True)
+_OBJECT = _Kind(_read_object, _write_object, by_identity=True)
 _ARRAY = _Kind(
     lambda x: _Copy(namespace_of(x, "a step").asarray(x, copy=True)), _write_numbers, True
 )
+_UNREADABLE = _Kind(lambda x: x)
 
-_GENERATORS = np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random
+# Objects of these types do not change in a step.
+_CONSTANT = (
+    type, ModuleType, BuiltinFunctionType, np.ufunc, np.dtype, enum.Enum, range, slice, PurePath,
+    re.Pattern, datetime.date, datetime.time, datetime.timedelta, logging.Logger, weakref.ref,
+    type(Ellipsis), type(NotImplemented), MethodDescriptorType, GetSetDescriptorType,
+    MemberDescriptorType, WrapperDescriptorType, MethodWrapperType,
+)  # fmt: skip
 _KINDS: dict[type | tuple[type, ...], _Kind] = {
     dict: _Kind(dict, lambda x, held: (x.clear(), x.update(held))),
     (list, deque): _Kind(list, _write_entries),
     tuple: _Kind(list),
     set: _Kind(frozenset, _write_entries),
-    np.ndarray: _Kind(lambda x: _Copy(np.array(x)), _write_numbers, by_identity=True),
+    frozenset: _Kind(frozenset),
+    bytearray: _Kind(lambda x: _Copy(bytes(x)), lambda x, copied: _write_entries(x, copied.held)),
+    np.ndarray: _Kind(lambda x: _Copy(x.copy()), _write_numbers, by_identity=True),
     np.random.Generator: _Kind(
         lambda x: _Copy(x.bit_generator.state),
         lambda x, copied: setattr(x.bit_generator, "state", copied.held),
@@ -260,20 +370,30 @@ _KINDS: dict[type | tuple[type, ...], _Kind] = {
     random.Random: _Kind(lambda x: _Copy(x.getstate()), lambda x, copied: x.setstate(copied.held)),
     FunctionType: _Kind(_read_variables, _write_variables, by_identity=True),
     MethodType: _Kind(lambda x: [x.__self__, x.__func__]),
-    Part: _OBJECT,
+    (staticmethod, classmethod): _Kind(lambda x: [x.__func__]),
+    property: _Kind(lambda x: [x.fget, x.fset, x.fdel]),
+    functools.partial: _Kind(lambda x: [x.func, x.args, x.keywords]),
+    Part: _Kind(lambda x: dict(vars(x)), _write_part),
 }
 
 
-def _kind(x: object) -> _Kind | None:
+def _kind(x: Any) -> _Kind | None:
     """Return how to read an object; None if it is compared by identity alone."""
+    if isinstance(x, _CONSTANT):
+        return None
     for types, kind in _KINDS.items():
         if isinstance(x, types):
             return kind
+    if _package(type(x)) == "nnxp":
+        return None
     if hasattr(type(x), "__dlpack__"):
-        return _ARRAY
-    module = type(x).__module__.partition(".")[0]
-    known = module == "nnxp" or module in sys.stdlib_module_names
-    return None if known or not hasattr(x, "__dict__") else _OBJECT
+        with contextlib.suppress(InputError):  # of an unknown library
+            namespace_of(x, "a step")
+            return _ARRAY
+        return _UNREADABLE
+    if hasattr(x, "__dict__") or _read_object(x):
+        return _OBJECT
+    return None if callable(x) or type(x) is object else _UNREADABLE
 
 
 def _is_same(held: Any, other: Any) -> bool:

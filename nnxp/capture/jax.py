@@ -62,8 +62,7 @@ class JaxSteps(CapturedSteps):
         for arrays, values in (
             (self._network.parameters(), parameters), (self._network.states(), states)
         ):  # fmt: skip
-            for name, x in values.items():
-                arrays.place(name, x)
+            arrays.place_all(values)
         for slot, kept in state.items():
             self._optimizer.state[slot].update(kept)
 
@@ -78,8 +77,7 @@ class JaxSteps(CapturedSteps):
         before = [dict(arrays) for arrays in own]
         try:
             for arrays, traced in zip(own, values[:2], strict=True):
-                for name, x in traced.items():
-                    arrays.place(name, x)
+                arrays.place_all(traced)
             inputs, labels = (self._device.xp.take(x, rows, axis=0) for x in examples)
             step.backpropagate(*prepare_batch(inputs, labels, self._device, self._dtype))
             step.update(step.gradients())
@@ -87,8 +85,7 @@ class JaxSteps(CapturedSteps):
             return dict(own[0]), dict(own[1]), optimizer.state
         finally:  # JAX forbids traced arrays to outlive the trace
             for arrays, kept in zip(own, before, strict=True):
-                for name, x in kept.items():
-                    arrays.place(name, x)
+                arrays.place_all(kept)
             for layer in self._traced.leaves():
                 layer.grads.clear()
                 layer.discard_saved()

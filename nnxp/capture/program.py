@@ -10,7 +10,7 @@ import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -176,9 +176,9 @@ def _split_targets(
         if recorded not in computed or recorded.owner is not recorded:
             continue
         position = computed[recorded]
-        # An op that may write where it reads may itself be the last reader.
-        first = position + _may_overwrite(ops[position].function)
         overwritten = overlaps(target)
+        # An op that may write where it reads may itself be the last reader.
+        first = position + _may_overwrite(ops[position], overwritten)
         if recorded not in direct and all(last_read.get(x, -1) < first for x in overwritten):
             direct[recorded] = target
         else:
@@ -203,9 +203,9 @@ def _lower(
         result = op.result
         args, kwargs = op.bind(arrays.__getitem__)
         unused = {x.owner for x in op.reads if last_read[x.owner] == position} & blocks.keys()
-        if isinstance(op.function, np.ufunc) and op.function.signature is None:
-            # Element by element, the result may overwrite an argument; with another dtype, NumPy
-            # would copy the argument first.
+        if _is_elementwise(op):
+            # The result may overwrite an argument; with another dtype, NumPy would copy the
+            # argument first.
             for x in unused:
                 if (x.shape, x.dtype) == (result.shape, result.dtype):
                     free.add(blocks.pop(x))
@@ -268,5 +268,13 @@ class _FreeBlocks:
         return block
 
 
-def _may_overwrite(function: Callable[..., Any]) -> bool:
-    return isinstance(function, np.ufunc) or function is subtract_product
+def _is_elementwise(op: Op) -> bool:
+    return isinstance(op.function, np.ufunc) and op.function.signature is None
+
+
+def _may_overwrite(op: Op, read: list[Recorded]) -> bool:
+    """Return whether an op may write where these arrays are, which it may read itself."""
+    if op.function is subtract_product:  # it copies the first argument, and then reads the factors
+        factors = {id(x.owner) for x in op.reads[1:]}
+        return not any(id(x) in factors for x in read)
+    return _is_elementwise(op)

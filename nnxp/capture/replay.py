@@ -112,8 +112,7 @@ class Replay(CapturedSteps):
                 buffer[...] = original_state[slot].get(name, 0)
         try:
             for arrays, buffers in placed:
-                for name, buffer in buffers.items():
-                    arrays.place(name, buffer)
+                arrays.place_all(cast(Mapping[str, Array], buffers))
             # Frozen parameters may have state from before.
             optimizer_state.update(
                 {slot: original_state[slot] | x for slot, x in self._optimizer_buffers.items()}

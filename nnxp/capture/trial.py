@@ -14,6 +14,7 @@ from nnxp.capture.base import CapturedSteps
 from nnxp.capture.contents import Contents, name_of
 from nnxp.data.batches import Batches
 from nnxp.errors import InputError
+from nnxp.layers import Layer
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.parts import numbers_of
@@ -68,15 +69,14 @@ def disagreement(
             before = Contents(parts, lambda part: part.changing)
             plain_step(*batches.take(rows))
             changes = before.changes(Contents(parts, lambda part: part.changing))
-            if i and changes:  # the first step may make what stays
-                owner, names = changes[0]
-                of = f"the class {owner.__name__}" if isinstance(owner, type) else name_of(owner)
-                at_fault = any(owner is part for part in before.foreign)
+            if before.unreadable:
+                kind = type(before.unreadable[0]).__name__
                 return Refusal(
-                    [owner] if at_fault else before.foreign,
-                    f"a step changes {', '.join(names)} of {of}; store in self.state what changes, "
-                    "and with save_for_backward what backward needs",
+                    before.foreign,
+                    f"it refers to an object of type {kind}, whose changes cannot be seen",
                 )
+            if i and changes:  # the first step may make what stays
+                return _refuse_change(*changes[0], before)
         plain = _values(network, optimizer, batches)
     try:
         with _restored(*parts), captured().bind(batches) as captured_step:
@@ -99,6 +99,23 @@ def disagreement(
         f"{name} differs from that of a plain step; what a step uses must be in parameters, state, "
         "settings or factors()",
     )
+
+
+def _refuse_change(owner: object, names: list[str], before: Contents) -> Refusal:
+    """Return the refusal of a step that changes the `names` of an owner of `before`."""
+    parts = [x for x in before.foreign if x is owner]
+    if isinstance(owner, type):
+        parts = [x for x in before.foreign if isinstance(x, owner)]
+    of = f"the class {owner.__name__}" if isinstance(owner, type) else name_of(owner)
+    remedy = "keep it in arguments and results"
+    if any(isinstance(x, Layer) for x in parts or before.foreign):
+        remedy = (
+            "store in self.state what changes, and with save_for_backward what backward needs; a "
+            "random number can be computed from a counter in self.state, as nnxp.Dropout does"
+        )
+    elif any(isinstance(x, Optimizer) for x in parts):
+        remedy = "name in slots what is stored for each parameter, and store it in self.state"
+    return Refusal(parts or before.foreign, f"a step changes {', '.join(names)} of {of}; {remedy}")
 
 
 def _two_batches(batches: Batches) -> list[Array]:
@@ -143,11 +160,12 @@ def _first_difference(start: Values, plain: Values, replayed: Values) -> str | N
         if arrays.keys() != replayed[kind].keys():
             names = ", ".join(sorted(arrays.keys() ^ replayed[kind].keys()))
             return f"{kind} {names}"
-        changes = [abs(x - start[kind].get(name, 0)) for name, x in arrays.items()]
+        floating = {name: x for name, x in arrays.items() if x.dtype.kind == "f"}
+        changes = [abs(x - start[kind].get(name, 0)) for name, x in floating.items()]
         change = max((float(x.max()) for x in changes if x.size), default=0.0)
         for name, x in arrays.items():
             other = replayed[kind][name]
-            if x.dtype.kind != "f":
+            if name not in floating:
                 differs = not np.array_equal(x, other)
             else:
                 unit = float(np.finfo(x.dtype).eps)

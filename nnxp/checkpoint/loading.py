@@ -68,7 +68,7 @@ def load(
         The network's device, which may differ from the one it was saved on; the CPU by default.
     network, loss, optimizer, penalty, transforms : optional
         Used in place of those of the file; needed for a class that is not registered. The network
-        takes the file's parameters, the optimizer its state.
+        takes the file's parameters, state and frozen layers, the optimizer its state.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def load(
         config = dict(metadata["config"])
         steps = _require_integer("steps", metadata["steps"])
         frozen = _read_frozen(metadata, network)
-        transferred = _transfer_state(optimizer, steps, sorted_arrays, network, frozen)
+        transferred = _transfer_state(optimizer, steps, sorted_arrays, network, frozen, opened)
         if not created:
             network.load_arrays(sorted_arrays.parameters, sorted_arrays.states)
         for layer in network.leaves():
@@ -164,7 +164,10 @@ def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequentia
     opened = open_device(device)
     metadata, arrays = _read(Path(path))
     with _as_checkpoint_error(path):
-        return _create_network(metadata, _sort_arrays(arrays), opened)
+        network = _create_network(metadata, _sort_arrays(arrays), opened)
+        for layer in _read_frozen(metadata, network):
+            layer.trainable = False
+        return network
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
@@ -292,8 +295,6 @@ def _create_network(metadata: Mapping[str, Any], arrays: _Arrays, device: Device
     if network.device is None:
         raise CheckpointError("its network has no parameters")
     network.load_arrays(arrays.parameters, arrays.states)
-    for layer in _read_frozen(metadata, network):
-        layer.trainable = False
     return network
 
 
@@ -312,11 +313,10 @@ def _transfer_state(
     arrays: _Arrays,
     network: Sequential,
     frozen: list[Layer],
+    device: Device,
 ) -> dict[str, dict[str, Array]]:
-    """Check that an optimizer's state matches the parameters, and return it on their device."""
+    """Check that an optimizer's state matches the parameters, and return it on the device."""
     own = network.parameters()
-    if network.device is None:
-        raise CheckpointError("its network has no parameters")
     trainable = [name for name in own if not any(own.layer(name) is x for x in frozen)]
     require_state(optimizer, steps, arrays.state, own, trainable)
     for stored in arrays.state.values():
@@ -325,7 +325,7 @@ def _transfer_state(
             if (x.shape, x.dtype) != (like.shape, like.dtype):
                 raise CheckpointError(f"its state of {name} has another shape or dtype than {name}")
     return {
-        slot: {name: network.device.asarray(x) for name, x in arrays.state.get(slot, {}).items()}
+        slot: {name: device.asarray(x) for name, x in arrays.state.get(slot, {}).items()}
         for slot in optimizer.state
     }
 

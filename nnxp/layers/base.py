@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
+from collections.abc import Collection
 from typing import Any, ClassVar, NamedTuple, Self
 
 from nnxp.arrays import Array, DType, describe, device_of, namespace_of, on_different_devices
@@ -119,7 +121,7 @@ class Layer(Part):
         self.backward(dy)
 
     def skips_inputs(self) -> bool:
-        """Return whether `backward_parameters` belongs to the layer's `backward`.
+        """Return whether `backward_parameters` agrees with `backward`, and may be called instead.
 
         It does not if only `backward` is overridden, in a subclass or on the object, or replaced.
         """
@@ -194,20 +196,25 @@ class Layer(Part):
         return values
 
 
-def require_no_layers(part: Part) -> None:
-    """Raise an `InputError` if a part that is no network has a layer, directly or in a list.
+def require_no_layers(part: Part, known: Collection[Layer] = ()) -> None:
+    """Raise an `InputError` if a part that is no network has a layer, directly or in a container.
 
-    Such a layer's parameters would be neither trained nor saved.
+    Such a layer's parameters would be neither trained nor saved, unless it is one of the network's,
+    the `known` ones.
     """
     pending = list(vars(part).values())
+    seen: set[int] = set()
     while pending:
         x = pending.pop()
-        if isinstance(x, Layer):
+        if id(x) in seen:
+            continue
+        seen.add(id(x))
+        if isinstance(x, Layer) and not any(x is layer for layer in known):
             raise InputError(
                 f"{part!r} has the layer {x!r} as an attribute, which would be neither trained nor "
-                "saved; put it into a Sequential, or into a subclass of it"
+                "saved; put it into the network: a Sequential, or a subclass of it"
             )
-        if isinstance(x, (list, tuple)):
+        if isinstance(x, (list, tuple, set, frozenset, deque)):
             pending += x
         elif isinstance(x, dict):
             pending += x.values()

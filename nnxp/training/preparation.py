@@ -15,7 +15,7 @@ from nnxp.layers.base import require_no_layers
 from nnxp.losses import Loss
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
-from nnxp.parts import Part, numbers_of
+from nnxp.parts import Part, definition, numbers_of
 from nnxp.penalties import Penalty
 from nnxp.step import Step
 
@@ -100,7 +100,7 @@ def require_trainable(step: Step) -> None:
         raise InputError(f"{network!r} has no parameters to train")
     for part in step.parts[1:]:
         if isinstance(part, Part):
-            require_no_layers(part)
+            require_no_layers(part, [network, *network.all_layers()])
     for slot, kept in optimizer.state.items():
         given: object = kept
         arrays = given.values() if isinstance(given, dict) else [given]
@@ -143,12 +143,21 @@ def require_representable(optimizer: Optimizer, dtype: str) -> None:
     """
     limits = np.finfo(dtype)
     least = float(limits.smallest_normal)
-    values = {name: float(getattr(optimizer, name)) for name in numbers_of(optimizer)}
-    if any(0 < abs(x) < least for x in (*values.values(), *optimizer.factors())):
-        name = min((name for name, x in values.items() if x), key=lambda name: values[name])
+    if definition(optimizer, "update") != type(optimizer).__mro__.index(Optimizer):
+        return  # it need not use these numbers
+    values = {name: abs(float(getattr(optimizer, name))) for name in numbers_of(optimizer)}
+    tiny = [name for name, x in values.items() if 0 < x < least]
+    wrong = [x for x in optimizer.numbers() if 0 < abs(x) < least]
+    if tiny or (wrong and "epsilon" in values):
+        name = tiny[0] if tiny else "epsilon"  # Adam multiplies it by a correction
         raise InputError(
             f"{name} of {optimizer!r} is too small for {dtype}; use "
             f"{name}={2 * least / float(limits.eps):.0e} or more"
+        )
+    if wrong:
+        raise InputError(
+            f"factors() of {optimizer!r} has {wrong[0]:g}, which counts as 0 in {dtype}; return 0, "
+            f"or at least {least:.0e}"
         )
 
 

@@ -41,7 +41,7 @@ class Stepper:
     def __init__(self) -> None:
         self.captured: CapturedSteps | None = None
         self.reason = "nothing was trained yet"
-        self._warned: set[object] = set()
+        self._warned: list[object] = []  # reasons, and parts that were named
 
     @contextlib.contextmanager
     def bind(
@@ -110,19 +110,25 @@ class Stepper:
             self.captured, self.reason = None, "capture is False"
             return None
         kind, reason = choose(capture, step, batches)
-        cause: object = reason
+        causes: list[object] = [reason]
         if kind is not None and own_step:
-            cause = reason = "the trainer has a step of its own"
+            reason = "the trainer has a step of its own"
+            causes = [reason]
         elif kind is not None:
             contents = contents_of(step)
             prepare = partial(self._prepare, kind, step, batches, contents)
-            refusal = contents.foreign and disagreement(prepare, plain_step, step, batches)
-            if not refusal:
+            refusal = disagreement(prepare, plain_step, step, batches) if contents.foreign else None
+            if refusal is None:
                 return prepare()
-            reason, cause = str(refusal), frozenset(map(id, refusal.parts))
+            reason, causes = str(refusal), refusal.parts
         self.captured, self.reason = None, reason
-        if (capture is True or kind is not None) and cause not in self._warned:
-            self._warned.add(cause)
+        new = [
+            x
+            for x in causes
+            if not any(x is y or (isinstance(x, str) and x == y) for y in self._warned)
+        ]
+        if (capture is True or kind is not None) and new:
+            self._warned += new
             warn(f"no step is captured: {reason}; plain steps are slower")
         return None
 
