@@ -55,7 +55,7 @@ from nnxp.optimizers import (
 )
 from nnxp.parts import register
 from nnxp.penalties import L1, L2, ElasticNet
-from nnxp.training import Evaluation, Trainer
+from nnxp.training import Evaluation, Trainer, callbacks
 from nnxp.transforms import ClipNorm, ClipValue
 
 __all__ = [
@@ -107,11 +107,13 @@ __all__ = [
     "ThreeLayerNet",
     "Trainer",
     "accuracy",
+    "callbacks",
     "check_gradients",
     "data",
     "device",
     "initializers",
     "load_network",
+    "metrics",
     "mlp",
     "numerical_gradient",
     "plots",

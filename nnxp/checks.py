@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from numbers import Real
 from types import ModuleType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -108,10 +108,27 @@ def optional_import(package: str, extra: str) -> ModuleType:
         ) from None
 
 
-def require_rng(rng: object) -> None:
-    """Raise unless `rng` is a `numpy.random.Generator`: nnxp uses no global one."""
-    if not isinstance(rng, np.random.Generator):
-        raise InputError(
-            f"rng must be a numpy.random.Generator, got {rng!r}; "
-            "make one with numpy.random.default_rng(seed)"
-        )
+Rng: TypeAlias = "np.random.Generator | np.random.SeedSequence | int"  # importing it takes long
+"""A generator, or a seed that makes a new one."""
+
+
+def require_rng(rng: object) -> np.random.Generator:
+    """Return a generator: `rng` itself, or a new one from a seed or a SeedSequence (SPEC 7).
+
+    None is refused: nnxp draws nothing that cannot be repeated.
+    """
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if isinstance(rng, np.random.SeedSequence):
+        return np.random.default_rng(rng)
+    is_number = isinstance(rng, (int, np.integer)) and not isinstance(rng, bool)
+    if is_number and int(rng) >= 0:  # type: ignore[call-overload]
+        return np.random.default_rng(int(rng))  # type: ignore[call-overload]
+    raise InputError(f"rng must be a seed such as 0, or a numpy.random.Generator, got {rng!r}")
+
+
+def require_list(name: str, values: object) -> tuple[Any, ...]:
+    """Return the values of an iterable as a tuple."""
+    if not isinstance(values, Iterable):
+        raise InputError(f"{name} must be a list, got {values!r}; use [{values!r}]")
+    return tuple(values)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-import numpy as np
-
-from nnxp.checks import unknown_name
+from nnxp.checks import Rng, require_rng, unknown_name
 from nnxp.devices import Device, open_device
 from nnxp.errors import InputError
 from nnxp.initializers import Initializer, he_normal, xavier_uniform
@@ -23,7 +21,7 @@ class ThreeLayerNet(Sequential):
     ----------
     inputs, hidden1, hidden2, outputs : int
         Numbers of features, such as 784, 50, 30, 10.
-    rng : numpy.random.Generator
+    rng : numpy.random.Generator, SeedSequence or int
         Draws the weights on the host.
     activation : str, optional
         ``"relu"`` (default), ``"sigmoid"``, ``"tanh"`` or ``"identity"``.
@@ -50,7 +48,7 @@ class ThreeLayerNet(Sequential):
         hidden2: int,
         outputs: int,
         *,
-        rng: np.random.Generator,
+        rng: Rng,
         activation: str = "relu",
         initializer: Initializer | None = None,
         dtype: str = "float32",
@@ -65,7 +63,7 @@ class ThreeLayerNet(Sequential):
 def mlp(
     widths: Sequence[int],
     *,
-    rng: np.random.Generator,
+    rng: Rng,
     activation: str = "relu",
     initializer: Initializer | None = None,
     dtype: str = "float32",
@@ -92,7 +90,7 @@ def mlp(
 
 def _affine_layers(
     widths: Sequence[int],
-    rng: np.random.Generator,
+    rng: Rng,
     activation: str,
     initializer: Initializer | None,
     dtype: str,
@@ -107,12 +105,12 @@ def _affine_layers(
     draw = initializer
     if draw is None:
         draw = he_normal if activation == "relu" else xavier_uniform
-    opened = open_device(device)
+    opened, generator = open_device(device), require_rng(rng)
     layers: list[Layer] = []
     for inputs, outputs in itertools.pairwise(widths):
         if layers:
             layers.append(ACTIVATIONS[activation]())
         layers.append(
-            Affine(inputs, outputs, rng=rng, initializer=draw, dtype=dtype, device=opened)
+            Affine(inputs, outputs, rng=generator, initializer=draw, dtype=dtype, device=opened)
         )
     return layers

@@ -22,7 +22,7 @@ def _shown_sets(records: Sequence[Record], single: bool) -> tuple[str, ...]:
     """Return the data sets whose curves are drawn for a run."""
     if not records:
         return ()
-    if records[0].validation_loss is None:
+    if "validation_loss" not in records[0]:
         return ("train",)
     return ("train", "validation") if single else ("validation",)
 
@@ -35,8 +35,9 @@ def plot_histories(
     Parameters
     ----------
     histories : mapping of str to sequence of Record
-        The records of each run under its name. A single run has training and test curves; of
-        several runs, only the test curves are drawn, or the training curves if there are no others.
+        The records of each run under its name. A single run has training and validation curves; of
+        several runs, only the validation curves are drawn, or the training curves if there are no
+        others. Without accuracies, only the losses are drawn.
     path : str or Path
         The file to write.
     title : str, optional
@@ -51,35 +52,39 @@ def plot_histories(
     """
     if not any(histories.values()):
         raise InputError("there is nothing to plot: no epoch was finished")
-    figure = new_figure(10, 4.2)
-    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    known = {name for records in histories.values() for record in records for name in record}
+    quantities = (
+        ["loss", "accuracy"] if known & {"train_accuracy", "validation_accuracy"} else ["loss"]
+    )
+    figure = new_figure(5 * len(quantities), 4.2)
+    all_axes = figure.subplots(1, len(quantities), squeeze=False)[0]
     single = len(histories) == 1
     curves = [
         (run, shown, records)
         for run, records in histories.items()
         for shown in _shown_sets(records, single)
     ]
-    for axes, quantity in [(loss_axes, "loss"), (accuracy_axes, "accuracy")]:
+    for axes, quantity in zip(all_axes, quantities, strict=True):
         for i, (run, shown, records) in enumerate(curves):
             axes.plot(
-                [record.epoch for record in records],
-                [getattr(record, f"{shown}_{quantity}") for record in records],
+                [record.epoch for record in records if f"{shown}_{quantity}" in record],
+                [x for record in records if (x := record.get(f"{shown}_{quantity}")) is not None],
                 "-" if i < len(_COLOURS) else "--",
                 color=_COLOURS[i % len(_COLOURS)],
                 marker="o" if len(records) <= 30 else None,
                 markersize=3,
-                label={"train": "train", "validation": "test"}[shown] if single else run,
+                label=shown if single else run,
             )
         axes.set_xlabel("epoch")
         axes.set_ylabel(quantity)
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    handles, labels = accuracy_axes.get_legend_handles_labels()
+    handles, labels = all_axes[-1].get_legend_handles_labels()
     if single:
-        loss_axes.set_ylim(bottom=0)
-        accuracy_axes.legend(handles, labels, loc="lower right")
+        all_axes[0].set_ylim(bottom=0)
+        all_axes[-1].legend(handles, labels, loc="best")
     else:
-        loss_axes.set_yscale("log")  # separates the good runs
+        all_axes[0].set_yscale("log")  # separates the good runs
         figure.legend(handles, labels, loc="outside right center", fontsize="small")
     if title:
         figure.suptitle(title, fontsize="medium", parse_math=False)

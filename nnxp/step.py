@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 
-from nnxp.arrays import Array
+from nnxp.arrays import Array, namespace_of
 from nnxp.losses import Loss
+from nnxp.metrics import Metric
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.penalties import Penalty
@@ -26,6 +27,13 @@ class Step:
     penalty : Penalty, optional
     transforms : tuple of Transform, optional
         Applied to the gradients, the penalty's included, one after the other.
+    metrics : tuple of Metric, optional
+        Measured beside the loss.
+    sums : dict of str to array, optional
+        The sums of an epoch's loss and metrics so far, to which each step adds those of its batch;
+        see `measured_sums`. By default nothing is measured.
+    micro_batch_size : int, optional
+        Compute a batch in parts of so many rows, which needs less memory; by default as a whole.
     """
 
     def __init__(
@@ -35,19 +43,36 @@ class Step:
         optimizer: Optimizer,
         penalty: Penalty | None = None,
         transforms: tuple[Transform, ...] = (),
+        metrics: tuple[Metric, ...] = (),
+        *,
+        sums: dict[str, Array] | None = None,
+        micro_batch_size: int | None = None,
     ) -> None:
         self.network, self.loss, self.optimizer = network, loss, optimizer
-        self.penalty, self.transforms = penalty, transforms
+        self.penalty, self.transforms, self.metrics = penalty, transforms, metrics
+        self.sums: dict[str, Array] = {} if sums is None else sums
+        self.micro_batch_size = micro_batch_size
+        self._gradients: Mapping[str, Array] | None = None  # of several micro-batches
 
     @property
     def parts(self) -> tuple[object, ...]:
         """All parts, and the transforms that are functions."""
         penalties = () if self.penalty is None else (self.penalty,)
-        return self.network, self.loss, self.optimizer, *penalties, *self.transforms
+        metrics = self.metrics if self.sums else ()
+        return self.network, self.loss, self.optimizer, *penalties, *self.transforms, *metrics
 
     def with_copies(self, network: Sequential, optimizer: Optimizer) -> Step:
         """Return the same step for a copy of the network and of the optimizer."""
-        return Step(network, copy.copy(self.loss), optimizer, self.penalty, self.transforms)
+        return Step(
+            network,
+            copy.copy(self.loss),
+            optimizer,
+            self.penalty,
+            self.transforms,
+            self.metrics,
+            sums=dict(self.sums),
+            micro_batch_size=self.micro_batch_size,
+        )
 
     def __call__(self, inputs: Array, labels: Array) -> Array:
         """Do one update and return the loss before it, the penalty included, as a 0-d array."""
@@ -66,8 +91,35 @@ class Step:
         labels : array
             As `nnxp.data.Batches` yields them.
         """
+        rows, size = inputs.shape[0], self.micro_batch_size
+        self._gradients = None
+        if size is None or rows <= size:
+            return self._backpropagate(inputs, labels)
+        # All parts have the random numbers of one batch.
+        drawing = [layer for layer in self.network.leaves() if hasattr(layer, "row_offset")]
+        kept = [(layer, layer.row_offset, layer.state["counter"]) for layer in drawing]
+        values: list[Array] = []
+        gradients: dict[str, Array] = {}
+        for start in range(0, rows, size):
+            for layer, offset, counter in kept:
+                layer.row_offset, layer.state["counter"] = offset + start, counter
+            part = slice(start, min(start + size, rows))
+            share = (part.stop - start) / rows
+            values.append(share * self._backpropagate(inputs[part, ...], labels[part, ...]))
+            for name, x in self.network.gradients().items():
+                gradients[name] = gradients[name] + share * x if name in gradients else share * x
+        for layer, offset, _ in kept:
+            layer.row_offset = offset
+        self._gradients = gradients
+        return sum(values[1:], values[0])
+
+    def _backpropagate(self, inputs: Array, labels: Array) -> Array:
         scores = self.network.forward(inputs, training=True)
         value = self.loss.forward(scores, labels)
+        if self.sums:
+            measured = measured_sums(self.loss, self.metrics, scores, labels, value)
+            for name, x in measured.items():
+                self.sums[name] = self.sums[name] + x
         skips = self.network.skips_inputs()
         backward = self.network.backward_parameters if skips else self.network.backward
         backward(self.loss.backward())
@@ -75,7 +127,7 @@ class Step:
 
     def gradients(self) -> Mapping[str, Array]:
         """Return the layers' gradients with those of the penalty, after all transforms."""
-        grads: Mapping[str, Array] = self.network.gradients()
+        grads: Mapping[str, Array] = self._gradients or self.network.gradients()
         params = self.network.parameters()
         if self.penalty is not None:
             grads = self.penalty.add_gradients(params, grads)
@@ -87,3 +139,32 @@ class Step:
         self.optimizer.update(self.network.parameters(), gradients)
         if self.optimizer.steps is steps:  # an optimizer of the user's that does not count
             self.optimizer.steps += 1
+
+
+def measured_sums(
+    loss: Loss, metrics: tuple[Metric, ...], scores: Array, labels: Array, value: Array
+) -> dict[str, Array]:
+    """Return the sums over a batch of the loss, of correct rows and of all metrics, by name.
+
+    Parameters
+    ----------
+    loss : Loss
+    metrics : tuple of Metric
+    scores, labels : array
+        Of the batch.
+    value : 0-d array
+        The mean loss of the batch.
+
+    Returns
+    -------
+    dict of str to array
+        1-D, in the dtype of the scores. ``"accuracy"`` is missing if there are no classes.
+    """
+    xp = namespace_of(scores, loss)
+    sums = {"loss": value * scores.shape[0]}
+    correct = loss.correct(scores, labels)
+    if correct is not None:
+        sums["accuracy"] = xp.sum(xp.astype(correct, value.dtype))
+    for metric in metrics:
+        sums[metric.name] = xp.astype(metric.measure(scores, labels), value.dtype)
+    return {name: xp.reshape(x, (-1,)) for name, x in sums.items()}

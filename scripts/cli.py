@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import signal
 import statistics
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -44,40 +43,6 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except MemoryError as error:
         print(f"{program}: error: not enough memory: {error}", file=sys.stderr)
         sys.exit(1)
-
-
-class Stopping:
-    """Context manager that records SIGINT (Ctrl-C) and SIGTERM instead of ending the process.
-
-    Called, it returns whether there was a signal. After the first one, Ctrl-C raises
-    KeyboardInterrupt.
-
-    Attributes
-    ----------
-    signal : int
-        The number of the latest signal; 0 if there was none.
-    """
-
-    signal = 0
-
-    def __enter__(self) -> Self:
-        self._previous = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-        for number, handler in self._previous.items():
-            if handler is not signal.SIG_IGN:  # nohup and background shells ignore signals
-                signal.signal(number, self._record)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def __call__(self) -> bool:
-        return bool(self.signal)
-
-    def _record(self, number: int, _: object) -> None:
-        self.signal = number
-        if self._previous[signal.SIGINT] is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def name_of(kind: str, known: Iterable[str]) -> Callable[[str], str]:

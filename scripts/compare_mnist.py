@@ -92,7 +92,12 @@ def train(
     )  # fmt: skip
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), settings.optimizer())
     return trainer.fit(
-        data.train, epochs=args.epochs, batch_size=args.batch_size, validation=data.test, rng=rng
+        data.train,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        validation=data.test,
+        rng=rng,
+        train_metrics="after",
     )
 
 

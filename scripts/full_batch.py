@@ -32,7 +32,13 @@ def main() -> None:
     trainer = nnxp.Trainer(network, nnxp.MeanSquaredError(), nnxp.SGD(LEARNING_RATE))
     print(f"{data.name}: {network!r}, all {len(train)} examples in each step")
     trainer.fit(
-        train, epochs=args.epochs, batch_size=len(train), validation=test, rng=rng, verbose=True
+        train,
+        epochs=args.epochs,
+        batch_size=len(train),
+        validation=test,
+        rng=rng,
+        train_metrics="after",
+        verbose=True,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from cli import Parser, Stopping, name_of, optional_output, run, whole_number
+from cli import Parser, name_of, optional_output, run, whole_number
 from runs import (
     Data,
     add_data_options,
@@ -230,23 +230,23 @@ def train(training: Training, args: argparse.Namespace) -> int:
         print(trainer.network.summary())
     status = 0
     try:
-        with Stopping() as stop:
-            if checkpoint and not checkpoint.exists():
-                trainer.save(checkpoint)  # a run that is killed in its first epoch can be resumed
-            trainer.fit(
-                data.train,
-                epochs=args.epochs - trainer.epochs,
-                batch_size=args.batch_size,
-                validation=data.test,
-                rng=rng,
-                verbose=not args.quiet,
-                checkpoint=checkpoint,
-                checkpoint_every=args.checkpoint_every,
-                after_epoch=lambda history: write_history(folder / "history.json", history),
-                stop=stop,
-            )
-        if stop() and trainer.epochs < args.epochs:
-            status = 128 + stop.signal
+        stop = nnxp.callbacks.StopOnSignal()
+        if checkpoint and not checkpoint.exists():
+            trainer.save(checkpoint)  # a run that is killed in its first epoch can be resumed
+        trainer.fit(
+            data.train,
+            epochs=args.epochs - trainer.epochs,
+            batch_size=args.batch_size,
+            validation=data.test,
+            rng=rng,
+            callbacks=[stop, WriteHistory(folder / "history.json")],
+            train_metrics="after",
+            verbose=not args.quiet,
+            checkpoint=checkpoint,
+            checkpoint_every=args.checkpoint_every,
+        )
+        if stop.received and trainer.epochs < args.epochs:
+            status = 128 + stop.received
     except KeyboardInterrupt:
         status = 130
     finally:
@@ -285,29 +285,27 @@ def write_results(trainer: nnxp.Trainer, data: Data, folder: Path) -> None:
 
 def write_history(path: Path, history: list[nnxp.Record]) -> None:
     """Write the history as JSON."""
-    write_json(
-        path,
-        [
-            {
-                "epoch": record.epoch,
-                "train_loss": record.train_loss,
-                "train_accuracy": record.train_accuracy,
-                "test_loss": record.validation_loss,
-                "test_accuracy": record.validation_accuracy,
-                "seconds": record.seconds,
-            }
-            for record in history
-        ],
-    )
+    write_json(path, [dict(record) for record in history])
+
+
+class WriteHistory(nnxp.callbacks.Callback):
+    """Write the history after each epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def epoch(self, trainer: nnxp.Trainer, record: nnxp.Record) -> None:
+        """Write all records."""
+        write_history(self.path, trainer.history)
 
 
 def print_summary(history: list[nnxp.Record]) -> None:
-    """Print the last and the best test accuracy."""
-    best = max(history, key=lambda record: record.validation_accuracy or 0.0)
+    """Print the last and the best validation accuracy."""
+    best = max(history, key=lambda record: record.validation_accuracy)
     last = history[-1]
     seconds = sum(record.seconds for record in history)
     print(
-        f"test accuracy {last.validation_accuracy:.4f} after {last.epoch} epoch(s) in "
+        f"validation accuracy {last.validation_accuracy:.4f} after {last.epoch} epoch(s) in "
         f"{seconds:.1f} s (best {best.validation_accuracy:.4f}, epoch {best.epoch})"
     )
 

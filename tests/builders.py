@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import asdict, astuple, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,38 @@ class PlainTrainer(nnxp.Trainer):
 
     def __init__(self, *parts: Any, **options: Any) -> None:
         super().__init__(*parts, **options | {"capture": False})
+
+
+class Stopping(nnxp.callbacks.Callback):
+    """Calls a function after each step and each epoch, and stops if it returns True."""
+
+    every_step = True
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+
+    def step(self, trainer: nnxp.Trainer) -> bool:
+        return bool(self.function())
+
+    def epoch(self, trainer: nnxp.Trainer, record: nnxp.Record) -> bool:
+        return bool(self.function())
+
+
+class AfterEpoch(nnxp.callbacks.Callback):
+    """Calls a function with the history after each epoch."""
+
+    def __init__(self, function: Callable[[list[nnxp.Record]], Any]) -> None:
+        self.function = function
+
+    def epoch(self, trainer: nnxp.Trainer, record: nnxp.Record) -> None:
+        self.function(trainer.history)
+
+
+def new_record(epoch: int, *figures: float | None) -> nnxp.Record:
+    """Return a record of loss, accuracy, the same of the validation, and seconds; without None."""
+    names = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "seconds")
+    given = {name: x for name, x in zip(names, figures, strict=True) if x is not None}
+    return nnxp.Record(epoch, **given)
 
 
 def three_layers(seed: int | np.random.Generator = 0, **options: Any) -> nnxp.ThreeLayerNet:
@@ -124,14 +155,14 @@ def numbers(trainer: nnxp.Trainer) -> dict[str, Any]:
         "parameters": {n: to_host(x) for n, x in trainer.network.parameters().items()},
         "state": {s: {n: to_host(x) for n, x in kept.items()} for s, kept in state.items()},
         "steps": trainer.optimizer.steps,
-        "history": [asdict(replace(r, seconds=0)) for r in trainer.history],
+        "history": [dict(r) | {"seconds": 0} for r in trainer.history],
         "rng": trainer.rng.bit_generator.state,
     }
 
 
 def assert_same(one: nnxp.Trainer, other: nnxp.Trainer) -> None:
     """Compare histories, steps, parameters and state of two trainers bit by bit."""
-    mine, others = ([astuple(replace(r, seconds=0)) for r in x.history] for x in (one, other))
+    mine, others = ([dict(r) | {"seconds": 0} for r in x.history] for x in (one, other))
     np.testing.assert_equal(mine, others)
     assert one.optimizer.steps == other.optimizer.steps
     np.testing.assert_equal(dict(one.network.parameters()), dict(other.network.parameters()))

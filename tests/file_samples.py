@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from builders import fit, new_trainer
+from builders import Stopping, fit, new_trainer
 
 import nnxp
 from nnxp.data import Dataset, load_csv, read_idx
@@ -45,7 +45,13 @@ def checkpoint_bytes(path):
     rng = np.random.default_rng(5)
     data = Dataset(rng.integers(0, 256, (40, 6), np.uint8), rng.integers(0, 3, 40))
     trainer = new_trainer()
-    fit(trainer, data, 2, checkpoint=path, stop=lambda: trainer.optimizer.steps >= 6)
+    fit(
+        trainer,
+        data,
+        2,
+        checkpoint=path,
+        callbacks=[Stopping(lambda: trainer.optimizer.steps >= 6)],
+    )
     return path.read_bytes()
 
 

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from builders import PlainTrainer, assert_same, bound, every_layer_trainer, train_epoch
+from builders import PlainTrainer, Stopping, assert_same, bound, every_layer_trainer, train_epoch
 from tables import TARGETS
 
 import nnxp
@@ -32,7 +32,7 @@ class Module:
     def __init__(self):
         self.graph = None
         self.launches = self.captures = 0
-        self.log = []
+        self.events = []
         self.captures_fail = False
         self.cuda = types.SimpleNamespace(
             MemoryPool=lambda: types.SimpleNamespace(malloc="private"),
@@ -62,19 +62,19 @@ class Stream:
         self.module, self.name, self.non_blocking = module, name, non_blocking
 
     def __enter__(self):
-        self.module.log.append(f"enter {self.name}")
+        self.module.events.append(f"enter {self.name}")
         return self
 
     def __exit__(self, *_):
-        self.module.log.append(f"leave {self.name}")
+        self.module.events.append(f"leave {self.name}")
 
     def synchronize(self):
         assert self.module.graph is None
-        self.module.log.append(f"wait for {self.name}")
+        self.module.events.append(f"wait for {self.name}")
 
     def begin_capture(self):
         assert self.non_blocking  # CUDA refuses to capture its default stream
-        self.module.log.append(f"capture {self.name}")
+        self.module.events.append(f"capture {self.name}")
         if self.module.captures_fail:
             raise NotImplementedError("calling cuBLAS API during stream capture is unsupported")
         self.module.graph = []
@@ -160,7 +160,7 @@ def test_failed_capture_warns_and_trains_uncaptured(cupy, images, monkeypatch):
         one.fit(data, epochs=2, batch_size=25, rng=np.random.default_rng(0))
     other.fit(data, epochs=2, batch_size=25, rng=np.random.default_rng(0))
     assert_same(one, other)
-    assert cupy.log.count("capture own") == 1  # it is not tried again and again
+    assert cupy.events.count("capture own") == 1  # it is not tried again and again
     inputs = weakref.ref(data.inputs)
     del data
     gc.collect()
@@ -170,7 +170,7 @@ def test_failed_capture_warns_and_trains_uncaptured(cupy, images, monkeypatch):
 def test_out_of_memory_in_the_first_step_keeps_the_position_in_the_epoch(cupy, images, monkeypatch):
     trainer, data = every_layer_trainer(), Dataset(images, np.arange(50) % 3)
     options = {"epochs": 1, "batch_size": 16, "rng": np.random.default_rng(0)}
-    trainer.fit(data, **options, stop=lambda: trainer.optimizer.steps == 2)
+    trainer.fit(data, **options, callbacks=[Stopping(lambda: trainer.optimizer.steps == 2)])
     trainer._stepper.captured = None
 
     def refuse(*_):
@@ -189,7 +189,7 @@ def test_step_is_captured_on_its_own_stream_and_memory_pool(cupy, images):
     trainer = every_layer_trainer()
     data = Dataset(images, TARGETS[nnxp.SoftmaxWithLoss])
     trainer.fit(data, epochs=1, batch_size=25, rng=np.random.default_rng(0))
-    assert cupy.log == [
+    assert cupy.events == [
         "wait for default",  # where parameters and batch were written
         "enter private",  # for what reductions take in between
         "enter own",

@@ -149,7 +149,7 @@ def test_batch_size_is_checked(small, size):
 
 def test_batches_check_their_arguments(small):
     for options, message in [
-        ({"rng": 0}, "rng must be a numpy.random.Generator, got 0"),
+        ({"rng": -1}, "rng must be a seed such as 0, or a numpy.random.Generator, got -1"),
         ({"dtype": "f32"}, "unknown dtype 'f32'; did you mean 'float32'"),
         ({"device": "cup"}, "unknown device 'cup'"),
     ]:

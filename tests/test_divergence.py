@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from builders import fit, new_trainer, numbers, stopped_after
+from builders import Stopping, fit, new_trainer, numbers, stopped_after
 
 import nnxp
 from nnxp.data import Dataset
@@ -71,8 +71,8 @@ def test_divergence_is_found_at_the_step_where_it_happens(data):
             match=r"at step 2 of epoch 2: the output of layer 2, Overflowing\(6\),",
         ),
     ):
-        fit(trainer, data, 2, stop=rewound)
-    fit(other, data, 2, stop=stopped_after(5, other))
+        fit(trainer, data, 2, callbacks=[Stopping(rewound)])
+    fit(other, data, 2, callbacks=[Stopping(stopped_after(5, other))])
     assert trainer.optimizer.steps == 5
     np.testing.assert_equal(dict(trainer.network.parameters()), dict(other.network.parameters()))
 
@@ -200,7 +200,7 @@ def test_divergence_seen_only_after_the_epoch_undoes_the_epoch(before):
     examples = Dataset(rng.random((1000, 3)), np.full((1000, 1), 1e18))
     options = {"epochs": 1, "batch_size": 10, "rng": rng}
     if before:
-        trainer.fit(examples, **options, stop=stopped_after(before, trainer))
+        trainer.fit(examples, **options, callbacks=[Stopping(stopped_after(before, trainer))])
     held = numbers(trainer)["parameters"] | {}
     held = {name: x.copy() for name, x in held.items()}
     with (
@@ -222,7 +222,7 @@ def test_divergence_restores_the_last_good_parameters(data, backend):
         each.optimizer.learning_rate = 3e38  # makes weights of 1e37, and the next loss infinite
     with np.errstate(all="ignore"), pytest.raises(nnxp.DivergenceError, match="step 2 of epoch 2"):
         fit(trainer, data, 1)
-    fit(other, data, 1, stop=stopped_after(5, other))
+    fit(other, data, 1, callbacks=[Stopping(stopped_after(5, other))])
     for what in ("parameters", "state", "steps", "history"):
         np.testing.assert_equal(numbers(trainer)[what], numbers(other)[what])
 
@@ -242,7 +242,7 @@ def test_divergence_counts_steps_from_the_start_of_the_epoch(data):
     targets = np.zeros((40, 3))
     targets[order.permutation(40)[38]] = 3e25  # its square is beyond float32
     examples = Dataset(data.inputs, targets)
-    fit(trainer, examples, 1, stop=stopped_after(2, trainer))
+    fit(trainer, examples, 1, callbacks=[Stopping(stopped_after(2, trainer))])
     with np.errstate(all="ignore"), pytest.raises(nnxp.DivergenceError, match="at step 4 of epoch"):
         fit(trainer, examples, 1)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import new_trainer
+from builders import Stopping, new_trainer
 
 import nnxp
 from nnxp.data import Dataset
@@ -29,6 +29,15 @@ import nnxp
 path = Path(sys.argv[1])
 rng = np.random.default_rng(5)
 data = nnxp.data.Dataset(rng.integers(0, 256, (60, 6), np.uint8), rng.integers(0, 3, 60))
+
+class Stopping(nnxp.callbacks.Callback):
+    every_step = True
+
+    def __init__(self, function):
+        self.function = function
+
+    def step(self, trainer):
+        return self.function()
 
 def new():
     rng = np.random.default_rng(0)
@@ -79,7 +88,8 @@ def test_resume_after_any_number_of_kills_gives_the_same_bits(tmp_path, kills):
                     os.write(pipe, b".")
                 return False
 
-            fit(trainer, 10**6, checkpoint=path, checkpoint_every=every, stop=report)
+            options = {"checkpoint": path, "checkpoint_every": every}
+            fit(trainer, 10**6, **options, callbacks=[Stopping(report)])
             os._exit(7)
         os.close(pipe)
         seen = 0
@@ -183,7 +193,9 @@ def test_jumps_of_the_system_clock_do_not_affect_training(tmp_path, monkeypatch)
     data = Dataset(np.zeros((4, 6)), np.zeros(4, int))
     options = {"batch_size": 2, "rng": np.random.default_rng(0), "checkpoint": path}
     trainer.fit(data, epochs=3, **options, checkpoint_every=1)
-    trainer.fit(data, epochs=1, **options, stop=lambda: trainer.optimizer.steps == 7)
+    trainer.fit(
+        data, epochs=1, **options, callbacks=[Stopping(lambda: trainer.optimizer.steps == 7)]
+    )
     resumed = nnxp.Trainer.resume(path)
     assert (resumed.optimizer.steps, resumed.epochs) == (7, 3)
     resumed.fit(data, epochs=1, **options | {"rng": resumed.rng})

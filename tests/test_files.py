@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from builders import new_record
 
 import nnxp
 from nnxp.files import write_atomically
@@ -44,7 +45,7 @@ def test_pipes_folders_and_missing_folders_are_refused(tmp_path):
     assert (tmp_path / "pipe").is_fifo()
 
 
-RECORDS = [nnxp.Record(i, 1 / i, 1 - 1 / i, 2 / i, 1 - 2 / (i + 1), 0.1) for i in range(1, 4)]
+RECORDS = [new_record(i, 1 / i, 1 - 1 / i, 2 / i, 1 - 2 / (i + 1), 0.1) for i in range(1, 4)]
 
 
 def pixels(path):
@@ -62,7 +63,7 @@ def test_curves_are_drawn(tmp_path, runs):
 
 
 def test_runs_without_validation_are_drawn(tmp_path):
-    records = [nnxp.Record(1, 1.0, 0.5, None, None, 0.1)]
+    records = [new_record(1, 1.0, 0.5, None, None, 0.1)]
     nnxp.plots.plot_histories({"": records}, tmp_path / "one.png", title=r"a$\b$")
     nnxp.plots.plot_histories({"a": records, "b": records}, tmp_path / "two.png")
     for name in ("one.png", "two.png"):
@@ -95,10 +96,13 @@ def test_curves_hold_the_figures_of_the_records(tmp_path, monkeypatch):
         for figure in figures
     )
     assert single == [
-        {"train": [r.train_loss for r in RECORDS], "test": [r.validation_loss for r in RECORDS]},
+        {
+            "train": [r.train_loss for r in RECORDS],
+            "validation": [r.validation_loss for r in RECORDS],
+        },
         {
             "train": [r.train_accuracy for r in RECORDS],
-            "test": [r.validation_accuracy for r in RECORDS],
+            "validation": [r.validation_accuracy for r in RECORDS],
         },
     ]
     assert several[1] == {

@@ -128,7 +128,7 @@ def test_affine_refuses_wrong_shape_dtype_and_device():
     [
         ((0, 3), {}, "inputs must be a whole number of at least 1, got 0"),
         ((4, 2.5), {}, "outputs must be a whole number of at least 1, got 2.5"),
-        ((4, 3), {"rng": 0}, r"rng must be .*Generator, got 0; make one with .*default_rng"),
+        ((4, 3), {"rng": -1}, r"rng must be a seed such as 0, or a numpy.random.Generator, got -1"),
         ((4, 3), {"dtype": "float3"}, "unknown dtype 'float3'; did you mean 'float32'"),
         ((4, 3), {"initializer": "he"}, "a function such as .*he_normal, got 'he'"),
         ((4, 3), {"device": "cup"}, "unknown device 'cup'; did you mean 'cpu'"),

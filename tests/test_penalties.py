@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from builders import numbers
+from builders import Stopping, numbers
 from pairs import assert_equal, devices, fit, trainer
 from tables import BACKENDS, PENALTIES, SCHEDULES, TRANSFORMS, device_or_skip, halve
 
@@ -146,7 +146,7 @@ def test_schedules_in_captured_steps(spec, name):
         return False
 
     set_rate()
-    fit(by_hand, stop=set_rate)
+    fit(by_hand, callbacks=[Stopping(set_rate)])
     assert_equal(one, by_hand)
 
 
@@ -245,7 +245,7 @@ def test_decay_that_begins_within_an_epoch(spec):
                 one.optimizer.weight_decay = 1.0
             return False
 
-        fit(one, stop=stop)
+        fit(one, callbacks=[Stopping(stop)])
         return one
 
     assert_equal(trained("auto"), trained(False))
@@ -313,7 +313,7 @@ def test_resume_from_any_step_gives_the_same_bits(tmp_path, stop_at):
 
     one, other = new(), new()
     fit(one)
-    fit(other, stop=lambda: other.optimizer.steps == stop_at, checkpoint=path)
+    fit(other, callbacks=[Stopping(lambda: other.optimizer.steps == stop_at)], checkpoint=path)
     resumed = nnxp.Trainer.resume(path)
     assert repr(resumed.optimizer) == repr(one.optimizer)
     assert repr(resumed.penalty) == repr(one.penalty)
@@ -435,7 +435,7 @@ def test_wrong_settings_are_refused_by_name(make, message):
 def test_learning_rate_is_that_of_the_coming_step():
     one = trainer(optimizer=nnxp.SGD(schedules.LinearWarmup(0.4, 4)))
     assert one.optimizer.learning_rate == 0.0
-    fit(one, stop=lambda: one.optimizer.steps == 3)
+    fit(one, callbacks=[Stopping(lambda: one.optimizer.steps == 3)])
     assert one.optimizer.learning_rate == pytest.approx(0.3)
     assert repr(one.optimizer).startswith("SGD(learning_rate=LinearWarmup(0.4, 4, start=0.0)")
     one.optimizer.learning_rate = 0.25
@@ -449,7 +449,7 @@ def test_frozen_state_of_an_optimizer_is_saved_within_an_epoch(tmp_path):
     fit(one)
     one.network[0].trainable = False
     velocity = one.optimizer.state["velocity"]["W1"].copy()
-    fit(one, stop=lambda: one.optimizer.steps == 10, checkpoint=path)
+    fit(one, callbacks=[Stopping(lambda: one.optimizer.steps == 10)], checkpoint=path)
     np.testing.assert_array_equal(
         nnxp.Trainer.resume(path).optimizer.state["velocity"]["W1"], velocity
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import PlainTrainer
+from builders import PlainTrainer, Stopping
 from tables import device_or_skip
 
 import nnxp
@@ -126,7 +126,9 @@ def train(kind, seed, spec):
 
     for _ in range(3):
         try:
-            trainer.fit(dataset, epochs=1, batch_size=batch_size, rng=rng, stop=stop)
+            trainer.fit(
+                dataset, epochs=1, batch_size=batch_size, rng=rng, callbacks=[Stopping(stop)]
+            )
         except nnxp.DivergenceError:
             return None
         if max(abs(x).max() for x in trainer.network.parameters().values()) > 1e6:

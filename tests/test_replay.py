@@ -135,10 +135,11 @@ def test_custom_parts_are_called_in_training(small, own):
     if own == "step":
         counted = MyTrainer(trainer.network, trainer.loss, trainer.optimizer)
         trainer.step = counted.step
-    trainer.fit(small, epochs=2, batch_size=8, rng=np.random.default_rng(0))
+    options = {"epochs": 2, "batch_size": 8, "train_metrics": "after"}
+    trainer.fit(small, **options, rng=np.random.default_rng(0))
     assert parts.get(own, counted if own == "step" else trainer).calls == 10
     plain = trainer_with(PlainTrainer)
-    plain.fit(small, epochs=2, batch_size=8, rng=np.random.default_rng(0))
+    plain.fit(small, **options, rng=np.random.default_rng(0))
     assert_same(trainer, plain)
 
 
@@ -191,7 +192,7 @@ def test_interrupted_captured_epoch_keeps_its_steps(small, monkeypatch):
 def test_binding_without_a_step_leaves_the_optimizer_state_empty(small):
     trainer = trainer_with()
     batches = Batches(small, 8, device="cpu", dtype="float32")
-    with replay.Replay(trainer._whole_step(), batches).bind(batches):
+    with replay.Replay(trainer._whole_step(), batches).bind(batches, {}):
         pass
     assert trainer.optimizer.state == {"velocity": {}}
 
@@ -248,7 +249,7 @@ def test_a_step_is_recorded_once(small, monkeypatch):
     trainer = trainer_with()
     trainer.fit(small, epochs=2, batch_size=16, rng=np.random.default_rng(0))
     monkeypatch.setattr(replay, "Tape", None)
-    train_epoch(trainer, small, 16, np.random.default_rng(0))
+    trainer.fit(small, epochs=2, batch_size=16, rng=np.random.default_rng(0))
 
 
 def test_at_most_two_programs_are_kept(small):

@@ -10,7 +10,17 @@ import time
 
 import numpy as np
 import pytest
-from builders import EPOCHS, STEPS, fit, new_trainer, numbers, stopped_after, train_epoch
+from builders import (
+    EPOCHS,
+    STEPS,
+    AfterEpoch,
+    Stopping,
+    fit,
+    new_trainer,
+    numbers,
+    stopped_after,
+    train_epoch,
+)
 from tables import BACKENDS, device_or_skip
 
 import nnxp
@@ -28,7 +38,13 @@ def test_resume_after_any_step_gives_the_same_bits(tmp_path, data, optimizer, ca
     fit(whole, data, EPOCHS)
     for steps in range(1, EPOCHS * STEPS):
         trainer = new_trainer(optimizer, capture=capture)
-        fit(trainer, data, EPOCHS, checkpoint=path, stop=stopped_after(steps, trainer))
+        fit(
+            trainer,
+            data,
+            EPOCHS,
+            checkpoint=path,
+            callbacks=[Stopping(stopped_after(steps, trainer))],
+        )
         assert trainer.optimizer.steps == steps
         resumed = nnxp.Trainer.resume(path, capture=capture)
         assert resumed.optimizer.steps == steps
@@ -44,7 +60,13 @@ def test_resume_with_a_thinned_history_gives_the_same_bits(tmp_path, data, monke
     fit(whole, data, 12)
     for epoch in range(12):
         assert trainer.epochs == epoch
-        fit(trainer, data, 1, checkpoint=path, stop=stopped_after(STEPS * epoch + 2, trainer))
+        fit(
+            trainer,
+            data,
+            1,
+            checkpoint=path,
+            callbacks=[Stopping(stopped_after(STEPS * epoch + 2, trainer))],
+        )
         trainer = nnxp.Trainer.resume(path)
         fit(trainer, data, 1, checkpoint=path)
         trainer = nnxp.Trainer.resume(path)
@@ -63,11 +85,10 @@ def test_checkpoint_every_does_not_change_the_training(tmp_path, data):
             seen.append(nnxp.Trainer.resume(path).optimizer.steps)
         return False
 
-    fit(trainer, data, EPOCHS, checkpoint=path, checkpoint_every=3, stop=look)
+    fit(trainer, data, EPOCHS, checkpoint=path, checkpoint_every=3, callbacks=[Stopping(look)])
     np.testing.assert_equal(numbers(trainer), numbers(whole))
-    # Saved after steps 3, 6, 9 and 12, and after each epoch of 4; looked at after each step, before
-    # that, and after each epoch.
-    assert seen == [3, 4, 4, 4, 6, 6, 8, 8, 9, 9, 9, 12]
+    # Saved after steps 3, 6, 9 and 12, and after each epoch of 4; looked at before that.
+    assert seen == [3, 3, 4, 4, 6, 6, 6, 8, 9, 9, 9, 12]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +106,7 @@ def test_resume_on_another_library_agrees(tmp_path, data, optimizer, name):
     fit(whole, data, EPOCHS)
     for first, second in (("cpu", spec), (spec, "cpu")):
         trainer = new_trainer(optimizer, device=first, dtype="float64")
-        fit(trainer, data, EPOCHS, checkpoint=path, stop=stopped_after(6, trainer))
+        fit(trainer, data, EPOCHS, checkpoint=path, callbacks=[Stopping(stopped_after(6, trainer))])
         resumed = nnxp.Trainer.resume(path, device=second)
         assert resumed.network.device == nnxp.device(second)
         fit(resumed, data, EPOCHS - len(resumed.history))
@@ -122,7 +143,13 @@ def test_changes_by_after_epoch_are_saved(tmp_path, data):
         for steps in stops:
             stop = stopped_after(steps, trainer)
             left = EPOCHS - len(trainer.history)
-            fit(trainer, data, left, checkpoint=path, after_epoch=schedule, stop=stop)
+            fit(
+                trainer,
+                data,
+                left,
+                checkpoint=path,
+                callbacks=[AfterEpoch(schedule), Stopping(stop)],
+            )
             trainer = nnxp.Trainer.resume(path)
         return numbers(trainer)
 
@@ -143,7 +170,13 @@ def test_generator_shared_with_other_code_resumes(tmp_path, data):
             return trainer.optimizer.steps in stops
 
         for _ in (*stops, None):
-            fit(trainer, data, EPOCHS - len(trainer.history), checkpoint=path, stop=draw)
+            fit(
+                trainer,
+                data,
+                EPOCHS - len(trainer.history),
+                checkpoint=path,
+                callbacks=[Stopping(draw)],
+            )
             trainer = nnxp.Trainer.resume(path)
         return numbers(trainer)
 
@@ -165,7 +198,7 @@ def test_seconds_of_a_resumed_epoch_add_up(tmp_path, data, monkeypatch):
         return True
 
     for _ in range(3):
-        fit(trainer, data, 1, checkpoint=path, stop=slowly)
+        fit(trainer, data, 1, checkpoint=path, callbacks=[Stopping(slowly)])
         trainer = nnxp.Trainer.resume(path)
     assert fit(trainer, data, 1)[0].seconds == 30
 

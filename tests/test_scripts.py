@@ -22,7 +22,7 @@ def test_full_batch_learns_from_a_csv_file(digits_csv):
     losses = [float(loss) for loss in re.findall(r"train loss (\S+)", out)]
     assert len(losses) == 200
     assert losses[-1] < losses[0] / 2
-    assert float(re.findall(r"test accuracy (\S+)", out)[-1]) > 0.85
+    assert float(re.findall(r"validation accuracy (\S+)", out)[-1]) > 0.85
 
 
 def test_full_batch_takes_one_step_an_epoch():

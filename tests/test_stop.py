@@ -6,7 +6,7 @@ import copy
 
 import numpy as np
 import pytest
-from builders import EPOCHS, STEPS, fit, new_trainer, numbers, stopped_after, train_epoch
+from builders import EPOCHS, STEPS, Stopping, fit, new_trainer, numbers, stopped_after, train_epoch
 from tables import BACKENDS, device_or_skip
 
 import nnxp
@@ -26,7 +26,7 @@ pytest.importorskip("safetensors")
 def test_unfinished_epoch_refuses_other_batches_data_or_rng(tmp_path, data, change, message):
     path = tmp_path / "a.safetensors"
     trainer = new_trainer()
-    fit(trainer, data, 2, checkpoint=path, stop=stopped_after(5, trainer))
+    fit(trainer, data, 2, checkpoint=path, callbacks=[Stopping(stopped_after(5, trainer))])
     resumed = nnxp.Trainer.resume(path)
     options = {"epochs": 1, "batch_size": 12, "rng": resumed.rng} | change
     rows = options.pop("train", slice(None))
@@ -43,7 +43,7 @@ def test_train_epoch_finishes_a_resumed_epoch(tmp_path, data):
     path = tmp_path / "a.safetensors"
     whole, trainer = new_trainer(), new_trainer()
     fit(whole, data, 2)
-    fit(trainer, data, 2, checkpoint=path, stop=stopped_after(6, trainer))
+    fit(trainer, data, 2, checkpoint=path, callbacks=[Stopping(stopped_after(6, trainer))])
     resumed = nnxp.Trainer.resume(path)
     batches = Batches(data, 12, device="cpu", dtype="float32", rng=resumed.rng)
     resumed.train_epoch(batches)
@@ -62,7 +62,7 @@ def test_failing_first_step_keeps_the_position_in_the_epoch(data, monkeypatch, s
     device_or_skip(spec)
     whole, trainer = new_trainer(device=spec), new_trainer(device=spec)
     fit(whole, data, 1)
-    fit(trainer, data, 1, stop=stopped_after(2, trainer))
+    fit(trainer, data, 1, callbacks=[Stopping(stopped_after(2, trainer))])
     trainer._stepper.captured = None
     # What compiles a step on either: the optimizer's rule is asked for.
     broken = f"nnxp.capture.{way}.bind" if place == "bind" else "nnxp.optimizers.Adam._update_one"
@@ -90,9 +90,9 @@ def test_stop_sees_the_current_parameters_and_may_save(tmp_path, data, backend, 
             trainer.save(path)
         return False
 
-    fit(trainer, data, EPOCHS, stop=look)
+    fit(trainer, data, EPOCHS, callbacks=[Stopping(look)])
     wanted = []
-    fit(plain, data, EPOCHS, stop=lambda: wanted.append(plain.evaluate(data).loss))
+    fit(plain, data, EPOCHS, callbacks=[Stopping(lambda: wanted.append(plain.evaluate(data).loss))])
     # Captured steps are those up to rounding.
     np.testing.assert_allclose(seen, wanted, rtol=1e-4)
     assert len({round(loss, 7) for loss in seen}) > EPOCHS * STEPS / 2
@@ -118,7 +118,7 @@ def test_stop_that_trains_is_refused(data, backend, capture):
             copies.append(copy.deepcopy(trainer))
 
     copies = []
-    fit(trainer, data, EPOCHS, stop=train)
+    fit(trainer, data, EPOCHS, callbacks=[Stopping(train)])
     (twin,) = copies
     fit(twin, data, EPOCHS - twin.epochs)
     for each in (trainer, twin):
@@ -135,14 +135,14 @@ def test_failing_stop_keeps_the_position_in_the_epoch(data):
         return False
 
     with pytest.raises(KeyboardInterrupt):
-        fit(trainer, data, EPOCHS, stop=fail)
+        fit(trainer, data, EPOCHS, callbacks=[Stopping(fail)])
     fit(trainer, data, EPOCHS - trainer.epochs)
     np.testing.assert_equal(numbers(trainer), numbers(whole))
 
 
 def test_failing_step_clears_the_position_in_the_epoch(data):
     trainer = new_trainer(capture=False)
-    fit(trainer, data, 1, stop=stopped_after(2, trainer))
+    fit(trainer, data, 1, callbacks=[Stopping(stopped_after(2, trainer))])
     step = trainer.step
 
     def fail(*batch):

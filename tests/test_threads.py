@@ -33,6 +33,8 @@ def test_small_networks_train_on_one_thread_and_restore_the_number(
         def spy(*args, **kwargs):
             libraries = threadpoolctl.threadpool_info()  # other packages' BLAS among them
             numpys = [x for x in libraries if "numpy" in x["filepath"]] or libraries
+            if len(args[0]) == 1:  # the check of one example, before the training
+                return function(*args, **kwargs)
             seen.append({x["num_threads"] for x in numpys if x["user_api"] == "blas"})
             return function(*args, **kwargs)
 
@@ -49,7 +51,7 @@ def test_small_networks_train_on_one_thread_and_restore_the_number(
         trainer.evaluate(small, batch_size=batch_size)
         assert len(seen) > 4
         assert all(numbers == {threads} for numbers in seen)
-        spied(int)()
+        spied(len)([1, 2])
         assert seen[-1] == {2}
 
 

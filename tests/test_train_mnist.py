@@ -33,15 +33,11 @@ def test_train_on_the_digits(tmp_path):
     assert sorted(shown) == files.split(", ")
     history = json.loads((out / "history.json").read_text())
     assert [record["epoch"] for record in history] == [1, 2, 3]
-    records = [
-        nnxp.Record(r["epoch"], r["train_loss"], r["train_accuracy"], r["test_loss"],
-                    r["test_accuracy"], r["seconds"])
-        for r in history
-    ]  # fmt: skip
+    records = [nnxp.Record(**figures) for figures in history]
     assert epochs == [str(record) for record in records]
     best = max(records, key=lambda record: record.validation_accuracy)
     assert lines[-2] == (
-        f"test accuracy {records[-1].validation_accuracy:.4f} after 3 epoch(s) in "
+        f"validation accuracy {records[-1].validation_accuracy:.4f} after 3 epoch(s) in "
         f"{sum(record.seconds for record in records):.1f} s "
         f"(best {best.validation_accuracy:.4f}, epoch {best.epoch})"
     )
@@ -84,13 +80,15 @@ def test_every_option_reaches_the_training(tmp_path):
         initializer=nnxp.initializers.normal(0.01),
     )  # fmt: skip
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam(0.02))
-    expected = trainer.fit(train, epochs=6, batch_size=32, validation=test, rng=rng)
+    expected = trainer.fit(
+        train, epochs=6, batch_size=32, validation=test, rng=rng, train_metrics="after"
+    )
     history = json.loads((tmp_path / "a" / "history.json").read_text())
     for got, record in zip(history, expected, strict=True):
         assert got["train_loss"] == record.train_loss
         assert got["train_accuracy"] == record.train_accuracy
-        assert got["test_loss"] == record.validation_loss
-        assert got["test_accuracy"] == record.validation_accuracy
+        assert got["validation_loss"] == record.validation_loss
+        assert got["validation_accuracy"] == record.validation_accuracy
     best = max(expected, key=lambda record: record.validation_accuracy)
     assert best.epoch < 6  # so the summary's two figures are of two epochs
     assert f"(best {best.validation_accuracy:.4f}, epoch {best.epoch})" in result.stdout

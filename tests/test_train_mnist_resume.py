@@ -48,7 +48,7 @@ def test_signal_finishes_the_step_and_resume_gives_the_same_bits(tmp_path, numbe
     epochs = ["--epochs", stopped.epochs + 2]
     result = run("train_mnist.py", "--resume", out, *epochs, "--checkpoint-every", 7)
     run("train_mnist.py", "--dataset", "digits", *epochs, *options, tmp_path / "whole")
-    assert result.stdout.splitlines()[-2].startswith("test accuracy ")
+    assert result.stdout.splitlines()[-2].startswith("validation accuracy ")
     for name, drop in (("history.json", "seconds"), ("config.json", None)):
         mine, whole = (json.loads((tmp_path / x / name).read_text()) for x in ("run", "whole"))
         if drop:
@@ -225,37 +225,36 @@ def test_refused_resume_does_not_disturb_the_running_process(tmp_path):
 
 
 @pytest.fixture
-def stopping(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    from cli import Stopping
-
+def stop():
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    yield Stopping()
+    yield nnxp.callbacks.StopOnSignal()
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-def test_second_ctrl_c_raises_keyboard_interrupt(stopping):
+def test_second_ctrl_c_raises_keyboard_interrupt(stop):
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with stopping as stop:
-        assert not stop()
+    stop.start(None)
+    assert not stop.step(None)
+    signal.raise_signal(signal.SIGINT)
+    assert stop.step(None)
+    assert stop.received == signal.SIGINT
+    with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-        assert stop()
-        assert stop.signal == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+    stop.finish(None, None)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_an_ignored_ctrl_c_stays_ignored(stopping):
+def test_an_ignored_ctrl_c_stays_ignored(stop):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup, or a shell's background, has it
-    with stopping as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert not stop()
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.signal == signal.SIGTERM
-        signal.raise_signal(signal.SIGINT)
+    stop.start(None)
+    signal.raise_signal(signal.SIGINT)
+    assert not stop.step(None)
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.received == signal.SIGTERM
+    signal.raise_signal(signal.SIGINT)
+    stop.finish(None, None)
     signal.raise_signal(signal.SIGINT)
 
 

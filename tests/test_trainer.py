@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import new_trainer, small_trainer, train_epoch
+from builders import new_record, new_trainer, small_trainer, train_epoch
 
 import nnxp
 from nnxp.data import Batches, Dataset, load_digits, one_hot
@@ -143,9 +141,11 @@ def test_fit_again_continues_the_history(small):
     history = trainer.fit(small, epochs=1, batch_size=16, rng=rng)
     assert [record.epoch for record in history] == [1, 2, 3]
     assert history is trainer.history
-    assert history[0].validation_accuracy is None
+    assert list(history[0]) == ["epoch", "train_loss", "train_accuracy", "seconds"]
     assert str(history[0]).startswith("epoch   1  train loss ")
-    assert "test" not in str(history[0])
+    assert "validation" not in str(history[0])
+    with pytest.raises(AttributeError, match="validation_loss was not measured; there are epoch"):
+        _ = history[0].validation_loss
 
 
 def test_verbose_prints_a_line_an_epoch_and_no_bar_off_a_terminal(small, capfd):
@@ -154,7 +154,7 @@ def test_verbose_prints_a_line_an_epoch_and_no_bar_off_a_terminal(small, capfd):
     trainer.fit(small, epochs=2, batch_size=16, validation=small, rng=rng, verbose=True)
     out, err = capfd.readouterr()
     assert [line[:12] for line in out.splitlines()] == ["epoch   1  t", "epoch   2  t"]
-    assert "test accuracy 0." in out
+    assert "validation accuracy 0." in out
     assert err == ""
     trainer.fit(small, epochs=1, batch_size=16, rng=rng)
     assert capfd.readouterr() == ("", "")
@@ -180,7 +180,8 @@ def test_regression_has_no_accuracy():
     trainer = nnxp.Trainer(nnxp.mlp([2, 1], rng=rng), nnxp.MeanSquaredError(), nnxp.SGD(0.1))
     history = trainer.fit(dataset, epochs=200, batch_size=5, rng=rng)
     assert history[-1].train_loss < 1e-6
-    assert math.isnan(history[-1].train_accuracy)
+    assert list(history[-1]) == ["epoch", "train_loss", "seconds"]
+    assert list(trainer.evaluate(dataset)) == ["loss"]
 
 
 @pytest.mark.parametrize(
@@ -189,9 +190,10 @@ def test_regression_has_no_accuracy():
         ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
         ({"epochs": 1.5}, "epochs must be a whole number of at least 1, got 1.5"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
-        ({"rng": 0}, "rng must be a numpy.random.Generator, got 0"),
+        ({"rng": -1}, "rng must be a seed such as 0, or a numpy.random.Generator, got -1"),
         ({"train": "digits"}, r"expected a Dataset, got str; .*Dataset\(inputs, labels\)"),
-        ({"validation": 3}, "expected a Dataset, got int"),
+        ({"validation": 3}, "validation must be a data set, or a share between 0 and 1 of"),
+        ({"validation": "3"}, "expected a Dataset, got str"),
         (
             {"train": Dataset(np.ones((4, 7)), np.zeros(4, int))},
             r"training data do not suit: Affine expects inputs of shape \(batch, 6\), got \(1, 7\)",
@@ -229,7 +231,7 @@ def test_a_network_without_parameters_is_refused():
 def test_long_history_is_thinned_evenly():
     history = []
     for epoch in range(1, 35_002):
-        append_record(history, nnxp.Record(epoch, 1 / epoch, 0.5, None, None, seconds=1.0))
+        append_record(history, new_record(epoch, 1 / epoch, 0.5, None, None, 1.0))
         assert len(history) <= MAX_RECORDS
         assert (history[0].epoch, history[-1].epoch) == (1, epoch)
         if epoch == MAX_RECORDS:
@@ -242,8 +244,8 @@ def test_long_history_is_thinned_evenly():
     assert all(record.train_loss == 1 / record.epoch for record in history)
     assert [record.seconds for record in history] == [1, *gaps]
     for more in (1, 2):  # as an older file, or a user, may have it
-        longer = [nnxp.Record(i + 1, 1.0, 0.5, None, None, 1.0) for i in range(MAX_RECORDS + more)]
-        append_record(longer, replace(longer[-1], epoch=20_000))
+        longer = [new_record(i + 1, 1.0, 0.5, None, None, 1.0) for i in range(MAX_RECORDS + more)]
+        append_record(longer, nnxp.Record(**dict(longer[-1]) | {"epoch": 20_000}))
         assert (longer[0].epoch, longer[-1].epoch) == (1, 20_000)
         assert sum(record.seconds for record in longer) == MAX_RECORDS + more + 1
 
@@ -305,18 +307,21 @@ def test_record_equals_evaluate_after_the_epoch():
     train, test = load_digits()
     trainer, rng = digits_trainer()
     begin = time.perf_counter()
-    (record,) = trainer.fit(train, epochs=1, batch_size=50, validation=test, rng=rng)
+    options = {"validation": test, "train_metrics": "after", "rng": rng}
+    (record,) = trainer.fit(train, epochs=1, batch_size=50, **options)
     elapsed = time.perf_counter() - begin
-    assert (record.train_loss, record.train_accuracy) == trainer.evaluate(train)
-    assert (record.validation_loss, record.validation_accuracy) == trainer.evaluate(test)
+    for name, dataset in (("train", train), ("validation", test)):
+        figures = trainer.evaluate(dataset)
+        assert {f"{name}_{key}": x for key, x in figures.items()}.items() <= record.items()
     assert record.train_loss != record.validation_loss
     assert 0 < record.seconds <= elapsed
 
 
 def test_a_record_prints_its_own_figures():
-    record = nnxp.Record(3, 0.1, 0.2, 0.3, 0.4, 5.0)
+    record = new_record(3, 0.1, 0.2, 0.3, 0.4, 5.0)
     assert str(record) == (
-        "epoch   3  train loss 0.1000  train accuracy 0.2000  test accuracy 0.4000  5.00 s"
+        "epoch   3  train loss 0.1000  train accuracy 0.2000  validation loss 0.3000  "
+        "validation accuracy 0.4000  5.00 s"
     )
 
 

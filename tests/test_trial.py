@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 import pytest
 from array_api_compat import array_namespace
-from builders import numbers
+from builders import Stopping, numbers
 from pairs import Swish, assert_equal, devices, fit, trainer
 from tables import device_or_skip
 
@@ -233,7 +233,7 @@ def test_numbers_changed_within_an_epoch_take_effect(spec, make, name, value):
                 setattr(one.optimizer, name, value)
             return False
 
-        fit(one, stop=stop)
+        fit(one, callbacks=[Stopping(stop)])
         return one
 
     one = trained("auto", True)

@@ -13,7 +13,7 @@ from collections import deque
 import numpy as np
 import pytest
 from array_api_compat import array_namespace
-from builders import numbers
+from builders import Stopping, numbers
 from pairs import Swish, assert_equal, devices, fit, trainer
 
 import nnxp
@@ -384,7 +384,7 @@ def test_settings_of_layers_changed_within_an_epoch_take_effect(spec, change):
         one = trainer(spec, capture=capture)
         norm = nnxp.BatchNorm(64, dtype="float64", device=spec)
         one.network.layers = [norm, *one.network]
-        fit(one, stop=Anneal(one, change))
+        fit(one, callbacks=[Stopping(Anneal(one, change))])
         return one
 
     one, other = trained("auto", change), trained(False, change)
@@ -546,7 +546,7 @@ def test_method_of_a_class_replaced_within_an_epoch_takes_effect(monkeypatch):
                 nnxp.Momentum._update_one = half
             return False
 
-        fit(one, stop=stop)
+        fit(one, callbacks=[Stopping(stop)])
         nnxp.Momentum._update_one = original
         return one
 
@@ -565,5 +565,5 @@ def test_checks_between_steps_are_few(monkeypatch):
     )
     for one in (trainer(), trainer(optimizer=nnxp.Adam())):
         for _ in range(2):
-            fit(one, stop=lambda: False)
+            fit(one, callbacks=[Stopping(lambda: False)])
     assert len(calls) <= 4

@@ -231,9 +231,9 @@ def test_12_xor_is_learnt(seed):
     trainer = nnxp.Trainer(net, nnxp.SigmoidWithLoss(), nnxp.SGD(1.0))
     for _ in range(3000):
         trainer.step(*XOR)
-    loss, accuracy = trainer.evaluate(nnxp.data.Dataset(*XOR))
-    assert loss < 0.01
-    assert accuracy == 1
+    evaluation = trainer.evaluate(nnxp.data.Dataset(*XOR))
+    assert evaluation.loss < 0.01
+    assert evaluation.accuracy == 1
 
 
 def test_13_logistic_regression():

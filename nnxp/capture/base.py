@@ -33,12 +33,12 @@ class CapturedSteps(ABC):
         self._network, self._optimizer = step.network, step.optimizer
         self._device, self._dtype = batches.device, batches.dtype
         self._contents = contents_of(step)
-        self._arrays = _shapes_and_dtypes(step.network, batches)
+        self._arrays = _shapes_and_dtypes(step, batches)
 
-    def matches(self, contents: Contents, batches: Batches) -> bool:
+    def matches(self, step: Step, contents: Contents, batches: Batches) -> bool:
         """Return whether the prepared steps are those of these parts and examples."""
         return not self._contents.changes(contents) and self._arrays == _shapes_and_dtypes(
-            self._network, batches
+            step, batches
         )
 
     def is_current(self) -> bool:
@@ -53,10 +53,13 @@ class CapturedSteps(ABC):
         return 0
 
     @abstractmethod
-    def bind(self, batches: Batches) -> AbstractContextManager[Callable[[Array], None]]:
+    def bind(
+        self, batches: Batches, sums: dict[str, Array]
+    ) -> AbstractContextManager[Callable[[Array], None]]:
         """Return a context that provides a function: it does one step, given row indices.
 
-        Network and optimizer hold the current parameters and state after each step.
+        Network and optimizer hold the current parameters and state after each step, and `sums`
+        those of the loss and the metrics; see `Step`.
         """
 
 
@@ -69,13 +72,14 @@ def contents_of(step: Step) -> Contents:
     return Contents(step.parts, skipped)
 
 
-def _shapes_and_dtypes(network: Sequential, batches: Batches) -> list[Any]:
+def _shapes_and_dtypes(step: Step, batches: Batches) -> list[Any]:
     found: list[Any] = [
         (name, tuple(x.shape), str(x.dtype))
-        for arrays in (network.parameters(), network.states())
+        for arrays in (step.network.parameters(), step.network.states(), step.sums)
         for name, x in arrays.items()
     ]
     examples = batches.dataset
+    found.append(step.micro_batch_size)
     return [*found, *((x.shape[1:], str(x.dtype)) for x in (examples.inputs, examples.labels))]
 
 

@@ -70,7 +70,9 @@ class CupyOps(Ops):
                     partial(cp.copyto, out, args[2]),
                     partial(cp.copyto, out, args[1], where=args[0]),
                 ]
-            case np.sum | np.max | np.mean if len(args) == 1 and kwargs.keys() <= {
+            case np.sum | np.max | np.mean | np.argmax | np.all if len(
+                args
+            ) == 1 and kwargs.keys() <= {
                 "axis",
                 "keepdims",
             }:

@@ -15,8 +15,10 @@ from nnxp.capture.base import CapturedSteps, require_states, with_numbers
 from nnxp.data.batches import Batches, prepare_batch
 from nnxp.step import Step
 
-Values: TypeAlias = tuple[dict[str, Array], dict[str, Array], dict[str, dict[str, Array]]]
-"""Parameters, the layers' state, and the optimizer's state."""
+Values: TypeAlias = tuple[
+    dict[str, Array], dict[str, Array], dict[str, dict[str, Array]], dict[str, Array]
+]
+"""Parameters, the layers' state, the optimizer's state, and the sums of the metrics."""
 
 
 class JaxSteps(CapturedSteps):
@@ -29,7 +31,7 @@ class JaxSteps(CapturedSteps):
         self._compiled: Callable[..., Values] = importlib.import_module("jax").jit(self._update)
 
     @contextlib.contextmanager
-    def bind(self, batches: Batches) -> Iterator[Callable[[Array], None]]:
+    def bind(self, batches: Batches, sums: dict[str, Array]) -> Iterator[Callable[[Array], None]]:
         """Provide the function that does one step; see `CapturedSteps`."""
         parameters, optimizer = self._network.parameters(), self._optimizer
         trainable = parameters.trainable
@@ -39,7 +41,8 @@ class JaxSteps(CapturedSteps):
             slot: {n: kept[n] if n in kept else zeros_like(x) for n, x in trainable.items()}
             for slot, kept in optimizer.state.items()
         }
-        self._values = dict(parameters), dict(self._network.states()), state
+        self._values = dict(parameters), dict(self._network.states()), state, dict(sums)
+        self._sums = sums
         try:
             yield partial(self._step, batches.arrays)
         finally:
@@ -58,7 +61,8 @@ class JaxSteps(CapturedSteps):
         """Give network and optimizer the values of the last step, if there was one."""
         if self._values is None or not self._optimizer.steps:
             return
-        parameters, states, state = self._values
+        parameters, states, state, sums = self._values
+        self._sums.update(sums)
         for arrays, values in (
             (self._network.parameters(), parameters), (self._network.states(), states)
         ):  # fmt: skip
@@ -73,6 +77,7 @@ class JaxSteps(CapturedSteps):
         optimizer = with_numbers(self._optimizer, numbers)
         optimizer.state = {slot: dict(kept) for slot, kept in values[2].items()}
         step = self._whole_step.with_copies(self._traced, optimizer)
+        step.sums = dict(values[3])
         own = self._traced.parameters(), self._traced.states()
         before = [dict(arrays) for arrays in own]
         try:
@@ -82,7 +87,7 @@ class JaxSteps(CapturedSteps):
             step.backpropagate(*prepare_batch(inputs, labels, self._device, self._dtype))
             step.update(step.gradients())
             require_states(self._traced, own[1])
-            return dict(own[0]), dict(own[1]), optimizer.state
+            return dict(own[0]), dict(own[1]), optimizer.state, step.sums
         finally:  # JAX forbids traced arrays to outlive the trace
             for arrays, kept in zip(own, before, strict=True):
                 arrays.place_all(kept)

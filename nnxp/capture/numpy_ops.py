@@ -54,6 +54,10 @@ class NumpyOps(Ops):
             case np.sum | np.max if len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
                 axis, keepdims = kwargs.get("axis"), kwargs.get("keepdims", False)
                 return _lower_reduction(function, args[0], axis, keepdims, out)
+            case np.argmax if len(args) == 1 and kwargs.keys() <= {"axis"}:
+                return [partial(np.argmax, args[0], kwargs.get("axis"), out)]
+            case np.all if len(args) == 1 and kwargs.keys() <= {"axis"}:
+                return [partial(np.logical_and.reduce, args[0], kwargs.get("axis"), None, out)]
             case np.mean if len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
                 axis, keepdims = kwargs.get("axis"), kwargs.get("keepdims", False)
                 count = np.asarray(args[0].size // max(out.size, 1), out.dtype)

@@ -83,6 +83,9 @@ class Replay(CapturedSteps):
         self._state_buffers: dict[str, Buffer] = {
             name: module.empty_like(x) for name, x in network.states().items()
         }
+        self._sum_buffers: dict[str, Buffer] = {
+            name: module.empty_like(x) for name, x in step.sums.items()
+        }
         self._numbers: list[Buffer] = [module.empty((), self._dtype) for _ in optimizer.numbers()]
         self._update = [call for group in self._groups for call in self._compile_update(group)]
         self._programs: dict[int, _BatchProgram] = {}
@@ -96,7 +99,7 @@ class Replay(CapturedSteps):
         return buffers + sum(x.nbytes for x in self._programs.values())
 
     @contextlib.contextmanager
-    def bind(self, batches: Batches) -> Iterator[Callable[[Array], None]]:
+    def bind(self, batches: Batches, sums: dict[str, Array]) -> Iterator[Callable[[Array], None]]:
         """Provide the function that does one step; see `CapturedSteps`."""
         parameters, states = self._network.parameters(), self._network.states()
         optimizer_state = self._optimizer.state
@@ -110,7 +113,10 @@ class Replay(CapturedSteps):
         for slot, buffers in self._optimizer_buffers.items():
             for name, buffer in buffers.items():
                 buffer[...] = original_state[slot].get(name, 0)
+        for name, buffer in self._sum_buffers.items():
+            buffer[...] = sums[name]
         try:
+            sums.update(cast(Mapping[str, Array], self._sum_buffers))
             for arrays, buffers in placed:
                 arrays.place_all(cast(Mapping[str, Array], buffers))
             # Frozen parameters may have state from before.
@@ -124,6 +130,7 @@ class Replay(CapturedSteps):
                 for name, buffer in buffers.items():
                     original[name][...] = buffer
                     arrays.place(name, original[name])
+            sums.update({name: cast(Array, x.copy()) for name, x in self._sum_buffers.items()})
             optimizer_state.update(original_state)
             if self._optimizer.steps:
                 for slot, buffers in self._optimizer_buffers.items():
@@ -164,6 +171,7 @@ class Replay(CapturedSteps):
         ):  # fmt: skip
             for name, buffer in buffers.items():
                 arrays.place(name, tape.read(buffer))
+        step.sums = {name: tape.read(x) for name, x in self._sum_buffers.items()}
         step.backpropagate(
             *prepare_batch(tape.read(inputs), tape.read(labels), tape.device, self._dtype)
         )
@@ -191,6 +199,7 @@ class Replay(CapturedSteps):
                 for name, x in buffers.items()
             ]
         targets += [(states[name], x) for name, x in self._state_buffers.items()]
+        targets += [(step.sums[name], x) for name, x in self._sum_buffers.items()]
         program, nbytes = compile_program(
             tape, cast(list[tuple[Recorded, Buffer]], targets), self._ops
         )

@@ -15,7 +15,6 @@ from nnxp.capture.contents import Contents, name_of
 from nnxp.data.batches import Batches
 from nnxp.errors import InputError
 from nnxp.layers import Layer
-from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.parts import numbers_of
 from nnxp.step import Step
@@ -61,9 +60,9 @@ def disagreement(
     step : Step
     batches : Batches
     """
-    parts, network, optimizer = step.parts, step.network, step.optimizer
-    start = _values(network, optimizer, batches)
-    with _restored(*parts):
+    parts, optimizer = step.parts, step.optimizer
+    start = _values(step, batches)
+    with _restored(step):
         for i, rows in enumerate(_two_batches(batches)):
             _change_numbers(optimizer, 0.5**i)
             before = Contents(parts, lambda part: part.changing)
@@ -77,13 +76,13 @@ def disagreement(
                 )
             if i and changes:  # the first step may make what stays
                 return _refuse_change(*changes[0], before)
-        plain = _values(network, optimizer, batches)
+        plain = _values(step, batches)
     try:
-        with _restored(*parts), captured().bind(batches) as captured_step:
+        with _restored(step), captured().bind(batches, step.sums) as captured_step:
             for i, rows in enumerate(_two_batches(batches)):
                 _change_numbers(optimizer, 0.5**i)
                 captured_step(rows)
-            replayed = _values(network, optimizer, batches)
+            replayed = _values(step, batches)
     except Exception as error:
         if batches.device.is_memory_error(error):
             raise
@@ -139,10 +138,11 @@ def _change_numbers(optimizer: Optimizer, factor: float) -> None:
             setattr(optimizer, name, number * factor)
 
 
-def _values(network: Sequential, optimizer: Optimizer, batches: Batches) -> Values:
+def _values(step: Step, batches: Batches) -> Values:
     """Return copies of all arrays that a step changes."""
+    network, state = step.network, step.optimizer.state
     kinds: dict[str, Any] = {"parameter": network.parameters(), "state": network.states()}
-    kinds |= {f"{slot} of": arrays for slot, arrays in optimizer.state.items()}
+    kinds |= {f"{slot} of": arrays for slot, arrays in state.items()} | {"the sum of": step.sums}
     return {
         kind: {name: np.array(batches.device.to_host(x)) for name, x in arrays.items()}
         for kind, arrays in kinds.items()
@@ -189,10 +189,11 @@ def _parts_in_traceback(error: Exception, foreign: list[object]) -> list[object]
 
 
 @contextmanager
-def _restored(*parts: object) -> Iterator[None]:
-    """Restore all parts at the end: arrays, attributes and generators."""
-    contents = Contents(parts, lambda part: ())
+def _restored(step: Step) -> Iterator[None]:
+    """Restore all parts at the end: arrays, attributes and generators; and the step's sums."""
+    contents, sums = Contents(step.parts, lambda part: ()), dict(step.sums)
     try:
         yield
     finally:
         contents.restore()
+        step.sums.update(sums)

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnxp.data.dataset import Split
 from nnxp.data.epoch import EpochProgress
 from nnxp.devices import Device
 from nnxp.errors import InputError
 from nnxp.history import Record
 from nnxp.losses import Loss
+from nnxp.metrics import Metric
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.penalties import Penalty
@@ -27,11 +29,9 @@ METADATA_KEY, DIGEST_KEY = "nnxp", "sha256"
 MAX_HEADER = 2 << 20
 # In characters of JSON. The header may need two for each, since it escapes them with backslashes.
 MAX_CONFIG = 1 << 19
-# The fields of a record, saved as arrays: as text, a long history would slow down each save.
-COLUMNS = {
-    "epoch": "int64", "train_loss": "float64", "train_accuracy": "float64",
-    "validation_loss": "float64", "validation_accuracy": "float64", "seconds": "float64",
-}  # fmt: skip
+# Each record has these figures. The history is saved as arrays, one for each figure: as text, a
+# long one would slow down each save.
+FIGURES = ("epoch", "train_loss", "seconds")
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -49,6 +49,7 @@ class Checkpoint:
     penalty : Penalty or None
     transforms : tuple of callable
         Functions of the user's cannot be loaded: they must be given again.
+    metrics : tuple of Metric
     device : Device
         The network's device.
     history : list of Record
@@ -57,6 +58,10 @@ class Checkpoint:
         The generator that draws each epoch's order; None if nothing was trained.
     progress : EpochProgress or None
         The progress within the current epoch; None between two epochs.
+    split : Split or None
+        How the validation examples were taken from the training data, if they were.
+    callbacks : dict of str to dict
+        The states of the callbacks, by name.
     config : dict
         The trainer's `config`: settings that JSON can represent.
     """
@@ -66,10 +71,13 @@ class Checkpoint:
     optimizer: Optimizer
     penalty: Penalty | None
     transforms: tuple[Transform, ...]
+    metrics: tuple[Metric, ...]
     device: Device
     history: list[Record]
     rng: np.random.Generator | None
     progress: EpochProgress | None
+    split: Split | None
+    callbacks: dict[str, dict[str, Any]]
     config: dict[str, Any]
 
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,8 +14,8 @@ import numpy.typing as npt
 
 from nnxp.arrays import Array
 from nnxp.checkpoint.format import (
-    COLUMNS,
     DIGEST_KEY,
+    FIGURES,
     FORMAT,
     MAX_HEADER,
     METADATA_KEY,
@@ -28,12 +27,14 @@ from nnxp.checkpoint.format import (
     require_state,
 )
 from nnxp.checks import optional_import
+from nnxp.data.dataset import Split
 from nnxp.data.epoch import EpochProgress
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import CheckpointError, DeviceError, InputError, NnxpError
 from nnxp.history import MAX_RECORDS, Record
 from nnxp.layers import Layer
 from nnxp.losses import Loss
+from nnxp.metrics import Metric
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.parts import Part, Place, build_part
@@ -57,6 +58,7 @@ def load(
     optimizer: Optimizer | None = None,
     penalty: Penalty | None = None,
     transforms: tuple[Transform, ...] | None = None,
+    metrics: tuple[Metric, ...] | None = None,
 ) -> Checkpoint:
     """Load a checkpoint: the network, loss and optimizer, and the rest of a training's state.
 
@@ -66,7 +68,7 @@ def load(
         A file of `Trainer.save`.
     device : Device or str, optional
         The network's device, which may differ from the one it was saved on; the CPU by default.
-    network, loss, optimizer, penalty, transforms : optional
+    network, loss, optimizer, penalty, transforms, metrics : optional
         Used in place of those of the file; needed for a class that is not registered. The network
         takes the file's parameters, state and frozen layers, the optimizer its state.
 
@@ -112,8 +114,12 @@ def load(
             penalty = _create("penalty", Penalty, metadata["penalty"], place)
         if transforms is None:
             transforms = tuple(_create_transform(x, place) for x in metadata["transforms"])
+        if metrics is None:
+            metrics = tuple(_create("metrics", Metric, x, place) for x in metadata["metrics"])
         rng = None if metadata["rng"] is None else generator(metadata["rng"])
-        history = _read_history(sorted_arrays.columns)
+        history = _read_history(metadata["figures"], sorted_arrays.columns)
+        split = None if metadata["split"] is None else _read_split(metadata["split"])
+        callbacks = _read_callbacks(metadata["callbacks"], sorted_arrays.callbacks)
         position = metadata["position"]
         progress = None if position is None else _read_progress(position, rng)
         config = dict(metadata["config"])
@@ -127,8 +133,9 @@ def load(
         optimizer.steps, optimizer.state = steps, transferred
         optimizer._trained = None  # the state is this network's now
         return Checkpoint(
-            network, loss, optimizer, penalty, transforms, opened, history, rng, progress, config
-        )
+            network, loss, optimizer, penalty, transforms, metrics, opened, history, rng,
+            progress, split, callbacks, config,
+        )  # fmt: skip
 
 
 def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequential:
@@ -227,12 +234,13 @@ def _printable_line(message: object) -> str:
 
 
 class _Arrays(NamedTuple):
-    """The arrays of a file: parameters, layers' states, optimizer state by slot, and history."""
+    """The arrays of a file: parameters, layers' states, optimizer state by slot, and so on."""
 
     parameters: Arrays
     states: Arrays
     state: dict[str, Arrays]
     columns: Arrays
+    callbacks: Arrays
 
 
 def _sort_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> _Arrays:
@@ -241,6 +249,7 @@ def _sort_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> _Arrays:
     states: Arrays = {}
     state: dict[str, Arrays] = {}
     columns: Arrays = {}
+    callbacks: Arrays = {}
     for name, x in arrays.items():
         group, _, rest = name.partition("/")
         slot, _, parameter = rest.partition("/")  # a parameter's name may contain slashes
@@ -253,11 +262,13 @@ def _sort_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> _Arrays:
                 state.setdefault(slot, {})[parameter] = x
             case "history":
                 columns[rest] = x
+            case "callbacks":
+                callbacks[rest] = x
             case _:
                 raise CheckpointError(f"it holds an unknown array {name!r}")
         if group != "history" and not np.isfinite(x).all():
             raise CheckpointError(f"its {name} holds a number that is not finite")
-    return _Arrays(parameters, states, state, columns)
+    return _Arrays(parameters, states, state, columns, callbacks)
 
 
 Kind = TypeVar("Kind", bound=Part)
@@ -330,26 +341,55 @@ def _transfer_state(
     }
 
 
-def _read_history(columns: Mapping[str, npt.NDArray[Any]]) -> list[Record]:
+def _read_history(names: object, columns: Mapping[str, npt.NDArray[Any]]) -> list[Record]:
     """Return the history of these columns, after a check of their names, dtypes and lengths."""
-    expected = COLUMNS | {"validated": "bool"}
-    if {name: x.dtype.name for name, x in columns.items()} != expected:
+    if not isinstance(names, list) or not all(
+        isinstance(x, str) and x.isidentifier() and not x.startswith("_") for x in names
+    ):
+        raise CheckpointError("its figures are not a list of names")
+    if not columns and not names:
+        return []
+    if set(names) != columns.keys() or not set(FIGURES) <= set(names):
         raise CheckpointError(
-            f"its history must have the columns {', '.join(expected)}, each in its dtype"
+            f"its history must have the figures {', '.join(FIGURES)}, and those of its metadata"
         )
+    for name, x in columns.items():
+        if x.dtype != ("int64" if name == "epoch" else "float64"):
+            raise CheckpointError(f"its history has {name} in {x.dtype}")
     if len({x.shape for x in columns.values()}) > 1 or columns["epoch"].ndim != 1:
         raise CheckpointError("its history's columns are not of one length")
     if len(columns["epoch"]) > MAX_RECORDS:
         raise CheckpointError(f"its history has more than {MAX_RECORDS:,} records")
     require_rising(columns["epoch"])
-    history = []
-    for values in zip(*(columns[name].tolist() for name in expected), strict=True):
-        *fields, validated = values
-        record = Record(*fields)
-        if not validated:
-            record = replace(record, validation_loss=None, validation_accuracy=None)
-        history.append(record)
-    return history
+    rows = zip(*(columns[name].tolist() for name in names), strict=True)
+    return [
+        Record(**{name: x for name, x in zip(names, row, strict=True) if x == x})  # noqa: PLR0124
+        for row in rows
+    ]
+
+
+def _read_split(described: Mapping[str, Any]) -> Split:
+    """Return how validation examples were taken, after a check of the values."""
+    split = Split(**described)
+    _require_integer("examples", split.examples)
+    _require_integer("seed", split.seed)
+    if type(split.share) is not float or not 0 < split.share < 1:
+        raise CheckpointError(f"its share of validation examples is {split.share!r:.40}")
+    return split
+
+
+def _read_callbacks(
+    described: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return the states of the callbacks."""
+    states = {name: dict(state) for name, state in dict(described).items()}
+    for path, x in arrays.items():
+        name, key, *inner = path.split("/", 2)
+        if inner:
+            states[name].setdefault(key, {})[inner[0]] = x
+        else:
+            states[name][key] = x
+    return states
 
 
 def _read_progress(position: Mapping[str, Any], rng: np.random.Generator | None) -> EpochProgress:
@@ -362,6 +402,9 @@ def _read_progress(position: Mapping[str, Any], rng: np.random.Generator | None)
     batches = -(-progress.examples // progress.batch_size)
     if not 0 < progress.batch <= batches:
         raise CheckpointError(f"it was saved after batch {progress.batch} of an epoch of {batches}")
+    for sums in dict(progress.sums).values():
+        if len(sums) > MAX_RECORDS or not all(type(x) is float for x in sums):
+            raise CheckpointError("its sums of metrics are not numbers")
     if type(progress.seconds) not in (int, float) or not 0 <= progress.seconds < math.inf:
         raise CheckpointError(f"its epoch has lasted {progress.seconds!r} seconds")
     if rng is None or type(generator(progress.order).bit_generator) is not type(rng.bit_generator):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from nnxp.checkpoint.format import (
-    COLUMNS,
     DIGEST_KEY,
     FORMAT,
     MAX_CONFIG,
@@ -58,9 +58,15 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     device_arrays |= {f"layers/{name}": x for name, x in checkpoint.network.states().items()}
     for slot, state in checkpoint.optimizer.state.items():
         device_arrays |= {f"state/{slot}/{name}": x for name, x in state.items()}
+    for name, state in checkpoint.callbacks.items():
+        kept, _ = _divide(state)
+        device_arrays |= {f"callbacks/{name}/{key}": x for key, x in kept.items()}
     text = json.dumps(_metadata(checkpoint))
     # safetensors ignores strides, so arrays must be contiguous.
-    arrays = {name: np.ascontiguousarray(device.to_host(x)) for name, x in device_arrays.items()}
+    arrays = {
+        name: np.ascontiguousarray(x if isinstance(x, np.ndarray) else device.to_host(x))
+        for name, x in device_arrays.items()
+    }
     for name, x in arrays.items():
         if not np.isfinite(x).all():
             raise DivergenceError(
@@ -100,7 +106,16 @@ def require_saveable(checkpoint: Checkpoint) -> None:
             f"a checkpoint's config may have {MAX_CONFIG:,} characters as JSON, got {length:,}; "
             "store large data in a separate file"
         )
-    _metadata(checkpoint)
+    try:
+        length = len(json.dumps(_metadata(checkpoint)["callbacks"], allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"the state of a callback must be JSON or arrays of NumPy: {error}"
+        ) from error
+    if length > MAX_CONFIG:
+        raise InputError(
+            f"the states of callbacks may have {MAX_CONFIG:,} characters as JSON, got {length:,}"
+        )
     parameters = checkpoint.network.parameters()
     host_arrays = [x for x in parameters.values() if isinstance(x, np.ndarray)]
     spans = sorted(np.lib.array_utils.byte_bounds(x) for x in host_arrays)
@@ -135,9 +150,13 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
         "optimizer": describe_part(optimizer),
         "penalty": None if checkpoint.penalty is None else describe_part(checkpoint.penalty),
         "transforms": [_describe_transform(x) for x in checkpoint.transforms],
+        "metrics": [describe_part(x) for x in checkpoint.metrics],
         "steps": int(optimizer.steps),
         "rng": None if rng is None else get_state(rng),
         "position": checkpoint.progress and asdict(checkpoint.progress),
+        "split": checkpoint.split and asdict(checkpoint.split),
+        "figures": list(dict.fromkeys(name for record in checkpoint.history for name in record)),
+        "callbacks": {name: _divide(state)[1] for name, state in checkpoint.callbacks.items()},
         "config": checkpoint.config,
     }
 
@@ -148,11 +167,28 @@ def _describe_transform(transform: object) -> dict[str, Any]:
     return {"function": getattr(transform, "__qualname__", repr(transform))}
 
 
+def _divide(state: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
+    """Return the arrays of a callback's state, and the rest of it."""
+    arrays: Arrays = {}
+    rest: dict[str, Any] = {}
+    for key, value in state.items():
+        inner = value if isinstance(value, dict) else {}
+        if isinstance(value, np.ndarray):
+            arrays[key] = value
+        elif inner and all(isinstance(x, np.ndarray) for x in inner.values()):
+            arrays |= {f"{key}/{name}": x for name, x in inner.items()}
+        else:
+            rest[key] = value
+    return arrays, rest
+
+
 def _history_columns(history: Sequence[Record]) -> Arrays:
-    """Return a history as arrays: one per field, and one for whether an epoch was validated."""
-    columns: Arrays = {
-        f"history/{name}": np.array([getattr(record, name) for record in history], dtype)
-        for name, dtype in COLUMNS.items()
+    """Return a history as arrays, one for each figure; nan where a record does not have it."""
+    names = dict.fromkeys(name for record in history for name in record)
+    return {
+        f"history/{name}": np.array(
+            [record.get(name, math.nan) for record in history],
+            "int64" if name == "epoch" else "float64",
+        )
+        for name in names
     }
-    validated = [record.validation_loss is not None for record in history]
-    return columns | {"history/validated": np.array(validated, bool)}

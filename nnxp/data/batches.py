@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnxp.arrays import Array
-from nnxp.checks import require_count, require_rng
+from nnxp.checks import Rng, require_count, require_rng
 from nnxp.data.dataset import Dataset
 from nnxp.devices import Device, open_device, require_dtype
 
@@ -62,15 +62,13 @@ class Batches:
         *,
         device: Device | str,
         dtype: str,
-        rng: np.random.Generator | None = None,
+        rng: Rng | None = None,
     ) -> None:
         self.dataset = dataset
         self.batch_size = require_count("batch_size", batch_size)
         self.device = open_device(device)
         self.dtype = require_dtype(dtype)
-        if rng is not None:
-            require_rng(rng)
-        self.rng = rng
+        self.rng = None if rng is None else require_rng(rng)
 
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)

@@ -91,6 +91,40 @@ class Dataset:
             f"labels={self.labels.shape} {self.labels.dtype})"
         )
 
+    def split_off(self, share: float, seed: int) -> tuple[Dataset, Dataset]:
+        """Return a training and a validation set, which are drawn at random.
+
+        Parameters
+        ----------
+        share : float
+            Of the validation set, between 0 and 1: of each class, if labels are class numbers.
+        seed : int
+            The same seed draws the same examples.
+
+        Raises
+        ------
+        InputError
+            If one of both sets would be empty.
+        """
+        count = len(self)
+        if not 0 < share < 1 or not 0 < round(share * count) < count:
+            raise InputError(
+                "validation must be a data set, or a share between 0 and 1 of the examples that "
+                f"leaves some of the {count} for both sets, got {share!r}"
+            )
+        order = np.random.default_rng(seed).permutation(count)
+        if self.labels.ndim == 1 and self.labels.dtype.kind != "f":
+            order = order[np.argsort(self.labels[order], kind="stable")]  # class by class
+        # The positions at which the sum of shares reaches the next whole number.
+        steps = np.floor((np.arange(count) + 1) * share + 0.5)
+        chosen = np.diff(steps, prepend=0.0) > 0
+        test = np.zeros(count, dtype=bool)
+        test[order[chosen]] = True
+        return (
+            Dataset(self.inputs[~test], self.labels[~test]),
+            Dataset(self.inputs[test], self.labels[test]),
+        )
+
     def split(self, every: int) -> tuple[Dataset, Dataset]:
         """Return a training and a test set; one example of `every` goes to the test set.
 
@@ -111,6 +145,23 @@ class Dataset:
             Dataset(self.inputs[~test], self.labels[~test]),
             Dataset(self.inputs[test], self.labels[test]),
         )
+
+
+@dataclass(frozen=True)
+class Split:
+    """How validation examples were taken from a data set; see `Dataset.split_off`.
+
+    Attributes
+    ----------
+    share : float
+    examples : int
+        The number of all examples.
+    seed : int
+    """
+
+    share: float
+    examples: int
+    seed: int
 
 
 def one_hot(labels: npt.NDArray[Any], classes: int) -> npt.NDArray[np.uint8]:

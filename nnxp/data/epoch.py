@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -29,6 +29,8 @@ class EpochProgress:
         State of the generator before it drew the epoch's order.
     seconds : float
         Wall time of the epoch so far.
+    sums : dict of str to list of float
+        Those of the loss and the metrics so far; see `nnxp.step.measured_sums`.
     """
 
     batch: int
@@ -36,6 +38,7 @@ class EpochProgress:
     examples: int
     order: dict[str, Any]
     seconds: float
+    sums: dict[str, list[float]] = field(default_factory=dict)
 
     @classmethod
     def start(cls, batches: Batches) -> Self:

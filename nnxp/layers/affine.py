@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnxp.arrays import Array, namespace_of, sum_rows
-from nnxp.checks import require_count, require_rng
+from nnxp.checks import Rng, require_count, require_rng
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
 from nnxp.initializers import Initializer, he_normal
@@ -23,7 +23,7 @@ class Affine(Layer):
     inputs, outputs : int
         Numbers of features, at least 1. ``W`` has shape (inputs, outputs); ``b`` has shape
         (outputs,) and starts at zero.
-    rng : numpy.random.Generator
+    rng : numpy.random.Generator, SeedSequence or int
         Draws ``W`` on the host, so a seed gives the same weights on every device.
     initializer : callable, optional
         ``initializer(rng, (inputs, outputs))`` returns ``W``; `nnxp.initializers.he_normal` by
@@ -49,14 +49,14 @@ class Affine(Layer):
         inputs: int,
         outputs: int,
         *,
-        rng: np.random.Generator,
+        rng: Rng,
         initializer: Initializer = he_normal,
         dtype: str = "float32",
         device: Device | str = "cpu",
     ) -> None:
         self.inputs = require_count("inputs", inputs)
         self.outputs = require_count("outputs", outputs)
-        require_rng(rng)
+        generator = require_rng(rng)
         if not callable(initializer):
             raise InputError(
                 "initializer must be a function such as nnxp.initializers.he_normal, got "
@@ -65,7 +65,7 @@ class Affine(Layer):
         opened = open_device(device)
         self.device, self.dtype = opened, require_dtype(dtype)
         # Copied: training changes the weights in place, and an initializer may reuse its array.
-        weights = np.array(initializer(rng, (inputs, outputs)))
+        weights = np.array(initializer(generator, (inputs, outputs)))
         if weights.shape != (inputs, outputs):
             raise InputError(
                 f"the initializer must return shape {(inputs, outputs)}, got {weights.shape}"

@@ -46,6 +46,9 @@ class Layer(Part):
         Of parameters and state; a layer that has some sets both. None for a layer without.
     min_batch_size : int
         The smallest batch that can be trained with.
+
+    A layer whose forward depends on the index of a row has the index of the batch's first row as
+    ``row_offset``, and the number of batches as ``state["counter"]``, as `Dropout` has.
     """
 
     min_batch_size: ClassVar[int] = 1

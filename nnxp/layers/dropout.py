@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnxp.arrays import Array, Namespace, device_of, floating_namespace
-from nnxp.checks import FRACTION, require_rng
+from nnxp.checks import FRACTION, Rng, require_rng
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.layers.base import Layer
 from nnxp.parts import Setting
@@ -30,7 +30,7 @@ class Dropout(Layer):
     ----------
     rate : float
         At least 0 and below 1.
-    rng : numpy.random.Generator
+    rng : numpy.random.Generator, SeedSequence or int
         Draws the seed.
     dtype : str, optional
         ``"float32"`` or ``"float64"``, the network's.
@@ -52,16 +52,16 @@ class Dropout(Layer):
         self,
         rate: float,
         *,
-        rng: np.random.Generator,
+        rng: Rng,
         dtype: str = "float32",
         device: Device | str = "cpu",
     ) -> None:
         self.rate = rate
-        require_rng(rng)
+        generator = require_rng(rng)
         opened = open_device(device)
         self.device, self.dtype = opened, require_dtype(dtype)
         self.row_offset = 0
-        seed = rng.integers(-(2**31), 2**31, 1, dtype=np.int32)
+        seed = generator.integers(-(2**31), 2**31, 1, dtype=np.int32)
         self.state["seed"] = opened.asarray(seed)
         self.state["counter"] = opened.asarray(np.zeros(1, np.int32))
 

@@ -1,73 +1,118 @@
-"""Evaluation: mean loss and accuracy of a network on data sets."""
+"""Evaluation: the figures of a network on data sets: loss, accuracy and metrics."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from nnxp.arrays import Array
 from nnxp.data.batches import Batches
-from nnxp.step import Step
+from nnxp.devices import Device
+from nnxp.history import Figures
+from nnxp.metrics import Metric
+from nnxp.step import Step, measured_sums
 
 EVALUATION_BATCH_SIZE = 1000
 """How many examples are evaluated at a time."""
 
 
-class Evaluation(NamedTuple):
-    """Mean loss and accuracy on a data set; the accuracy is nan if there are no classes."""
+class Evaluation(Figures):
+    """The figures of a data set: ``loss``, ``accuracy`` if there are classes, and all metrics."""
 
-    loss: float
-    accuracy: float
+
+class Measured(NamedTuple):
+    """What `evaluate` returns.
+
+    Attributes
+    ----------
+    evaluations : list of Evaluation
+        One for each data set.
+    running : Evaluation or None
+        The figures of the sums of an epoch's steps; None if nothing was summed.
+    penalty : float
+    finite : bool
+        Whether all numbers of all arrays are finite.
+    """
+
+    evaluations: list[Evaluation]
+    running: Evaluation | None
+    penalty: float
+    finite: bool
 
 
 def evaluate(
-    step: Step, data: list[Batches], arrays: Iterable[Array] = ()
-) -> tuple[list[Evaluation], bool]:
-    """Evaluate a network on data sets and check arrays, with one wait for the device.
+    step: Step, data: list[Batches], device: Device, count: int = 0, arrays: Iterable[Array] = ()
+) -> Measured:
+    """Evaluate a network on data sets and the sums of its last steps, and check arrays.
+
+    All of it waits once for the device.
 
     Parameters
     ----------
     step : Step
-        Its network, loss and penalty are used.
+        Its network, loss, penalty, metrics and sums are used.
     data : list of Batches
-        One for each data set, on the network's device.
+        One for each data set, on the device.
+    device : Device
+    count : int, optional
+        The number of examples in the step's sums.
     arrays : iterable of array, optional
         On the same device.
-
-    Returns
-    -------
-    evaluations : list of Evaluation
-        One for each data set.
-    finite : bool
-        Whether all numbers of all `arrays` are finite.
     """
-    network, loss, penalty = step.network, step.loss, step.penalty
-    device = data[0].device
-    xp = device.xp
-    sums: list[Array] = []  # of each data set the losses, then the correct examples, by batch
-    counts = []  # how many losses and how many counts of correct examples
-    for batches in data:
-        losses, corrects = [], []
-        for inputs, labels in batches:
-            scores = network.predict(inputs)
-            value = loss.forward(scores, labels, training=False)
-            losses.append(value * inputs.shape[0])
-            correct = loss.correct(scores, labels)
-            if correct is not None:
-                corrects.append(xp.sum(xp.astype(correct, value.dtype)))
-        sums += losses + corrects
-        counts += [len(losses), len(corrects)]
-    penalized = 0.0 if penalty is None else penalty.value(network.parameters().trainable)
-    if not isinstance(penalized, float):
-        sums.append(penalized)
-    sums += [xp.astype(xp.all(xp.isfinite(x)), sums[0].dtype) for x in arrays]
-    measured = iter(device.to_host(xp.stack(sums)).tolist())
-    totals = [sum(itertools.islice(measured, n)) if n else math.nan for n in counts]
-    added = penalized if isinstance(penalized, float) else next(measured)
-    evaluations = [
-        Evaluation(added + losses / len(batches.dataset), corrects / len(batches.dataset))
-        for batches, losses, corrects in zip(data, totals[::2], totals[1::2], strict=True)
+    xp, penalty, metrics = device.xp, step.penalty, step.metrics
+    # The sums of each data set's batches, and those of the steps.
+    groups = [[_sums(step, *batch) for batch in batches] for batches in data]
+    groups.append([step.sums] if step.sums else [])
+    pending = [x for group in groups for sums in group for x in sums.values()]
+    penalized = 0.0
+    if penalty is not None:
+        value = penalty.value(step.network.parameters().trainable)
+        penalized = value if isinstance(value, float) else math.nan
+        pending += [] if isinstance(value, float) else [xp.reshape(value, (-1,))]
+    dtype = getattr(xp, step.network.dtype or "float32")
+    pending += [xp.reshape(xp.astype(xp.all(xp.isfinite(x)), dtype), (-1,)) for x in arrays]
+    numbers = iter(device.to_host(xp.concat(pending)).tolist())
+    totals = [_total(group, numbers) for group in groups]
+    if math.isnan(penalized):
+        penalized = next(numbers)
+    counts = [*(len(batches.dataset) for batches in data), count]
+    figures = [
+        _figures(sums, metrics, n, penalized) for sums, n in zip(totals, counts, strict=True)
     ]
-    return evaluations, all(measured)
+    running = figures.pop()
+    return Measured(figures, running if step.sums else None, penalized, all(numbers))
+
+
+def _sums(step: Step, inputs: Array, labels: Array) -> dict[str, Array]:
+    scores = step.network.predict(inputs)
+    value = step.loss.forward(scores, labels, training=False)
+    return measured_sums(step.loss, step.metrics, scores, labels, value)
+
+
+def _total(group: list[dict[str, Array]], numbers: Iterator[float]) -> dict[str, list[float]]:
+    """Return the sums over all batches by name, and advance `numbers`, which hold them in order."""
+    totals: dict[str, list[float]] = {}
+    for sums in group:
+        for name, x in sums.items():
+            own = list(itertools.islice(numbers, x.shape[0]))
+            before = totals.get(name, [0.0] * len(own))
+            totals[name] = [a + b for a, b in zip(before, own, strict=True)]
+    return totals
+
+
+def _figures(
+    totals: Mapping[str, Sequence[float]], metrics: Sequence[Metric], count: int, penalty: float
+) -> Evaluation:
+    """Return the figures of these sums over `count` examples; without those that are nan."""
+    if not totals:
+        return Evaluation()
+    figures = {"loss": penalty + totals["loss"][0] / count}
+    if "accuracy" in totals:
+        figures["accuracy"] = totals["accuracy"][0] / count
+    for metric in metrics:
+        value = float(metric.value(totals[metric.name], count))
+        if math.isfinite(value):
+            figures[metric.name] = value
+    return Evaluation(**figures)

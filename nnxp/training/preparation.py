@@ -7,17 +7,20 @@ import math
 import numpy as np
 
 from nnxp.arrays import Array
+from nnxp.checks import require_list
 from nnxp.data.batches import Batches, prepare_batch
 from nnxp.data.dataset import Dataset
 from nnxp.devices import Device
 from nnxp.errors import InputError
 from nnxp.layers.base import require_no_layers
 from nnxp.losses import Loss
+from nnxp.metrics import Metric
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.parts import Part, definition, numbers_of
 from nnxp.penalties import Penalty
-from nnxp.step import Step
+from nnxp.step import Step, measured_sums
+from nnxp.training.callbacks import Callback
 
 
 def require_dataset(dataset: object) -> Dataset:
@@ -30,10 +33,10 @@ def require_dataset(dataset: object) -> Dataset:
     return dataset
 
 
-def require_suitable(batches: Batches, name: str, network: Sequential, loss: Loss) -> None:
-    """Raise an `InputError` unless network and loss can be computed for all examples.
+def require_suitable(batches: Batches, name: str, step: Step) -> dict[str, Array]:
+    """Return the sums of the first example's loss and metrics; raise if there can be none.
 
-    The first example is predicted; all labels, and all numbers' ranges, are checked on the host.
+    The first example is measured; all labels, and all numbers' ranges, are checked on the host.
 
     Parameters
     ----------
@@ -41,12 +44,16 @@ def require_suitable(batches: Batches, name: str, network: Sequential, loss: Los
         On the network's device and in its dtype.
     name : str
         Of the data set, for the error: "training" or "validation".
-    network : Sequential
-    loss : Loss
+    step : Step
+
+    Raises
+    ------
+    InputError
+        If the network, the loss or a metric does not take the examples.
     """
     dataset, device, dtype = batches.dataset, batches.device, batches.dtype
     if batches.rng is not None:
-        _require_large_batches(batches, network)
+        _require_large_batches(batches, step)
     for values in (dataset.inputs, dataset.labels):
         if values.dtype.kind == "f" and values.dtype != dtype:
             largest = max(abs(float(values.min())), abs(float(values.max())))
@@ -57,17 +64,47 @@ def require_suitable(batches: Batches, name: str, network: Sequential, loss: Los
                 )
     try:
         with device.current():
-            inputs, _ = prepare_batch(dataset.inputs[:1], dataset.labels[:1], device, dtype)
-            scores = network.predict(inputs)
-        loss.check_labels(dataset.labels, tuple(scores.shape[1:]))
+            first = prepare_batch(dataset.inputs[:1], dataset.labels[:1], device, dtype)
+            scores = step.network.predict(first[0])
+            step.loss.check_labels(dataset.labels, tuple(scores.shape[1:]))
+            return _measure(step, scores, first[1])
     except InputError as error:
         raise InputError(f"the {name} data do not suit: {error}") from error
 
 
-def _require_large_batches(batches: Batches, network: Sequential) -> None:
+def _measure(step: Step, scores: Array, labels: Array) -> dict[str, Array]:
+    """Return the sums of a batch's loss and metrics, after a check of their sizes."""
+    value = step.loss.forward(scores, labels, training=False)
+    sums = measured_sums(step.loss, step.metrics, scores, labels, value)
+    for metric in step.metrics:
+        if sums[metric.name].shape[0] != metric.size:
+            raise InputError(
+                f"{metric!r}.measure must return {metric.size} sums, its size, got "
+                f"{sums[metric.name].shape[0]}"
+            )
+    return sums
+
+
+def require_callbacks(callbacks: object) -> list[Callback]:
+    """Return `callbacks` as a list, if they are objects of `Callback`, each once."""
+    found = list(require_list("callbacks", callbacks))
+    for callback in found:
+        if not isinstance(callback, Callback):
+            is_class = isinstance(callback, type) and issubclass(callback, Callback)
+            remedy = f"; make an object: {callback.__name__}()" if is_class else ""
+            raise InputError(
+                f"a callback must be an object of nnxp.callbacks.Callback, got {callback!r}{remedy}"
+            )
+    if len({id(x) for x in found}) < len(found):
+        raise InputError("the same callback is given twice; make one object for each")
+    return found
+
+
+def _require_large_batches(batches: Batches, step: Step) -> None:
     """Raise an `InputError` if an epoch has a smaller batch than a layer can be trained with."""
-    layer = max(network.leaves(), key=lambda layer: layer.min_batch_size)
-    least, size, count = layer.min_batch_size, batches.batch_size, len(batches.dataset)
+    layer = max(step.network.leaves(), key=lambda layer: layer.min_batch_size)
+    least, count = layer.min_batch_size, len(batches.dataset)
+    size = step.micro_batch_size or batches.batch_size
     smallest = min(size, count % size or size)
     if smallest >= least:
         return
@@ -89,6 +126,16 @@ def require_trainable(step: Step) -> None:
             raise InputError(f"Trainer expects a {kind.__name__} object, got {thing!r}")
     if not isinstance(step.penalty, Penalty | None):
         raise InputError(f"penalty must be a Penalty such as nnxp.L2(1e-4), got {step.penalty!r}")
+    given: tuple[object, ...] = step.metrics
+    for metric in given:
+        if not isinstance(metric, Metric) or not hasattr(metric, "name"):
+            raise InputError(
+                "a metric must be an object of nnxp.metrics.Metric with a name, such as "
+                f"nnxp.metrics.TopAccuracy(5), got {metric!r}"
+            )
+    names = ["loss", "accuracy", *(metric.name for metric in step.metrics)]
+    if len(set(names)) < len(names):
+        raise InputError(f"each metric needs a name of its own, got {', '.join(names)}")
     for transform in step.transforms:
         if isinstance(transform, type) or not callable(transform):
             raise InputError(
@@ -102,8 +149,8 @@ def require_trainable(step: Step) -> None:
         if isinstance(part, Part):
             require_no_layers(part, [network, *network.all_layers()])
     for slot, kept in optimizer.state.items():
-        given: object = kept
-        arrays = given.values() if isinstance(given, dict) else [given]
+        slot_state: object = kept
+        arrays = slot_state.values() if isinstance(slot_state, dict) else [slot_state]
         if not_array := [x for x in arrays if not hasattr(x, "__dlpack__")]:
             raise InputError(
                 f"state[{slot!r}] of {optimizer!r} must be a dictionary of one array for each "

@@ -76,7 +76,7 @@ class Stepper:
                 captured = self._choose(plain_step, step, batches, capture, own_step)
                 if captured is None:
                     return lambda rows: plain_step(*batches.take(rows))
-                return stack.enter_context(captured.bind(batches))
+                return stack.enter_context(captured.bind(batches, step.sums))
 
             chosen = choose()
 
@@ -141,7 +141,7 @@ class Stepper:
     ) -> CapturedSteps:
         """Return captured steps: those of the last call if they match."""
         captured = self.captured
-        if not isinstance(captured, kind) or not captured.matches(contents, batches):
+        if not isinstance(captured, kind) or not captured.matches(step, contents, batches):
             self.captured = captured = None  # frees its memory before the new one takes some
             self.captured = captured = kind(step, batches)
         return captured

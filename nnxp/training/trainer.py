@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
+from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
 from nnxp.arrays import Array
-from nnxp.checkpoint import Checkpoint, load, lock_target, require_saveable, resolve_target, save
-from nnxp.checks import require_count, require_rng, warn
+from nnxp.checkpoint import Checkpoint as SavedTraining
+from nnxp.checkpoint import load, lock_target, require_saveable, resolve_target, save
+from nnxp.checks import Rng, require_count, require_list, require_rng, warn
 from nnxp.data.batches import Batches
-from nnxp.data.dataset import Dataset
+from nnxp.data.dataset import Dataset, Split
 from nnxp.data.epoch import EpochProgress
 from nnxp.devices import Device
 from nnxp.devices.threads import limit_blas_threads
@@ -24,33 +29,26 @@ from nnxp.errors import DivergenceError, InputError
 from nnxp.history import Record, append_record
 from nnxp.layers import Softmax
 from nnxp.losses import Loss, SoftmaxWithLoss
+from nnxp.metrics import Metric
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.penalties import Penalty
 from nnxp.step import Step
+from nnxp.training.callbacks import Callback, Checkpoint, Progress
 from nnxp.training.divergence import Snapshot, parameters_and_state, raise_at_divergence
 from nnxp.training.evaluation import EVALUATION_BATCH_SIZE, Evaluation, evaluate
 from nnxp.training.preparation import (
     describe_work,
     flush_denormals,
     replace_unusable_arrays,
+    require_callbacks,
     require_dataset,
     require_representable,
     require_suitable,
     require_trainable,
 )
-from nnxp.training.progress import progress_bar
 from nnxp.training.stepping import Stepper, require_capture
 from nnxp.transforms import Transform
-
-
-class _Options(NamedTuple):
-    """When `fit` saves and stops, and what it shows; see its parameters."""
-
-    checkpoint: Path | None = None
-    checkpoint_every: int | None = None
-    stop: Callable[[], bool] | None = None
-    verbose: bool = False
 
 
 class Trainer:
@@ -67,6 +65,8 @@ class Trainer:
         Applied to the gradients before the update, one after the other, such as
         ``[nnxp.ClipNorm(1.0)]``; or functions of your own, which take parameters and gradients by
         name and return the new gradients.
+    metrics : iterable of Metric, optional
+        Measured beside loss and accuracy, such as ``[nnxp.metrics.TopAccuracy(5)]``.
     capture : bool or "auto", optional
         Whether `fit` prepares a step once and repeats it (a captured step): with fixed buffers on
         NumPy, compiled on JAX, as a CUDA graph on CuPy. They agree with plain steps up to
@@ -81,6 +81,8 @@ class Trainer:
         At most 10,000 records are kept; see `nnxp.history.append_record`.
     rng : numpy.random.Generator or None
         The generator that the last `fit` drew its orders from, or the one that `resume` loaded.
+    measured : tuple of str
+        The names of the figures in the records of the last `fit`.
     config : dict
         Your own settings, saved in checkpoints. As JSON: keys become strings, tuples lists.
 
@@ -105,12 +107,12 @@ class Trainer:
         *,
         penalty: Penalty | None = None,
         transforms: Iterable[Transform] = (),
+        metrics: Iterable[Metric] = (),
         capture: bool | str = "auto",
     ) -> None:
-        if not isinstance(transforms, Iterable):
-            raise InputError(f"transforms must be a list, got {transforms!r}; use [{transforms!r}]")
-        transforms = tuple(transforms)
-        require_trainable(Step(network, loss, optimizer, penalty, transforms))
+        transforms = require_list("transforms", transforms)
+        metrics = require_list("metrics", metrics)
+        require_trainable(Step(network, loss, optimizer, penalty, transforms, metrics))
         if network.device is None or network.dtype is None:
             raise InputError(f"{network!r} has no parameters to train")
         replace_unusable_arrays(network, optimizer, network.device)
@@ -124,18 +126,30 @@ class Trainer:
         self.optimizer = optimizer
         self.penalty = penalty
         self.transforms = transforms
+        self.metrics = metrics
         self.capture = require_capture(capture)
         self.history: list[Record] = []
         self.config: dict[str, Any] = {}
         self.rng: np.random.Generator | None = None
+        self.measured: tuple[str, ...] = ()
         self._device: Device = network.device
         self._dtype: str = network.dtype
         self._progress: EpochProgress | None = None  # within an epoch that was stopped
+        self._sums: dict[str, Array] = {}  # of the epoch's loss and metrics so far
+        self._micro_batch_size: int | None = None
+        self._epoch_steps = (0, 0)
+        self._split: Split | None = None
+        self._callbacks: dict[str, Callback] = {}  # of the last `fit`, by the name in checkpoints
+        self._callback_states: dict[str, dict[str, Any]] = {}  # of a checkpoint, not given yet
         self._training = False
         self._stepper = Stepper()
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_stepper": Stepper(), "_training": False}  # a copy captures its own
+        # A copy has its own captured steps, and is not within an epoch that trains.
+        own = {"_stepper": Stepper(), "_training": False, "_callbacks": {}, "_sums": {}}
+        if self._progress is not None and self._sums:
+            own["_progress"] = replace(self._progress, sums=self._host_sums())
+        return vars(self) | own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -145,6 +159,16 @@ class Trainer:
     def epochs(self) -> int:
         """The number of finished epochs, over all calls of `fit`."""
         return self.history[-1].epoch if self.history else 0
+
+    @property
+    def epoch_steps(self) -> tuple[int, int]:
+        """The steps done in the current epoch, and all of its steps, for a callback's `step`."""
+        return self._epoch_steps
+
+    @property
+    def epoch_is_finished(self) -> bool:
+        """Whether the training was not stopped within an epoch."""
+        return self._progress is None
 
     @property
     def captured(self) -> str:
@@ -166,7 +190,16 @@ class Trainer:
             return self._whole_step()(inputs, labels)
 
     def _whole_step(self) -> Step:
-        return Step(self.network, self.loss, self.optimizer, self.penalty, tuple(self.transforms))
+        return Step(
+            self.network,
+            self.loss,
+            self.optimizer,
+            self.penalty,
+            tuple(self.transforms),
+            tuple(self.metrics),
+            sums=self._sums,
+            micro_batch_size=self._micro_batch_size,
+        )
 
     def fit(
         self,
@@ -174,13 +207,14 @@ class Trainer:
         *,
         epochs: int,
         batch_size: int,
-        rng: np.random.Generator,
-        validation: Dataset | None = None,
+        rng: Rng | None = None,
+        validation: Dataset | float | None = None,
+        callbacks: Iterable[Callback] = (),
+        train_metrics: str = "running",
+        accumulate: int = 1,
         verbose: bool = False,
         checkpoint: str | Path | None = None,
         checkpoint_every: int | None = None,
-        after_epoch: Callable[[list[Record]], object] | None = None,
-        stop: Callable[[], bool] | None = None,
     ) -> list[Record]:
         """Train for some epochs, each over all examples in a new order.
 
@@ -191,24 +225,33 @@ class Trainer:
         ----------
         train : Dataset
         epochs, batch_size : int
-            At least 1. An epoch that was interrupted (see `stop` and `resume`) is finished first
-            and counts as one of them.
-        rng : numpy.random.Generator
-            Draws the orders.
-        validation : Dataset, optional
-            Evaluated after each epoch.
+            At least 1. An epoch that was interrupted (see `callbacks` and `resume`) is finished
+            first and counts as one of them.
+        rng : numpy.random.Generator, SeedSequence or int
+            Draws the orders; a seed makes a new generator. Optional once the trainer has one, its
+            `rng`.
+        validation : Dataset or float, optional
+            Evaluated after each epoch. A number between 0 and 1 is the share of the examples of
+            each class that are taken from `train`, at random; they stay the same in later calls
+            with this share, also after `resume`.
+        callbacks : iterable of Callback, optional
+            Called before the first step, after each step and epoch, and at the end; see
+            `nnxp.callbacks`. If one of them stops the training within an epoch, the next call of
+            `fit` resumes there.
+        train_metrics : {"running", "after"}, optional
+            What the training figures of a record are: means over the epoch's steps, each with its
+            own weights; or measured on all training examples after the epoch, with the same weights
+            as the validation, which takes longer. Always the latter if `step` is overridden.
+        accumulate : int, optional
+            Steps of ``accumulate * batch_size`` examples, whose gradients are computed
+            `batch_size` examples at a time, which needs less memory. The gradients are those of the
+            large batch, except that `BatchNorm` uses the statistics of the small ones.
         verbose : bool, optional
-            Print a line per epoch, and show a progress bar on a terminal.
+            Add `nnxp.callbacks.Progress`.
         checkpoint : path, optional
-            File that `save` writes after each epoch; no other process may train into it meanwhile.
+            Add `nnxp.callbacks.Checkpoint` with this path.
         checkpoint_every : int, optional
-            Write the checkpoint also each time after this number of steps.
-        after_epoch : callable, optional
-            Called with `history` after each epoch.
-        stop : callable, optional
-            Called after each step and each epoch; if it returns True, the checkpoint is written and
-            `fit` returns. It may evaluate and save, but neither train nor change parameters or
-            state. The next call of `fit` resumes there.
+            Its ``every``.
 
         Returns
         -------
@@ -233,38 +276,53 @@ class Trainer:
             If training with this batch size does not fit into the device's memory.
         """
         require_count("epochs", epochs)
+        require_count("batch_size", batch_size)
+        require_count("accumulate", accumulate)
+        if train_metrics not in ("running", "after"):
+            raise InputError(f'train_metrics must be "running" or "after", got {train_metrics!r}')
+        given = require_callbacks(callbacks)
         if checkpoint_every is not None:
             require_count("checkpoint_every", checkpoint_every)
-            if checkpoint is None:
-                raise InputError("checkpoint_every needs a checkpoint to write; give its path")
-        require_rng(rng)
-        data = [self._batches(train, batch_size, rng)]
-        require_suitable(data[0], "training", self.network, self.loss)
-        if validation is not None:
-            data.append(self._batches(validation, EVALUATION_BATCH_SIZE))
-            require_suitable(data[1], "validation", self.network, self.loss)
+        if checkpoint is not None:
+            given.append(Checkpoint(checkpoint, every=checkpoint_every))
+        elif checkpoint_every is not None:
+            raise InputError("checkpoint_every needs a checkpoint to write; give its path")
+        if verbose:  # last, so that a line is printed once the checkpoint is written
+            given.append(Progress())
+        rng = self._generator(rng)
+        dataset = require_dataset(train)
+        held_out: object = validation
+        if isinstance(held_out, Real):
+            dataset, held_out = self._take_share(dataset, float(held_out), rng)
+        self._micro_batch_size = batch_size if accumulate > 1 else None
+        data = [self._batches(dataset, batch_size * accumulate, rng)]
+        step = self._whole_step()
+        sums = require_suitable(data[0], "training", step)
+        self.measured = ("epoch", *(f"train_{name}" for name in sums))
+        running = train_metrics == "running" and not self._has_own_step()
+        first_sums = {name: x * 0.0 for name, x in sums.items() if running}
+        if held_out is not None:
+            data.append(self._batches(held_out, EVALUATION_BATCH_SIZE))
+            sums = require_suitable(data[1], "validation", step)
+            self.measured += tuple(f"validation_{name}" for name in sums)
+        self.measured += ("seconds",) if self.penalty is None else ("penalty", "seconds")
         self._require_resumable(data[0])
         self.rng = rng
-        if checkpoint is not None:
-            checkpoint = resolve_target(checkpoint)
-            require_saveable(self._checkpoint())
-        options = _Options(checkpoint, checkpoint_every, stop, verbose)
+        self._give_states(given)
         with contextlib.ExitStack() as stack:
-            if checkpoint is not None:
-                stack.enter_context(lock_target(checkpoint))
             stack.enter_context(self._session(data, training=True))
-            for _ in range(epochs):
-                record = self._epoch(data, options)
+            stopping = False
+            for callback in given:
+                stack.push(partial(_finish, self, callback))
+                stopping = bool(callback.start(self)) or stopping
+            observers = [callback for callback in given if callback.every_step]
+            for _ in range(0 if stopping else epochs):
+                record = self._epoch(data, observers, first_sums)
                 if record is None:
                     break
                 append_record(self.history, record)
-                if verbose:
-                    print(record, flush=True)
-                if after_epoch is not None:
-                    after_epoch(self.history)
-                if checkpoint is not None:  # last, so that it has what `after_epoch` changed
-                    self.save(checkpoint)
-                if stop is not None and stop():
+                stops = [callback.epoch(self, record) for callback in given]
+                if any(stops):
                     break
         return self.history
 
@@ -291,14 +349,14 @@ class Trainer:
                     f"{getattr(batches, what)}; make them with {what}=network.{what}"
                 )
         progress = self._progress or EpochProgress.start(batches)
-        require_suitable(batches, "training", self.network, self.loss)
+        require_suitable(batches, "training", self._whole_step())
         self._require_resumable(batches)
         self.rng = batches.rng
         with self._session([batches], training=True):
-            self._train(batches, progress, _Options())
+            self._train(batches, progress, [])
 
     def evaluate(self, dataset: Dataset, batch_size: int = EVALUATION_BATCH_SIZE) -> Evaluation:
-        """Return mean loss and accuracy over all examples.
+        """Return the figures of all examples: loss, accuracy if there are classes, and metrics.
 
         Parameters
         ----------
@@ -307,10 +365,11 @@ class Trainer:
             How many examples are evaluated at a time.
         """
         data = [self._batches(dataset, batch_size)]
-        require_suitable(data[0], "given", self.network, self.loss)
+        step = self._whole_step()
+        step.sums = {}
+        require_suitable(data[0], "given", step)
         with self._session(data):
-            (evaluation,), _ = evaluate(self._whole_step(), data)
-        return evaluation
+            return evaluate(step, data, self._device).evaluations[0]
 
     def save(self, path: str | Path) -> None:
         """Write the whole state of the training to one file, a checkpoint.
@@ -353,6 +412,7 @@ class Trainer:
         optimizer: Optimizer | None = None,
         penalty: Penalty | None = None,
         transforms: Iterable[Transform] | None = None,
+        metrics: Iterable[Metric] | None = None,
         capture: bool | str = "auto",
     ) -> Self:
         """Return a trainer in the state that `save` wrote.
@@ -368,7 +428,7 @@ class Trainer:
             A file of `save`.
         device : Device or str, optional
             The device to continue on, independent of the saved one; the CPU by default.
-        network, loss, optimizer, penalty, transforms : optional
+        network, loss, optimizer, penalty, transforms, metrics : optional
             Used in place of the saved parts, for example those of a class that is not registered;
             parameters and state are loaded from the file.
         capture : bool or "auto", optional
@@ -408,25 +468,83 @@ class Trainer:
             loss=loss,
             optimizer=optimizer,
             penalty=penalty,
-            transforms=None if transforms is None else tuple(transforms),
+            transforms=None if transforms is None else require_list("transforms", transforms),
+            metrics=None if metrics is None else require_list("metrics", metrics),
         )
         trainer = cls(saved.network, saved.loss, saved.optimizer, capture=capture)
         trainer.penalty, trainer.transforms = saved.penalty, saved.transforms
+        trainer.metrics, trainer._split = saved.metrics, saved.split
+        trainer._callback_states = saved.callbacks
         trainer.history, trainer.config = saved.history, saved.config
         trainer.rng, trainer._progress = saved.rng, saved.progress
         return trainer
 
-    def _checkpoint(self) -> Checkpoint:
-        return Checkpoint(
+    def lock(self, path: str | Path) -> AbstractContextManager[None]:
+        """Return a context in which no other process can train into a checkpoint.
+
+        Raises
+        ------
+        InputError
+            If the training cannot be saved; see `save`.
+        CheckpointError
+            If the path cannot name a file, or another process has the lock.
+        """
+        path = resolve_target(path)
+        require_saveable(self._checkpoint())
+        return lock_target(path)
+
+    def _checkpoint(self) -> SavedTraining:
+        states = {name: x.saved_state(self) for name, x in self._callbacks.items()}
+        states = {name: state for name, state in states.items() if state}
+        progress = self._progress
+        if progress is not None and self._sums:
+            progress = replace(progress, sums=self._host_sums())
+        return SavedTraining(
             self.network, self.loss, self.optimizer, self.penalty, tuple(self.transforms),
-            self._device, self.history, self.rng, self._progress, self.config,
+            tuple(self.metrics), self._device, self.history, self.rng, progress, self._split,
+            self._callback_states | states, self.config,
         )  # fmt: skip
 
+    def _host_sums(self) -> dict[str, list[float]]:
+        return {name: self._device.to_host(x).tolist() for name, x in self._sums.items()}
+
+    def _generator(self, rng: object) -> np.random.Generator:
+        """Return the generator that a call of `fit` uses."""
+        if rng is None and self.rng is None:
+            raise InputError("fit needs a seed or a generator: give rng=0, for example")
+        return self.rng if rng is None and self.rng is not None else require_rng(rng)
+
+    def _take_share(
+        self, dataset: Dataset, share: float, rng: np.random.Generator
+    ) -> tuple[Dataset, Dataset]:
+        """Return the training and the validation examples of a data set."""
+        if self._split is None or (self._split.share, self._split.examples) != (
+            share, len(dataset)
+        ):  # fmt: skip
+            self._split = Split(share, len(dataset), int(rng.integers(2**31)))
+        return dataset.split_off(share, self._split.seed)
+
+    def _give_states(self, callbacks: list[Callback]) -> None:
+        """Give callbacks the states of a checkpoint, and warn of states that no callback takes."""
+        numbers: Counter[str] = Counter()
+        self._callbacks = {}
+        for callback in callbacks:
+            name = type(callback).__name__
+            numbers[name] += 1
+            self._callbacks[f"{name}{numbers[name]}"] = callback
+        for name in self._callbacks.keys() & self._callback_states.keys():
+            self._callbacks[name].state = self._callback_states.pop(name)
+        if self._callback_states:
+            names = ", ".join(x.rstrip("0123456789") for x in self._callback_states)
+            self._callback_states = {}
+            warn(f"the checkpoint has the state of {names}, which is not among the callbacks")
+
     def _batches(
-        self, dataset: Dataset, batch_size: int, rng: np.random.Generator | None = None
+        self, dataset: object, batch_size: int, rng: np.random.Generator | None = None
     ) -> Batches:
-        dataset = require_dataset(dataset)
-        return Batches(dataset, batch_size, device=self._device, dtype=self._dtype, rng=rng)
+        return Batches(
+            require_dataset(dataset), batch_size, device=self._device, dtype=self._dtype, rng=rng
+        )
 
     def _require_resumable(self, batches: Batches) -> None:
         """Raise unless training can start, or an interrupted epoch can be resumed, with these."""
@@ -471,89 +589,125 @@ class Trainer:
                 self._stepper.captured = None  # it may be what did not fit into memory
                 raise
 
-    def _epoch(self, data: list[Batches], options: _Options) -> Record | None:
-        """Train an epoch, evaluate, and return the epoch's record; None if `stop` stopped it.
+    def _epoch(
+        self, data: list[Batches], observers: list[Callback], first_sums: dict[str, Array]
+    ) -> Record | None:
+        """Train an epoch, evaluate, and return the epoch's record; None if it was stopped.
 
         Parameters
         ----------
         data : list of Batches
             Training examples, and validation examples if there are any.
-        options : _Options
+        observers : list of Callback
+            Those to call after each step.
+        first_sums : dict of str to array
+            The zeros from which the steps' figures are summed; none, if the training examples are
+            evaluated after the epoch.
         """
         batches = data[0]
         epoch = self.epochs + 1
         progress = self._progress or EpochProgress.start(batches)
         before = Snapshot(self.network, self.optimizer, self._device)
         start = time.perf_counter() - progress.seconds
+        self._sums = (
+            self._resumed_sums(progress, first_sums) if progress.batch else dict(first_sums)
+        )
         try:
-            if not self._train(batches, progress, options):
+            if not self._train(batches, progress, observers):
                 return None
-            (on_train, *rest), finite = evaluate(
+            evaluated = data[1:] if self._sums else data
+            measured = evaluate(
                 self._whole_step(),
-                [x.in_order(EVALUATION_BATCH_SIZE) for x in data],
+                [x.in_order(EVALUATION_BATCH_SIZE) for x in evaluated],
+                self._device,
+                len(batches.dataset),
                 parameters_and_state(self.network, self.optimizer).values(),
             )
-            if not (finite and math.isfinite(on_train.loss)):
+            evaluations = measured.evaluations
+            on_train = measured.running if measured.running is not None else evaluations.pop(0)
+            if not (measured.finite and math.isfinite(on_train.loss)):
                 loss = f"the loss is {on_train.loss}"
-                what = loss if finite else "parameters or state are not finite"
+                what = loss if measured.finite else "parameters or state are not finite"
                 raise DivergenceError(
                     f"{what} after epoch {epoch}; start from new weights with a lower learning "
                     f"rate, now {self.optimizer.learning_rate:g}"
                 )
         except DivergenceError:
+            self._sums = {}
             before.restore()
             self._progress = None
             raise_at_divergence(self.step, self._whole_step(), batches, progress, epoch)
             before.restore()
             self._progress = progress if progress.batch else None
             raise
-        on_validation = rest[0] if rest else None
-        return Record(
-            epoch,
-            train_loss=on_train.loss,
-            train_accuracy=on_train.accuracy,
-            validation_loss=on_validation.loss if on_validation else None,
-            validation_accuracy=on_validation.accuracy if on_validation else None,
-            seconds=time.perf_counter() - start,
-        )
+        finally:
+            self._sums = {}
+        figures = {f"train_{name}": x for name, x in on_train.items()}
+        for evaluation in evaluations:
+            figures |= {f"validation_{name}": x for name, x in evaluation.items()}
+        if self.penalty is not None:
+            figures["penalty"] = measured.penalty
+        return Record(epoch, **figures, seconds=time.perf_counter() - start)
 
-    def _train(self, batches: Batches, progress: EpochProgress, options: _Options) -> bool:
-        """Do the remaining updates of an epoch; return False if `stop` stopped it.
+    def _resumed_sums(
+        self, progress: EpochProgress, first_sums: dict[str, Array]
+    ) -> dict[str, Array]:
+        """Return the sums of the steps that an epoch to resume has done.
+
+        None if these steps were not summed: the examples are then evaluated after the epoch.
+        """
+        if not progress.sums or not first_sums:
+            return {}
+        sizes = {name: x.shape[0] for name, x in first_sums.items()}
+        if {name: len(x) for name, x in progress.sums.items()} != sizes:
+            raise InputError(
+                "this trainer was stopped within an epoch with other metrics; resume it with the "
+                "same"
+            )
+        return {
+            name: self._device.asarray(np.array(x), dtype=self._dtype)
+            for name, x in progress.sums.items()
+        }
+
+    def _train(self, batches: Batches, progress: EpochProgress, observers: list[Callback]) -> bool:
+        """Do the remaining updates of an epoch; return False if a callback stopped it.
 
         Parameters
         ----------
         batches : Batches
         progress : EpochProgress
             Where in the epoch to start.
-        options : _Options
+        observers : list of Callback
+            Those to call after each step.
         """
         start = time.perf_counter() - progress.seconds
         rows: Iterable[Array] = progress.remaining_rows(batches)
-        if options.verbose:
-            name = f"epoch {self.epochs + 1:3d}"
-            rows = progress_bar(rows, name, total=len(batches), done=progress.batch)
         self._progress = None
         if not progress.batch:
             flush_denormals(self.optimizer)
         current = replace(progress)
-        observed = options.stop is not None or options.checkpoint_every is not None
-        with self._keep_progress(progress), self._steps(batches, observed) as step:
+        total = len(batches)
+        with self._keep_progress(progress), self._steps(batches, bool(observers)) as step:
             for done, batch in enumerate(rows, progress.batch + 1):
                 step(batch)
-                if not observed:
+                if not observers:
                     continue
                 current.batch, current.seconds = done, time.perf_counter() - start
-                self._progress = current  # for a save by `stop`, or the one below
-                stopping = options.stop is not None and options.stop()
-                every = options.checkpoint_every
-                if stopping or (every and self.optimizer.steps % every == 0):
-                    current.seconds = time.perf_counter() - start
-                    if options.checkpoint is not None:
-                        self.save(options.checkpoint)
-                    if stopping:
-                        return False
+                self._progress, self._epoch_steps = current, (done, total)  # for a save
+                try:
+                    stops = [callback.step(self) for callback in observers]
+                except BaseException:
+                    current.sums = self._host_sums()
+                    raise
+                if any(stops):
+                    current.sums, current.seconds = self._host_sums(), time.perf_counter() - start
+                    return False
                 self._progress = None
         return True
+
+    def _has_own_step(self) -> bool:
+        """Return whether `step` is overridden, in a subclass or on the object."""
+        return type(self).step is not _STEP or "step" in vars(self)
 
     @contextlib.contextmanager
     def _keep_progress(self, progress: EpochProgress) -> Iterator[None]:
@@ -569,16 +723,25 @@ class Trainer:
     @contextlib.contextmanager
     def _steps(self, batches: Batches, observed: bool) -> Iterator[Callable[[Array], object]]:
         """Provide the function that does one step, given a batch's rows; see `Stepper.bind`."""
-        own_step = type(self).step is not _STEP or "step" in vars(self)
         with self._stepper.bind(
             self.step,
             self._whole_step(),
             batches,
             capture=self.capture,
-            own_step=own_step,
+            own_step=self._has_own_step(),
             observed=observed,
         ) as step:
             yield step
 
 
 _STEP = Trainer.step
+
+
+def _finish(
+    trainer: Trainer,
+    callback: Callback,
+    _: type[BaseException] | None,
+    error: BaseException | None,
+    __: object,
+) -> None:
+    callback.finish(trainer, error)

@@ -1,0 +1,432 @@
+"""Callbacks: code of your own during a training: after each epoch, after each step, at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from nnxp.arrays import Array
+from nnxp.checkpoint import resolve_target
+from nnxp.checks import NOT_NEGATIVE, Range, require_count, require_number
+from nnxp.errors import InputError
+from nnxp.history import Record
+from nnxp.network import Sequential
+
+if TYPE_CHECKING:
+    from nnxp.training.trainer import Trainer
+
+_SHARE: Range = (lambda x: 0 < x < 1, "a number between 0 and 1")
+
+
+class Callback:
+    """Base class of all callbacks of `Trainer.fit`.
+
+    Each method may return True to stop the training. A callback may evaluate, predict and save; the
+    learning rate and other settings that it changes take effect at once.
+
+    Attributes
+    ----------
+    state : dict of str to object
+        What the callback remembers: JSON, arrays of NumPy, or dictionaries of these arrays. It is
+        saved in checkpoints; after `Trainer.resume`, `fit` gives it back to the callback of the
+        same class at the same place.
+    every_step : bool
+        Whether `step` is called.
+    """
+
+    every_step: bool = False
+    state: dict[str, Any]
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Make the state, also for a subclass whose __init__ does not call this class's."""
+        callback = super().__new__(cls)
+        callback.state = {}
+        return callback
+
+    def saved_state(self, trainer: Trainer) -> dict[str, Any]:
+        """Return what a checkpoint keeps as `state`; by default `state` itself."""
+        return self.state
+
+    def start(self, trainer: Trainer) -> bool | None:
+        """Be called before the first step of a call of `fit`."""
+
+    def step(self, trainer: Trainer) -> bool | None:
+        """Be called after each step, if `every_step` is True."""
+
+    def epoch(self, trainer: Trainer, record: Record) -> bool | None:
+        """Be called after each epoch, whose record is in the history."""
+
+    def finish(self, trainer: Trainer, error: BaseException | None) -> None:
+        """Be called at the end of `fit`; `error` is the exception that ended it, if one did."""
+
+
+class _Monitor(Callback):
+    """Base class of callbacks that watch a figure.
+
+    Parameters
+    ----------
+    patience : int
+        The number of epochs without an improvement, at least 1.
+    monitor : str
+        The name of a figure in the records. The best one is the largest of an accuracy or an
+        ``r2``, and the smallest of others.
+    min_delta : float
+        What counts as an improvement must be larger than this.
+    """
+
+    def __init__(self, patience: int, monitor: str, min_delta: float) -> None:
+        self.patience = require_count("patience", patience)
+        self.monitor = monitor
+        self.min_delta = require_number("min_delta", min_delta, NOT_NEGATIVE)
+        self.state = {"best": None, "waited": 0}
+
+    def start(self, trainer: Trainer) -> bool | None:
+        """Check that the figure will be measured."""
+        require_measured(self, self.monitor, trainer)
+        return None
+
+    def improves(self, record: Record) -> bool:
+        """Return whether a record has the best figure so far, and remember it."""
+        value, best = record[self.monitor], self.state["best"]
+        sign = 1 if is_better_if_large(self.monitor) else -1
+        if best is None or sign * (value - best) > self.min_delta:
+            self.state.update(best=value, waited=0)
+            return True
+        self.state["waited"] += 1
+        return False
+
+
+class EarlyStopping(_Monitor):
+    """Stop when a figure has not improved for some epochs.
+
+    Parameters
+    ----------
+    patience : int, optional
+        After so many epochs without an improvement the training stops.
+    restore_best : bool, optional
+        At the end, give the network the parameters and the state of the best epoch.
+    monitor : str, optional
+        The figure's name in the records.
+    min_delta : float, optional
+        What counts as an improvement must be larger than this.
+    """
+
+    def __init__(
+        self,
+        patience: int = 5,
+        restore_best: bool = False,
+        *,
+        monitor: str = "validation_loss",
+        min_delta: float = 0.0,
+    ) -> None:
+        super().__init__(patience, monitor, min_delta)
+        self.restore_best = restore_best
+
+    def epoch(self, trainer: Trainer, record: Record) -> bool | None:
+        """Compare the record with the best one."""
+        if self.improves(record):
+            self.state["best_epoch"] = record.epoch
+            if self.restore_best:
+                self.state["parameters"] = _host_copies(trainer, trainer.network.parameters())
+                self.state["states"] = _host_copies(trainer, trainer.network.states())
+        return bool(self.state["waited"] >= self.patience)
+
+    def finish(self, trainer: Trainer, error: BaseException | None) -> None:
+        """Restore the best epoch."""
+        if error is None and "parameters" in self.state and trainer.epoch_is_finished:
+            network = trainer.network
+            network.load_arrays(self.state["parameters"], self.state.get("states", {}))
+
+
+class ReduceOnPlateau(_Monitor):
+    """Multiply the learning rate when a figure has not improved for some epochs.
+
+    Parameters
+    ----------
+    factor : float, optional
+        Between 0 and 1.
+    patience : int, optional
+        After so many epochs without an improvement the rate is reduced, and they are counted anew.
+    minimum : float, optional
+        The rate is not reduced further.
+    monitor : str, optional
+        The figure's name in the records.
+    min_delta : float, optional
+        What counts as an improvement must be larger than this.
+    """
+
+    def __init__(
+        self,
+        factor: float = 0.1,
+        patience: int = 10,
+        *,
+        minimum: float = 1e-8,
+        monitor: str = "validation_loss",
+        min_delta: float = 0.0,
+    ) -> None:
+        super().__init__(patience, monitor, min_delta)
+        self.factor = require_number("factor", factor, _SHARE)
+        self.minimum = require_number("minimum", minimum, NOT_NEGATIVE)
+
+    def start(self, trainer: Trainer) -> bool | None:
+        """Check the figure, and that the rate is a number."""
+        super().start(trainer)
+        rate = vars(trainer.optimizer).get("learning_rate")
+        if not isinstance(rate, float):
+            raise InputError(
+                f"ReduceOnPlateau needs a learning rate that is a number, got {rate!r}; use one of "
+                "both"
+            )
+        return None
+
+    def epoch(self, trainer: Trainer, record: Record) -> bool | None:
+        """Compare the record with the best one, and reduce the rate."""
+        if not self.improves(record) and self.state["waited"] >= self.patience:
+            self.state["waited"] = 0
+            rate = trainer.optimizer.learning_rate
+            trainer.optimizer.learning_rate = min(rate, max(rate * self.factor, self.minimum))
+        return None
+
+
+class Checkpoint(Callback):
+    """Write a checkpoint after each epoch, and at the end; see `Trainer.save`.
+
+    Parameters
+    ----------
+    path : str or Path
+        No other process may train into this file meanwhile.
+    every : int, optional
+        Write also each time after this number of steps.
+    best : str, optional
+        The name of a figure in the records: write only after an epoch with the best one so far,
+        such as ``"validation_loss"``. An interrupted training is then resumed from there.
+    """
+
+    def __init__(
+        self, path: str | Path, *, every: int | None = None, best: str | None = None
+    ) -> None:
+        if every is not None:
+            require_count("every", every)
+            if best is not None:
+                raise InputError("Checkpoint takes every or best, not both")
+        self.path, self.every, self.best = path, every, best
+        self.every_step = every is not None
+        self._lock = contextlib.ExitStack()
+        self._saved = -1  # the number of steps in the file
+
+    def start(self, trainer: Trainer) -> bool | None:
+        """Lock the file, and check that the training can be saved."""
+        if self.best is not None:
+            require_measured(self, self.best, trainer)
+        self._target = resolve_target(self.path)  # whatever the working directory will be
+        self._lock.enter_context(trainer.lock(self._target))
+        return None
+
+    def step(self, trainer: Trainer) -> bool | None:
+        """Save, if the number of steps says so."""
+        if self.every is not None and trainer.optimizer.steps % self.every == 0:
+            self._save(trainer)
+        return None
+
+    def epoch(self, trainer: Trainer, record: Record) -> bool | None:
+        """Save, unless the figure is not the best one."""
+        if self.best is not None:
+            value, best = record[self.best], self.state.get("best")
+            sign = 1 if is_better_if_large(self.best) else -1
+            if best is not None and sign * (value - best) <= 0:
+                return None
+            self.state["best"] = value
+        self._save(trainer)
+        return None
+
+    def finish(self, trainer: Trainer, error: BaseException | None) -> None:
+        """Save a training that was stopped within an epoch, and unlock the file."""
+        try:
+            if error is None and self.best is None and self._saved != trainer.optimizer.steps:
+                self._save(trainer)
+        finally:
+            self._lock.close()
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save(self._target)
+        self._saved = trainer.optimizer.steps
+
+
+class Progress(Callback):
+    """Print each epoch's record, and show a bar of its steps on a terminal or in a notebook."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._make: Any = None
+
+    def start(self, trainer: Trainer) -> bool | None:
+        """Find out whether a bar can be shown."""
+        import tqdm
+        import tqdm.auto
+
+        in_notebook = tqdm.auto.tqdm.__mro__[1] is not tqdm.std.tqdm
+        self.every_step = in_notebook or sys.stderr.isatty()
+        self._make = tqdm.auto.tqdm
+        return None
+
+    def step(self, trainer: Trainer) -> bool | None:
+        """Advance the bar."""
+        done, total = trainer.epoch_steps
+        if self._bar is None:
+            name = f"epoch {trainer.epochs + 1:3d}"
+            self._bar = self._make(
+                desc=name, total=total, initial=done - 1, leave=False, unit="batch"
+            )
+        self._bar.update()
+        return None
+
+    def epoch(self, trainer: Trainer, record: Record) -> bool | None:
+        """Print the record."""
+        self._close()
+        print(record, flush=True)
+        return None
+
+    def finish(self, trainer: Trainer, error: BaseException | None) -> None:
+        """Remove the bar."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+
+class StopOnSignal(Callback):
+    """Stop after the step in which the process receives a signal, such as Ctrl-C.
+
+    Parameters
+    ----------
+    signals : int, optional
+        The signals' numbers; SIGINT and SIGTERM by default. A second one has its usual effect.
+
+    Attributes
+    ----------
+    received : int
+        The signal's number; 0 if there was none.
+    """
+
+    every_step = True
+
+    def __init__(self, *signals: int) -> None:
+        self.signals = signals or (signal.SIGINT, signal.SIGTERM)
+        self.received = 0
+        self._previous: dict[int, Any] = {}
+
+    def start(self, trainer: Trainer) -> bool | None:
+        """Handle the signals from now on."""
+        for number in self.signals:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+                self._previous[number] = signal.signal(number, self._receive)
+        return None
+
+    def step(self, trainer: Trainer) -> bool | None:
+        """Return whether a signal came."""
+        return bool(self.received)
+
+    def epoch(self, trainer: Trainer, record: Record) -> bool | None:
+        """Return whether a signal came."""
+        return bool(self.received)
+
+    def finish(self, trainer: Trainer, error: BaseException | None) -> None:
+        """Restore the handlers of before."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _receive(self, number: int, _: object) -> None:
+        self.received = number
+        if number in self._previous:
+            signal.signal(number, self._previous.pop(number))
+
+
+class WeightAverage(Callback):
+    """Keep an exponential average of the parameters (Polyak and Juditsky 1992).
+
+    After each step, ``average = decay * average + (1 - decay) * parameter``.
+
+    Parameters
+    ----------
+    decay : float, optional
+        Between 0 and 1.
+    """
+
+    every_step = True
+
+    def __init__(self, decay: float = 0.999) -> None:
+        self.decay = require_number("decay", decay, _SHARE)
+        self._average: dict[str, Array] = {}
+
+    def start(self, trainer: Trainer) -> bool | None:
+        """Begin with the parameters, or with the average of before."""
+        copy = trainer.network.parameters()
+        device = trainer.network.device
+        if device is None:
+            return None
+        kept = self.state.get("average", {})
+        self._average = {
+            name: device.xp.asarray(device.asarray(kept[name]) if name in kept else x, copy=True)
+            for name, x in copy.items()
+        }
+        return None
+
+    def step(self, trainer: Trainer) -> bool | None:
+        """Update the average."""
+        for name, x in trainer.network.parameters().items():
+            self._average[name] *= self.decay
+            self._average[name] += (1 - self.decay) * x
+        return None
+
+    def saved_state(self, trainer: Trainer) -> dict[str, Any]:
+        """Return the average on the host."""
+        return {"average": _host_copies(trainer, self._average)}
+
+    def network(self, network: Sequential) -> Sequential:
+        """Return a copy of a network with the averaged parameters.
+
+        The running statistics of a `BatchNorm` are those of the network.
+        """
+        copied = network.to(network.device) if network.device is not None else network
+        copied.load_parameters(self._average)
+        return copied
+
+
+def require_measured(callback: Callback, name: str, trainer: Trainer) -> None:
+    """Raise an `InputError` if a figure that a callback watches is not measured."""
+    if name not in trainer.measured:
+        kind = type(callback).__name__
+        remedy = "give fit validation=…, or " if name.startswith("validation_") else ""
+        raise InputError(
+            f"{kind} watches {name}, which is not measured; {remedy}watch one of "
+            f"{', '.join(trainer.measured)}"
+        )
+
+
+def is_better_if_large(name: str) -> bool:
+    """Return whether a larger figure of this name is a better one."""
+    return name.endswith(("accuracy", "r2"))
+
+
+def _host_copies(trainer: Trainer, arrays: Any) -> dict[str, Any]:
+    device = trainer.network.device
+    return {} if device is None else {n: np.array(device.to_host(x)) for n, x in arrays.items()}
+
+
+CALLBACKS: dict[str, type[Callback]] = {
+    "earlystopping": EarlyStopping,
+    "reduceonplateau": ReduceOnPlateau,
+    "checkpoint": Checkpoint,
+    "progress": Progress,
+    "stoponsignal": StopOnSignal,
+    "weightaverage": WeightAverage,
+}
+"""The callbacks by name."""
