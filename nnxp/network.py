@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, ClassVar, Self, TypeAlias
 
 from nnxp.arrays import Array, namespace_of
-from nnxp.checks import unknown_name
+from nnxp.checks import require_count, unknown_name
 from nnxp.devices import Device, open_device
 from nnxp.errors import CallOrderError, DeviceError, InputError
 from nnxp.layers import Layer
@@ -343,9 +343,47 @@ class Sequential(Layer):
         copied.layers = [layer.to(opened, dtype=dtype) for layer in self.layers]
         return copied
 
-    def predict(self, x: Array) -> Array:
-        """Return the outputs for inputs `x`, like ``forward(x)``."""
-        return self.forward(x)
+    def predict(self, x: Array, *, batch_size: int | None = None) -> Array:
+        """Return the outputs for inputs `x`, like ``forward(x)``.
+
+        Several threads may predict at once, also while another one trains.
+
+        Parameters
+        ----------
+        x : (batch, inputs) array
+        batch_size : int, optional
+            How many examples to compute at a time, which bounds the memory; by default all.
+        """
+        if batch_size is None or x.shape[0] <= require_count("batch_size", batch_size):
+            return self.forward(x)
+        starts = range(0, x.shape[0], batch_size)
+        parts = [self.forward(x[i : min(i + batch_size, x.shape[0]), ...]) for i in starts]
+        return namespace_of(x, self).concat(parts)
+
+    def activations(self, x: Array) -> dict[str, Array]:
+        """Return the outputs of every layer for inputs `x`, by name and in order.
+
+        The names are those of the classes, numbered, such as ``affine1``, ``relu1`` and, within a
+        network, ``residual1.affine1``; a network itself has its name without more.
+
+        Parameters
+        ----------
+        x : (batch, inputs) array
+        """
+        found: dict[str, Array] = {}
+        self._activate(x, found, "")
+        return found
+
+    def _activate(self, x: Array, found: dict[str, Array], prefix: str) -> None:
+        counts: dict[str, int] = {}
+        for layer in self.layers:
+            kind = type(layer).__name__.lower()
+            counts[kind] = counts.get(kind, 0) + 1
+            name = f"{prefix}{kind}{counts[kind]}"
+            if isinstance(layer, Sequential):
+                layer._activate(x, found, f"{name}.")
+            x = layer.forward(x)
+            found[name] = x
 
     def parameters(self) -> Parameters:
         """Return the parameters by name, in the layers' order: W1, b1, W2, b2 and so on."""

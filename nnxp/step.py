@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 
 from nnxp.arrays import Array, namespace_of
+from nnxp.errors import InputError
 from nnxp.losses import Loss
 from nnxp.metrics import Metric
 from nnxp.network import Sequential
@@ -166,5 +167,11 @@ def measured_sums(
     if correct is not None:
         sums["accuracy"] = xp.sum(xp.astype(correct, value.dtype))
     for metric in metrics:
-        sums[metric.name] = xp.astype(metric.measure(scores, labels), value.dtype)
+        x = metric.measure(scores, labels)
+        if tuple(x.shape) not in ({(), (1,)} if metric.size == 1 else {(metric.size,)}):
+            raise InputError(
+                f"{metric!r}.measure must return its size, {metric.size}, of sums over the rows, "
+                f"got an array of shape {tuple(x.shape)}"
+            )
+        sums[metric.name] = xp.astype(x, value.dtype)
     return {name: xp.reshape(x, (-1,)) for name, x in sums.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from script_runner import run
 
 import nnxp
 
@@ -262,3 +263,31 @@ def test_14_one_hidden_layer():
     )
     close(gradients["b1"], [0.0182778946, -0.0027806317, -0.0012932731])
     close(net.parameters()["W2"], [[0.9623169056], [-0.1441645997], [-0.1006997190]])
+
+
+PUBLISHED_19 = [
+    [2.3903022991, 2.3869219369, 4.0564346777, 1.8759301291, 0.3584589615],
+    [1.6214891751, 1.6180576778, 4.1177966971, 1.4766076094, 0.6247906198],
+    [1.2644927621, 1.2609756106, 4.2205817731, 1.2203566097, 0.7319932998],
+    [1.0277598390, 1.0241480602, 4.3341345973, 1.0515668372, 0.7855946399],
+    [0.8593016048, 0.8555983432, 4.4439139769, 0.9225946678, 0.8090452261],
+]
+
+
+def figures_19(*options):
+    out = run("digits_classifier.py", *options).stdout
+    rows = [line.split() for line in out.splitlines()[1:-1]]
+    return [[float(x) for x in row[1:]] for row in rows], float(out.split()[-1])
+
+
+def test_19_classifier_with_penalties():
+    figures, score = figures_19()
+    assert_allclose(figures, PUBLISHED_19, rtol=0, atol=1e-9)
+    assert score == pytest.approx(PUBLISHED_19[-1][-1], abs=1e-9)
+
+
+def test_19_classifier_trained_by_fit_has_the_same_curve():
+    figures, score = figures_19("--ordinary")
+    # Other orders: the published losses of neighbouring epochs are 0.17 to 0.77 apart.
+    assert_allclose(np.array(figures)[:, :4], np.array(PUBLISHED_19)[:, :4], rtol=0, atol=0.08)
+    assert score == pytest.approx(PUBLISHED_19[-1][-1], abs=0.05)

@@ -67,22 +67,10 @@ def require_suitable(batches: Batches, name: str, step: Step) -> dict[str, Array
             first = prepare_batch(dataset.inputs[:1], dataset.labels[:1], device, dtype)
             scores = step.network.predict(first[0])
             step.loss.check_labels(dataset.labels, tuple(scores.shape[1:]))
-            return _measure(step, scores, first[1])
+            value = step.loss.forward(scores, first[1], training=False)
+            return measured_sums(step.loss, step.metrics, scores, first[1], value)
     except InputError as error:
         raise InputError(f"the {name} data do not suit: {error}") from error
-
-
-def _measure(step: Step, scores: Array, labels: Array) -> dict[str, Array]:
-    """Return the sums of a batch's loss and metrics, after a check of their sizes."""
-    value = step.loss.forward(scores, labels, training=False)
-    sums = measured_sums(step.loss, step.metrics, scores, labels, value)
-    for metric in step.metrics:
-        if sums[metric.name].shape[0] != metric.size:
-            raise InputError(
-                f"{metric!r}.measure must return {metric.size} sums, its size, got "
-                f"{sums[metric.name].shape[0]}"
-            )
-    return sums
 
 
 def require_callbacks(callbacks: object) -> list[Callback]:
