@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-from nnxp.arrays import Array, floating_namespace, scores_namespace
+from nnxp.arrays import Array, device_of, floating_namespace, scores_namespace
 from nnxp.checks import require_count
 from nnxp.errors import InputError
 from nnxp.parts import Part
@@ -138,7 +138,7 @@ class TopAccuracy(Metric):
     def measure(self, scores: Array, labels: Array) -> Array:
         """Return the number of rows with fewer than k scores above that of the label."""
         xp = scores_namespace(scores, labels, self)
-        numbers = xp.arange(scores.shape[1], dtype=labels.dtype, device=scores.device)
+        numbers = xp.arange(scores.shape[1], dtype=labels.dtype, device=device_of(scores))
         hot = labels > 0 if labels.ndim == 2 else labels[:, None] == numbers[None, :]
         own = xp.sum(xp.where(hot, scores, 0.0), axis=1, keepdims=True)
         above = xp.sum(xp.astype(scores > own, scores.dtype), axis=1)

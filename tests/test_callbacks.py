@@ -425,7 +425,7 @@ def test_wrong_options_are_refused_before_training(options, message):
         (lambda: trainer(metrics=[metrics.Accuracy()]), "each metric needs a name of its own"),
         (
             lambda: fit(trainer(metrics=[Wrong()])),
-            r"Wrong\(\)\.measure must return its size, 1, of sums",
+            r"measure must return its size, 1, of sums",
         ),
     ],
 )
@@ -509,3 +509,114 @@ def test_threads_predict_while_another_trains():
 def test_contents_of_callbacks_are_not_part_of_a_step():
     one = trainer()
     assert not Contents(one._whole_step().parts, lambda part: part.changing).foreign
+
+
+def test_signals_are_refused_in_other_threads():
+    errors = []
+
+    def train():
+        try:
+            fit(trainer(), callbacks=[callbacks.StopOnSignal()])
+        except nnxp.InputError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert "in the main thread only" in errors[0]
+
+
+def test_single_steps_after_fit_are_not_divided():
+    one, other = trainer(capture=False), trainer(capture=False)
+    for each, size in ((one, 50), (other, 100)):
+        each.network.layers = [x for x in each.network if not isinstance(x, nnxp.Dropout)]
+        fit(each, 1, batch_size=size, accumulate=100 // size)
+    calls = []
+    forward = one.network.forward
+    one.network.forward = lambda x, training=False: calls.append(len(x)) or forward(x, training)
+    one.step(PART.inputs[:80] / 255, PART.labels[:80])
+    assert calls == [80]
+
+
+# Iterables of batches
+
+
+class Shards:
+    """Batches as they are read from files, in the same order in each epoch."""
+
+    def __init__(self, sizes=(100, 100, 60, 140)):
+        self.sizes, self.passes = sizes, 0
+
+    def __iter__(self):
+        self.passes += 1
+        start = 0
+        for size in self.sizes:
+            yield PART.inputs[start : start + size], PART.labels[start : start + size]
+            start += size
+
+
+@devices
+def test_iterable_of_batches_is_trained_on(spec):
+    one, other = (
+        trainer(spec, capture=c, metrics=[metrics.TopAccuracy(2)]) for c in ("auto", False)
+    )
+    for each in (one, other):
+        each.fit(Shards(), epochs=2, validation=TEST)
+    assert one.captured == "captured"
+    assert_equal(one, other)
+    by_hand = trainer(spec, capture=False)
+    device = by_hand.network.device
+    total = 0.0
+    for inputs, labels in Shards():
+        x = device.asarray(inputs / 255, dtype="float64")
+        total += float(by_hand.step(x, device.asarray(labels, dtype="int32"))) * len(inputs)
+    assert one.history[0].train_loss == pytest.approx(total / 400, rel=1e-9)
+    assert "validation_top2_accuracy" in one.history[1]
+
+
+@pytest.mark.parametrize("capture", ["auto", False])
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 6])
+def test_iterable_is_resumed_to_the_bit(tmp_path, stop_at, capture):
+    pytest.importorskip("safetensors")
+    path = tmp_path / "a.safetensors"
+    whole, stopped = trainer(capture=capture), trainer(capture=capture)
+    for each in (whole, stopped):
+        each.rng = np.random.default_rng(0)  # not used, and part of what is compared
+    whole.fit(Shards(), epochs=2)
+    stopping = Stopping(lambda: stopped.optimizer.steps == stop_at)
+    stopped.fit(Shards(), epochs=2, callbacks=[stopping], checkpoint=path)
+    resumed = nnxp.Trainer.resume(path, capture=capture)
+    resumed.fit(Shards(), epochs=2 - resumed.epochs)
+    np.testing.assert_equal(numbers(resumed), numbers(whole))
+
+
+def batch(inputs=4, labels=4, dtype="uint8", wrong=0):
+    return np.zeros((inputs, 64), dtype), np.zeros(labels, int) + wrong
+
+
+@pytest.mark.parametrize(
+    ("items", "options", "message"),
+    [
+        (iter([batch()]), {}, "that starts anew each epoch, such as a list, got list_iterator"),
+        (3, {}, "expected a Dataset, or an iterable of batches.*got int"),
+        ([], {}, "got an empty iterable"),
+        ([np.zeros((4, 64))], {}, "a batch must be a pair of NumPy arrays"),
+        (
+            batch(),
+            {"batch_size": 4},
+            r"a pair .* got ndarray; .*Dataset\(inputs, labels\)",
+        ),
+        ("mnist", {"batch_size": 4}, "expected a Dataset, or an iterable of batches.*got str"),
+        ([batch(labels=3)], {}, "a label for each example, got 4 inputs and 3 labels"),
+        ([batch(), batch(dtype="float32")], {}, "batch 2 has .* float32"),
+        ([batch(), batch(wrong=11)], {}, "11"),
+        ([batch()], {"batch_size": 4}, "fit takes no batch_size with an iterable of batches"),
+        ([batch()], {"rng": 0}, "fit takes no rng with an iterable of batches"),
+        ([batch()], {"accumulate": 2}, "need a Dataset"),
+        ([batch()], {"validation": 0.5}, "need a Dataset"),
+        ([batch()], {"train_metrics": "after"}, "need a Dataset"),
+    ],
+)
+def test_wrong_iterables_are_refused(items, options, message):
+    with pytest.raises(nnxp.InputError, match=message):
+        trainer().fit(items, epochs=1, **options)

@@ -110,7 +110,7 @@ def test_stop_that_trains_is_refused(data, backend, capture):
     fit(whole, data, EPOCHS)
 
     def train():
-        with pytest.raises(nnxp.InputError, match="is training already; let stop return True"):
+        with pytest.raises(nnxp.InputError, match="is training already; let the callback"):
             fit(trainer, data, 1)
         with pytest.raises(nnxp.InputError, match="is training already"):
             train_epoch(trainer, data, 12, trainer.rng)

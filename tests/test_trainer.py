@@ -191,7 +191,10 @@ def test_regression_has_no_accuracy():
         ({"epochs": 1.5}, "epochs must be a whole number of at least 1, got 1.5"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         ({"rng": -1}, "rng must be a seed such as 0, or a numpy.random.Generator, got -1"),
-        ({"train": "digits"}, r"expected a Dataset, got str; .*Dataset\(inputs, labels\)"),
+        (
+            {"train": "digits"},
+            r"expected a Dataset, or an iterable.*got str; .*Dataset\(inputs, labels\)",
+        ),
         ({"validation": 3}, "validation must be a data set, or a share between 0 and 1 of"),
         ({"validation": "3"}, "expected a Dataset, got str"),
         (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -44,7 +43,7 @@ class JaxSteps(CapturedSteps):
         self._values = dict(parameters), dict(self._network.states()), state, dict(sums)
         self._sums = sums
         try:
-            yield partial(self._step, batches.arrays)
+            yield lambda rows: self._step(batches.arrays, rows)  # a stream's arrays change
         finally:
             self._write_back()  # whole, even if the last step was interrupted
             self._values = None

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from types import ModuleType
 from typing import NamedTuple, cast
 
@@ -123,8 +122,12 @@ class Replay(CapturedSteps):
             optimizer_state.update(
                 {slot: original_state[slot] | x for slot, x in self._optimizer_buffers.items()}
             )
-            step = partial(self._step, *cast(tuple[Buffer, Buffer], batches.arrays))
-            yield cast(Callable[[Array], None], step)
+
+            def step(rows: Array) -> None:  # the arrays of a stream are others at each step
+                inputs, labels = cast(tuple[Buffer, Buffer], batches.arrays)
+                self._step(inputs, labels, cast(Buffer, rows))
+
+            yield step
         finally:
             for (arrays, buffers), original in zip(placed, originals, strict=True):
                 for name, buffer in buffers.items():

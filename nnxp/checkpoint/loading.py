@@ -399,14 +399,17 @@ def _read_progress(position: Mapping[str, Any], rng: np.random.Generator | None)
         _require_integer(name, getattr(progress, name))
     if progress.batch_size == 0:
         raise CheckpointError("its batch size is 0")
+    streamed = progress.examples == 0 and progress.order == {}
     batches = -(-progress.examples // progress.batch_size)
-    if not 0 < progress.batch <= batches:
+    if progress.batch == 0 or (progress.batch > batches and not streamed):
         raise CheckpointError(f"it was saved after batch {progress.batch} of an epoch of {batches}")
     for sums in dict(progress.sums).values():
         if len(sums) > MAX_RECORDS or not all(type(x) is float for x in sums):
             raise CheckpointError("its sums of metrics are not numbers")
     if type(progress.seconds) not in (int, float) or not 0 <= progress.seconds < math.inf:
         raise CheckpointError(f"its epoch has lasted {progress.seconds!r} seconds")
+    if streamed:
+        return progress
     if rng is None or type(generator(progress.order).bit_generator) is not type(rng.bit_generator):
         raise CheckpointError("its epoch's order is of another type of generator than its rng")
     return progress

@@ -11,6 +11,7 @@ import numpy as np
 
 from nnxp.arrays import Array
 from nnxp.data.batches import Batches
+from nnxp.data.stream import BatchStream
 from nnxp.errors import InputError
 from nnxp.random import get_state, set_state
 
@@ -24,9 +25,10 @@ class EpochProgress:
     batch : int
         How many of the epoch's batches are done.
     batch_size, examples : int
-        The sizes of a batch and of the data set; they must be the same on resume.
+        The sizes of a batch and of the data set, 0 for a `BatchStream`; they must be the same on
+        resume.
     order : dict
-        State of the generator before it drew the epoch's order.
+        State of the generator before it drew the epoch's order; empty for a `BatchStream`.
     seconds : float
         Wall time of the epoch so far.
     sums : dict of str to list of float
@@ -43,6 +45,8 @@ class EpochProgress:
     @classmethod
     def start(cls, batches: Batches) -> Self:
         """Return the progress before the first batch of the next epoch."""
+        if isinstance(batches, BatchStream):
+            return cls(0, batches.batch_size, 0, order={}, seconds=0.0)
         sizes = batches.batch_size, len(batches.dataset)
         return cls(0, *sizes, order=get_state(_require_shuffled(batches)), seconds=0.0)
 
@@ -51,6 +55,8 @@ class EpochProgress:
 
         The generator ends in the same state whether the epoch is started or resumed.
         """
+        if isinstance(batches, BatchStream):
+            return batches.rows(self.batch)
         rng = _require_shuffled(batches)
         current = get_state(rng)
         set_state(rng, self.order)
@@ -63,13 +69,17 @@ class EpochProgress:
         """Raise an `InputError` unless `batches` can finish the epoch."""
         for name, expected, actual in (
             ("batch_size", self.batch_size, batches.batch_size),
-            ("examples", self.examples, len(batches.dataset)),
+            ("examples", self.examples, _examples(batches)),
         ):
             if expected != actual:
                 raise InputError(
                     f"this trainer was stopped within an epoch with {name} {expected}, got "
                     f"{actual}; resume it with {name} {expected}"
                 )
+
+
+def _examples(batches: Batches) -> int:
+    return 0 if isinstance(batches, BatchStream) else len(batches.dataset)
 
 
 def _require_shuffled(batches: Batches) -> np.random.Generator:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -324,6 +325,11 @@ class StopOnSignal(Callback):
 
     def start(self, trainer: Trainer) -> bool | None:
         """Handle the signals from now on."""
+        if threading.current_thread() is not threading.main_thread():
+            raise InputError(
+                "StopOnSignal works in the main thread only, which alone receives signals; train "
+                "there, or leave it out"
+            )
         for number in self.signals:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
                 self._previous[number] = signal.signal(number, self._receive)

@@ -10,6 +10,7 @@ from nnxp.arrays import Array
 from nnxp.checks import require_list
 from nnxp.data.batches import Batches, prepare_batch
 from nnxp.data.dataset import Dataset
+from nnxp.data.stream import BatchStream
 from nnxp.devices import Device
 from nnxp.errors import InputError
 from nnxp.layers.base import require_no_layers
@@ -66,7 +67,10 @@ def require_suitable(batches: Batches, name: str, step: Step) -> dict[str, Array
         with device.current():
             first = prepare_batch(dataset.inputs[:1], dataset.labels[:1], device, dtype)
             scores = step.network.predict(first[0])
-            step.loss.check_labels(dataset.labels, tuple(scores.shape[1:]))
+            outputs = tuple(scores.shape[1:])
+            step.loss.check_labels(dataset.labels, outputs)
+            if isinstance(batches, BatchStream):
+                batches.check_labels = lambda labels: step.loss.check_labels(labels, outputs)
             value = step.loss.forward(scores, first[1], training=False)
             return measured_sums(step.loss, step.metrics, scores, first[1], value)
     except InputError as error:

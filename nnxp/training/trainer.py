@@ -23,6 +23,7 @@ from nnxp.checks import Rng, require_count, require_list, require_rng, warn
 from nnxp.data.batches import Batches
 from nnxp.data.dataset import Dataset, Split
 from nnxp.data.epoch import EpochProgress
+from nnxp.data.stream import BatchStream
 from nnxp.devices import Device
 from nnxp.devices.threads import limit_blas_threads
 from nnxp.errors import DivergenceError, InputError
@@ -203,10 +204,10 @@ class Trainer:
 
     def fit(
         self,
-        train: Dataset,
+        train: Dataset | Iterable[Any],
         *,
         epochs: int,
-        batch_size: int,
+        batch_size: int | None = None,
         rng: Rng | None = None,
         validation: Dataset | float | None = None,
         callbacks: Iterable[Callback] = (),
@@ -223,10 +224,14 @@ class Trainer:
 
         Parameters
         ----------
-        train : Dataset
-        epochs, batch_size : int
+        train : Dataset or iterable
+            The examples. For data that do not fit into memory: an iterable of batches, each a pair
+            of NumPy arrays, which starts anew each epoch, and gives the order itself.
+        epochs : int
             At least 1. An epoch that was interrupted (see `callbacks` and `resume`) is finished
             first and counts as one of them.
+        batch_size : int, optional
+            At least 1; needed for a data set.
         rng : numpy.random.Generator, SeedSequence or int
             Draws the orders; a seed makes a new generator. Optional once the trainer has one, its
             `rng`.
@@ -276,10 +281,10 @@ class Trainer:
             If training with this batch size does not fit into the device's memory.
         """
         require_count("epochs", epochs)
-        require_count("batch_size", batch_size)
         require_count("accumulate", accumulate)
         if train_metrics not in ("running", "after"):
             raise InputError(f'train_metrics must be "running" or "after", got {train_metrics!r}')
+        self._require_not_training()
         given = require_callbacks(callbacks)
         if checkpoint_every is not None:
             require_count("checkpoint_every", checkpoint_every)
@@ -289,17 +294,36 @@ class Trainer:
             raise InputError("checkpoint_every needs a checkpoint to write; give its path")
         if verbose:  # last, so that a line is printed once the checkpoint is written
             given.append(Progress())
-        rng = self._generator(rng)
-        dataset = require_dataset(train)
         held_out: object = validation
-        if isinstance(held_out, Real):
-            dataset, held_out = self._take_share(dataset, float(held_out), rng)
-        self._micro_batch_size = batch_size if accumulate > 1 else None
-        data = [self._batches(dataset, batch_size * accumulate, rng)]
+        data: list[Batches]
+        if isinstance(train, Dataset):
+            size = require_count("batch_size", batch_size)
+            rng = self._generator(rng)
+            dataset = train
+            if isinstance(held_out, Real):
+                dataset, held_out = self._take_share(train, float(held_out), rng)
+            data = [self._batches(dataset, size * accumulate, rng)]
+            self._micro_batch_size = size if accumulate > 1 else None
+        else:
+            data = [BatchStream(train, device=self._device, dtype=self._dtype)]
+            for name, given_value in (("batch_size", batch_size), ("rng", rng)):
+                if given_value is not None:
+                    raise InputError(
+                        f"fit takes no {name} with an iterable of batches, which has its own; "
+                        "leave it out"
+                    )
+            if accumulate > 1 or isinstance(held_out, Real) or train_metrics == "after":
+                raise InputError(
+                    'accumulate, a share as validation and train_metrics="after" need a Dataset'
+                )
+            rng = self.rng
         step = self._whole_step()
         sums = require_suitable(data[0], "training", step)
         self.measured = ("epoch", *(f"train_{name}" for name in sums))
-        running = train_metrics == "running" and not self._has_own_step()
+        own_step = self._has_own_step()
+        if own_step and isinstance(data[0], BatchStream):
+            raise InputError("a trainer with a step of its own needs a Dataset to train on")
+        running = train_metrics == "running" and not own_step
         first_sums = {name: x * 0.0 for name, x in sums.items() if running}
         if held_out is not None:
             data.append(self._batches(held_out, EVALUATION_BATCH_SIZE))
@@ -310,6 +334,7 @@ class Trainer:
         self.rng = rng
         self._give_states(given)
         with contextlib.ExitStack() as stack:
+            stack.callback(setattr, self, "_micro_batch_size", None)
             stack.enter_context(self._session(data, training=True))
             stopping = False
             for callback in given:
@@ -352,6 +377,7 @@ class Trainer:
         require_suitable(batches, "training", self._whole_step())
         self._require_resumable(batches)
         self.rng = batches.rng
+        self._micro_batch_size = None
         with self._session([batches], training=True):
             self._train(batches, progress, [])
 
@@ -518,11 +544,12 @@ class Trainer:
         self, dataset: Dataset, share: float, rng: np.random.Generator
     ) -> tuple[Dataset, Dataset]:
         """Return the training and the validation examples of a data set."""
-        if self._split is None or (self._split.share, self._split.examples) != (
-            share, len(dataset)
-        ):  # fmt: skip
-            self._split = Split(share, len(dataset), int(rng.integers(2**31)))
-        return dataset.split_off(share, self._split.seed)
+        split = self._split
+        if split is None or (split.share, split.examples) != (share, len(dataset)):
+            split = Split(share, len(dataset), int(rng.integers(2**31)))
+        parts = dataset.split_off(share, split.seed)
+        self._split = split
+        return parts
 
     def _give_states(self, callbacks: list[Callback]) -> None:
         """Give callbacks the states of a checkpoint, and warn of states that no callback takes."""
@@ -546,16 +573,20 @@ class Trainer:
             require_dataset(dataset), batch_size, device=self._device, dtype=self._dtype, rng=rng
         )
 
-    def _require_resumable(self, batches: Batches) -> None:
-        """Raise unless training can start, or an interrupted epoch can be resumed, with these."""
+    def _require_not_training(self) -> None:
         if self._training:
             raise InputError(
-                "this trainer is training already; let stop return True, and call fit after it"
+                "this trainer is training already; let the callback return True, and call fit "
+                "after it"
             )
+
+    def _require_resumable(self, batches: Batches) -> None:
+        """Raise unless training can start, or an interrupted epoch can be resumed, with these."""
+        self._require_not_training()
         if self._progress is None:
             return
         self._progress.require_same(batches)
-        if batches.rng is not self.rng:
+        if batches.rng is not self.rng and not isinstance(batches, BatchStream):
             raise InputError(
                 "this trainer was stopped within an epoch, whose order trainer.rng has drawn; "
                 "resume it with rng=trainer.rng"
@@ -620,7 +651,7 @@ class Trainer:
                 self._whole_step(),
                 [x.in_order(EVALUATION_BATCH_SIZE) for x in evaluated],
                 self._device,
-                len(batches.dataset),
+                batches.examples if isinstance(batches, BatchStream) else len(batches.dataset),
                 parameters_and_state(self.network, self.optimizer).values(),
             )
             evaluations = measured.evaluations

@@ -1,0 +1,105 @@
+"""Stream: batches from an iterable, for data that do not fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any
+
+import numpy as np
+
+from nnxp.arrays import Array
+from nnxp.data.batches import Batches, to_device
+from nnxp.data.dataset import Dataset
+from nnxp.devices import Device
+from nnxp.errors import InputError
+
+
+class BatchStream(Batches):
+    """Batches that an iterable gives, each a pair of NumPy arrays, inputs and labels.
+
+    Parameters
+    ----------
+    items : iterable
+        Starts anew each time that it is iterated, as a list or a PyTorch DataLoader does, and a
+        generator does not. Inputs and labels are those of a `Dataset`.
+    device, dtype
+        As in `Batches`.
+
+    Attributes
+    ----------
+    examples : int
+        The number of examples in the current pass so far.
+    check_labels : callable
+        Called with each batch's labels, and raises if they do not suit.
+
+    Raises
+    ------
+    InputError
+        If `items` cannot be iterated twice, is empty, or an item is no batch.
+    """
+
+    def __init__(self, items: Iterable[Any], *, device: Device | str, dtype: str) -> None:
+        given: object = items
+        known = isinstance(given, Iterable) and not isinstance(given, (str, bytes, np.ndarray))
+        if not known or iter(items) is items:
+            raise InputError(
+                "expected a Dataset, or an iterable of batches that starts anew each epoch, such "
+                f"as a list, got {type(items).__name__}; make a data set with "
+                "nnxp.data.Dataset(inputs, labels)"
+            )
+        self.items = items
+        first = next(iter(items), None)
+        if first is None:
+            raise InputError("fit expects batches, got an empty iterable")
+        dataset = _require_batch(first)
+        super().__init__(dataset, len(dataset), device=device, dtype=dtype)
+        self.examples = 0
+        self.check_labels: Callable[[Any], object] = lambda labels: None
+        self._current = self._on_device(dataset)
+
+    def __len__(self) -> int:
+        """Return the number of batches; 0 if the iterable does not know it."""
+        return len(self.items) if isinstance(self.items, Sized) else 0
+
+    def rows(self, skipped: int) -> Iterator[Array]:
+        """Yield the row indices of each batch, after it was fetched; skip the first ones."""
+        self.examples = 0
+        for i, item in enumerate(self.items):
+            dataset = _require_batch(item)
+            for name in ("inputs", "labels"):
+                first, own = (getattr(x, name) for x in (self.dataset, dataset))
+                if (first.shape[1:], first.dtype) != (own.shape[1:], own.dtype):
+                    raise InputError(
+                        f"all batches must have {name} of one shape and dtype: the first has "
+                        f"(batch, *{first.shape[1:]}) {first.dtype}, batch {i + 1} has "
+                        f"(batch, *{own.shape[1:]}) {own.dtype}"
+                    )
+            self.check_labels(dataset.labels)
+            self.examples += len(dataset)
+            if i >= skipped:
+                self._current = self._on_device(dataset)
+                yield self.indices(np.arange(len(dataset)))
+
+    @property
+    def arrays(self) -> tuple[Array, Array]:
+        """Inputs and labels of the current batch."""
+        return self._current
+
+    @property
+    def resident(self) -> tuple[Array, Array] | None:
+        """The same; None on the host."""
+        return None if self.device.is_host else self._current
+
+    def _on_device(self, dataset: Dataset) -> tuple[Array, Array]:
+        if self.device.is_host:
+            return dataset.inputs, dataset.labels
+        return to_device(dataset.inputs, dataset.labels, self.device, self.dtype)
+
+
+def _require_batch(item: Any) -> Dataset:
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise InputError(
+            "a batch must be a pair of NumPy arrays, inputs and labels, got "
+            f"{type(item).__name__}; make a data set of whole arrays with nnxp.data.Dataset(inputs, labels)"
+        )
+    return Dataset(*item)
