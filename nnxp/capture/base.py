@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -41,6 +42,19 @@ class CapturedSteps(ABC):
             step, batches
         )
 
+    def is_same(self, step: Step, batches: Batches) -> bool:
+        """Return whether these are the steps of nnxp's own parts, none of which has changed.
+
+        It takes little time, and may return False although `matches` is true.
+        """
+        return (
+            not self._contents.foreign
+            and len(step.parts) == len(self._whole_step.parts)
+            and all(map(operator.is_, step.parts, self._whole_step.parts))
+            and self._contents.is_current()
+            and self._arrays == _shapes_and_dtypes(step, batches)
+        )
+
     def is_current(self) -> bool:
         """Return whether no part has changed since the steps were prepared, but for its arrays."""
         return self._contents.is_current() or not self._contents.changes(
@@ -74,7 +88,7 @@ def contents_of(step: Step) -> Contents:
 
 def _shapes_and_dtypes(step: Step, batches: Batches) -> list[Any]:
     found: list[Any] = [
-        (name, tuple(x.shape), str(x.dtype))
+        (name, x.shape, x.dtype)
         for arrays in (step.network.parameters(), step.network.states(), step.sums)
         for name, x in arrays.items()
     ]

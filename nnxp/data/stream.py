@@ -100,6 +100,7 @@ def _require_batch(item: Any) -> Dataset:
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise InputError(
             "a batch must be a pair of NumPy arrays, inputs and labels, got "
-            f"{type(item).__name__}; make a data set of whole arrays with nnxp.data.Dataset(inputs, labels)"
+            f"{type(item).__name__}; make a data set of whole arrays with "
+            "nnxp.data.Dataset(inputs, labels)"
         )
     return Dataset(*item)

@@ -115,6 +115,9 @@ class Stepper:
             reason = "the trainer has a step of its own"
             causes = [reason]
         elif kind is not None:
+            kept = self.captured
+            if isinstance(kept, kind) and kept.is_same(step, batches):
+                return kept
             contents = contents_of(step)
             prepare = partial(self._prepare, kind, step, batches, contents)
             refusal = disagreement(prepare, plain_step, step, batches) if contents.foreign else None
