@@ -67,6 +67,8 @@ class Record(Figures):
         What else was measured, such as ``train_top5_accuracy``.
     """
 
+    __slots__ = ()
+
     def __init__(self, epoch: int, *, train_loss: float, seconds: float, **figures: float) -> None:
         super().__init__(epoch=epoch, train_loss=train_loss, **figures, seconds=seconds)
 

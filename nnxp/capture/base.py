@@ -34,6 +34,7 @@ class CapturedSteps(ABC):
         self._network, self._optimizer = step.network, step.optimizer
         self._device, self._dtype = batches.device, batches.dtype
         self._contents = contents_of(step)
+        self._contents.is_current()  # which takes its memory now, and not in a later epoch
         self._arrays = _shapes_and_dtypes(step, batches)
 
     def matches(self, step: Step, contents: Contents, batches: Batches) -> bool:

@@ -21,6 +21,8 @@ EVALUATION_BATCH_SIZE = 1000
 class Evaluation(Figures):
     """The figures of a data set: ``loss``, ``accuracy`` if there are classes, and all metrics."""
 
+    __slots__ = ()
+
 
 class Measured(NamedTuple):
     """What `evaluate` returns.
