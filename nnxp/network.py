@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self, TypeAlias
 
 from nnxp.arrays import Array, namespace_of
@@ -251,7 +252,11 @@ class Sequential(Layer):
         """
         settings = settings_of(cls)
         if "layers" in settings:
-            return super().build(config, place)
+            sizes = replace(place)
+            network = super().build(config, place)
+            # An __init__ that adds layers would add them once more.
+            network.layers = decode_settings({"layers": config["layers"]}, sizes)["layers"]
+            return network
         if unknown := config.keys() - settings.keys() - {"layers"}:
             raise InputError(f"{cls.__name__} has no settings {', '.join(sorted(unknown))}")
         network = cls.__new__(cls)
@@ -341,6 +346,10 @@ class Sequential(Layer):
         copied = copy.copy(self)
         copied.params, copied.grads, copied.state = {}, {}, {}
         copied.layers = [layer.to(opened, dtype=dtype) for layer in self.layers]
+        # Attributes of a subclass that are layers of the network.
+        moved = {id(x): y for x, y in zip(_within(self), _within(copied), strict=True)}
+        aliases = {n: moved[id(x)] for n, x in vars(self).items() if id(x) in moved}
+        vars(copied).update(aliases)
         return copied
 
     def predict(self, x: Array, *, batch_size: int | None = None) -> Array:
@@ -510,7 +519,13 @@ class Sequential(Layer):
             for arrays, slots in ((layer.params, parameters), (layer.state, states)):
                 for key in arrays:
                     counts[key] = counts.get(key, 0) + 1
-                    slots[f"{prefix}{key}{counts[key]}"] = layer, key
+                    name = f"{prefix}{key}{counts[key]}"
+                    if name in slots:
+                        raise InputError(
+                            f"two arrays of the network would be named {name}; rename {key} of "
+                            f"{layer!r}, so that it does not end in a digit"
+                        )
+                    slots[name] = layer, key
 
 
 def _within(layer: Layer) -> Iterator[Layer]:

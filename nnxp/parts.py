@@ -152,7 +152,7 @@ def settings_of(kind: type[Part]) -> dict[str, inspect.Parameter]:
         If the constructor takes arguments without a name.
     """
     parameters = constructor_parameters(kind)
-    if any(x.kind is x.VAR_POSITIONAL for x in parameters.values()):
+    if any(x.kind in (x.VAR_POSITIONAL, x.VAR_KEYWORD) for x in parameters.values()):
         raise InputError(
             f"{kind.__name__} cannot be saved: its __init__ takes arguments without a name; name "
             "them, or define config and build"
@@ -171,6 +171,7 @@ def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
     """
     if kind not in _constructors:
         parameters: dict[str, inspect.Parameter] = {}
+        rest: list[inspect.Parameter] = []
         for base in kind.__mro__:
             initialize: Any = vars(base).get("__init__")
             if initialize is None or base is object:
@@ -181,6 +182,8 @@ def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
             parameters = {x.name: x for x in names} | parameters
             if not rest:
                 break
+        else:  # no class names what `rest` takes
+            parameters |= {x.name: x for x in rest}
         _constructors[kind] = parameters
     return _constructors[kind]
 

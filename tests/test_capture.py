@@ -164,7 +164,7 @@ class Stepping(nnxp.Trainer):
             r"Counting\(\): a step changes calls of Counting\(\)",
         ),
         ({"kind": Stepping}, "the trainer has a step of its own"),
-        ({"widths": (6, 6, 6), "tied": True}, "two layers of the network share a parameter"),
+        ({"widths": (6, 6, 6), "tied": True}, "two layers of the network share an array"),
     ],
 )
 def test_unavailable_capture_warns_with_the_reason(small, options, message):

@@ -50,17 +50,20 @@ class CapturedSteps(ABC):
         """
         return (
             not self._contents.foreign
-            and len(step.parts) == len(self._whole_step.parts)
-            and all(map(operator.is_, step.parts, self._whole_step.parts))
+            and self._has_parts_of(step)
             and self._contents.is_current()
             and self._arrays == _shapes_and_dtypes(step, batches)
         )
 
-    def is_current(self) -> bool:
+    def is_current(self, step: Step) -> bool:
         """Return whether no part has changed since the steps were prepared, but for its arrays."""
-        return self._contents.is_current() or not self._contents.changes(
-            contents_of(self._whole_step)
-        )
+        if self._has_parts_of(step) and self._contents.is_current():
+            return True
+        return not self._contents.changes(contents_of(step))
+
+    def _has_parts_of(self, step: Step) -> bool:
+        own, parts = self._whole_step.parts, step.parts
+        return len(own) == len(parts) and all(map(operator.is_, own, parts))
 
     @property
     def nbytes(self) -> int:
@@ -82,7 +85,7 @@ def contents_of(step: Step) -> Contents:
     """Return what a captured step depends on but for arrays and numbers, which it reads anew."""
 
     def skipped(part: Part) -> frozenset[str]:
-        return part.changing | numbers_of(part) if isinstance(part, Optimizer) else part.changing
+        return part.changing | numbers_of(part) if part is step.optimizer else part.changing
 
     return Contents(step.parts, skipped)
 

@@ -30,9 +30,9 @@ def choose(
         return None, f"there are no captured steps for {batches.device.spec}"
     if library != "cpu" and batches.resident is None:
         return None, "the data set is not on the device"
-    arrays = step.network.parameters().values()
+    arrays = [*step.network.parameters().values(), *step.network.states().values()]
     if len({id(x) for x in arrays}) < len(arrays):
-        return None, "two layers of the network share a parameter"
+        return None, "two layers of the network share an array"
     if library == "jax":
         from nnxp.capture.jax import JaxSteps
 

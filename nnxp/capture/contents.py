@@ -63,6 +63,7 @@ class Contents:
         self.parts: list[Part] = []
         self.foreign: list[object] = []
         self.unreadable: list[object] = []
+        self._classes: list[type] = []  # of the parts
         self._skipped = skipped
         # By id, which no other object can have as long as this one is here.
         self._seen: dict[int, tuple[Any, _Kind | None, Any]] = {}
@@ -75,8 +76,9 @@ class Contents:
         self._add("the step", {"parts": roots})
         is_own: dict[Any, bool] = {Part: True, object: True}
         for part in self.parts:  # to which parts within are added meanwhile
-            self._add(part, self._seen[id(part)][2])
+            self._add(part, {"its class": type(part)} | self._seen[id(part)][2])
             kinds = type(part).__mro__
+            self._classes.append(type(part))
             for kind in kinds:
                 if kind not in is_own:
                     is_own[kind] = is_own_class(kind)
@@ -117,10 +119,17 @@ class Contents:
 
         It takes little time, and may return False although nothing has changed.
         """
-        return not self._is_mutable and all(
-            attributes.keys() <= names
-            and all(map(operator.is_, map(attributes.get, held), held.values()))
-            for attributes, names, held in self._objects
+        same_classes = all(
+            type(x) is kind for x, kind in zip(self.parts, self._classes, strict=True)
+        )
+        return (
+            same_classes
+            and not self._is_mutable
+            and all(
+                attributes.keys() <= names
+                and all(map(operator.is_, map(attributes.get, held), held.values()))
+                for attributes, names, held in self._objects
+            )
         )
 
     @functools.cached_property
@@ -284,6 +293,7 @@ def _read_variables(function: FunctionType) -> dict[str, Any]:
         foreign = isinstance(value, FunctionType) and _package(value) != _package(function)
         if not foreign and not isinstance(value, _CONSTANT):
             held[name] = value
+    held["its default arguments"] = function.__defaults__, function.__kwdefaults__
     for name, cell in _cells(function):
         with contextlib.suppress(ValueError):  # an empty cell
             held[name] = cell.cell_contents
@@ -295,7 +305,9 @@ def _write_variables(function: FunctionType, held: Mapping[str, Any]) -> None:
     for name in _read_variables(function).keys() - held.keys() - cells.keys():
         del function.__globals__[name]
     for name, value in held.items():
-        if name in cells:
+        if name == "its default arguments":
+            function.__defaults__, function.__kwdefaults__ = value
+        elif name in cells:
             cells[name].cell_contents = value
         else:
             function.__globals__[name] = value

@@ -33,6 +33,7 @@ class JaxSteps(CapturedSteps):
     def bind(self, batches: Batches, sums: dict[str, Array]) -> Iterator[Callable[[Array], None]]:
         """Provide the function that does one step; see `CapturedSteps`."""
         parameters, optimizer = self._network.parameters(), self._optimizer
+        self._placed = parameters, self._network.states()  # of the layers that there are now
         trainable = parameters.trainable
         optimizer.require(parameters, trainable)
         zeros_like = self._device.xp.zeros_like
@@ -63,7 +64,7 @@ class JaxSteps(CapturedSteps):
         parameters, states, state, sums = self._values
         self._sums.update(sums)
         for arrays, values in (
-            (self._network.parameters(), parameters), (self._network.states(), states)
+            (self._placed[0], parameters), (self._placed[1], states)
         ):  # fmt: skip
             arrays.place_all(values)
         for slot, kept in state.items():

@@ -43,9 +43,6 @@ class NumpyOps(Ops):
                 return [partial(function, *numbers, out)]
             case np.astype:
                 return [partial(np.copyto, out, args[0], "unsafe")]
-            case np.where if _is_zero(args[2]) and args[1].shape == out.shape:
-                # Equal for finite numbers but for the sign of zeros, and four times as fast.
-                return [partial(np.multiply, args[1], args[0], out)]
             case np.where:
                 return [
                     partial(np.copyto, out, args[2]),
@@ -104,7 +101,3 @@ def _lower_subtraction(x: Buffer, factor: Buffer, a: Buffer, b: Buffer, out: Buf
         partial(np.multiply, factor, product, product),
         partial(np.subtract, out, product, out),
     ]
-
-
-def _is_zero(x: object) -> bool:
-    return isinstance(x, (int, float)) and x == 0

@@ -118,12 +118,16 @@ class Recorded:
     __hash__ = object.__hash__  # by identity, although == compares elements
 
     def __getitem__(self, key: Any) -> Recorded:
+        keys = key if isinstance(key, tuple) else (key,)
+        if any(isinstance(x, Recorded) and x.dtype == np.bool_ for x in keys):
+            self.refuse()  # the number of rows that a mask selects depends on the numbers
         return self._record(operator.getitem, self, key)
 
     def refuse(self, *_: object, **__: object) -> NoReturn:
         """Refuse to give the array's numbers, which do not exist while a step is recorded."""
         raise InputError(
-            "a recorded step cannot read or assign numbers, as float(x), bool(x) or x[...] = y do"
+            "a recorded step cannot read or assign numbers, as float(x), bool(x), x[x > 0] or "
+            "x[...] = y do"
         )
 
     __bool__ = __float__ = __int__ = __index__ = __iter__ = __setitem__ = refuse

@@ -135,7 +135,7 @@ class Replay(CapturedSteps):
                     arrays.place(name, original[name])
             sums.update({name: cast(Array, x.copy()) for name, x in self._sum_buffers.items()})
             optimizer_state.update(original_state)
-            if self._optimizer.steps:
+            if self._optimizer.steps or any(map(len, original_state.values())):
                 for slot, buffers in self._optimizer_buffers.items():
                     copies = {name: buffer.copy() for name, buffer in buffers.items()}
                     original_state[slot].update(copies)

@@ -97,6 +97,8 @@ class Tape:
             return self.read(np.asarray(result)) if is_array else result
         result = _sample(function, *_bind(args, kwargs, lambda x: x.sample))
         if not isinstance(result, (np.ndarray, np.generic)):
+            if isinstance(result, (list, tuple)) and any(hasattr(x, "dtype") for x in result):
+                reads[0].refuse()  # several arrays, whose shapes may depend on the numbers
             return result
         recorded = Recorded(self, np.asarray(result))
         op = Op(function, args, kwargs, recorded)

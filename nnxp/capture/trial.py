@@ -48,7 +48,7 @@ def disagreement(
 ) -> Refusal | None:
     """Return why captured steps must not replace plain ones; None if both agree.
 
-    Two plain steps and two captured ones are done from the same state, with different batches and
+    Four plain steps and four captured ones are done from the same state, with different batches and
     with different numbers of the optimizer. Afterwards everything is as before.
 
     Parameters
@@ -63,10 +63,16 @@ def disagreement(
     parts, optimizer = step.parts, step.optimizer
     start = _values(step, batches)
     with _restored(step):
-        for i, rows in enumerate(_two_batches(batches)):
+        for i, rows in enumerate(_trial_batches(batches)):
             _change_numbers(optimizer, 0.5**i)
             before = Contents(parts, lambda part: part.changing)
-            plain_step(*batches.take(rows))
+            try:
+                plain_step(*batches.take(rows))
+            except Exception as error:
+                if batches.device.is_memory_error(error) or not i:
+                    raise
+                reason = f"it cannot be tried with other numbers ({type(error).__name__}: {error})"
+                return Refusal(before.foreign, reason)
             changes = before.changes(Contents(parts, lambda part: part.changing))
             if before.unreadable:
                 kind = type(before.unreadable[0]).__name__
@@ -79,7 +85,7 @@ def disagreement(
         plain = _values(step, batches)
     try:
         with _restored(step), captured().bind(batches, step.sums) as captured_step:
-            for i, rows in enumerate(_two_batches(batches)):
+            for i, rows in enumerate(_trial_batches(batches)):
                 _change_numbers(optimizer, 0.5**i)
                 captured_step(rows)
             replayed = _values(step, batches)
@@ -117,12 +123,15 @@ def _refuse_change(owner: object, names: list[str], before: Contents) -> Refusal
     return Refusal(parts or before.foreign, f"a step changes {', '.join(names)} of {of}; {remedy}")
 
 
-def _two_batches(batches: Batches) -> list[Array]:
-    """Return the row indices of a batch, and of one of the size of an epoch's last batch."""
+def _trial_batches(batches: Batches) -> list[Array]:
+    """Return the row indices of two batches, and of two of the size of an epoch's last batch.
+
+    Two of each size, since the first one compiles the step with the numbers of its time.
+    """
     count = len(batches.dataset)
     size = min(batches.batch_size, count)
     last = count % size or size
-    starts_and_sizes = (0, size), (count - last, last)
+    starts_and_sizes = (0, size), (count - last, last), (count - size, size), (0, last)
     return [batches.indices(np.arange(start, start + n)) for start, n in starts_and_sizes]
 
 
@@ -143,10 +152,11 @@ def _values(step: Step, batches: Batches) -> Values:
     network, state = step.network, step.optimizer.state
     kinds: dict[str, Any] = {"parameter": network.parameters(), "state": network.states()}
     kinds |= {f"{slot} of": arrays for slot, arrays in state.items()} | {"the sum of": step.sums}
-    return {
+    values = {
         kind: {name: np.array(batches.device.to_host(x)) for name, x in arrays.items()}
         for kind, arrays in kinds.items()
     }
+    return values | {"the number of": {"steps": np.array(step.optimizer.steps)}}
 
 
 def _first_difference(start: Values, plain: Values, replayed: Values) -> str | None:
@@ -157,14 +167,20 @@ def _first_difference(start: Values, plain: Values, replayed: Values) -> str | N
     of the change, while a forgotten dependence changes a result by a share of the change.
     """
     for kind, arrays in plain.items():
-        if arrays.keys() != replayed[kind].keys():
-            names = ", ".join(sorted(arrays.keys() ^ replayed[kind].keys()))
+        others = replayed.get(kind, {})
+        if arrays.keys() != others.keys():
+            names = ", ".join(sorted(arrays.keys() ^ others.keys()))
             return f"{kind} {names}"
         floating = {name: x for name, x in arrays.items() if x.dtype.kind == "f"}
-        changes = [abs(x - start[kind].get(name, 0)) for name, x in floating.items()]
+        before = {
+            name: start.get(kind, {}).get(name, np.zeros_like(x)) for name, x in floating.items()
+        }
+        changes = [abs(x - before[n]) for n, x in floating.items() if x.shape == before[n].shape]
         change = max((float(x.max()) for x in changes if x.size), default=0.0)
         for name, x in arrays.items():
-            other = replayed[kind][name]
+            other = others[name]
+            if x.shape != other.shape:
+                return f"{kind} {name}"
             if name not in floating:
                 differs = not np.array_equal(x, other)
             else:

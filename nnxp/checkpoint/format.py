@@ -128,7 +128,7 @@ def digest(text: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
 
     sha256 = hashlib.sha256(text.encode())
     for name in sorted(arrays):
-        x = np.ascontiguousarray(arrays[name])
+        x = np.asarray(arrays[name], order="C")
         sha256.update(f"{name} {x.dtype} {x.shape}".encode())
-        sha256.update(x.data)
+        sha256.update(x.reshape(-1).data)
     return sha256.hexdigest()

@@ -64,7 +64,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     text = json.dumps(_metadata(checkpoint))
     # safetensors ignores strides, so arrays must be contiguous.
     arrays = {
-        name: np.ascontiguousarray(x if isinstance(x, np.ndarray) else device.to_host(x))
+        name: np.asarray(x if isinstance(x, np.ndarray) else device.to_host(x), order="C")
         for name, x in device_arrays.items()
     }
     for name, x in arrays.items():

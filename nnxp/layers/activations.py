@@ -44,7 +44,7 @@ class ReLU(Layer):
         """Return `dy` where ``x > 0`` and 0 elsewhere; `dy` is not changed."""
         y: Array = self.saved(dy)
         xp = floating_namespace(dy, self)
-        return xp.where(y > 0, dy, 0.0)
+        return dy * xp.astype(y > 0, dy.dtype)  # faster than where, once captured
 
 
 class Sigmoid(Layer):

@@ -1,4 +1,4 @@
-"""Callbacks: code of your own during a training: after each epoch, after each step, at the end."""
+"""Callbacks: objects that `fit` calls before the first step, after steps, epochs and the last."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ class Callback:
         return self.state
 
     def start(self, trainer: Trainer) -> bool | None:
-        """Be called before the first step of a call of `fit`."""
+        """Run before the first step of a call of `fit`."""
 
     def step(self, trainer: Trainer) -> bool | None:
-        """Be called after each step, if `every_step` is True."""
+        """Run after each step, if `every_step` is True."""
 
     def epoch(self, trainer: Trainer, record: Record) -> bool | None:
-        """Be called after each epoch, whose record is in the history."""
+        """Run after each epoch, whose record is in the history."""
 
     def finish(self, trainer: Trainer, error: BaseException | None) -> None:
-        """Be called at the end of `fit`; `error` is the exception that ended it, if one did."""
+        """Run at the end of `fit`; `error` is the exception that ended it, if one did."""
 
 
 class _Monitor(Callback):

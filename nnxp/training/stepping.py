@@ -47,7 +47,7 @@ class Stepper:
     def bind(
         self,
         plain_step: Callable[[Array, Array], Array],
-        step: Step,
+        make_step: Callable[[], Step],
         batches: Batches,
         *,
         capture: bool | str,
@@ -60,8 +60,8 @@ class Stepper:
         ----------
         plain_step : callable
             Does one plain step.
-        step : Step
-            What a step consists of.
+        make_step : callable
+            Returns what a step consists of now.
         batches : Batches
         capture : bool or "auto"
             As in `Trainer`.
@@ -73,6 +73,7 @@ class Stepper:
         with contextlib.ExitStack() as stack:
 
             def choose() -> Callable[[Array], object]:
+                step = make_step()
                 captured = self._choose(plain_step, step, batches, capture, own_step)
                 if captured is None:
                     return lambda rows: plain_step(*batches.take(rows))
@@ -82,7 +83,7 @@ class Stepper:
 
             def checked_step(rows: Array) -> None:
                 nonlocal chosen
-                if self.captured is not None and not self.captured.is_current():
+                if self.captured is not None and not self.captured.is_current(make_step()):
                     stack.close()
                     chosen = choose()
                 chosen(rows)

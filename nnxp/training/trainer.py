@@ -603,7 +603,8 @@ class Trainer:
             work = describe_work(self.network, batch_size, EVALUATION_BATCH_SIZE)
             stack.enter_context(self._device.session(work))
             stack.callback(data.clear)
-            stack.callback(self._stepper.release)
+            if not self._training:  # not when a callback evaluates
+                stack.callback(self._stepper.release)
             if training:
                 require_trainable(self._whole_step())
                 replace_unusable_arrays(self.network, self.optimizer, self._device)
@@ -617,7 +618,8 @@ class Trainer:
             try:
                 yield
             except BaseException:
-                self._stepper.captured = None  # it may be what did not fit into memory
+                if training or not self._training:
+                    self._stepper.captured = None  # it may be what did not fit into memory
                 raise
 
     def _epoch(
@@ -756,7 +758,7 @@ class Trainer:
         """Provide the function that does one step, given a batch's rows; see `Stepper.bind`."""
         with self._stepper.bind(
             self.step,
-            self._whole_step(),
+            self._whole_step,
             batches,
             capture=self.capture,
             own_step=self._has_own_step(),
