@@ -488,3 +488,68 @@ def test_summary_tells_equal_layers_apart():
     network = nnxp.Sequential([Equal(), Equal()])
     lines = network.summary().splitlines()
     assert [line.split()[-1] for line in lines[1:3]] == ["2", "2"]
+
+
+class Keyed(Swish):
+    """Parameters of any names and shapes."""
+
+    def __init__(self, **arrays):
+        self.device, self.dtype = "cpu", "float64"
+        self.params |= arrays
+
+
+def test_parameters_of_one_name_are_refused():
+    layers = [Keyed(W=np.ones(1), W1=np.ones(1)), *(Keyed(W=np.ones(1)) for _ in range(10))]
+    network = nnxp.Sequential(layers)
+    with pytest.raises(nnxp.InputError, match="two arrays of the network would be named W11; ren"):
+        network.parameters()
+
+
+class Loose(Swish):
+    def __init__(self, size, **options):
+        self.size = size
+
+
+class Head(nnxp.Sequential):
+    """Adds a layer of its own."""
+
+    def __init__(self, layers):
+        super().__init__([*layers, nnxp.Tanh()])
+
+
+class Aliased(nnxp.Sequential):
+    def __init__(self, layers):
+        super().__init__(layers)
+        self.first = self.layers[0]
+
+
+def test_networks_of_users_are_rebuilt_and_moved_as_they_are(monkeypatch):
+    monkeypatch.setattr("nnxp.parts._registered", dict(nnxp.parts._registered))
+    with pytest.raises(nnxp.InputError, match="Loose cannot be saved: its __init__ takes argume"):
+        describe_part(Loose(1))
+    nnxp.register(Head)
+    assert repr(round_trip(Head([affine()]))) == "Head(Affine(4, 4), Tanh())"
+    moved = Aliased([affine(), nnxp.ReLU()]).to("strict")
+    assert moved.first is moved[0]
+
+
+class Single(Swish):
+    """A parameter without axes, which is not used."""
+
+    def __init__(self):
+        self.device, self.dtype = "cpu", "float64"
+        self.params["t"] = np.array(2.0)
+
+
+def test_array_without_axes_survives_a_checkpoint(tmp_path):
+    pytest.importorskip("safetensors")
+    path = tmp_path / "a.safetensors"
+    one, given = trainer(), trainer()
+    for each in (one, given):
+        each.network.layers = [*each.network, Single()]
+    one.save(path)
+    given.network[-1].params["t"] = np.array(0.0)
+    resumed = nnxp.Trainer.resume(
+        path, network=given.network, loss=given.loss, optimizer=given.optimizer
+    )
+    assert resumed.network.parameters()["t1"] == 2.0

@@ -567,3 +567,206 @@ def test_checks_between_steps_are_few(monkeypatch):
         for _ in range(2):
             fit(one, callbacks=[Stopping(lambda: False)])
     assert len(calls) <= 4
+
+
+# Found by attacks
+
+DIGITS = nnxp.data.load_digits()[0]
+
+
+class HalvedLoss(nnxp.SoftmaxWithLoss):
+    def backward(self):
+        return super().backward() * 0.5
+
+
+def change_layers(trainer):
+    device = trainer.network.device
+    new = nnxp.Affine(64, 9, rng=9, device=device, dtype="float64")
+    trainer.network.layers = [new, *trainer.network[1:]]
+    trainer.optimizer = nnxp.SGD(0.1)
+
+
+def replace_optimizer(trainer):
+    trainer.optimizer = nnxp.SGD(0.001)
+
+
+def replace_loss(trainer):
+    trainer.loss = HalvedLoss()
+
+
+def add_penalty(trainer):
+    trainer.penalty = nnxp.L2(0.5)
+
+
+@devices
+@pytest.mark.parametrize("change", [change_layers, replace_optimizer, replace_loss, add_penalty])
+def test_parts_replaced_within_an_epoch_are_used_at_once(spec, change):
+    def trained(capture, change):
+        one = trainer(spec, capture=capture)
+        fit(one, callbacks=[Stopping(Anneal(one, change))])
+        return one
+
+    one, other = trained("auto", change), trained(False, change)
+    assert one.captured == "captured"
+    assert_equal(one, other)
+
+
+class Unit(nnxp.Layer):
+    """Rows of length 1; a row of zeros stays."""
+
+    def forward(self, x, training=False):
+        xp = array_namespace(x)
+        n = xp.sqrt(xp.sum(x * x, axis=1, keepdims=True))
+        y = xp.where(n > 0, x / n, 0.0)
+        if training:
+            self.save_for_backward(y, (n, y))
+        return y
+
+    def backward(self, dy):
+        n, y = self.saved(dy)
+        xp = array_namespace(dy)
+        inner = xp.sum(dy * y, axis=1, keepdims=True)
+        return xp.where(n > 0, (dy - y * inner) / n, 0.0)
+
+
+def test_where_hides_what_is_not_finite():
+    inputs = DIGITS.inputs.copy()
+    inputs[600] = 0  # in no batch of a trial
+    data = nnxp.data.Dataset(inputs, DIGITS.labels)
+    results = []
+    for capture in ("auto", False):
+        one = trainer(capture=capture)
+        one.network.layers = [Unit(), *one.network]
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            one.fit(data, epochs=1, batch_size=400, rng=1)
+        results.append(one)
+    assert results[0].captured == "captured"
+    assert_equal(*results)
+
+
+class Outliers(Swish):
+    """Reads how many numbers are large: none in the batches of a trial."""
+
+    def forward(self, x, training=False):
+        xp = array_namespace(x)
+        found = xp.nonzero(xp.abs(x) > 1e9)[0] if self.by_index else x[xp.abs(x) > 1e9]
+        return super().forward(x / (1 + found.shape[0]), training)
+
+
+@pytest.mark.parametrize("by_index", [True, False])
+def test_shapes_that_depend_on_numbers_are_not_recorded(by_index):
+    layer = Outliers()
+    layer.by_index = by_index
+    with pytest.warns(UserWarning, match="a recorded step cannot read or assign numbers"):
+        fit(trainer(layer=layer))
+
+
+class Scheduled(Swish):
+    """Scales by a number that depends on the optimizer's steps."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def forward(self, x, training=False):
+        self.scale = 1 / (1 + self.optimizer.steps)
+        return super().forward(x * self.scale, training)
+
+    def backward(self, dy):
+        return super().backward(dy) * self.scale
+
+
+class Wrapping(nnxp.Optimizer):
+    def __init__(self, inner):
+        super().__init__(0.1)
+        self.inner = inner
+
+    def update(self, params, grads):
+        self.inner.update(params, grads)
+
+
+@pytest.mark.filterwarnings("ignore:no step is captured")
+@devices
+def test_numbers_of_another_optimizer_are_not_baked_in(spec):
+    def scheduled(capture):
+        optimizer = nnxp.SGD(0.1)
+        one = trainer(spec, layer=Scheduled(optimizer), optimizer=optimizer, capture=capture)
+        fit(one)
+        return one
+
+    assert_equal(scheduled("auto"), scheduled(False))
+
+    def slow_down(trainer):
+        trainer.optimizer.inner.learning_rate = 0.001
+
+    def wrapped(capture):
+        one = trainer(spec, optimizer=Wrapping(nnxp.SGD(0.1)), capture=capture)
+        fit(one, callbacks=[Stopping(Anneal(one, slow_down))])
+        return one
+
+    assert_equal(wrapped("auto"), wrapped(False))
+
+
+def test_evaluation_by_a_callback_does_not_end_the_checks():
+    network = nnxp.mlp([64, 1500, 1000, 10], rng=0, dtype="float64")  # more than 32 MB
+    dropout = nnxp.Dropout(0.1, rng=0, dtype="float64")
+    network.layers = [network[0], dropout, *network[1:]]
+    results = []
+    for capture in ("auto", False):
+        one = nnxp.Trainer(
+            network.to("cpu"), nnxp.SoftmaxWithLoss(), nnxp.SGD(0.01), capture=capture
+        )
+
+        def stop(one=one):
+            if one.optimizer.steps == 1:
+                one.evaluate(nnxp.data.Dataset(DIGITS.inputs[:9], DIGITS.labels[:9]))
+            if one.optimizer.steps == 2:
+                one.network[1].rate = 0.9
+
+        fit(one, callbacks=[Stopping(stop)])
+        results.append(one)
+    assert_equal(*results)
+
+
+def count_in_default(self, n=[0]):  # noqa: B006
+    n[0] += 1
+
+
+class Defaults(Swish):
+    count = count_in_default
+
+    def forward(self, x, training=False):
+        if training:
+            self.count()
+        return super().forward(x, training)
+
+
+def test_mutable_default_arguments_mean_plain_steps():
+    with pytest.warns(UserWarning, match="a variable of count of the class Defaults"):
+        fit(trainer(layer=Defaults()))
+
+
+class Averaging(nnxp.SGD):
+    """Makes a slot in the first update."""
+
+    def update(self, params, grads):
+        super().update(params, grads)
+        kept = self.state.setdefault("average", {})
+        for name in grads:
+            kept[name] = params[name] * 1.0
+
+
+class Refusing(nnxp.Momentum):
+    def factors(self):
+        if self.momentum < 0.5:
+            raise ValueError("too small")
+        return super().factors()
+
+
+@pytest.mark.filterwarnings("ignore:no step is captured")
+@pytest.mark.parametrize("make", [Averaging, Refusing])
+def test_what_a_trial_cannot_compare_trains_by_plain_steps(make):
+    one, other = trainer(optimizer=make(0.1)), trainer(optimizer=make(0.1), capture=False)
+    fit(one)
+    fit(other)
+    assert_equal(one, other)

@@ -101,7 +101,7 @@ class Replay(CapturedSteps):
     def bind(self, batches: Batches, sums: dict[str, Array]) -> Iterator[Callable[[Array], None]]:
         """Provide the function that does one step; see `CapturedSteps`."""
         parameters, states = self._network.parameters(), self._network.states()
-        optimizer_state = self._optimizer.state
+        optimizer_state, stepped = self._optimizer.state, False
         self._optimizer.require(parameters, parameters.trainable)
         placed = [(parameters, self._parameter_buffers), (states, self._state_buffers)]
         originals = [dict(arrays) for arrays, _ in placed]
@@ -124,6 +124,8 @@ class Replay(CapturedSteps):
             )
 
             def step(rows: Array) -> None:  # the arrays of a stream are others at each step
+                nonlocal stepped
+                stepped = True
                 inputs, labels = cast(tuple[Buffer, Buffer], batches.arrays)
                 self._step(inputs, labels, cast(Buffer, rows))
 
@@ -135,7 +137,7 @@ class Replay(CapturedSteps):
                     arrays.place(name, original[name])
             sums.update({name: cast(Array, x.copy()) for name, x in self._sum_buffers.items()})
             optimizer_state.update(original_state)
-            if self._optimizer.steps or any(map(len, original_state.values())):
+            if stepped:
                 for slot, buffers in self._optimizer_buffers.items():
                     copies = {name: buffer.copy() for name, buffer in buffers.items()}
                     original_state[slot].update(copies)

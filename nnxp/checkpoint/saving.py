@@ -106,8 +106,9 @@ def require_saveable(checkpoint: Checkpoint) -> None:
             f"a checkpoint's config may have {MAX_CONFIG:,} characters as JSON, got {length:,}; "
             "store large data in a separate file"
         )
+    states = _metadata(checkpoint)["callbacks"]
     try:
-        length = len(json.dumps(_metadata(checkpoint)["callbacks"], allow_nan=False))
+        length = len(json.dumps(states, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"the state of a callback must be JSON or arrays of NumPy: {error}"
