@@ -254,8 +254,9 @@ class Sequential(Layer):
         if "layers" in settings:
             sizes = replace(place)
             network = super().build(config, place)
-            # An __init__ that adds layers would add them once more.
-            network.layers = decode_settings({"layers": config["layers"]}, sizes)["layers"]
+            own = next(kind for kind in cls.__mro__ if "__init__" in vars(kind))
+            if own is not Sequential:  # it may add layers, and would add them once more
+                network.layers = decode_settings({"layers": config["layers"]}, sizes)["layers"]
             return network
         if unknown := config.keys() - settings.keys() - {"layers"}:
             raise InputError(f"{cls.__name__} has no settings {', '.join(sorted(unknown))}")

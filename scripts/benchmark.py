@@ -153,7 +153,7 @@ class PeerRunner:
         return peers.predict_time(self.peer, images, seconds)
 
     def accuracy(self) -> float:
-        """Return the test accuracy."""
+        """Return the validation accuracy."""
         scores = self.peer.to_host(self.peer.predict(self.peer.asarray(self._images())))
         return float((scores.argmax(axis=1) == self.test.labels).mean())
 
@@ -217,7 +217,7 @@ class Report:
     measured : dict of dict of Rounds
         The values by number of cores and measure.
     accuracy : dict of dict of dict of float
-        The test accuracy by number of cores, measure and peer.
+        The validation accuracy by number of cores, measure and peer.
     missing : dict of str
         Why a peer or a measurement was not run.
     failures : list of str
@@ -235,7 +235,7 @@ class Report:
         self.measured.setdefault(cores, {})[measure] = rounds
         self.accuracy.setdefault(cores, {})[measure] = accuracy
         unit = {COLD_START: "s", PEAK_MEMORY: "MiB"}.get(measure, "µs")
-        print(f"\n| {measure}, {cores} | {unit} | nnxp / peer (quartiles) | test accuracy |")
+        print(f"\n| {measure}, {cores} | {unit} | nnxp / peer (quartiles) | validation accuracy |")
         print("|---|---|---|---|")
         for name, values in rounds.items():
             ratio = spread(ratios(rounds, (name,)))
@@ -246,7 +246,7 @@ class Report:
         """Store a failure for each peer whose accuracy differs from the others'."""
         median = statistics.median(accuracy.values())
         self.failures += [
-            f"{name} reached a test accuracy of {value:.4f} on {task}, and the median is "
+            f"{name} reached a validation accuracy of {value:.4f} on {task}, and the median is "
             f"{median:.4f}: does it do the same work?"
             for name, value in accuracy.items()
             if abs(value - median) > ACCURACY_TOLERANCE
@@ -460,8 +460,8 @@ def measure_against_cpu(report: Report, args: argparse.Namespace, count: int, fo
             "train_to", 0.3 if args.quick else ACCURACY, devices[name]
         )
         print(
-            f"{name}: test accuracy {accuracy:.4f} after {epochs} epoch(s) in {seconds:.2f} s, "
-            f"evaluations included: {epochs / seconds:.2f} epochs per second"
+            f"{name}: validation accuracy {accuracy:.4f} after {epochs} epoch(s) in "
+            f"{seconds:.2f} s, evaluations included: {epochs / seconds:.2f} epochs per second"
         )
         worker.close()
     with optional_output():

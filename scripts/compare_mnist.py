@@ -61,7 +61,7 @@ def main() -> None:
     folder = new_run_folder(args.out, vars(args) | data.config() | {"device": str(device)})
     print(f"{data.name} on {device}, {args.epochs} epochs, batches of {args.batch_size}")
     print(f"mean and standard deviation over {args.seeds} seed(s)")
-    print(f"{'run':<28}  {'train accuracy':<16}  {'test accuracy':<16}  seconds per run")
+    print(f"{'run':<28}  {'train accuracy':<16}  {'validation accuracy':<16}  seconds per run")
     first_histories = {}
     table = []
     for run_name, settings in RUNS.items():
@@ -71,12 +71,12 @@ def main() -> None:
         row = {
             "run": run_name,
             "train_accuracy": [record.train_accuracy for record in last],
-            "test_accuracy": [record.validation_accuracy for record in last],
+            "validation_accuracy": [record.validation_accuracy for record in last],
             "seconds": statistics.mean(sum(record.seconds for record in h) for h in histories),
         }
         table.append(row)
         write_json(folder / "compare.json", table)
-        cells = [mean_and_deviation(row[key]) for key in ("train_accuracy", "test_accuracy")]
+        cells = [mean_and_deviation(row[key]) for key in ("train_accuracy", "validation_accuracy")]
         print(f"{run_name:<28}  {cells[0]:<16}  {cells[1]:<16}  {row['seconds']:.1f}", flush=True)
     nnxp.plots.plot_histories(first_histories, folder / "compare.png", title=f"{data.name}, test")
     print_files(folder)

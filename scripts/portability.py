@@ -41,7 +41,7 @@ FLOAT64_BOUND = 1e-9
 FLOAT32_GROWTH = 10 * 2.0**29
 HEADINGS = (
     "| device | library | dtype | final loss | difference from NumPy: losses | parameters, relu "
-    "| parameters, tanh | test accuracy | seconds |"
+    "| parameters, tanh | validation accuracy | seconds |"
 )
 
 

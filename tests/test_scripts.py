@@ -88,7 +88,7 @@ def test_compare_prints_a_table_and_draws_a_picture(tmp_path):
     assert len(config_of(tmp_path)["data_sha256"]) == 64
     table = json.loads((tmp_path / "compare.json").read_text())
     assert len(table) == 11
-    results = {tuple(row["train_accuracy"] + row["test_accuracy"]) for row in table}
+    results = {tuple(row["train_accuracy"] + row["validation_accuracy"]) for row in table}
     assert len(results) >= 9  # no two settings alike, but for those that learn nothing in an epoch
     assert sum(row["train_accuracy"][0] != row["train_accuracy"][1] for row in table) >= 8  # seeds
 

@@ -770,3 +770,12 @@ def test_what_a_trial_cannot_compare_trains_by_plain_steps(make):
     fit(one)
     fit(other)
     assert_equal(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:no step is captured")
+def test_state_of_a_wrapped_optimizer_is_not_lost_by_a_checkpoint(tmp_path):
+    pytest.importorskip("safetensors")
+    one = trainer(optimizer=Wrapping(nnxp.Momentum(0.1)))
+    fit(one)
+    with pytest.raises(nnxp.InputError, match=r"has the optimizer Momentum\(.* does not hold"):
+        one.save(tmp_path / "a.safetensors")

@@ -30,6 +30,7 @@ from nnxp.checks import optional_import
 from nnxp.errors import DivergenceError, InputError
 from nnxp.files import write_atomically
 from nnxp.history import MAX_RECORDS, Record
+from nnxp.optimizers import Optimizer
 from nnxp.parts import Part, describe_part
 from nnxp.random import BIT_GENERATORS, get_state
 
@@ -131,6 +132,12 @@ def require_saveable(checkpoint: Checkpoint) -> None:
             f"a checkpoint's generator must be one of {', '.join(BIT_GENERATORS)}, got {rng!r}"
         )
     optimizer = checkpoint.optimizer
+    for inner in vars(optimizer).values():
+        if isinstance(inner, Optimizer) and any(inner.state.values()):
+            raise InputError(
+                f"{optimizer!r} has the optimizer {inner!r}, whose state a checkpoint does not "
+                "hold; keep all state in the outer one's state"
+            )
     optimizer.require(parameters, parameters.trainable)
     require_state(optimizer, optimizer.steps, optimizer.state, parameters, parameters.trainable)
     if len(history) > MAX_RECORDS:
