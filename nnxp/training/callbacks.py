@@ -93,9 +93,8 @@ class _Monitor(Callback):
 
     def improves(self, record: Record) -> bool:
         """Return whether a record has the best figure so far, and remember it."""
-        value, best = record[self.monitor], self.state["best"]
-        sign = 1 if is_better_if_large(self.monitor) else -1
-        if best is None or sign * (value - best) > self.min_delta:
+        value = record[self.monitor]
+        if is_better(self.monitor, value, self.state["best"], self.min_delta):
             self.state.update(best=value, waited=0)
             return True
         self.state["waited"] += 1
@@ -237,11 +236,9 @@ class Checkpoint(Callback):
     def epoch(self, trainer: Trainer, record: Record) -> bool | None:
         """Save, unless the figure is not the best one."""
         if self.best is not None:
-            value, best = record[self.best], self.state.get("best")
-            sign = 1 if is_better_if_large(self.best) else -1
-            if best is not None and sign * (value - best) <= 0:
+            if not is_better(self.best, record[self.best], self.state.get("best")):
                 return None
-            self.state["best"] = value
+            self.state["best"] = record[self.best]
         self._save(trainer)
         return None
 
@@ -417,9 +414,15 @@ def require_measured(callback: Callback, name: str, trainer: Trainer) -> None:
         )
 
 
-def is_better_if_large(name: str) -> bool:
-    """Return whether a larger figure of this name is a better one."""
-    return name.endswith(("accuracy", "r2"))
+def is_better(name: str, value: float, best: float | None, min_delta: float = 0.0) -> bool:
+    """Return whether a figure is better than the best one so far, by more than `min_delta`.
+
+    Accuracies and ``r2`` are better if they are larger, other figures if they are smaller.
+    """
+    if best is None:
+        return True
+    gain = value - best if name.endswith(("accuracy", "r2")) else best - value
+    return gain > min_delta
 
 
 def _host_copies(trainer: Trainer, arrays: Any) -> dict[str, Any]:
