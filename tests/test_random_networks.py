@@ -140,6 +140,7 @@ def train(kind, seed, spec):
     return trainer
 
 
+@pytest.mark.filterwarnings("ignore:no step is captured.* plain steps diverge in a trial")
 @pytest.mark.parametrize(
     ("spec", "seeds"), CASES, ids=lambda x: x if isinstance(x, str) else len(x)
 )

@@ -779,3 +779,21 @@ def test_state_of_a_wrapped_optimizer_is_not_lost_by_a_checkpoint(tmp_path):
     fit(one)
     with pytest.raises(nnxp.InputError, match=r"has the optimizer Momentum\(.* does not hold"):
         one.save(tmp_path / "a.safetensors")
+
+
+def halved(params, grads):
+    return {name: 0.5 * g for name, g in grads.items()}
+
+
+def test_network_that_diverges_blames_no_part():
+    one = trainer(transforms=[halved])
+    one.network.parameters()["W1"][0, 0] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(nnxp.DivergenceError):
+            fit(one)
+    assert one.captured == "plain: the numbers are not finite, so that steps cannot be compared"
+    one = trainer(transforms=[lambda params, grads: {n: g * np.inf for n, g in grads.items()}])
+    said = pytest.warns(UserWarning, match="plain steps diverge in a trial")
+    with said, pytest.raises(nnxp.DivergenceError):
+        fit(one)

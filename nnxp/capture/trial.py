@@ -37,7 +37,8 @@ class Refusal(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        return f"{', '.join(dict.fromkeys(map(name_of, self.parts)))}: {self.reason}"
+        names = ", ".join(dict.fromkeys(map(name_of, self.parts)))
+        return f"{names}: {self.reason}" if names else self.reason
 
 
 def disagreement(
@@ -62,6 +63,8 @@ def disagreement(
     """
     parts, optimizer = step.parts, step.optimizer
     start = _values(step, batches)
+    if not _is_finite(start):
+        return Refusal([], "the numbers are not finite, so that steps cannot be compared")
     with _restored(step):
         for i, rows in enumerate(_trial_batches(batches)):
             _change_numbers(optimizer, 0.5**i)
@@ -83,6 +86,10 @@ def disagreement(
             if i and changes:  # the first step may make what stays
                 return _refuse_change(*changes[0], before)
         plain = _values(step, batches)
+        if not _is_finite(plain):
+            return Refusal(
+                before.foreign, "plain steps diverge in a trial, so that nothing can be compared"
+            )
     try:
         with _restored(step), captured().bind(batches, step.sums) as captured_step:
             for i, rows in enumerate(_trial_batches(batches)):
@@ -157,6 +164,10 @@ def _values(step: Step, batches: Batches) -> Values:
         for kind, arrays in kinds.items()
     }
     return values | {"the number of": {"steps": np.array(step.optimizer.steps)}}
+
+
+def _is_finite(values: Values) -> bool:
+    return all(bool(np.isfinite(x).all()) for arrays in values.values() for x in arrays.values())
 
 
 def _first_difference(start: Values, plain: Values, replayed: Values) -> str | None:
