@@ -70,6 +70,14 @@ class Parameters(MutableMapping[str, Array]):
         for name, x in arrays.items():
             self.place(name, x)
 
+    def hold(self, arrays: Mapping[str, Array]) -> bool:
+        """Return whether the layers hold these arrays themselves under their names."""
+        attribute = self._attribute
+        return all(
+            getattr(layer, attribute).get(key) is arrays[name]
+            for name, (layer, key) in self._slots.items()
+        )
+
     def matching_copy(self, name: str, new: Array) -> Array:
         """Return a copy of `new`, which may replace an array if shape and dtype are the same."""
         old, layer = self[name], self.layer(name)
@@ -397,11 +405,16 @@ class Sequential(Layer):
 
     def parameters(self) -> Parameters:
         """Return the parameters by name, in the layers' order: W1, b1, W2, b2 and so on."""
-        return Parameters(self._slots()[0], self)
+        return self.arrays()[0]
 
     def states(self) -> States:
         """Return the layers' state by name, in the layers' order."""
-        return States(self._slots()[1], self)
+        return self.arrays()[1]
+
+    def arrays(self) -> tuple[Parameters, States]:
+        """Return `parameters()` and `states()`, which takes half the time of both calls."""
+        parameters, states = self._slots()
+        return Parameters(parameters, self), States(states, self)
 
     def gradients(self) -> dict[str, Array]:
         """Return the gradients of the last backward under the names of the trainable parameters.
@@ -447,7 +460,7 @@ class Sequential(Layer):
         parameters, states : mapping of str to array
             As in `load_parameters`, with the names of `parameters` and of `states`.
         """
-        pairs = (parameters, self.parameters()), (states, self.states())
+        pairs = zip((parameters, states), self.arrays(), strict=True)
         copies = [(own, self._checked_copies(given, own)) for given, own in pairs]
         for own, loaded in copies:
             own.place_all(loaded)

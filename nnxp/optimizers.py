@@ -188,15 +188,15 @@ class Optimizer(Part):
                 f"{', '.join(updated)} and gradients {', '.join(grads)}"
             )
         for name, gradient in grads.items():
-            expected = _shape_device_dtype(params[name])
-            if _shape_device_dtype(gradient) != expected:
+            parameter = params[name]
+            if not _are_alike(gradient, parameter):
                 raise InputError(
                     f"update expects {name} and its gradient to have one shape, dtype and device, "
-                    f"got {describe(params[name])}; and {describe(gradient)}; convert with the "
+                    f"got {describe(parameter)}; and {describe(gradient)}; convert with the "
                     "network's device.asarray"
                 )
             for slot in self.state.values():
-                if name in slot and _shape_device_dtype(slot[name]) != expected:
+                if name in slot and not _are_alike(slot[name], parameter):
                     raise InputError(
                         f"{self!r} has already trained another {name}, "
                         f"{describe(slot[name])}; make a new optimizer for each network"
@@ -490,10 +490,11 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 """The optimizers by name."""
 
 
-def _shape_device_dtype(x: Array) -> tuple[Any, ...]:
-    """Return what must be equal for a parameter, its gradient and its state."""
+def _are_alike(x: Array, parameter: Array) -> bool:
+    """Return whether a gradient or state has the shape, device and dtype of its parameter."""
     try:
-        # The device before the dtype: comparing dtypes of two libraries may raise.
-        return x.shape, device_of(x), x.dtype
+        same_place = x.shape == parameter.shape and device_of(x) == device_of(parameter)
+        return same_place and x.dtype == parameter.dtype  # of one library, or it might raise
     except AttributeError:
-        raise InputError(f"update expects arrays, got {type(x).__name__}") from None
+        kind = type(parameter if hasattr(x, "dtype") else x).__name__
+        raise InputError(f"update expects arrays, got {kind}") from None

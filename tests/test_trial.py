@@ -546,6 +546,9 @@ def test_denormal_numbers_do_not_stay_in_the_optimizer_state():
     velocity[0] = 1e-310
     one.network[0].trainable = False  # so that nothing else changes it
     fit(one)
+    assert (one.optimizer.state["velocity"]["W1"][0] == 1e-310).all()
+    one.optimizer.steps = 497  # 2 epochs of 4 steps reach step 500 before the second one
+    fit(one)
     assert (one.optimizer.state["velocity"]["W1"][0] == 0).all()
 
 

@@ -797,3 +797,64 @@ def test_network_that_diverges_blames_no_part():
     said = pytest.warns(UserWarning, match="plain steps diverge in a trial")
     with said, pytest.raises(nnxp.DivergenceError):
         fit(one)
+
+
+def scaled(arrays):
+    return {name: x * 0.5 for name, x in arrays.items()}
+
+
+def assign_parameter(trainer):
+    parameters = trainer.network.parameters()
+    parameters["W1"] = parameters["W1"] * 0.5
+
+
+def put_parameter(trainer):
+    trainer.network[1].params["W"] = trainer.network[1].params["W"] * 0.5
+
+
+def put_params(trainer):
+    trainer.network[1].params = scaled(trainer.network[1].params)
+
+
+def load_all(trainer):
+    trainer.network.load_parameters(scaled(trainer.network.parameters()))
+
+
+def assign_state(trainer):
+    states = trainer.network.states()
+    states["running_mean1"] = states["running_mean1"] * 0.5
+
+
+def put_slot(trainer):
+    trainer.optimizer.state["velocity"]["W1"] = trainer.optimizer.state["velocity"]["W1"] * 0.5
+
+
+def put_slots(trainer):
+    trainer.optimizer.state["velocity"] = scaled(trainer.optimizer.state["velocity"])
+
+
+def clear_slots(trainer):
+    trainer.optimizer.state = {"velocity": {}}
+
+
+ASSIGNMENTS = [
+    assign_parameter, put_parameter, put_params, load_all, assign_state, put_slot, put_slots,
+    clear_slots,
+]  # fmt: skip
+
+
+@devices
+@pytest.mark.parametrize("change", ASSIGNMENTS)
+def test_arrays_replaced_within_an_epoch_are_used_at_once(spec, change):
+    def trained(capture, change):
+        one = trainer(spec, capture=capture)
+        norm = nnxp.BatchNorm(64, dtype="float64", device=spec)
+        one.network.layers = [norm, *one.network]
+        fit(one, callbacks=[Stopping(Anneal(one, change))])
+        return one
+
+    one, other = trained("auto", change), trained(False, change)
+    assert one.captured == "captured"
+    assert_equal(one, other)
+    with pytest.raises(AssertionError):
+        assert_equal(one, trained(False, lambda _: None))

@@ -13,7 +13,7 @@ from nnxp.arrays import Array
 from nnxp.capture.contents import Contents
 from nnxp.data.batches import Batches
 from nnxp.errors import InputError
-from nnxp.network import Sequential
+from nnxp.network import Parameters, Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.parts import Part, definition, numbers_of
 from nnxp.step import Step
@@ -35,12 +35,14 @@ class CapturedSteps(ABC):
         self._device, self._dtype = batches.device, batches.dtype
         self._contents = contents_of(step)
         self._contents.is_current()  # which takes its memory now, and not in a later epoch
-        self._arrays = _shapes_and_dtypes(step, batches)
+        self._shapes, self._data = _shapes_and_dtypes(step), _data_of(step, batches)
 
     def matches(self, step: Step, contents: Contents, batches: Batches) -> bool:
         """Return whether the prepared steps are those of these parts and examples."""
-        return not self._contents.changes(contents) and self._arrays == _shapes_and_dtypes(
-            step, batches
+        return (
+            not self._contents.changes(contents)
+            and self._data == _data_of(step, batches)
+            and self._shapes == _shapes_and_dtypes(step)
         )
 
     def is_same(self, step: Step, batches: Batches) -> bool:
@@ -52,11 +54,18 @@ class CapturedSteps(ABC):
             not self._contents.foreign
             and self._has_parts_of(step)
             and self._contents.is_current()
-            and self._arrays == _shapes_and_dtypes(step, batches)
+            and self._data == _data_of(step, batches)
+            and self._has_same_arrays(step)
         )
 
+    def _has_same_arrays(self, step: Step) -> bool:
+        """Return whether the step's arrays can take the place of those of the last call."""
+        return self._shapes == _shapes_and_dtypes(step)
+
     def is_current(self, step: Step) -> bool:
-        """Return whether no part has changed since the steps were prepared, but for its arrays."""
+        """Return whether bound steps may go on: no part has changed, and no array was replaced."""
+        if not self._holds_arrays():
+            return False
         if self._has_parts_of(step) and self._contents.is_current():
             return True
         return not self._contents.changes(contents_of(step))
@@ -71,13 +80,32 @@ class CapturedSteps(ABC):
         return 0
 
     @abstractmethod
+    def _holds_arrays(self) -> bool:
+        """Return whether network and optimizer hold the arrays that the last step left there."""
+
+    def _hold(
+        self,
+        own: Iterable[Parameters],
+        arrays: Iterable[Mapping[str, Array]],
+        state: Mapping[str, Mapping[str, Array]],
+    ) -> bool:
+        """Return whether the network holds these `arrays` themselves, and the optimizer `state`."""
+        slots = self._optimizer.state
+        return all(x.hold(y) for x, y in zip(own, arrays, strict=True)) and all(
+            slot in slots and slots[slot].get(name) is x
+            for slot, kept in state.items()
+            for name, x in kept.items()
+        )
+
+    @abstractmethod
     def bind(
         self, batches: Batches, sums: dict[str, Array]
     ) -> AbstractContextManager[Callable[[Array], None]]:
         """Return a context that provides a function: it does one step, given row indices.
 
         Network and optimizer hold the current parameters and state after each step, and `sums`
-        those of the loss and the metrics; see `Step`.
+        those of the loss and the metrics; see `Step`. Arrays that other code puts in their place
+        stay at the end.
         """
 
 
@@ -90,15 +118,17 @@ def contents_of(step: Step) -> Contents:
     return Contents(step.parts, skipped)
 
 
-def _shapes_and_dtypes(step: Step, batches: Batches) -> list[Any]:
-    found: list[Any] = [
-        (name, x.shape, x.dtype)
-        for arrays in (step.network.parameters(), step.network.states(), step.sums)
-        for name, x in arrays.items()
+def _shapes_and_dtypes(step: Step) -> list[Any]:
+    return [
+        (name, x.shape, x.dtype) for arrays in step.network.arrays() for name, x in arrays.items()
     ]
-    examples = batches.dataset
-    found.append(step.micro_batch_size)
-    return [*found, *((x.shape[1:], str(x.dtype)) for x in (examples.inputs, examples.labels))]
+
+
+def _data_of(step: Step, batches: Batches) -> list[Any]:
+    """Return what is known of the examples, of their batches and of the sums over them."""
+    examples = batches.dataset.inputs, batches.dataset.labels
+    sums = [(name, x.shape) for name, x in step.sums.items()]
+    return [step.micro_batch_size, *((x.shape[1:], x.dtype) for x in examples), *sums]
 
 
 def require_states(network: Sequential, names: Mapping[str, object]) -> None:

@@ -6,9 +6,8 @@ import itertools
 from typing import Any
 
 from nnxp.capture.base import CapturedSteps
-from nnxp.capture.ops import memory_span
+from nnxp.capture.ops import address
 from nnxp.data.batches import Batches
-from nnxp.network import Sequential
 from nnxp.step import Step
 
 
@@ -30,14 +29,14 @@ def choose(
         return None, f"there are no captured steps for {batches.device.spec}"
     if library != "cpu" and batches.resident is None:
         return None, "the data set is not on the device"
-    arrays = [*step.network.parameters().values(), *step.network.states().values()]
-    if len({id(x) for x in arrays}) < len(arrays):
+    parameters, states = (list(arrays.values()) for arrays in step.network.arrays())
+    if len({id(x) for x in [*parameters, *states]}) < len(parameters) + len(states):
         return None, "two layers of the network share an array"
     if library == "jax":
         from nnxp.capture.jax import JaxSteps
 
         return JaxSteps, ""
-    if not _can_move(step.network):
+    if not _can_move(parameters):
         return None, "parameters of the network overlap in memory, or are not C-contiguous"
     if library == "cpu":
         from nnxp.capture.replay import Replay
@@ -48,13 +47,13 @@ def choose(
     return GraphReplay, ""
 
 
-def _can_move(network: Sequential) -> bool:
-    """Return whether the parameters can move to other memory without changing a result.
+def _can_move(arrays: list[Any]) -> bool:
+    """Return whether NumPy's or CuPy's arrays can move to other memory without changing a result.
 
     Overlapping arrays cannot be in two places, and an array that is not in C order would be
     multiplied in another order.
     """
-    arrays: list[Any] = list(network.parameters().values())  # with NumPy's or CuPy's flags
-    spans = sorted(memory_span(x) for x in arrays)
-    overlap = any(start < end for (_, end), (start, _) in itertools.pairwise(spans))
-    return not overlap and all(x.flags.c_contiguous for x in arrays)
+    if not all(x.flags.c_contiguous for x in arrays):
+        return False
+    spans = sorted((start := address(x), start + x.nbytes) for x in arrays)
+    return all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))

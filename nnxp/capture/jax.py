@@ -27,13 +27,15 @@ class JaxSteps(CapturedSteps):
         super().__init__(step, batches)
         self._traced = step.network.to(self._device)  # a copy, since tracing replaces its arrays
         self._values: Values | None = None  # while bound
+        self._stepped = False  # since then
+        self._written = True  # the values, to network and optimizer
         self._compiled: Callable[..., Values] = importlib.import_module("jax").jit(self._update)
 
     @contextlib.contextmanager
     def bind(self, batches: Batches, sums: dict[str, Array]) -> Iterator[Callable[[Array], None]]:
         """Provide the function that does one step; see `CapturedSteps`."""
-        parameters, optimizer = self._network.parameters(), self._optimizer
-        self._placed = parameters, self._network.states()  # of the layers that there are now
+        self._placed = self._network.arrays()  # of the layers that there are now
+        (parameters, states), optimizer = self._placed, self._optimizer
         trainable = parameters.trainable
         optimizer.require(parameters, trainable)
         zeros_like = self._device.xp.zeros_like
@@ -41,34 +43,42 @@ class JaxSteps(CapturedSteps):
             slot: {n: kept[n] if n in kept else zeros_like(x) for n, x in trainable.items()}
             for slot, kept in optimizer.state.items()
         }
-        self._values = dict(parameters), dict(self._network.states()), state, dict(sums)
-        self._sums = sums
+        self._values = dict(parameters), dict(states), state, dict(sums)
+        self._sums, self._stepped, self._written = sums, False, True
         try:
             yield lambda rows: self._step(batches.arrays, rows)  # a stream's arrays change
         finally:
-            self._write_back()  # whole, even if the last step was interrupted
+            if not self._written:  # whole, since the last step was interrupted
+                self._write_back()
             self._values = None
             for layer in self._network.leaves():
                 layer.grads.clear()
 
+    def _holds_arrays(self) -> bool:
+        if self._values is None or not self._stepped:
+            return True
+        parameters, states, state, _ = self._values
+        return self._hold(self._placed, (parameters, states), state)
+
     def _step(self, examples: tuple[Array, Array], rows: Array) -> None:
         numbers = [np.asarray(x, self._dtype) for x in self._optimizer.numbers()]
-        self._values = self._compiled(self._values, numbers, examples, rows)
+        values = self._compiled(self._values, numbers, examples, rows)
+        self._written = False
+        self._values = values
         self._optimizer.steps += 1  # after the step, whose compilation may fail
+        self._stepped = True
         self._write_back()
 
     def _write_back(self) -> None:
-        """Give network and optimizer the values of the last step, if there was one."""
-        if self._values is None or not self._optimizer.steps:
-            return
+        """Give network and optimizer the values of the last step."""
+        assert self._values is not None
         parameters, states, state, sums = self._values
         self._sums.update(sums)
-        for arrays, values in (
-            (self._placed[0], parameters), (self._placed[1], states)
-        ):  # fmt: skip
+        for arrays, values in zip(self._placed, (parameters, states), strict=True):
             arrays.place_all(values)
         for slot, kept in state.items():
             self._optimizer.state[slot].update(kept)
+        self._written = True
 
     def _update(
         self, values: Values, numbers: list[Array], examples: tuple[Array, Array], rows: Array
@@ -78,7 +88,7 @@ class JaxSteps(CapturedSteps):
         optimizer.state = {slot: dict(kept) for slot, kept in values[2].items()}
         step = self._whole_step.with_copies(self._traced, optimizer)
         step.sums = dict(values[3])
-        own = self._traced.parameters(), self._traced.states()
+        own = self._traced.arrays()
         before = [dict(arrays) for arrays in own]
         try:
             for arrays, traced in zip(own, values[:2], strict=True):

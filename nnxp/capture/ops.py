@@ -30,10 +30,15 @@ def add_product(x: Array, a: Array, b: Array) -> Array:
     return x + a @ b
 
 
+def address(x: Any) -> int:
+    """Return the address of an array's first number."""
+    interface = getattr(x, "__cuda_array_interface__", None) or x.__array_interface__
+    return int(interface["data"][0])
+
+
 def memory_span(x: Any) -> tuple[int, int]:
     """Return the first address of an array's memory, and the one after its last."""
-    interface = getattr(x, "__cuda_array_interface__", None) or x.__array_interface__
-    start = end = int(interface["data"][0])
+    start = end = address(x)
     if x.size == 0:
         return start, start
     for length, stride in zip(x.shape, x.strides, strict=True):

@@ -7,7 +7,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from nnxp.capture.tape import Tape
 from nnxp.data.batches import Batches, prepare_batch
 from nnxp.optimizers import SGD, Optimizer
 from nnxp.step import Step
+
+Arrays: TypeAlias = Mapping[str, Array]
 
 _ALIGNMENT = 32  # numbers; each vector starts at a cache line, also on GPUs
 _LARGE = 1 << 12  # numbers from which a matrix is worth a call of its own
@@ -88,6 +90,9 @@ class Replay(CapturedSteps):
         self._numbers: list[Buffer] = [module.empty((), self._dtype) for _ in optimizer.numbers()]
         self._update = [call for group in self._groups for call in self._compile_update(group)]
         self._programs: dict[int, _BatchProgram] = {}
+        self._buffers = [self._parameter_buffers, self._state_buffers]
+        self._placed = network.arrays()  # where the buffers are while bound
+        self._originals = [dict(arrays) for arrays in self._placed]  # in their place otherwise
 
     @property
     def nbytes(self) -> int:
@@ -100,13 +105,12 @@ class Replay(CapturedSteps):
     @contextlib.contextmanager
     def bind(self, batches: Batches, sums: dict[str, Array]) -> Iterator[Callable[[Array], None]]:
         """Provide the function that does one step; see `CapturedSteps`."""
-        parameters, states = self._network.parameters(), self._network.states()
-        optimizer_state, stepped = self._optimizer.state, False
+        self._placed, stepped = self._network.arrays(), False
+        parameters = self._placed[0]
         self._optimizer.require(parameters, parameters.trainable)
-        placed = [(parameters, self._parameter_buffers), (states, self._state_buffers)]
-        originals = [dict(arrays) for arrays, _ in placed]
-        original_state = dict(optimizer_state)
-        for (_, buffers), original in zip(placed, originals, strict=True):
+        originals = self._originals = [dict(arrays) for arrays in self._placed]
+        original_state = {slot: dict(kept) for slot, kept in self._optimizer.state.items()}
+        for buffers, original in zip(self._buffers, originals, strict=True):
             for name, buffer in buffers.items():
                 buffer[...] = original[name]
         for slot, buffers in self._optimizer_buffers.items():
@@ -115,13 +119,11 @@ class Replay(CapturedSteps):
         for name, buffer in self._sum_buffers.items():
             buffer[...] = sums[name]
         try:
-            sums.update(cast(Mapping[str, Array], self._sum_buffers))
-            for arrays, buffers in placed:
-                arrays.place_all(cast(Mapping[str, Array], buffers))
-            # Frozen parameters may have state from before.
-            optimizer_state.update(
-                {slot: original_state[slot] | x for slot, x in self._optimizer_buffers.items()}
-            )
+            sums.update(cast(Arrays, self._sum_buffers))
+            for arrays, buffers in zip(self._placed, self._buffers, strict=True):
+                arrays.place_all(cast(Arrays, buffers))
+            for slot, buffers in self._optimizer_buffers.items():
+                self._optimizer.state[slot].update(cast(Arrays, buffers))
 
             def step(rows: Array) -> None:  # the arrays of a stream are others at each step
                 nonlocal stepped
@@ -131,18 +133,35 @@ class Replay(CapturedSteps):
 
             yield step
         finally:
-            for (arrays, buffers), original in zip(placed, originals, strict=True):
+            for arrays, buffers, original in zip(
+                self._placed, self._buffers, originals, strict=True
+            ):
                 for name, buffer in buffers.items():
-                    original[name][...] = buffer
-                    arrays.place(name, original[name])
+                    if arrays.get(name) is buffer:  # and not what other code put there
+                        original[name][...] = buffer
+                        arrays.place(name, original[name])
             sums.update({name: cast(Array, x.copy()) for name, x in self._sum_buffers.items()})
-            optimizer_state.update(original_state)
-            if stepped:
-                for slot, buffers in self._optimizer_buffers.items():
-                    copies = {name: buffer.copy() for name, buffer in buffers.items()}
-                    original_state[slot].update(copies)
+            for slot, buffers in self._optimizer_buffers.items():
+                kept, before = self._optimizer.state.get(slot, {}), original_state[slot]
+                for name, buffer in buffers.items():
+                    if kept.get(name) is not buffer:
+                        continue
+                    if stepped:
+                        kept[name] = cast(Array, buffer.copy())
+                    elif name in before:
+                        kept[name] = before[name]
+                    else:
+                        del kept[name]
             for layer in self._network.leaves():
                 layer.grads.clear()
+
+    def _has_same_arrays(self, step: Step) -> bool:
+        # The same objects, since others may overlap in memory or have another order in it.
+        return all(x.hold(y) for x, y in zip(self._placed, self._originals, strict=True))
+
+    def _holds_arrays(self) -> bool:
+        state = cast(Mapping[str, Arrays], self._optimizer_buffers)
+        return self._hold(self._placed, cast(list[Arrays], self._buffers), state)
 
     def _step(self, inputs: Buffer, labels: Buffer, rows: Buffer) -> None:
         batch, batch_labels, program, _ = self._program(inputs, labels, len(rows))
@@ -170,10 +189,8 @@ class Replay(CapturedSteps):
         tape = Tape()
         optimizer = with_numbers(self._optimizer, map(tape.read, self._numbers))
         step = self._whole_step.with_copies(self._network.to(tape.device), optimizer)
-        parameters, states = step.network.parameters(), step.network.states()
-        for arrays, buffers in (
-            (parameters, self._parameter_buffers), (states, self._state_buffers)
-        ):  # fmt: skip
+        parameters, states = step.network.arrays()
+        for arrays, buffers in zip((parameters, states), self._buffers, strict=True):
             for name, buffer in buffers.items():
                 arrays.place(name, tape.read(buffer))
         step.sums = {name: tape.read(x) for name, x in self._sum_buffers.items()}

@@ -59,10 +59,11 @@ class EpochProgress:
             return batches.rows(self.batch)
         rng = _require_shuffled(batches)
         current = get_state(rng)
-        set_state(rng, self.order)
+        if current == self.order:
+            return itertools.islice(batches.shuffled_rows(rng), self.batch, None)
+        set_state(rng, self.order)  # it drew the order before
         rows = batches.shuffled_rows(rng)
-        if current != self.order:  # resumed: the generator drew the order before
-            set_state(rng, current)
+        set_state(rng, current)
         return itertools.islice(rows, self.batch, None)
 
     def require_same(self, batches: Batches) -> None:

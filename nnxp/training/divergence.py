@@ -32,14 +32,14 @@ class Snapshot:
     def __init__(self, network: Sequential, optimizer: Optimizer, device: Device) -> None:
         self._copy = functools.partial(device.xp.asarray, copy=True)
         self._network, self._optimizer = network, optimizer
-        self._parameters = {name: self._copy(x) for name, x in network.parameters().items()}
-        self._states = {name: self._copy(x) for name, x in network.states().items()}
+        self._arrays = [
+            {name: self._copy(x) for name, x in arrays.items()} for arrays in network.arrays()
+        ]
         self._state, self._steps = self._copies(optimizer.state), optimizer.steps
 
     def restore(self) -> None:
         """Restore the copies, in place if the arrays are mutable."""
-        parameters, states = self._network.parameters(), self._network.states()
-        for current, copies in ((parameters, self._parameters), (states, self._states)):
+        for current, copies in zip(self._network.arrays(), self._arrays, strict=True):
             for name, x in copies.items():
                 try:
                     current[name][...] = x
@@ -55,15 +55,16 @@ class Snapshot:
 
 def parameters_and_state(network: Sequential, optimizer: Optimizer) -> dict[str, Array]:
     """Return all arrays that must stay finite, by names such as ``W1`` and ``velocity of W1``."""
+    parameters, states = network.arrays()
     state = {
         f"{slot} of {name}": x for slot, kept in optimizer.state.items() for name, x in kept.items()
     }
     floating = {
         name: x
-        for name, x in network.states().items()
+        for name, x in states.items()
         if namespace_of(x, name).isdtype(x.dtype, "real floating")
     }
-    return dict(network.parameters()) | floating | state
+    return dict(parameters) | floating | state
 
 
 def raise_at_divergence(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ from nnxp.devices import Device
 from nnxp.history import Figures
 from nnxp.metrics import Metric
 from nnxp.step import Step, measured_sums
+from nnxp.training.divergence import is_finite
 
 EVALUATION_BATCH_SIZE = 1000
 """How many examples are evaluated at a time."""
@@ -73,8 +76,11 @@ def evaluate(
         value = penalty.value(step.network.parameters().trainable)
         penalized = value if isinstance(value, float) else math.nan
         pending += [] if isinstance(value, float) else [xp.reshape(value, (-1,))]
-    dtype = getattr(xp, step.network.dtype or "float32")
-    pending += [xp.reshape(xp.astype(xp.all(xp.isfinite(x)), dtype), (-1,)) for x in arrays]
+    arrays = list(arrays)
+    if arrays:  # a sum is finite only if all of its terms are
+        dtype = getattr(xp, step.network.dtype or "float32")
+        total = functools.reduce(operator.add, map(xp.sum, arrays))
+        pending.append(xp.reshape(xp.astype(total, dtype), (-1,)))
     numbers = iter(device.to_host(xp.concat(pending)).tolist())
     totals = [_total(group, numbers) for group in groups]
     if math.isnan(penalized):
@@ -84,7 +90,8 @@ def evaluate(
         _figures(sums, metrics, n, penalized) for sums, n in zip(totals, counts, strict=True)
     ]
     running = figures.pop()
-    return Measured(figures, running if step.sums else None, penalized, all(numbers))
+    finite = all(map(math.isfinite, numbers)) or all(map(is_finite, arrays))
+    return Measured(figures, running if step.sums else None, penalized, finite)
 
 
 def _sums(step: Step, inputs: Array, labels: Array) -> dict[str, Array]:

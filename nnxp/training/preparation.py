@@ -23,6 +23,8 @@ from nnxp.penalties import Penalty
 from nnxp.step import Step, measured_sums
 from nnxp.training.callbacks import Callback
 
+_FLUSHED_STEPS = 500
+
 
 def require_dataset(dataset: object) -> Dataset:
     """Return `dataset` if it is a `Dataset`."""
@@ -165,7 +167,7 @@ def replace_unusable_arrays(network: Sequential, optimizer: Optimizer, device: D
     def copied(x: Array) -> Array:
         return device.xp.asarray(device.asarray(x), copy=True)
 
-    for arrays in (network.parameters(), network.states()):
+    for arrays in network.arrays():
         for name, x in arrays.items():
             if not is_usable(x):
                 arrays.place(name, copied(x))
@@ -200,11 +202,21 @@ def require_representable(optimizer: Optimizer, dtype: str) -> None:
         )
 
 
-def flush_denormals(optimizer: Optimizer) -> None:
+def flush_denormals(optimizer: Optimizer, epoch_steps: int) -> None:
     """Set denormal numbers of an optimizer's state on the CPU to 0: they slow each step down.
 
-    An average of gradients that stay 0 shrinks to the smallest denormal number and remains there.
+    An average of gradients that stay 0 shrinks to the smallest denormal number and remains there,
+    after some 800 steps at a decay of 0.9. So nothing is done in epochs of fewer steps, but for one
+    in `_FLUSHED_STEPS` steps.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    epoch_steps : int
+        Of an epoch, at the start of which this is called; 0 if unknown.
     """
+    if epoch_steps and optimizer.steps % _FLUSHED_STEPS >= epoch_steps:
+        return
     for kept in optimizer.state.values():
         for x in kept.values():
             if isinstance(x, np.ndarray) and x.dtype.kind == "f":

@@ -41,6 +41,7 @@ class Stepper:
     def __init__(self) -> None:
         self.captured: CapturedSteps | None = None
         self.reason = "nothing was trained yet"
+        self._chosen_for: tuple[bool | str, bool] | None = None  # `capture`, data on the host
         self._warned: list[object] = []  # reasons, and parts that were named
 
     @contextlib.contextmanager
@@ -110,15 +111,17 @@ class Stepper:
         if capture is False:
             self.captured, self.reason = None, "capture is False"
             return None
+        chosen_for = capture, batches.resident is None
+        kept = None if own_step or chosen_for != self._chosen_for else self.captured
+        if kept is not None and kept.is_same(step, batches):
+            return kept
+        self._chosen_for = chosen_for
         kind, reason = choose(capture, step, batches)
         causes: list[object] = [reason]
         if kind is not None and own_step:
             reason = "the trainer has a step of its own"
             causes = [reason]
         elif kind is not None:
-            kept = self.captured
-            if isinstance(kept, kind) and kept.is_same(step, batches):
-                return kept
             contents = contents_of(step)
             prepare = partial(self._prepare, kind, step, batches, contents)
             refusal = disagreement(prepare, plain_step, step, batches) if contents.foreign else None

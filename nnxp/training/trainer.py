@@ -717,7 +717,7 @@ class Trainer:
         rows: Iterable[Array] = progress.remaining_rows(batches)
         self._progress = None
         if not progress.batch:
-            flush_denormals(self.optimizer)
+            flush_denormals(self.optimizer, len(batches))
         current = replace(progress)
         total = len(batches)
         with self._keep_progress(progress), self._steps(batches, bool(observers)) as step:
