@@ -165,8 +165,8 @@ class Replay(CapturedSteps):
 
     def _step(self, inputs: Buffer, labels: Buffer, rows: Buffer) -> None:
         batch, batch_labels, program, _ = self._program(inputs, labels, len(rows))
-        inputs.take(rows, 0, batch, "clip")  # "raise" would make a copy first
-        labels.take(rows, 0, batch_labels, "clip")
+        _take(inputs, rows, batch)
+        _take(labels, rows, batch_labels)
         for buffer, number in zip(self._numbers, self._optimizer.numbers(), strict=True):
             buffer[...] = number
         self._optimizer.steps += 1
@@ -249,6 +249,14 @@ class Replay(CapturedSteps):
             program += compile_program(tape, recorded, self._ops).program
             tape.clear()
         return program
+
+
+def _take(examples: Buffer, rows: Buffer, batch: Buffer) -> None:
+    """Copy rows into a buffer."""
+    if examples.flags.c_contiguous:
+        examples.take(rows, 0, batch, "clip")  # "raise" would make a copy first
+    else:  # of which `take` would copy all examples first
+        batch[...] = examples[rows]
 
 
 class _Group:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import mmap
 import warnings
 from collections.abc import Iterator
 from typing import Any, Self
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnxp.arrays import Array
-from nnxp.checks import Rng, require_count, require_rng
+from nnxp.checks import Rng, require_count, require_rng, warn
 from nnxp.data.dataset import Dataset
 from nnxp.devices import Device, open_device, require_dtype
 
@@ -79,7 +80,7 @@ class Batches:
 
     def in_order(self, batch_size: int) -> Self:
         """Return batches of another size in the data set's order, with the same device arrays."""
-        _ = self.resident  # transfers the data set now, so that the copy shares it
+        _ = self.arrays  # transfers the data set now, so that the copy shares it
         batches = copy.copy(self)
         batches.batch_size, batches.rng = batch_size, None
         return batches
@@ -109,7 +110,15 @@ class Batches:
     @property
     def arrays(self) -> tuple[Array, Array]:
         """All inputs and labels: on the device, or on the host if they stay there."""
-        return self.resident or (self.dataset.inputs, self.dataset.labels)
+        return self.resident or self._host_arrays
+
+    @functools.cached_property
+    def _host_arrays(self) -> tuple[Array, Array]:
+        """Inputs and labels whose rows can be read at random."""
+        inputs, labels = self.dataset.inputs, self.dataset.labels
+        if self.rng is None:  # read in order
+            return inputs, labels
+        return _with_near_rows("inputs", inputs), _with_near_rows("labels", labels)
 
     @functools.cached_property
     def resident(self) -> tuple[Array, Array] | None:
@@ -140,6 +149,36 @@ class Batches:
         count = len(self.dataset)
         starts = range(0, count, self.batch_size)
         return (slice(start, min(start + self.batch_size, count)) for start in starts)
+
+
+def _with_near_rows(name: str, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an array whose rows are each in one place in memory: `x`, or a copy of it.
+
+    In Fortran order the numbers of a row are far from each other, and each read takes as long as
+    a read of dozens. Memory maps are not copied, since they may be larger than the memory.
+    """
+    column = abs(x.strides[0]) * (len(x) - 1)
+    sizes_and_strides = zip(x.shape[1:], x.strides[1:], strict=True)
+    far = column > 0 and any(size > 1 and abs(step) >= column for size, step in sizes_and_strides)
+    if not far and x.flags.aligned:
+        return x
+    what = "in Fortran order" if far else "not aligned"
+    if _is_memory_map(x):
+        warn(f"the {name} are a memory map {what}, which is read slowly; save them in C order")
+        return x
+    warn(
+        f"the {name} lie {what} in memory and are copied once to C order; "
+        "numpy.ascontiguousarray avoids that"
+    )
+    return np.array(x, order="C")
+
+
+def _is_memory_map(x: object) -> bool:
+    while isinstance(x, np.ndarray):
+        if isinstance(x, np.memmap):
+            return True
+        x = x.base
+    return isinstance(x, mmap.mmap)
 
 
 def prepare_batch(inputs: Array, labels: Array, device: Device, dtype: str) -> tuple[Array, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,8 +76,7 @@ class Dataset:
             )
         for name in ("inputs", "labels"):
             values = getattr(self, name)
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                row = int(np.argwhere(~np.isfinite(values))[0, 0])
+            if values.dtype.kind == "f" and (row := _first_not_finite(values)) is not None:
                 raise InputError(
                     f"{name} hold a number that is not finite, first in example {row}; "
                     "drop or repair such examples"
@@ -201,5 +201,19 @@ def one_hot(labels: npt.NDArray[Any], classes: int) -> npt.NDArray[np.uint8]:
         raise InputError(
             f"one_hot expects labels from 0 to {classes - 1}, got {labels.min()} to {labels.max()}"
         )
-    rows: npt.NDArray[np.uint8] = np.eye(classes, dtype=np.uint8)[labels]
+    rows = np.zeros((len(labels), classes), np.uint8)
+    rows[np.arange(len(labels)), labels] = 1
     return rows
+
+
+_CHECKED = 1 << 20  # numbers that are checked at a time, to take little memory
+
+
+def _first_not_finite(values: npt.NDArray[Any]) -> int | None:
+    """Return the first row with a number that is not finite; None if there is none."""
+    size = max(1, _CHECKED // math.prod(values.shape[1:]))
+    for start in range(0, len(values), size):
+        finite = np.isfinite(values[start : start + size])
+        if not finite.all():
+            return start + int(np.argwhere(~finite)[0, 0])
+    return None
