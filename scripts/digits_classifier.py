@@ -75,7 +75,7 @@ class Classifier:
 
 def published_start() -> tuple[Classifier, np.random.RandomState]:
     """Return the classifier of the published example, and the generator of its orders."""
-    digits = nnxp.data.load_csv(Path(nnxp.data.__file__).with_name("digits.csv.gz"))
+    digits = nnxp.data.load_csv(Path(nnxp.data.__file__).with_name("digits.csv.gz"), scale=16)
     train, validation = (
         Dataset(digits.inputs[part] / 16.0, digits.labels[part])
         for part in (slice(0, 1200), slice(1200, None))

@@ -84,7 +84,7 @@ def load_dataset(name: str, folder: Path | None) -> Data:
     if name == "digits":
         return Data("digits", *nnxp.data.load_digits(), None)
     if name not in ("auto", "mnist"):
-        return Data(name, *nnxp.data.load_csv(name).split(6), Path(name))
+        return Data(name, *nnxp.data.load_csv(name).split(1 / 6, rng=0), Path(name))
     try:
         datasets = nnxp.data.load_mnist(folder)
         found = nnxp.data.find_mnist(folder)["train-images-idx3-ubyte"]

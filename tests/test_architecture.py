@@ -45,7 +45,9 @@ ROOMS = {
     "step": {"losses", "metrics", "network", "optimizers", "penalties", "transforms"},
     "models": {"devices", "initializers", "layers", "network"},
     "gradients": {"losses", "network"},
-    "data": {"devices", "files", "random"},
+    "frames": set(),
+    "data_format": {"devices"},
+    "data": {"data_format", "devices", "files", "frames", "random"},
     "testing": {"devices", "gradients", "layers", "losses", "network"},
     "checkpoint": {
         "devices",

@@ -348,12 +348,12 @@ def test_accumulated_steps_equal_those_of_the_large_batch(spec, size):
 def test_share_of_validation_is_stratified_and_kept(tmp_path):
     pytest.importorskip("safetensors")
     path = tmp_path / "a.safetensors"
-    train, test = TRAIN.split_off(0.2, seed=3)
+    train, test = TRAIN.split(0.2, rng=3)
     assert len(train) + len(test) == len(TRAIN)
     for label in range(10):
         share = (test.labels == label).sum() / (TRAIN.labels == label).sum()
         assert abs(share - 0.2) < 0.01
-    assert not (TRAIN.split_off(0.2, seed=4)[1].inputs[:50] == test.inputs[:50]).all()
+    assert not (TRAIN.split(0.2, rng=4)[1].inputs[:50] == test.inputs[:50]).all()
 
     whole, stopped = trainer(), trainer()
     fit(whole, 3, validation=0.25)
@@ -390,7 +390,7 @@ def test_seeds_are_generators():
         ({"callbacks": callbacks.Progress()}, r"callbacks must be a list, got .*; use \["),
         ({"callbacks": [print]}, "a callback must be an object of nnxp.callbacks.Callback"),
         ({"callbacks": [AfterEpoch(print)] * 2}, "the same callback is given twice"),
-        ({"validation": 1.0}, "a share between 0 and 1 of the examples that leaves some"),
+        ({"validation": 1.0}, "a share between 0 and 1, or a number of examples, that leaves some"),
         ({"validation": 0}, "a share between 0 and 1"),
         ({"validation": 1e-9}, "a share between 0 and 1"),
         ({"train_metrics": "before"}, 'train_metrics must be "running" or "after", got \'before\''),

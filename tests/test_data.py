@@ -25,19 +25,20 @@ from nnxp.data import Batches, Dataset, mnist, one_hot, read_idx
 @pytest.mark.parametrize(
     ("inputs", "labels", "message"),
     [
-        ([[1.0]], np.zeros(1, int), "inputs as a plain NumPy array, got list"),
+        ([[1.0]], np.zeros(1, int), "inputs as a plain NumPy array or a DataFrame, got list"),
         (np.ones(3), np.zeros(3, int), r"inputs of shape \(examples, features\), got \(3,\)"),
         (np.ones((3, 2)), np.zeros((3, 1, 1)), r"labels of shape .* got \(3, 1, 1\)"),
         (np.ones((3, 2)), np.zeros(4, int), "got 3 inputs and 4 labels"),
         (np.ones((0, 2)), np.zeros(0, int), r"expects examples, got inputs of shape \(0, 2\)"),
         (np.ones((3, 0)), np.zeros(3, int), r"expects examples, got inputs of shape \(3, 0\)"),
-        (np.ones((3, 2), int), np.zeros(3, int), "uint8 images .* got int64"),
-        (np.ones((3, 2)), np.array(["a", "b", "c"]), "labels as numbers, got <U1"),
+        (np.ones((3, 2), complex), np.zeros(3, int), "inputs as numbers, got complex128"),
+        (np.array([["a"], ["b"]]), np.zeros(2, int), "inputs as numbers, got <U1; encode text"),
+        (np.ones((3, 2)), np.ones(3, complex), "labels as numbers or text, got complex128"),
         (np.array([[1.0], [np.nan], [2.0]]), np.zeros(3, int), "not finite, first in example 1"),
         (np.array([[1.0], [2.0], [np.inf]]), np.zeros(3, int), "not finite, first in example 2"),
         (np.ones((2, 2)), np.array([0.5, np.nan]), "labels hold .* example 1"),
         (np.ones((2, 2)), np.array([0, 2**31]), "labels of at most 32 bits"),
-        (np.ma.array(np.ones((2, 2))), np.zeros(2, int), "plain NumPy array, got MaskedArray"),
+        (np.ma.array(np.ones((2, 2))), np.zeros(2, int), "or a DataFrame, got MaskedArray"),
     ],
 )
 def test_wrong_data_sets_are_refused(inputs, labels, message):
@@ -45,16 +46,50 @@ def test_wrong_data_sets_are_refused(inputs, labels, message):
         Dataset(inputs, labels)
 
 
-def test_split_takes_every_nth_example():
-    dataset = Dataset(np.arange(10.0).reshape(10, 1), np.arange(10))
-    train, test = dataset.split(5)
-    assert test.labels.tolist() == [4, 9]
-    assert train.inputs[:, 0].tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
-    skewed = Dataset(np.zeros((12, 1)), np.array([0, 1] * 6)).split(2)  # all ones stand evenly
-    assert [np.bincount(part.labels).tolist() for part in skewed] == [[3, 3], [3, 3]]
-    for wrong in (1, 11):
-        with pytest.raises(nnxp.InputError, match=f"every must be from 2 to 10 .* got {wrong}"):
-            dataset.split(wrong)
+CLASSES = np.arange(100) % 5
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        CLASSES,
+        CLASSES[:, None],
+        one_hot(CLASSES, 5),
+        one_hot(CLASSES, 5).astype("float32"),
+        np.array(list("abcde"))[CLASSES],
+        CLASSES.astype(np.uint8),
+    ],
+    ids=["numbers", "column", "one-hot", "one-hot floats", "text", "bytes"],
+)
+@pytest.mark.parametrize("share", [0.2, 20, np.float64(0.2), np.int64(20)])
+def test_split_gives_each_class_the_same_share(labels, share):
+    dataset = Dataset(np.arange(100.0)[:, None], labels)
+    train, test = dataset.split(share, rng=0)
+    assert (len(train), len(test)) == (80, 20)
+    for part, count in ((train, 16), (test, 4)):
+        rows = part.inputs[:, 0].astype(int)
+        assert np.bincount(CLASSES[rows]).tolist() == [count] * 5
+        np.testing.assert_array_equal(part.labels, dataset.labels[rows])
+        assert (part.scale, part.classes) == (dataset.scale, dataset.classes)
+    assert sorted([*train.inputs[:, 0], *test.inputs[:, 0]]) == list(range(100))
+    other = dataset.split(share, rng=1)[1]
+    assert not (other.inputs == test.inputs).all()
+    np.testing.assert_array_equal(
+        dataset.split(share, rng=np.random.default_rng(0))[1].inputs, test.inputs
+    )
+
+
+@pytest.mark.parametrize("labels", [np.linspace(0, 1, 100), np.ones((100, 2)), np.ones((100, 3))])
+def test_split_of_targets_draws_from_all_examples(labels):
+    test = Dataset(np.arange(100.0)[:, None], labels).split(0.3, rng=0)[1]
+    assert len(test) == 30
+    assert 20 < test.inputs.mean() < 80
+
+
+@pytest.mark.parametrize("share", [0, 1.0, 0.0, 100, 101, -1, True, None, "a", np.nan, 0.001, 1.5])
+def test_split_that_leaves_nothing_is_refused(share):
+    with pytest.raises(nnxp.InputError, match="a share between 0 and 1, or a number of examples"):
+        Dataset(np.ones((100, 1)), CLASSES).split(share, rng=0)
 
 
 def test_one_hot_names_wrong_labels():
@@ -399,7 +434,7 @@ def test_wrong_csv_is_refused(tmp_path, text, message):
 
 
 def test_csv_with_a_byte_order_mark_is_read(tmp_path):
-    (tmp_path / "train.csv").write_text("label,pixel0\n3,0\n", encoding="utf-8-sig")
+    (tmp_path / "train.csv").write_text("label,pixel0\n3,99\n", encoding="utf-8-sig")
     assert nnxp.data.load_csv(tmp_path / "train.csv").labels.tolist() == [3]
 
 

@@ -152,7 +152,7 @@ def test_train_on_a_folder_and_on_csv(tmp_path, idx_folder, digits_csv):
         assert config["data_source"] == str(idx_folder)
         assert config["data_sha256"] == digest.hexdigest()
     result = run("train_mnist.py", "--dataset", digits_csv, "--epochs", 1, cwd=tmp_path)
-    assert "1199 training and 239 test images" in result.stdout
+    assert "1198 training and 240 test images" in result.stdout
     (folder,) = (tmp_path / "runs").iterdir()
     config = config_of(folder)
     assert config["out"] == str(folder)

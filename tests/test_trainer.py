@@ -195,7 +195,10 @@ def test_regression_has_no_accuracy():
             {"train": "digits"},
             r"expected a Dataset, or an iterable.*got str; .*Dataset\(inputs, labels\)",
         ),
-        ({"validation": 3}, "validation must be a data set, or a share between 0 and 1 of"),
+        (
+            {"validation": 3},
+            "validation must be a data set or a share: a split needs a share between 0 and 1",
+        ),
         ({"validation": "3"}, "expected a Dataset, got str"),
         (
             {"train": Dataset(np.ones((4, 7)), np.zeros(4, int))},

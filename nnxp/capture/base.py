@@ -33,6 +33,7 @@ class CapturedSteps(ABC):
         self._whole_step = step
         self._network, self._optimizer = step.network, step.optimizer
         self._device, self._dtype = batches.device, batches.dtype
+        self._scale = batches.dataset.scale
         self._contents = contents_of(step)
         self._contents.is_current()  # which takes its memory now, and not in a later epoch
         self._shapes, self._data = _shapes_and_dtypes(step), _data_of(step, batches)
@@ -126,9 +127,15 @@ def _shapes_and_dtypes(step: Step) -> list[Any]:
 
 def _data_of(step: Step, batches: Batches) -> list[Any]:
     """Return what is known of the examples, of their batches and of the sums over them."""
-    examples = batches.dataset.inputs, batches.dataset.labels
+    dataset = batches.dataset
+    examples = dataset.inputs, dataset.labels
     sums = [(name, x.shape) for name, x in step.sums.items()]
-    return [step.micro_batch_size, *((x.shape[1:], x.dtype) for x in examples), *sums]
+    return [
+        step.micro_batch_size,
+        dataset.scale,
+        *((x.shape[1:], x.dtype) for x in examples),
+        *sums,
+    ]
 
 
 def require_states(network: Sequential, names: Mapping[str, object]) -> None:

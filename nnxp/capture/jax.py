@@ -94,7 +94,9 @@ class JaxSteps(CapturedSteps):
             for arrays, traced in zip(own, values[:2], strict=True):
                 arrays.place_all(traced)
             inputs, labels = (self._device.xp.take(x, rows, axis=0) for x in examples)
-            step.backpropagate(*prepare_batch(inputs, labels, self._device, self._dtype))
+            step.backpropagate(
+                *prepare_batch(inputs, labels, self._scale, self._device, self._dtype)
+            )
             step.update(step.gradients())
             require_states(self._traced, own[1])
             return dict(own[0]), dict(own[1]), optimizer.state, step.sums

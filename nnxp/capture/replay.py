@@ -195,7 +195,9 @@ class Replay(CapturedSteps):
                 arrays.place(name, tape.read(buffer))
         step.sums = {name: tape.read(x) for name, x in self._sum_buffers.items()}
         step.backpropagate(
-            *prepare_batch(tape.read(inputs), tape.read(labels), tape.device, self._dtype)
+            *prepare_batch(
+                tape.read(inputs), tape.read(labels), self._scale, tape.device, self._dtype
+            )
         )
         require_states(step.network, states)
         gradients = step.gradients()

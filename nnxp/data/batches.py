@@ -16,6 +16,7 @@ import numpy.typing as npt
 from nnxp.arrays import Array
 from nnxp.checks import Rng, require_count, require_rng, warn
 from nnxp.data.dataset import Dataset
+from nnxp.data_format import prepare_inputs, stored_dtype
 from nnxp.devices import Device, open_device, require_dtype
 
 
@@ -43,7 +44,7 @@ class Batches:
     Yields
     ------
     inputs : (batch, …) array
-        On the device; images are scaled from 0 … 255 to 0 … 1.
+        On the device, in `dtype`, divided by the data set's `scale`.
     labels : (batch,) or (batch, outputs) array
         On the device; integers as int32, floating-point targets in `dtype`.
 
@@ -105,7 +106,7 @@ class Batches:
             inputs, labels = (x[index] for x in arrays)
         else:
             inputs, labels = (self.device.xp.take(x, rows, axis=0) for x in arrays)
-        return prepare_batch(inputs, labels, self.device, self.dtype)
+        return prepare_batch(inputs, labels, self.dataset.scale, self.device, self.dtype)
 
     @property
     def arrays(self) -> tuple[Array, Array]:
@@ -181,33 +182,37 @@ def _is_memory_map(x: object) -> bool:
     return isinstance(x, mmap.mmap)
 
 
-def prepare_batch(inputs: Array, labels: Array, device: Device, dtype: str) -> tuple[Array, Array]:
+def prepare_batch(
+    inputs: Array, labels: Array, scale: float | None, device: Device, dtype: str
+) -> tuple[Array, Array]:
     """Return a batch as a network and a loss take it.
 
     Parameters
     ----------
     inputs, labels : array
         On the host or on `device`.
+    scale : float or None
+        What inputs are divided by.
     device : Device
     dtype : str
 
     Returns
     -------
     inputs, labels : array
-        On `device`. Images (uint8) are scaled to numbers from 0 to 1; inputs and floating-point
-        labels have `dtype`, other labels int32.
+        On `device`. Inputs and floating-point labels have `dtype`, other labels int32.
     """
-    xp = device.xp
-    if device.is_host or not device.holds(inputs):  # the device's own are converted already
-        inputs, labels = to_device(inputs, labels, device, dtype)
-    if inputs.dtype == xp.uint8:
-        inputs = xp.astype(inputs, getattr(xp, dtype))
-        inputs *= 1 / 255  # faster than a division
-    return inputs, labels
+    if device.is_host or not device.holds(labels):
+        labels = device.asarray(labels, dtype=_label_dtype(labels, dtype))
+    return prepare_inputs(inputs, scale, device, dtype), labels
 
 
 def to_device(inputs: Array, labels: Array, device: Device, dtype: str) -> tuple[Array, Array]:
-    """Return inputs and labels on `device`; images stay uint8, a quarter of float32's bytes."""
-    input_dtype = "uint8" if inputs.dtype == np.uint8 else dtype
-    label_dtype = dtype if labels.dtype.kind == "f" else "int32"
-    return device.asarray(inputs, dtype=input_dtype), device.asarray(labels, dtype=label_dtype)
+    """Return inputs and labels on `device`, where images stay uint8."""
+    return (
+        device.asarray(inputs, dtype=stored_dtype(inputs, dtype)),
+        device.asarray(labels, dtype=_label_dtype(labels, dtype)),
+    )
+
+
+def _label_dtype(labels: Array, dtype: str) -> str:
+    return dtype if labels.dtype.kind == "f" else "int32"

@@ -16,7 +16,7 @@ from nnxp.errors import DataError
 from nnxp.files import READ_ERRORS, max_unpacked_bytes, open_binary
 
 
-def load_csv(path: str | Path) -> Dataset:
+def load_csv(path: str | Path, *, scale: float | str | None = "auto") -> Dataset:
     """Load images from a CSV file: a header line, then in each line a label and its pixels.
 
     Parameters
@@ -24,6 +24,8 @@ def load_csv(path: str | Path) -> Dataset:
     path : str or Path
         A file whose name ends in ``.gz`` is decompressed. The header's first name must be
         ``label``; labels are whole numbers from 0, pixels from 0 to 255.
+    scale : float, None or "auto", optional
+        As in `Dataset`.
 
     Returns
     -------
@@ -71,7 +73,7 @@ def load_csv(path: str | Path) -> Dataset:
         raise DataError(
             f"{path} expects labels from 0 and pixels from 0 to 255, but line {row + 2} has others"
         )
-    return Dataset(pixels.astype(np.uint8), labels.copy())
+    return Dataset(pixels.astype(np.uint8), labels.copy(), scale=scale)
 
 
 def _lines(stream: TextIO, path: Path) -> Iterator[str]:

@@ -3,153 +3,293 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from nnxp.arrays import is_numpy_subclass
-from nnxp.checks import require_count
+from nnxp.checks import POSITIVE, Rng, require_count, require_number, require_rng, warn
+from nnxp.data_format import IMAGE_SCALE, Label
 from nnxp.errors import InputError
+from nnxp.frames import from_frame, plain_array
+
+_SMALL_IMAGE = 16  # the largest pixel, up to which uint8 is hardly an image's
 
 
-@dataclass(frozen=True, eq=False)
 class Dataset:
     """Labelled examples, as NumPy arrays.
 
     Parameters
     ----------
-    inputs : (examples, …) array
-        Images as uint8, which are stored as they are and divided by 255 batch by batch; or
-        floating-point numbers, which are not changed.
-    labels : (examples,) or (examples, outputs) array
-        Class numbers or one-hot rows as integers, or targets as floating-point numbers.
+    inputs : (examples, …) array or DataFrame
+        Images as uint8, or numbers of another dtype. They are stored as they are, and converted and
+        scaled batch by batch. A DataFrame of pandas or polars becomes an array.
+    labels : (examples,) or (examples, outputs) array, or Series
+        Class numbers or one-hot rows as integers, targets as floating-point numbers, or text, which
+        becomes class numbers.
+    scale : float, None or "auto", optional
+        What inputs are divided by: "auto" divides uint8 by 255 and nothing else; None never
+        divides.
+    classes : sequence, optional
+        All labels that occur, in the order of the network's outputs, such as ``[10, 20, 30]`` or
+        ``numpy.unique(labels)``; `labels` then become class numbers. By default that is done for
+        text, in alphabetical order.
+
+    Attributes
+    ----------
+    inputs, labels : array
+    scale : float or None
+        As above, but "auto".
+    classes : tuple or None
+        The label of each class number, if labels became class numbers.
 
     Raises
     ------
     InputError
-        If an array is not a plain NumPy array or has another shape or dtype, there are no examples,
-        the lengths differ, a number is not finite, or an integer label needs more than 32 bits.
+        If an array is of a library other than NumPy, or has another shape or dtype, there are no
+        examples, the lengths differ, a number is missing or not finite, an integer label needs more
+        than 32 bits, or a label is not among `classes`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nnxp.data import Dataset
+    >>> dataset = Dataset(np.zeros((3, 2)), np.array(["dog", "cat", "dog"]))
+    >>> dataset.classes, dataset.labels
+    (('cat', 'dog'), array([1, 0, 1], dtype=int32))
     """
 
     inputs: npt.NDArray[Any]
     labels: npt.NDArray[Any]
+    scale: float | None
+    classes: tuple[Label, ...] | None
 
-    def __post_init__(self) -> None:
-        for name in ("inputs", "labels"):
-            values = getattr(self, name)
-            if not isinstance(values, np.ndarray) or is_numpy_subclass(values):
-                raise InputError(
-                    f"Dataset expects {name} as a plain NumPy array, got "
-                    f"{type(values).__name__}; convert with numpy.asarray"
-                )
-        if self.inputs.ndim < 2:
+    def __init__(
+        self,
+        inputs: Any,
+        labels: Any,
+        *,
+        scale: float | str | None = "auto",
+        classes: Sequence[Any] | None = None,
+    ) -> None:
+        inputs, labels = (
+            _host_array(name, x) for name, x in (("inputs", inputs), ("labels", labels))
+        )
+        if inputs.ndim < 2:
             raise InputError(
-                f"Dataset expects inputs of shape (examples, features), got {self.inputs.shape}"
+                f"Dataset expects inputs of shape (examples, features), got {inputs.shape}"
             )
-        if self.labels.ndim not in (1, 2):
+        if labels.ndim not in (1, 2):
             raise InputError(
                 "Dataset expects labels of shape (examples,) or (examples, outputs), got "
-                f"{self.labels.shape}"
+                f"{labels.shape}"
             )
-        if len(self.inputs) != len(self.labels):
+        if len(inputs) != len(labels):
             raise InputError(
-                f"Dataset expects a label for each example, got {len(self.inputs)} inputs and "
-                f"{len(self.labels)} labels"
+                f"Dataset expects a label for each example, got {len(inputs)} inputs and "
+                f"{len(labels)} labels"
             )
-        if self.inputs.size == 0:
-            raise InputError(f"Dataset expects examples, got inputs of shape {self.inputs.shape}")
-        if self.inputs.dtype != np.uint8 and self.inputs.dtype.kind != "f":
+        if inputs.size == 0:
+            raise InputError(f"Dataset expects examples, got inputs of shape {inputs.shape}")
+        if inputs.dtype.kind not in "biuf":
             raise InputError(
-                "Dataset expects inputs as uint8 images (0 to 255) or floating-point numbers, got "
-                f"{self.inputs.dtype}; convert with inputs.astype"
+                f"Dataset expects inputs as numbers, got {inputs.dtype}; encode text as numbers, "
+                "for example with pandas.get_dummies(df)"
             )
-        if self.labels.dtype.kind not in "biuf":
-            raise InputError(f"Dataset expects labels as numbers, got {self.labels.dtype}")
-        if self.labels.dtype.kind in "iu" and not (
-            self.labels.min() >= -(2**31) and self.labels.max() < 2**31
-        ):
+        found: tuple[Label, ...] | None = None
+        if classes is not None or labels.dtype.kind == "U":
+            labels, found = _encode(labels, classes)
+        if labels.dtype.kind not in "biuf":
+            raise InputError(f"Dataset expects labels as numbers or text, got {labels.dtype}")
+        if labels.dtype.kind in "iu" and not (labels.min() >= -(2**31) and labels.max() < 2**31):
             raise InputError(
                 "Dataset expects integer labels of at most 32 bits, got one that needs more; give "
-                "targets as floating-point numbers"
+                "targets as floating-point numbers, or all labels with classes=numpy.unique(labels)"
             )
-        for name in ("inputs", "labels"):
-            values = getattr(self, name)
+        for name, values in (("inputs", inputs), ("labels", labels)):
             if values.dtype.kind == "f" and (row := _first_not_finite(values)) is not None:
                 raise InputError(
                     f"{name} hold a number that is not finite, first in example {row}; "
                     "drop or repair such examples"
                 )
+        self._set(inputs, labels, _require_scale(scale, inputs), found)
+
+    def _set(
+        self,
+        inputs: npt.NDArray[Any],
+        labels: npt.NDArray[Any],
+        scale: float | None,
+        classes: tuple[Label, ...] | None,
+    ) -> None:
+        vars(self).update(inputs=inputs, labels=labels, scale=scale, classes=classes)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Dataset does not change; make a new one with another {name}")
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def __repr__(self) -> str:
+        classes = "" if self.classes is None else f", {len(self.classes)} classes"
         return (
             f"Dataset(inputs={self.inputs.shape} {self.inputs.dtype}, "
-            f"labels={self.labels.shape} {self.labels.dtype})"
+            f"labels={self.labels.shape} {self.labels.dtype}{classes})"
         )
 
-    def split_off(self, share: float, seed: int) -> tuple[Dataset, Dataset]:
-        """Return a training and a validation set, which are drawn at random.
+    def with_classes(self, classes: tuple[Label, ...] | None) -> Dataset:
+        """Return the same examples with the class numbers of another data set's `classes`.
+
+        Raises
+        ------
+        InputError
+            If only one of both has text as labels, or a label is not among `classes`.
+        """
+        if classes == self.classes:
+            return self
+        if classes is None or self.classes is None:
+            shown = "class numbers or targets" if classes is None else f"{classes[:5]}"
+            raise InputError(
+                f"labels must be of one kind, {shown} as in the training data; make the data set "
+                "with Dataset(inputs, labels, classes=train.classes)"
+            )
+        numbers = _class_numbers(np.array(self.classes, object), classes)
+        return self._subset(self.inputs, numbers[self.labels], classes)
+
+    def split(self, share: float, *, rng: Rng) -> tuple[Dataset, Dataset]:
+        """Return two data sets, the second with a share of the examples, drawn at random.
+
+        Each class has the same share in both sets, up to one example, if labels are class numbers,
+        one-hot rows or text; otherwise examples are drawn from all.
 
         Parameters
         ----------
-        share : float
-            Of the validation set, between 0 and 1: of each class, if labels are class numbers.
-        seed : int
-            The same seed draws the same examples.
+        share : float or int
+            A share between 0 and 1, or the number of examples, at least 1.
+        rng : numpy.random.Generator, SeedSequence or int
+            Draws the examples.
 
         Raises
         ------
         InputError
             If one of both sets would be empty.
+
+        Examples
+        --------
+        >>> import nnxp
+        >>> digits, _ = nnxp.data.load_digits()
+        >>> train, validation = digits.split(0.2, rng=0)
+        >>> len(train), len(validation)
+        (1150, 288)
         """
-        count = len(self)
-        if not 0 < share < 1 or not 0 < round(share * count) < count:
+        count, given = len(self), cast(object, share)
+        size = 0
+        if isinstance(given, (int, np.integer)):
+            size = 0 if isinstance(given, bool) else int(given)
+        elif isinstance(given, (float, np.floating)) and 0 < given < 1:
+            size = round(float(given) * count)
+        if not 0 < size < count:
             raise InputError(
-                "validation must be a data set, or a share between 0 and 1 of the examples that "
-                f"leaves some of the {count} for both sets, got {share!r}"
+                "a split needs a share between 0 and 1, or a number of examples, that leaves some "
+                f"of the {count} for both sets, got {share!r}"
             )
-        order = np.random.default_rng(seed).permutation(count)
-        if self.labels.ndim == 1 and self.labels.dtype.kind != "f":
-            order = order[np.argsort(self.labels[order], kind="stable")]  # class by class
+        order = require_rng(rng).permutation(count)
+        order = order[np.argsort(_strata(self.labels)[order], kind="stable")]  # class by class
         # The positions at which the sum of shares reaches the next whole number.
-        steps = np.floor((np.arange(count) + 1) * share + 0.5)
+        steps = np.floor((np.arange(count) + 1) * (size / count) + 0.5)
         chosen = np.diff(steps, prepend=0.0) > 0
-        test = np.zeros(count, dtype=bool)
-        test[order[chosen]] = True
-        return (
-            Dataset(self.inputs[~test], self.labels[~test]),
-            Dataset(self.inputs[test], self.labels[test]),
+        second = np.zeros(count, dtype=bool)
+        second[order[chosen]] = True
+        first, second_part = (
+            self._subset(self.inputs[rows], self.labels[rows], self.classes)
+            for rows in (~second, second)
         )
+        return first, second_part
 
-    def split(self, every: int) -> tuple[Dataset, Dataset]:
-        """Return a training and a test set; one example of `every` goes to the test set.
+    def _subset(
+        self,
+        inputs: npt.NDArray[Any],
+        labels: npt.NDArray[Any],
+        classes: tuple[Label, ...] | None,
+    ) -> Dataset:
+        """Return a data set of examples that were checked already."""
+        subset = object.__new__(type(self))
+        subset._set(inputs, labels, self.scale, classes)
+        return subset
 
-        Examples are counted class by class, so that each class has the same share in both sets.
-        Labels of two axes are counted in the data set's order.
 
-        Raises
-        ------
-        InputError
-            If `every` is less than 2 or more than the number of examples.
-        """
-        if require_count("every", every) < 2 or every > len(self):
-            raise InputError(f"every must be from 2 to {len(self)} (the examples), got {every}")
-        classes = self.labels if self.labels.ndim == 1 else np.zeros(len(self))
-        test = np.zeros(len(self), dtype=bool)
-        test[np.argsort(classes, kind="stable")[every - 1 :: every]] = True
-        return (
-            Dataset(self.inputs[~test], self.labels[~test]),
-            Dataset(self.inputs[test], self.labels[test]),
+def _host_array(name: str, x: Any) -> npt.NDArray[Any]:
+    x = from_frame(x, name)
+    if not isinstance(x, np.ndarray) or is_numpy_subclass(x):
+        raise InputError(
+            f"Dataset expects {name} as a plain NumPy array or a DataFrame, got "
+            f"{type(x).__name__}; convert with numpy.asarray"
         )
+    return plain_array(x, name)
+
+
+def _require_scale(scale: float | str | None, inputs: npt.NDArray[Any]) -> float | None:
+    """Return what inputs are divided by; None if they are not."""
+    if scale == "auto":
+        if inputs.dtype != np.uint8:
+            return None
+        if 0 < (largest := int(inputs.max())) <= _SMALL_IMAGE:
+            warn(
+                f"inputs of uint8 are divided by 255 as images are, but the largest is {largest}; "
+                "give scale=None, or the number to divide them by"
+            )
+        return IMAGE_SCALE
+    if scale is None:
+        return None
+    return require_number("scale", scale, POSITIVE)
+
+
+def _encode(
+    labels: npt.NDArray[Any], classes: Sequence[Any] | None
+) -> tuple[npt.NDArray[np.int32], tuple[Label, ...]]:
+    """Return labels as class numbers, and the label of each number."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise InputError(
+            f"Dataset expects one label for each example, of shape (examples,), got {labels.shape}"
+        )
+    values = np.unique(labels) if classes is None else plain_array(np.asarray(classes), "classes")
+    if values.ndim != 1 or values.dtype.kind not in "biufU" or len(values) == 0:
+        raise InputError(f"classes must be a list of labels, got {classes!r:.80}")
+    known = tuple(values.tolist())
+    if len(set(known)) < len(known):
+        raise InputError(f"classes must be different labels, got {known!r:.80}")
+    return _class_numbers(labels, known), known
+
+
+def _class_numbers(labels: npt.NDArray[Any], classes: tuple[Label, ...]) -> npt.NDArray[np.int32]:
+    numbers = {label: i for i, label in enumerate(classes)}
+    found = np.array([numbers.get(x, -1) for x in labels.tolist()], np.int32)
+    if (found < 0).any():
+        row = int(np.argmin(found))
+        raise InputError(
+            f"a label is not among the classes {classes!r:.80}: {labels.tolist()[row]!r:.40}, "
+            f"first in example {row}"
+        )
+    return found
+
+
+def _strata(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a number for each example, equal for those of one class."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2:
+        hot = bool(((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all())
+        return np.argmax(labels, axis=1) if hot else np.zeros(len(labels))
+    return np.zeros(len(labels)) if labels.dtype.kind == "f" else labels
 
 
 @dataclass(frozen=True)
 class Split:
-    """How validation examples were taken from a data set; see `Dataset.split_off`.
+    """How validation examples were taken from a data set; see `Dataset.split`.
 
     Attributes
     ----------

@@ -29,7 +29,10 @@ def load_digits() -> tuple[Dataset, Dataset]:
     >>> nnxp.data.load_digits()[1]
     Dataset(inputs=(359, 64) uint8, labels=(359,) int32)
     """
-    digits = load_csv(Path(__file__).with_name("digits.csv.gz"))
+    digits = load_csv(Path(__file__).with_name("digits.csv.gz"), scale=16)
     # The file's pixels are from 0 to 16, those of nnxp from 0 to 255.
     images = np.rint(digits.inputs * (255 / 16)).astype(np.uint8)
-    return Dataset(images, digits.labels).split(5)
+    labels = digits.labels.astype(np.int32)
+    test = np.zeros(len(images), dtype=bool)
+    test[np.argsort(labels, kind="stable")[4::5]] = True
+    return Dataset(images[~test], labels[~test]), Dataset(images[test], labels[test])

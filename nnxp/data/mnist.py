@@ -13,6 +13,7 @@ from pathlib import Path
 from nnxp.checks import optional_import
 from nnxp.data.dataset import Dataset
 from nnxp.data.idx import read_idx
+from nnxp.data_format import IMAGE_SCALE
 from nnxp.errors import DataError, DataUnavailableError, MissingExtraError
 
 FILES = {
@@ -111,7 +112,7 @@ def _read(paths: dict[str, Path]) -> tuple[Dataset, Dataset]:
                 f"{paths[images_name]} holds {len(images)} images, {paths[labels_name]} "
                 f"{len(labels)} labels; are they of one set?"
             )
-        datasets.append(Dataset(images.reshape(len(images), -1), labels))
+        datasets.append(Dataset(images.reshape(len(images), -1), labels, scale=IMAGE_SCALE))
         sizes.append(images.shape[1:])
     if sizes[0] != sizes[1]:
         raise DataError(

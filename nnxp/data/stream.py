@@ -51,7 +51,7 @@ class BatchStream(Batches):
         first = next(iter(items), None)
         if first is None:
             raise InputError("fit expects batches, got an empty iterable")
-        dataset = _require_batch(first)
+        dataset = _require_batch(first, "auto")
         super().__init__(dataset, len(dataset), device=device, dtype=dtype)
         self.examples = 0
         self.check_labels: Callable[[Any], object] = lambda labels: None
@@ -65,7 +65,7 @@ class BatchStream(Batches):
         """Yield the row indices of each batch, after it was fetched; skip the first ones."""
         self.examples = 0
         for i, item in enumerate(self.items):
-            dataset = _require_batch(item)
+            dataset = _require_batch(item, self.dataset.scale)
             for name in ("inputs", "labels"):
                 first, own = (getattr(x, name) for x in (self.dataset, dataset))
                 if (first.shape[1:], first.dtype) != (own.shape[1:], own.dtype):
@@ -96,11 +96,17 @@ class BatchStream(Batches):
         return to_device(dataset.inputs, dataset.labels, self.device, self.dtype)
 
 
-def _require_batch(item: Any) -> Dataset:
+def _require_batch(item: Any, scale: float | str | None) -> Dataset:
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise InputError(
             "a batch must be a pair of NumPy arrays, inputs and labels, got "
             f"{type(item).__name__}; make a data set of whole arrays with "
             "nnxp.data.Dataset(inputs, labels)"
         )
-    return Dataset(*item)
+    dataset = Dataset(*item, scale=scale)
+    if dataset.classes is not None:
+        raise InputError(
+            "batches must have numbers as labels, got text; give class numbers, the same for all "
+            "batches"
+        )
+    return dataset

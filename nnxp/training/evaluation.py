@@ -95,7 +95,7 @@ def evaluate(
 
 
 def _sums(step: Step, inputs: Array, labels: Array) -> dict[str, Array]:
-    scores = step.network.predict(inputs)
+    scores = step.network.forward(inputs)
     value = step.loss.forward(scores, labels, training=False)
     return measured_sums(step.loss, step.metrics, scores, labels, value)
 

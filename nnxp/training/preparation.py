@@ -67,8 +67,10 @@ def require_suitable(batches: Batches, name: str, step: Step) -> dict[str, Array
                 )
     try:
         with device.current():
-            first = prepare_batch(dataset.inputs[:1], dataset.labels[:1], device, dtype)
-            scores = step.network.predict(first[0])
+            first = prepare_batch(
+                dataset.inputs[:1], dataset.labels[:1], dataset.scale, device, dtype
+            )
+            scores = step.network.forward(first[0])
             outputs = tuple(scores.shape[1:])
             step.loss.check_labels(dataset.labels, outputs)
             if isinstance(batches, BatchStream):

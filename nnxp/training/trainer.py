@@ -547,7 +547,10 @@ class Trainer:
         split = self._split
         if split is None or (split.share, split.examples) != (share, len(dataset)):
             split = Split(share, len(dataset), int(rng.integers(2**31)))
-        parts = dataset.split_off(share, split.seed)
+        try:
+            parts = dataset.split(share, rng=split.seed)
+        except InputError as error:
+            raise InputError(f"validation must be a data set or a share: {error}") from None
         self._split = split
         return parts
 
