@@ -24,9 +24,17 @@ if TYPE_CHECKING:
 
 
 class Loss(Part):
-    """Base class of all losses: `forward` returns a mean loss, `backward` its gradient."""
+    """Base class of all losses: `forward` returns a mean loss, `backward` its gradient.
+
+    Attributes
+    ----------
+    probabilities : str or None
+        ``"softmax"`` or ``"sigmoid"``, which turns scores into the probabilities of classes; None
+        if the outputs are no classes.
+    """
 
     changing: ClassVar[frozenset[str]] = frozenset({"_saved"})
+    probabilities: ClassVar[str | None] = None
     _saved: tuple[Array, ...] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,6 +120,8 @@ class SoftmaxWithLoss(Loss):
     array([[ 0.5, -0.5]])
     """
 
+    probabilities = "softmax"
+
     def forward(self, scores: Array, labels: Array, training: bool = True) -> Array:
         """Return the mean cross-entropy.
 
@@ -186,6 +196,8 @@ class SigmoidWithLoss(Loss):
     For a logit s and its label t, the loss is ``max(s, 0) - s * t + log(1 + exp(-|s|))``, averaged
     over all logits: the cross-entropy (Bishop 2006, eq. 4.90) in a form that cannot overflow.
     """
+
+    probabilities = "sigmoid"
 
     def forward(self, scores: Array, labels: Array, training: bool = True) -> Array:
         """Return the mean binary cross-entropy.

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import replace
-from typing import Any, ClassVar, Self, TypeAlias
+from os import PathLike
+from typing import Any, ClassVar, Self, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
 
 from nnxp.arrays import Array, namespace_of
-from nnxp.checks import require_count, unknown_name
+from nnxp.checks import require_count, unknown_name, warn
+from nnxp.data_format import IMAGE_SCALE, DataFormat, prepare_inputs
 from nnxp.devices import Device, open_device
 from nnxp.errors import CallOrderError, DeviceError, InputError
-from nnxp.layers import Layer
+from nnxp.frames import from_frame
+from nnxp.layers import Layer, Softmax
+from nnxp.layers.activations import sigmoid
 from nnxp.layers.base import require_no_layers
 from nnxp.parts import (
     Place,
@@ -24,6 +32,8 @@ from nnxp.parts import (
 
 Slots: TypeAlias = dict[str, tuple[Layer, str]]
 """The layer and the key of each named array."""
+
+_LARGE_PIXEL = 16  # images that were scaled have smaller numbers
 
 
 class Parameters(MutableMapping[str, Array]):
@@ -134,6 +144,8 @@ class Sequential(Layer):
         Of the parameters and the state; None for a network without.
     dtype : str or None
         Name of the dtype of parameters and inputs.
+    data_format : DataFormat or None
+        How the data were that `Trainer.fit` trained the network on; None before.
 
     Examples
     --------
@@ -148,6 +160,8 @@ class Sequential(Layer):
     Sequential(Affine(8, 8), ReLU())
     """
 
+    changing: ClassVar[frozenset[str]] = Layer.changing | {"data_format"}
+    data_format: DataFormat | None = None
     _identity: object
     _layers: tuple[Layer, ...] = ()
 
@@ -361,22 +375,158 @@ class Sequential(Layer):
         vars(copied).update(aliases)
         return copied
 
-    def predict(self, x: Array, *, batch_size: int | None = None) -> Array:
-        """Return the outputs for inputs `x`, like ``forward(x)``.
+    def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
+        """Return the outputs (scores) for inputs like those that `Trainer.fit` took.
 
-        Several threads may predict at once, also while another one trains.
+        They are moved to the network's device, converted to its dtype and scaled as in training;
+        uint8 is divided by 255 before any training. Several threads may predict at once, also while
+        another one trains.
 
         Parameters
         ----------
-        x : (batch, inputs) array
+        x : (batch, inputs) array or DataFrame
+            On the host or on the network's device.
         batch_size : int, optional
             How many examples to compute at a time, which bounds the memory; by default all.
+
+        Returns
+        -------
+        (batch, outputs) array
+            On the network's device.
         """
-        if batch_size is None or x.shape[0] <= require_count("batch_size", batch_size):
-            return self.forward(x)
-        starts = range(0, x.shape[0], batch_size)
-        parts = [self.forward(x[i : min(i + batch_size, x.shape[0]), ...]) for i in starts]
-        return namespace_of(x, self).concat(parts)
+        x = self._require_examples(x)
+        count = x.shape[0]
+        size = count if batch_size is None else require_count("batch_size", batch_size)
+        parts = [
+            self.forward(self._prepare(x[i : min(i + size, count), ...]))
+            for i in range(0, count, max(size, 1))
+        ]
+        return namespace_of(parts[0], self).concat(parts) if len(parts) > 1 else parts[0]
+
+    def predict_proba(self, x: Any, *, batch_size: int | None = None) -> Array:
+        """Return the probabilities of the classes: softmax or sigmoid of the scores, by the loss.
+
+        Parameters
+        ----------
+        x, batch_size
+            As in `predict`.
+
+        Returns
+        -------
+        (batch, outputs) array
+            On the network's device.
+
+        Raises
+        ------
+        InputError
+            If the network was not trained with a loss for classes.
+        """
+        probabilities = self._require_classes("predict_proba").probabilities
+        scores = self.predict(x, batch_size=batch_size)
+        if probabilities == "softmax":
+            return Softmax().forward(scores)
+        return sigmoid(namespace_of(scores, self), scores)
+
+    def predict_classes(self, x: Any, *, batch_size: int | None = None) -> npt.NDArray[Any]:
+        """Return the class of each example, as the labels that the network was trained on.
+
+        Parameters
+        ----------
+        x, batch_size
+            As in `predict`.
+
+        Returns
+        -------
+        (batch,) NumPy array
+            Class numbers, or the labels of `Dataset.classes`. For a loss of several labels at once,
+            (batch, outputs) numbers 0 and 1.
+
+        Raises
+        ------
+        InputError
+            If the network was not trained with a loss for classes.
+        """
+        known = self._require_classes("predict_classes")
+        scores = self.predict(x, batch_size=batch_size)
+        host = np.asarray(scores if self.device is None else self.device.to_host(scores))
+        numbers: npt.NDArray[Any]
+        if known.probabilities == "softmax":
+            numbers = np.argmax(host, axis=1)
+        else:
+            numbers = (host > 0).astype("int64")
+            numbers = numbers[:, 0] if numbers.shape[1] == 1 else numbers
+        labels = np.arange(host.shape[1] + 1) if known.classes is None else np.array(known.classes)
+        return labels[numbers]
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the network to one file for predictions; `nnxp.load_network` reads it.
+
+        The file holds parameters, state and `data_format`; it is written whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+            Usually ends in ``.safetensors``.
+
+        Raises
+        ------
+        InputError
+            If the network has no parameters, layers share an array, or a setting is not JSON.
+        CheckpointError
+            If the path cannot name a file.
+        DivergenceError
+            If parameters or state are not finite.
+        OSError
+            If the file cannot be written.
+        MissingExtraError
+            If safetensors is not installed.
+        """
+        importlib.import_module("nnxp.checkpoint").save_network(path, self)
+
+    def _require_examples(self, x: Any) -> Any:
+        """Return inputs of `predict` as an array with one row for each example."""
+        x = from_frame(x, "inputs")
+        if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+            raise InputError(
+                f"predict expects an array or a DataFrame, got {type(x).__name__}; convert with "
+                "numpy.asarray(x)"
+            )
+        if self.data_format is not None and tuple(x.shape) == self.data_format.shape:
+            raise InputError(
+                f"predict expects examples of shape (batch, {', '.join(map(str, x.shape))}), got "
+                f"one of shape {tuple(x.shape)}; give x[None]"
+            )
+        if x.ndim == 0 or x.shape[0] == 0:
+            raise InputError(f"predict expects examples, got inputs of shape {tuple(x.shape)}")
+        return x
+
+    def _prepare(self, x: Any) -> Array:
+        """Return inputs as the layers take them; see `predict`."""
+        device, dtype, known = self.device, self.dtype, self.data_format
+        if device is None or dtype is None:
+            return cast(Array, x)
+        images = str(x.dtype).endswith("uint8")  # of any library
+        if known is None:
+            scale = IMAGE_SCALE if images else None
+        elif images or not known.images:
+            scale = known.scale
+        else:
+            scale = None
+            if isinstance(x, np.ndarray) and float(np.max(np.abs(x))) > _LARGE_PIXEL:
+                warn(
+                    f"the network was trained on uint8 images; inputs of {x.dtype} are taken as "
+                    "scaled already, but have numbers above 16; give uint8"
+                )
+        return prepare_inputs(x, scale, device, dtype)
+
+    def _require_classes(self, method: str) -> DataFormat:
+        known = self.data_format
+        if known is None or known.probabilities is None:
+            raise InputError(
+                f"{method} needs a network that Trainer.fit has trained with SoftmaxWithLoss or "
+                "SigmoidWithLoss; predict returns the outputs"
+            )
+        return known
 
     def activations(self, x: Array) -> dict[str, Array]:
         """Return the outputs of every layer for inputs `x`, by name and in order.

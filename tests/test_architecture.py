@@ -41,7 +41,7 @@ ROOMS = {
     "plots": {"files", "history"},
     "losses": {"layers", "metrics", "parts"},
     "layers": {"devices", "initializers", "parts"},
-    "network": {"devices", "layers", "parts"},
+    "network": {"data_format", "devices", "frames", "layers", "parts"},
     "step": {"losses", "metrics", "network", "optimizers", "penalties", "transforms"},
     "models": {"devices", "initializers", "layers", "network"},
     "gradients": {"losses", "network"},
@@ -50,6 +50,7 @@ ROOMS = {
     "data": {"data_format", "devices", "files", "frames", "random"},
     "testing": {"devices", "gradients", "layers", "losses", "network"},
     "checkpoint": {
+        "data_format",
         "devices",
         "layers",
         "data",
@@ -65,6 +66,7 @@ ROOMS = {
         "transforms",
     },
     "training": {
+        "data_format",
         "metrics",
         "capture",
         "checkpoint",

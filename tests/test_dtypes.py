@@ -45,7 +45,7 @@ def arrays_of_every_call(device):
         rng = np.random.default_rng(0)
         layer = nnxp.Affine(3, 2, rng=rng, initializer=initializer, device=device)
         yield f"initializer {name}", layer.params["W"]
-    train = Dataset(np.full((8, 3), 7, np.uint8), np.arange(8) % 2)
+    train = Dataset(np.full((8, 3), 77, np.uint8), np.arange(8) % 2)
     for name, kind in OPTIMIZERS.items():
         for activation in ACTIVATIONS:
             rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ format. `format` has what `saving` and `loading` share; `target` resolves and lo
 
 from nnxp.checkpoint.format import FORMAT, Checkpoint
 from nnxp.checkpoint.loading import load, load_network
-from nnxp.checkpoint.saving import require_saveable, save
+from nnxp.checkpoint.saving import require_saveable, save, save_network
 from nnxp.checkpoint.target import lock_target, resolve_target
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "require_saveable",
     "resolve_target",
     "save",
+    "save_network",
 ]

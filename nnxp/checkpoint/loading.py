@@ -29,6 +29,7 @@ from nnxp.checkpoint.format import (
 from nnxp.checks import optional_import
 from nnxp.data.dataset import Split
 from nnxp.data.epoch import EpochProgress
+from nnxp.data_format import DataFormat
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import CheckpointError, DeviceError, InputError, NnxpError
 from nnxp.history import MAX_RECORDS, Record
@@ -100,6 +101,10 @@ def load(
     else:
         opened = network.device
     metadata, arrays = _read(Path(path))
+    if "loss" not in metadata:
+        raise CheckpointError(
+            f"{path} holds a network alone, not a training; load it with nnxp.load_network"
+        )
     with _as_checkpoint_error(path):
         sorted_arrays = _sort_arrays(arrays)
         created = network is None
@@ -128,6 +133,7 @@ def load(
         transferred = _transfer_state(optimizer, steps, sorted_arrays, network, frozen, opened)
         if not created:
             network.load_arrays(sorted_arrays.parameters, sorted_arrays.states)
+            network.data_format = _read_data_format(metadata["data"])
         for layer in network.leaves():
             layer.trainable = not any(layer is x for x in frozen)
         optimizer.steps, optimizer.state = steps, transferred
@@ -139,12 +145,12 @@ def load(
 
 
 def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequential:
-    """Load the network of a checkpoint, for predictions.
+    """Load a network for predictions.
 
     Parameters
     ----------
     path : str or Path
-        A file of `Trainer.save`.
+        A file of `network.save`, or a checkpoint of `Trainer.save`.
     device : Device or str, optional
         The network's device, which may differ from the one it was trained on.
 
@@ -306,7 +312,29 @@ def _create_network(metadata: Mapping[str, Any], arrays: _Arrays, device: Device
     if network.device is None:
         raise CheckpointError("its network has no parameters")
     network.load_arrays(arrays.parameters, arrays.states)
+    network.data_format = _read_data_format(metadata["data"])
     return network
+
+
+def _read_data_format(described: Mapping[str, Any] | None) -> DataFormat | None:
+    """Return the data format that the metadata describe, after a check."""
+    if described is None:
+        return None
+    scale, classes, kind = (described[name] for name in ("scale", "classes", "probabilities"))
+    shape = tuple(_require_integer("shape", n) for n in described["shape"])
+    if type(described["images"]) is not bool or kind not in (None, "softmax", "sigmoid"):
+        raise CheckpointError("its data format is damaged")
+    if scale is not None and not (type(scale) in (int, float) and 0 < scale < math.inf):
+        raise CheckpointError(f"its inputs are divided by {scale!r:.40}")
+    if classes is not None:
+        if not isinstance(classes, list) or not all(
+            isinstance(x, (str, int, float)) for x in classes
+        ):
+            raise CheckpointError("its classes are not a list of labels")
+        classes = tuple(classes)
+        if len(set(classes)) < len(classes):
+            raise CheckpointError("its classes are not different labels")
+    return DataFormat(shape, described["images"], scale, classes, kind)
 
 
 def _read_frozen(metadata: Mapping[str, Any], network: Sequential) -> list[Layer]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from nnxp.checkpoint.format import (
 )
 from nnxp.checkpoint.target import resolve_target
 from nnxp.checks import optional_import
+from nnxp.devices import Device
 from nnxp.errors import DivergenceError, InputError
 from nnxp.files import write_atomically
 from nnxp.history import MAX_RECORDS, Record
+from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.parts import Part, describe_part
 from nnxp.random import BIT_GENERATORS, get_state
@@ -51,18 +54,46 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     MissingExtraError
         If safetensors is not installed.
     """
-    safetensors = optional_import("safetensors.numpy", "checkpoint")
+    optional_import("safetensors.numpy", "checkpoint")
     path = resolve_target(path)
     require_saveable(checkpoint)
-    device = checkpoint.device
-    device_arrays = {f"parameters/{name}": x for name, x in checkpoint.network.parameters().items()}
-    device_arrays |= {f"layers/{name}": x for name, x in checkpoint.network.states().items()}
+    arrays = _network_arrays(checkpoint.network)
     for slot, state in checkpoint.optimizer.state.items():
-        device_arrays |= {f"state/{slot}/{name}": x for name, x in state.items()}
+        arrays |= {f"state/{slot}/{name}": x for name, x in state.items()}
     for name, state in checkpoint.callbacks.items():
         kept, _ = _divide(state)
-        device_arrays |= {f"callbacks/{name}/{key}": x for key, x in kept.items()}
-    text = json.dumps(_metadata(checkpoint))
+        arrays |= {f"callbacks/{name}/{key}": x for key, x in kept.items()}
+    columns = _history_columns(checkpoint.history)
+    _write(path, _metadata(checkpoint), arrays, columns, checkpoint.device)
+
+
+def save_network(path: str | PathLike[str], network: Sequential) -> None:
+    """Write a network alone; see `Sequential.save`."""
+    optional_import("safetensors.numpy", "checkpoint")
+    path = resolve_target(Path(path))
+    if network.device is None:
+        raise InputError(f"{network!r} has no parameters to save")
+    network.require_trainable()
+    _require_own_arrays(network)
+    _write(path, _network_metadata(network), _network_arrays(network), {}, network.device)
+
+
+def _network_arrays(network: Sequential) -> dict[str, Any]:
+    parameters, states = network.arrays()
+    arrays = {f"parameters/{name}": x for name, x in parameters.items()}
+    return arrays | {f"layers/{name}": x for name, x in states.items()}
+
+
+def _write(
+    path: Path,
+    metadata: dict[str, Any],
+    device_arrays: Mapping[str, Any],
+    columns: Arrays,
+    device: Device,
+) -> None:
+    """Write metadata, arrays that must be finite, and the columns of the history."""
+    safetensors = optional_import("safetensors.numpy", "checkpoint")
+    text = json.dumps(metadata)
     # safetensors ignores strides, so arrays must be contiguous.
     arrays = {
         name: np.asarray(x if isinstance(x, np.ndarray) else device.to_host(x), order="C")
@@ -74,7 +105,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
                 f"{name} holds a number that is not finite: {path} is left as it is; resume from "
                 "an older checkpoint, or start with new weights"
             )
-    arrays |= _history_columns(checkpoint.history)
+    arrays |= columns
     data = safetensors.save(arrays, {METADATA_KEY: text, DIGEST_KEY: digest(text, arrays)})
     if header_size(data) > MAX_HEADER:
         raise InputError(
@@ -119,14 +150,7 @@ def require_saveable(checkpoint: Checkpoint) -> None:
             f"the states of callbacks may have {MAX_CONFIG:,} characters as JSON, got {length:,}"
         )
     parameters = checkpoint.network.parameters()
-    host_arrays = [x for x in parameters.values() if isinstance(x, np.ndarray)]
-    spans = sorted(np.lib.array_utils.byte_bounds(x) for x in host_arrays)
-    if len({id(x) for x in parameters.values()}) < len(parameters) or any(
-        start < end for (_, end), (start, _) in itertools.pairwise(spans)
-    ):
-        raise InputError(
-            "two layers share an array, which a checkpoint cannot store; give each its own"
-        )
+    _require_own_arrays(checkpoint.network)
     if rng is not None and type(rng.bit_generator).__name__ not in BIT_GENERATORS:
         raise InputError(
             f"a checkpoint's generator must be one of {', '.join(BIT_GENERATORS)}, got {rng!r}"
@@ -145,15 +169,34 @@ def require_saveable(checkpoint: Checkpoint) -> None:
     require_rising(np.array([record.epoch for record in history]))
 
 
-def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the metadata of a checkpoint: all of it but its arrays."""
-    network, optimizer, rng = checkpoint.network, checkpoint.optimizer, checkpoint.rng
+def _require_own_arrays(network: Sequential) -> None:
+    """Raise an `InputError` if parameters share memory, which is seen on NumPy only."""
+    parameters = network.parameters()
+    host_arrays = [x for x in parameters.values() if isinstance(x, np.ndarray)]
+    spans = sorted(np.lib.array_utils.byte_bounds(x) for x in host_arrays)
+    if len({id(x) for x in parameters.values()}) < len(parameters) or any(
+        start < end for (_, end), (start, _) in itertools.pairwise(spans)
+    ):
+        raise InputError(
+            "two layers share an array, which a checkpoint cannot store; give each its own"
+        )
+
+
+def _network_metadata(network: Sequential) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "device": checkpoint.device.spec,
         "dtype": network.dtype,
         "network": describe_part(network),
         "frozen": [i for i, layer in enumerate(network.leaves()) if not layer.trainable],
+        "data": network.data_format and asdict(network.data_format),
+    }
+
+
+def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the metadata of a checkpoint: all of it but its arrays."""
+    optimizer, rng = checkpoint.optimizer, checkpoint.rng
+    return _network_metadata(checkpoint.network) | {
+        "device": checkpoint.device.spec,
         "loss": describe_part(checkpoint.loss),
         "optimizer": describe_part(optimizer),
         "penalty": None if checkpoint.penalty is None else describe_part(checkpoint.penalty),

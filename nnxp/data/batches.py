@@ -201,9 +201,10 @@ def prepare_batch(
     inputs, labels : array
         On `device`. Inputs and floating-point labels have `dtype`, other labels int32.
     """
-    if device.is_host or not device.holds(labels):
+    inputs = prepare_inputs(inputs, scale, device, dtype)
+    if device.is_host or not device.holds(labels):  # the device's own are converted already
         labels = device.asarray(labels, dtype=_label_dtype(labels, dtype))
-    return prepare_inputs(inputs, scale, device, dtype), labels
+    return inputs, labels
 
 
 def to_device(inputs: Array, labels: Array, device: Device, dtype: str) -> tuple[Array, Array]:
