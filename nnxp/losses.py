@@ -602,8 +602,8 @@ class MeanSquaredError(RegressionLoss):
 class Huber(RegressionLoss):
     """Huber's loss: half the squared error near 0, and linear beyond (Huber 1964, eq. 2.1).
 
-    For an error d it is ``d**2 / 2`` up to ``|d| = delta``, and ``delta * (|d| - delta / 2)`` beyond,
-    averaged over all outputs. This equals PyTorch's ``HuberLoss``.
+    For an error d it is ``d**2 / 2`` up to ``|d| = delta``, and ``delta * (|d| - delta / 2)``
+    beyond, averaged over all outputs. This equals PyTorch's ``HuberLoss``.
 
     Parameters
     ----------

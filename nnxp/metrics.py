@@ -115,10 +115,9 @@ def confusion_matrix(scores: Array, labels: Array) -> Array:
      [1 1]]
     """
     xp = _classes_namespace(scores, labels, "confusion_matrix")
-    parts = [
-        _count_pairs(xp, scores[i : i + _EXACT, ...], labels[i : i + _EXACT, ...])
-        for i in range(0, max(scores.shape[0], 1), _EXACT)
-    ]
+    rows = scores.shape[0]
+    blocks = [slice(i, min(i + _EXACT, rows)) for i in range(0, max(rows, 1), _EXACT)]
+    parts = [_count_pairs(xp, scores[block, ...], labels[block, ...]) for block in blocks]
     return sum(parts[1:], parts[0])
 
 
