@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tables import CLASSES, LOSSES, PROBABILITIES, SCORES, TARGETS
+from tables import CLASSES, LOSSES, PROBABILITIES, SCORES, TARGETS, device_or_skip
 
 import nnxp
 from nnxp.data import Dataset, one_hot
@@ -433,15 +433,17 @@ def test_class_weights_changed_between_two_forwards_are_used(backend):
     ],
     ids=repr,
 )
-def test_settings_are_in_checkpoints_and_steps_are_captured(tmp_path, loss):
+@pytest.mark.parametrize("spec", ["cpu", pytest.param("jax:cpu", marks=pytest.mark.interop)])
+def test_settings_are_in_checkpoints_and_steps_are_captured(tmp_path, loss, spec):
     pytest.importorskip("safetensors")
+    device = device_or_skip(spec)
     rng = np.random.default_rng(0)
     rows = one_hot(rng.integers(0, 3, 50), 3)
     data = Dataset(rng.normal(size=(50, 4)), rows)
     results = []
     for capture in ("auto", False):
-        network = nnxp.mlp([4, 5, 3], rng=np.random.default_rng(1), dtype="float64")
-        trainer = nnxp.Trainer(network, loss, nnxp.SGD(0.1), capture=capture)
+        place = {"rng": np.random.default_rng(1), "dtype": "float64", "device": device}
+        trainer = nnxp.Trainer(nnxp.mlp([4, 5, 3], **place), loss, nnxp.SGD(0.1), capture=capture)
         trainer.fit(data, epochs=1, batch_size=16, rng=2)
         trainer.save(tmp_path / "a.safetensors")
         resumed = nnxp.Trainer.resume(tmp_path / "a.safetensors")
@@ -452,7 +454,8 @@ def test_settings_are_in_checkpoints_and_steps_are_captured(tmp_path, loss):
             trainer.loss = nnxp.SoftmaxWithLoss(0.1, [1.0, 2.0, 3.0])
             trainer.loss.class_weights, trainer.loss.label_smoothing = [9.0, 0.1, 1.0], 0.5
         trainer.fit(data, epochs=1, batch_size=16, rng=2)
-        results.append((trainer.network.parameters()["W1"], trainer.history[-1].train_loss))
+        W1 = device.to_host(trainer.network.parameters()["W1"])
+        results.append((W1, trainer.history[-1].train_loss))
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-12)
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-12)
 
