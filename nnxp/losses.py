@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from array_api_compat import is_numpy_array
 
@@ -231,6 +231,12 @@ class SoftmaxWithLoss(Loss):
     label_smoothing = Setting(FRACTION)
     class_weights = _ClassWeights()
     _placed: tuple[Any, ...] = (None,)  # the class weights on the device of the last scores
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Set defaults, also for a subclass whose __init__ does not call this class's."""
+        loss = super().__new__(cls)
+        loss.label_smoothing, loss.class_weights = 0.0, None
+        return loss
 
     def __init__(
         self, label_smoothing: float = 0.0, class_weights: Iterable[float] | None = None

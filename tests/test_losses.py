@@ -409,6 +409,16 @@ def test_settings_are_checked_on_assignment():
     assert repr(nnxp.SoftmaxWithLoss()) == "SoftmaxWithLoss()"
 
 
+def test_subclass_needs_not_call_init_of_softmax():
+    class Own(nnxp.SoftmaxWithLoss):
+        def __init__(self, factor):
+            self.factor = factor
+
+    loss = Own(2.0)
+    assert float(loss.forward(TWO, np.array([0, 0]))) == pytest.approx((RARE + COMMON) / 2)
+    assert repr(loss).endswith("Own(2.0)")
+
+
 def test_class_weights_changed_between_two_forwards_are_used(backend):
     loss, scores, labels = nnxp.SoftmaxWithLoss(), backend.array(TWO), backend.array([1, 1])
     for weights, expected in [([1, 1], (RARE + COMMON) / 2), ([1, 7], (RARE + COMMON) / 2)]:
