@@ -39,7 +39,14 @@ from nnxp.layers import (
     Softmax,
     Tanh,
 )
-from nnxp.losses import Loss, MeanSquaredError, SigmoidWithLoss, SoftmaxWithLoss
+from nnxp.losses import (
+    AbsoluteError,
+    Huber,
+    Loss,
+    MeanSquaredError,
+    SigmoidWithLoss,
+    SoftmaxWithLoss,
+)
 from nnxp.metrics import accuracy
 from nnxp.models import ThreeLayerNet, mlp
 from nnxp.network import Residual, Sequential
@@ -62,6 +69,7 @@ __all__ = [
     "L1",
     "L2",
     "SGD",
+    "AbsoluteError",
     "AdaGrad",
     "Adam",
     "AdamW",
@@ -81,6 +89,7 @@ __all__ = [
     "ElasticNet",
     "Evaluation",
     "Flatten",
+    "Huber",
     "Identity",
     "InputError",
     "Layer",

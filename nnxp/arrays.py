@@ -85,6 +85,7 @@ class Namespace(Protocol):
         self, x: Array, /, *, axis: int | None = None, keepdims: _bool = False
     ) -> Array: ...
     def maximum(self, x1: Array, x2: Array | float, /) -> Array: ...  # noqa: D102
+    def minimum(self, x1: Array, x2: Array | float, /) -> Array: ...  # noqa: D102
     def mean(self, x: Array, /, *, axis: int | None = None) -> Array: ...  # noqa: D102
     def reshape(self, x: Array, /, shape: tuple[int, ...]) -> Array: ...  # noqa: D102
     def sign(self, x: Array, /) -> Array: ...  # noqa: D102
@@ -181,6 +182,38 @@ def scores_namespace(scores: Array, labels: Array, owner: object) -> Namespace:
             f"{describe(labels)}; move the labels with device.asarray(labels)"
         )
     return xp
+
+
+def require_weights(weights: Array, scores: Array, owner: object) -> None:
+    """Raise unless `weights` are example weights: one for each row of scores, in their dtype.
+
+    That none is negative or not finite is checked only in NumPy arrays: reading those of another
+    library would wait for the device.
+    """
+    if namespace_of(weights, owner) is not namespace_of(scores, owner) or on_different_devices(
+        device_of(scores), device_of(weights)
+    ):
+        raise DeviceError(
+            f"{owner} expects scores and weights on one device, got {describe(scores)}; and "
+            f"{describe(weights)}; move the weights with device.asarray(weights)"
+        )
+    if tuple(weights.shape) != tuple(scores.shape[:1]):
+        raise InputError(
+            f"{owner} expects a weight for each example, of shape {tuple(scores.shape[:1])}, got "
+            f"{tuple(weights.shape)}"
+        )
+    if weights.dtype != scores.dtype:
+        name = str(scores.dtype).rpartition(".")[2]
+        raise InputError(
+            f"{owner} expects weights of the scores' dtype {scores.dtype}, got {weights.dtype}; "
+            f'convert with device.asarray(weights, dtype="{name}")'
+        )
+    if isinstance(weights, np.ndarray):
+        wrong = np.flatnonzero(~((weights >= 0) & (weights < np.inf)))
+        if wrong.size:
+            raise InputError(
+                f"{owner} expects weights of at least 0, got {weights[wrong[0]]} in row {wrong[0]}"
+            )
 
 
 _BLOCK = 1024  # rows that are added one after the other

@@ -455,8 +455,10 @@ class Sequential(Layer):
         else:
             numbers = (host > 0).astype("int64")
             numbers = numbers[:, 0] if numbers.shape[1] == 1 else numbers
-        labels = np.arange(host.shape[1] + 1) if known.classes is None else np.array(known.classes)
-        return labels[numbers]
+        if known.classes is None:
+            return numbers
+        labels: npt.NDArray[Any] = np.array(known.classes)[numbers]
+        return labels
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the network to one file for predictions; `nnxp.load_network` reads it.

@@ -29,7 +29,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     layers = nnxp.mlp(widths, rng=rng, activation="sigmoid").layers
     network = nnxp.Sequential([*layers, nnxp.Sigmoid()])
-    trainer = nnxp.Trainer(network, nnxp.MeanSquaredError(), nnxp.SGD(LEARNING_RATE))
+    trainer = nnxp.Trainer(network, nnxp.MeanSquaredError(classes=True), nnxp.SGD(LEARNING_RATE))
     print(f"{data.name}: {network!r}, all {len(train)} examples in each step")
     trainer.fit(
         train,

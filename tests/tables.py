@@ -82,7 +82,16 @@ LAYERS = {
 SCORES = np.random.default_rng(0).normal(size=(5, 3))
 CLASSES = np.array([2, 0, 1, 1, 2])
 
-# name: (loss, scores, labels)
+PROBABILITIES = np.array(
+    [[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.1, 0.8, 0.1], [0.25, 0.25, 0.5], [0.0, 0.5, 0.5]]
+)
+
+
+def smooth():
+    return nnxp.SoftmaxWithLoss(label_smoothing=0.1, class_weights=(1.0, 2.0, 0.5))
+
+
+# name: (makes the loss, scores, labels)
 LOSSES = {
     "softmax, class numbers": (nnxp.SoftmaxWithLoss, SCORES, CLASSES),
     "softmax, one-hot": (nnxp.SoftmaxWithLoss, SCORES, nnxp.data.one_hot(CLASSES, 3)),
@@ -90,7 +99,27 @@ LOSSES = {
     "sigmoid, one output": (nnxp.SigmoidWithLoss, SCORES[:, :1], CLASSES == 2),
     "sigmoid, three outputs": (nnxp.SigmoidWithLoss, SCORES, nnxp.data.one_hot(CLASSES, 3)),
     "squared error": (nnxp.MeanSquaredError, SCORES, SCORES[::-1].copy()),
-    "squared error, one-hot": (nnxp.MeanSquaredError, SCORES, nnxp.data.one_hot(CLASSES, 3)),
+    "squared error, one-hot": (
+        lambda: nnxp.MeanSquaredError(classes=True),
+        SCORES,
+        nnxp.data.one_hot(CLASSES, 3),
+    ),
+    "softmax, probabilities": (nnxp.SoftmaxWithLoss, SCORES, PROBABILITIES),
+    "softmax, column": (nnxp.SoftmaxWithLoss, SCORES, CLASSES[:, None]),
+    "softmax, smoothed": (lambda: nnxp.SoftmaxWithLoss(0.1), SCORES, CLASSES),
+    "softmax, class weights": (
+        lambda: nnxp.SoftmaxWithLoss(class_weights=[1, 2, 0.5]),
+        SCORES,
+        nnxp.data.one_hot(CLASSES, 3),
+    ),
+    "softmax, both": (smooth, SCORES, CLASSES),
+    "softmax, both, probabilities": (smooth, SCORES, PROBABILITIES),
+    "sigmoid, probabilities": (nnxp.SigmoidWithLoss, SCORES, PROBABILITIES),
+    "sigmoid, column": (nnxp.SigmoidWithLoss, SCORES[:, :1], (CLASSES == 2)[:, None]),
+    "squared error, one output": (nnxp.MeanSquaredError, SCORES[:, :1], CLASSES),
+    "Huber": (lambda: nnxp.Huber(0.7), SCORES, SCORES[::-1].copy()),
+    "absolute error": (nnxp.AbsoluteError, SCORES, SCORES[[1, 2, 3, 4, 0]]),
+    "absolute error, one output": (nnxp.AbsoluteError, SCORES[:, :1], CLASSES),
 }
 
 # Labels of fifty examples in three classes that each loss takes.
@@ -98,6 +127,8 @@ TARGETS = {
     nnxp.SoftmaxWithLoss: np.arange(50) % 3,
     nnxp.SigmoidWithLoss: one_hot(np.arange(50) % 3, 3),
     nnxp.MeanSquaredError: np.linspace(-1, 1, 150).reshape(50, 3),
+    nnxp.Huber: np.linspace(-3, 3, 150).reshape(50, 3),
+    nnxp.AbsoluteError: np.linspace(-1, 1, 150).reshape(50, 3),
 }
 
 

@@ -166,7 +166,9 @@ def test_mean_squared_error_trains_on_one_hot_rows_full_batch():
     rng = np.random.default_rng(0)
     layers = nnxp.mlp([64, 32, 10], rng=rng, activation="sigmoid").layers
     trainer = nnxp.Trainer(
-        nnxp.Sequential([*layers, nnxp.Sigmoid()]), nnxp.MeanSquaredError(), nnxp.SGD(20.0)
+        nnxp.Sequential([*layers, nnxp.Sigmoid()]),
+        nnxp.MeanSquaredError(classes=True),
+        nnxp.SGD(20.0),
     )
     train, test = (Dataset(d.inputs, one_hot(d.labels, 10)) for d in (train, test))
     history = trainer.fit(train, epochs=400, batch_size=len(train), validation=test, rng=rng)

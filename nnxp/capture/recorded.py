@@ -140,9 +140,13 @@ class RecordedNamespace:
     def __init__(self, tape: Recorder) -> None:
         self._tape = tape
 
-    def asarray(self, x: Recorded, *, copy: bool | None = None) -> Recorded:
-        """Return `x`: a copy of an immutable array is the array."""
-        return x
+    def asarray(
+        self, x: Any, *, dtype: DType = None, device: object = None, copy: bool | None = None
+    ) -> Any:
+        """Return `x`, since a copy of an immutable array is the array; numbers as a constant."""
+        if not isinstance(x, Recorded):
+            return self._tape.record(np.asarray, x, dtype=dtype)
+        return x if dtype in (None, x.dtype) else self._tape.record(np.astype, x, dtype)
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(np, name)
