@@ -87,8 +87,8 @@ def load_dataset(name: str, folder: Path | None) -> Data:
         return Data(name, *nnxp.data.load_csv(name).split(6), Path(name))
     try:
         datasets = nnxp.data.load_mnist(folder)
-        found = nnxp.data.find_mnist(folder)["train-images-idx3-ubyte"]
-        return Data("mnist", *datasets, found.parent)
+        found = os.path.commonpath(nnxp.data.find_mnist(folder).values())
+        return Data("mnist", *datasets, Path(found))
     except nnxp.DataUnavailableError as error:
         if name == "mnist" or folder:
             raise

@@ -22,7 +22,7 @@ def load_csv(path: str | Path) -> Dataset:
     Parameters
     ----------
     path : str or Path
-        A file whose name ends in ``.gz`` is decompressed. The header's first name must be
+        A file that is gzipped, whatever its name, is decompressed. The header's first name must be
         ``label``; labels are whole numbers from 0, pixels from 0 to 255.
 
     Returns
@@ -38,8 +38,11 @@ def load_csv(path: str | Path) -> Dataset:
     """
     path = Path(path)
     try:
-        with open_binary(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as stream:
-            lines = _lines(stream, path)
+        with (
+            open_binary(path) as (file, packed),
+            io.TextIOWrapper(file, encoding="utf-8-sig") as stream,
+        ):
+            lines = _lines(stream, path, packed)
             header = next(lines, "").strip().split(",")
             if header[0].strip('"').lower() != "label" or len(header) < 2:
                 raise DataError(
@@ -74,9 +77,9 @@ def load_csv(path: str | Path) -> Dataset:
     return Dataset(pixels.astype(np.uint8), labels.copy())
 
 
-def _lines(stream: TextIO, path: Path) -> Iterator[str]:
+def _lines(stream: TextIO, path: Path, packed: bool) -> Iterator[str]:
     """Yield a file's lines; raise a `DataError` if a gzipped file unpacks to too much."""
-    allowed = max_unpacked_bytes(path) if path.suffix == ".gz" else sys.maxsize - 1
+    allowed = max_unpacked_bytes(path) if packed else sys.maxsize - 1
     while line := stream.readline(allowed + 1):
         allowed -= len(line)
         if allowed < 0:
