@@ -498,58 +498,6 @@ def test_real_mnist(mnist):
     assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
 
 
-# CSV
-
-
-@pytest.mark.parametrize("name", ["train.csv", "train.csv.gz"])
-def test_kaggles_csv_is_read(tmp_path, name):
-    text = b"label,pixel0,pixel1\n3,0,255\n1,7,9\n"
-    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
-    dataset = nnxp.data.load_csv(tmp_path / name)
-    assert dataset.labels.tolist() == [3, 1]
-    assert dataset.inputs.tolist() == [[0, 255], [7, 9]]
-    assert dataset.inputs.dtype == np.uint8
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", 'must begin with a header line "label,pixel0,…", got ""'),
-        ("3,0,255\n", 'got "3,0,255"'),
-        ("label\n3\n", 'got "label"'),
-        ("label,pixel0\n", "holds no example"),
-        ("label,pixel0,pixel1\n3,0,255\n1,7\n", "number of columns changed from 3 to 2"),
-        ("label,pixel0\n3,0,255\n", "2 names in its header and 3 values per line"),
-        ("label,pixel0\n3,ink\n", "could not convert string 'ink'"),
-        ("label,pixel0\n3,0.5\n", "could not convert string '0.5'"),
-        ("label,pixel0\n3,\n", "could not convert string ''"),
-        ("label,pixel0\n3,0\n3,256\n", "pixels from 0 to 255, but line 3 has others"),
-        ("label,pixel0\n3,0\n-1,0\n", "labels from 0 .* line 3"),
-        ("label,pixel0\n3,99999999999999999999\n", "cannot be read as CSV"),
-    ],
-)
-def test_wrong_csv_is_refused(tmp_path, text, message):
-    path = tmp_path / "train.csv"
-    path.write_text(text)
-    with pytest.raises(nnxp.DataError, match=message) as caught:
-        nnxp.data.load_csv(path)
-    assert "train.csv" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_csv_with_a_byte_order_mark_is_read(tmp_path):
-    (tmp_path / "train.csv").write_text("label,pixel0\n3,0\n", encoding="utf-8-sig")
-    assert nnxp.data.load_csv(tmp_path / "train.csv").labels.tolist() == [3]
-
-
-def test_unreadable_csv_is_refused(tmp_path):
-    with pytest.raises(nnxp.DataError, match=r"none.csv cannot be read"):
-        nnxp.data.load_csv(tmp_path / "none.csv")
-    (tmp_path / "bytes.csv").write_bytes(b"label,pixel0\n\xff\xfe,1\n")
-    with pytest.raises(nnxp.DataError, match=r"bytes.csv cannot be read"):
-        nnxp.data.load_csv(tmp_path / "bytes.csv")
-
-
 # The embedded digits
 
 

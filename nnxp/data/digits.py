@@ -32,4 +32,4 @@ def load_digits() -> tuple[Dataset, Dataset]:
     digits = load_csv(Path(__file__).with_name("digits.csv.gz"))
     # The file's pixels are from 0 to 16, those of nnxp from 0 to 255.
     images = np.rint(digits.inputs * (255 / 16)).astype(np.uint8)
-    return Dataset(images, digits.labels).split(5)
+    return Dataset(images, digits.labels.astype(np.int32)).split(5)
