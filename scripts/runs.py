@@ -30,9 +30,9 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         default="auto",
         metavar="auto|mnist|digits|FILE.csv",
-        help="auto: MNIST, or the embedded digits if MNIST is not available; FILE.csv: a file whose "
-        "first or last column is named label, target or class; every sixth example is used for "
-        "testing (default: auto)",
+        help="auto: MNIST, or the embedded digits if MNIST is not available; FILE.csv: a file "
+        "whose first or last column is named label, target or class, every sixth example is used "
+        "for testing (default: auto)",
     )
     parser.add_argument(
         "--data-dir",

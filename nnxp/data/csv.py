@@ -222,13 +222,14 @@ def _records(
         ) from error
 
 
-def _is_header(first: list[str], second: list[str] | None = None) -> bool:
+def _is_header(first: list[str], second: list[str] | tuple[()] = ()) -> bool:
     numbers = [_number(field) for field in first]
-    if second is not None and any(
-        number is None and _is_number(below) for number, below in zip(numbers, second, strict=False)
+    if any(
+        number is None and below is not None and not math.isnan(below)
+        for number, below in zip(numbers, map(_number, second), strict=False)
     ):
         counted = [x for x in numbers if x is not None and not math.isnan(x)]
-        return all(x == math.floor(x) for x in counted if math.isfinite(x)) and all(
+        return all(x.is_integer() for x in counted) and all(
             x < y for x, y in itertools.pairwise(counted)
         )
     names = [field.strip().lower() for field in first]
@@ -247,11 +248,6 @@ def _number(field: str) -> float | None:
         return math.nan if field.strip().lower() in _MISSING else None
     # Python also reads 1_000 and the digits of other scripts.
     return number if field.strip().isascii() and "_" not in field else None
-
-
-def _is_number(field: str) -> bool:
-    number = _number(field)
-    return number is not None and not math.isnan(number)
 
 
 def _shown(field: str) -> str:
