@@ -269,6 +269,8 @@ class _Table:
     ) -> None:
         self._path = path
         self._separator = separator
+        field = f'(?:"[^"{separator}]*"|[^"{separator}]*)'  # no separator or quote in quotes
+        self._plainly_quoted = re.compile(f"{field}(?:{separator}{field})*")
         self._head_line = line
         self._width = len(head)
         self._names = [name.strip() for name in head] if header else None
@@ -364,10 +366,13 @@ class _Table:
     def _fast(
         self, block: list[tuple[int, str]]
     ) -> tuple[list[int], list[str], npt.NDArray[Any]] | None:
-        """Return lines, labels and numbers of a block without quotes, or None if it is not easy."""
+        """Return lines, labels and numbers of a block, or None if it is not plain."""
         texts = [line.rstrip("\n") for _, line in block]
-        if any('"' in text for text in texts):
-            return None
+        for i, text in enumerate(texts):
+            if '"' in text:
+                if not self._plainly_quoted.fullmatch(text):
+                    return None
+                texts[i] = text.replace('"', "")
         separator, target = self._separator, self._target
         labels = []
         if target is not None:
