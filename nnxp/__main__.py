@@ -43,10 +43,12 @@ def doctor() -> int:
         _device(spec)
     print("\nMNIST")
     try:
-        folder = nnxp.data.find_mnist()["train-images-idx3-ubyte"].parent
+        folder = os.path.commonpath(nnxp.data.find_mnist().values())
         print(f"  ok    in {folder}")
     except nnxp.DataUnavailableError as error:
         print(f"  --    {error}; nnxp.data.load_mnist() downloads it")
+    except nnxp.DataError as error:
+        print(f"  --    {error}")
     print("\ntraining on the CPU")
     try:
         _train()

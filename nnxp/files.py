@@ -8,8 +8,12 @@ import os
 import re
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
+
+from nnxp.errors import DataError
 
 READ_ERRORS = (OSError, EOFError, zlib.error)
 """The errors that reading a file can raise, with or without gzip."""
@@ -23,9 +27,24 @@ def max_unpacked_bytes(path: Path) -> int:
     return max(_ALWAYS_ALLOWED, _MAX_GZIP_RATIO * path.stat().st_size)
 
 
-def open_binary(path: Path) -> BinaryIO:
-    """Open a file for reading; decompress it if its name ends in ``.gz``."""
-    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+@contextmanager
+def open_binary(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
+    """Open a file for reading; yield its stream, decompressed if it is gzip, and whether it is.
+
+    Raises
+    ------
+    DataError
+        If the file is a ZIP archive.
+    """
+    with path.open("rb") as file:
+        head = file.peek(4)
+        if head.startswith(b"PK\x03\x04"):
+            raise DataError(f"{path} is a ZIP archive; unpack it and give a file that it holds")
+        if not head.startswith(b"\x1f\x8b"):
+            yield file, False
+            return
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            yield cast(BinaryIO, unpacked), True
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -401,9 +401,13 @@ def measure_cold_starts(
 ) -> None:
     """Measure whole processes that read MNIST and train the small network for one epoch."""
     try:
-        folder = next(iter(nnxp.data.find_mnist(args.data_dir).values())).parent
+        paths = nnxp.data.find_mnist(args.data_dir)
     except nnxp.DataUnavailableError as error:
         report.missing[COLD_START] = str(error)
+        return
+    folder = Path(os.path.commonpath(paths.values()))
+    if any(folder / name != path.with_suffix("") for name, path in paths.items()):
+        report.missing[COLD_START] = f"{folder} holds no files of MNIST's own names"
         return
     starting = [
         name

@@ -30,8 +30,9 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         default="auto",
         metavar="auto|mnist|digits|FILE.csv",
-        help="auto: MNIST, or the embedded digits if MNIST is not available; FILE.csv: a file in "
-        "Kaggle's layout, every sixth example is used for testing (default: auto)",
+        help="auto: MNIST, or the embedded digits if MNIST is not available; FILE.csv: a file "
+        "whose first or last column is named label, target or class, a sixth of each class is used "
+        "for testing (default: auto)",
     )
     parser.add_argument(
         "--data-dir",
@@ -87,8 +88,8 @@ def load_dataset(name: str, folder: Path | None) -> Data:
         return Data(name, *nnxp.data.load_csv(name).split(1 / 6, rng=0), Path(name))
     try:
         datasets = nnxp.data.load_mnist(folder)
-        found = nnxp.data.find_mnist(folder)["train-images-idx3-ubyte"]
-        return Data("mnist", *datasets, found.parent)
+        found = os.path.commonpath(nnxp.data.find_mnist(folder).values())
+        return Data("mnist", *datasets, Path(found))
     except nnxp.DataUnavailableError as error:
         if name == "mnist" or folder:
             raise

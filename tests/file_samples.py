@@ -13,11 +13,14 @@ from builders import Stopping, fit, new_trainer
 import nnxp
 from nnxp.data import Dataset, load_csv, read_idx
 
+IDX_TYPES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
+
 
 def idx_bytes(values: np.ndarray) -> bytes:
-    """Return `values` as an IDX file of unsigned bytes."""
-    header = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
-    return header + values.astype(np.uint8).tobytes()
+    """Return `values` as an IDX file of their type."""
+    code = IDX_TYPES[values.dtype.str[1:]]
+    header = struct.pack(f">BBBB{values.ndim}I", 0, 0, code, values.ndim, *values.shape)
+    return header + values.astype(values.dtype.newbyteorder(">")).tobytes()
 
 
 def write_mnist_layout(folder: Path, train: nnxp.data.Dataset, test: nnxp.data.Dataset) -> Path:
@@ -27,7 +30,9 @@ def write_mnist_layout(folder: Path, train: nnxp.data.Dataset, test: nnxp.data.D
         side = round(dataset.inputs.shape[1] ** 0.5)
         images = dataset.inputs.reshape(-1, side, side)
         (folder / f"{prefix}-images-idx3-ubyte").write_bytes(idx_bytes(images))
-        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(idx_bytes(dataset.labels))
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            idx_bytes(dataset.labels.astype(np.uint8))
+        )
     return folder
 
 

@@ -9,10 +9,11 @@ import http.server
 import shutil
 import struct
 import threading
+import zipfile
 
 import numpy as np
 import pytest
-from file_samples import idx_bytes, write_mnist_layout
+from file_samples import IDX_TYPES, idx_bytes, write_mnist_layout
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -195,27 +196,36 @@ def test_batches_check_their_arguments(small):
 # IDX
 
 
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=3))
-def test_idx_files_are_read_back(tmp_path_factory, shape):
-    values = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.sampled_from(list(IDX_TYPES)))
+def test_idx_files_are_read_back(tmp_path_factory, shape, dtype):
+    values = np.random.default_rng(0).integers(0, 256, (*shape, np.dtype(dtype).itemsize), np.uint8)
+    values = np.nan_to_num(values.view(dtype)[..., 0])  # every bit pattern
     folder = tmp_path_factory.mktemp("idx")
-    (folder / "a").write_bytes(idx_bytes(values))
-    (folder / "a.gz").write_bytes(gzip.compress(idx_bytes(values)))
-    for name in ("a", "a.gz"):
-        np.testing.assert_array_equal(read_idx(folder / name, axes=len(shape)), values)
+    plain, packed = idx_bytes(values), gzip.compress(idx_bytes(values))
+    for name, data in [("a", plain), ("b.gz", plain), ("c", packed), ("d.gz", packed)]:
+        (folder / name).write_bytes(data)
+        for axes in (len(shape), None):
+            got = read_idx(folder / name, axes)
+            np.testing.assert_array_equal(got, values)
+            assert got.dtype == dtype
+            assert got.dtype.isnative
 
 
-GOOD = idx_bytes(np.ones((2, 3, 3)))
+GOOD = idx_bytes(np.ones((2, 3, 3), np.uint8))
 WRONG_IDX = {
     "empty": (b"", "truncated: it has 0 bytes"),
     "text": (b"<html>not found</html>", "not an IDX file: it begins with b'<htm'"),
-    "type": (b"\0\0\x0d\3" + GOOD[4:], "IDX type 13; only 8"),
-    "swapped": (idx_bytes(np.ones(4)), r"holds labels \(1 axis\), wanted images \(3 axes\)"),
-    "axes": (idx_bytes(np.ones((2, 2))), "holds 2 axes, wanted images"),
+    "type": (b"\0\0\x0a\3" + GOOD[4:], r"IDX type 0x0A, .* known: 0x08 \(uint8\), 0x09"),
+    "swapped": (
+        idx_bytes(np.ones(4, np.uint8)),
+        r"holds labels \(1 axis\), wanted images \(3 axes\)",
+    ),
+    "axes": (idx_bytes(np.ones((2, 2), np.uint8)), "holds 2 axes, wanted images"),
     "header": (GOOD[:9], "truncated: its header ends after 9 bytes"),
     "truncated": (GOOD[:-1], "its header states 18 values"),
+    "truncated numbers": (idx_bytes(np.ones((2, 3, 3), "f8"))[:-1], "header states 18 values"),
     "longer": (GOOD + b"\0", "more than the 18 values"),
-    "no values": (idx_bytes(np.ones((0, 3, 3))), r"no values: its shape is \(0, 3, 3\)"),
+    "no values": (idx_bytes(np.ones((0, 3, 3), np.uint8)), r"no values: its shape is \(0, 3, 3\)"),
     "far too many": (
         struct.pack(">BBBB3I", 0, 0, 8, 3, *[2**32 - 1] * 3),
         "header states|has a header for",
@@ -232,10 +242,28 @@ def test_wrong_idx_files_are_refused(tmp_path, data, message, packed):
         read_idx(path, axes=3)
 
 
+def test_zip_archives_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("images", GOOD)
+    for read in (read_idx, nnxp.data.load_csv):
+        with pytest.raises(nnxp.DataError, match="a.zip is a ZIP archive; unpack it"):
+            read(tmp_path / "a.zip")
+
+
+def test_idx_files_of_too_many_axes_are_refused(tmp_path):
+    for axes in (64, 65, 255):
+        (tmp_path / "a").write_bytes(struct.pack(f">4B{axes}I", 0, 0, 8, axes, *[1] * axes) + b"\7")
+        if axes == 64:
+            assert read_idx(tmp_path / "a").shape == (1,) * 64
+        else:
+            with pytest.raises(nnxp.DataError, match=f"for {axes} axes, at most 64"):
+                read_idx(tmp_path / "a")
+
+
 @pytest.mark.parametrize(
     "data",
-    [b"plain", gzip.compress(GOOD, mtime=0)[:-9], b"\x1f\x8b\x08" + b"\xff" * 40],
-    ids=["not gzip", "truncated", "damaged"],
+    [gzip.compress(GOOD, mtime=0)[:-9], b"\x1f\x8b\x08" + b"\xff" * 40],
+    ids=["truncated", "damaged"],
 )
 def test_corrupt_gzip_is_refused(tmp_path, data):
     (tmp_path / "images.gz").write_bytes(data)
@@ -244,6 +272,114 @@ def test_corrupt_gzip_is_refused(tmp_path, data):
 
 
 # MNIST's layout
+
+
+QMNIST = {
+    "train-images-idx3-ubyte": "qmnist-train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte": "qmnist-train-labels-idx2-int",
+    "t10k-images-idx3-ubyte": "qmnist-test-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte": "qmnist-test-labels-idx2-int",
+}
+LAYOUTS = {
+    "torchvision's root": lambda name: f"MNIST/raw/{name}",
+    "torchvision's folder": lambda name: f"raw/{name}",
+    "a dot": lambda name: name.replace("-idx", ".idx"),
+    "a folder a file": lambda name: f"{name}/{name}",
+    "a folder a file, dots": lambda name: "{0}/{0}".format(name.replace("-idx", ".idx")),
+    "a folder with a dot": lambda name: f"{name.replace('-idx', '.idx')}/{name}",
+    "QMNIST": QMNIST.get,
+    "EMNIST": lambda name: "emnist-letters-" + name.replace("t10k", "test"),
+    "EMNIST of torchvision": lambda name: "raw/emnist-digits-" + name.replace("t10k", "test"),
+}
+
+
+def lay_out(folder, source, layout, ending=""):
+    """Write the files of `source` in another layout, with what is particular to its data set."""
+    for path in source.iterdir():
+        values = read_idx(path)
+        if "EMNIST" in layout and values.ndim == 3:
+            values = values.transpose(0, 2, 1)
+        if layout == "QMNIST" and values.ndim == 1:
+            others = np.arange(7 * len(values), dtype=np.int32).reshape(-1, 7)
+            values = np.column_stack([values.astype(np.int32), others])
+        new = folder / (LAYOUTS[layout](path.name) + ending)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        data = idx_bytes(values)
+        new.write_bytes(gzip.compress(data, 1) if ending else data)
+    return folder
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_mnist_is_found_in_every_layout(idx_folder, tmp_path, layout, ending):
+    folder = lay_out(tmp_path / "other", idx_folder, layout, ending)
+    assert nnxp.data.find_mnist(folder).keys() == mnist.FILES.keys()
+    for got, wanted in zip(
+        nnxp.data.load_mnist(folder), nnxp.data.load_mnist(idx_folder), strict=True
+    ):
+        np.testing.assert_array_equal(got.inputs, wanted.inputs)
+        np.testing.assert_array_equal(got.labels, wanted.labels)
+        assert got.inputs.dtype == np.uint8
+    # A file that is missing is named as it would be there.
+    for path in folder.rglob("*t*-labels*"):
+        if path.is_file() and "train" not in path.name:
+            path.unlink()
+            with pytest.raises(
+                nnxp.DataUnavailableError,
+                match=f"holds neither .*-labels.* nor .*{path.name[:3]}.*copy it there",
+            ):
+                nnxp.data.find_mnist(folder)
+
+
+def test_one_split_of_emnist_is_asked_for(idx_folder, tmp_path):
+    folder = lay_out(tmp_path / "emnist", idx_folder, "EMNIST")
+    for path in list(folder.iterdir()):
+        path.with_name(path.name.replace("letters", "balanced")).write_bytes(path.read_bytes())
+    with pytest.raises(
+        nnxp.DataError, match="2 splits of EMNIST: balanced, letters; move .* a folder of its own"
+    ):
+        nnxp.data.load_mnist(folder)
+    (folder / "own").mkdir()
+    for path in folder.glob("*letters*"):
+        path.rename(folder / "own" / path.name)
+    assert len(nnxp.data.load_mnist(folder / "own")[0]) == 1438
+    assert len(nnxp.data.load_mnist(folder)[0]) == 1438  # the other is now the only one
+    # The files of MNIST come first.
+    for path in idx_folder.iterdir():
+        path.rename(folder / path.name)
+    (folder / "own").rename(folder / "raw")
+    assert nnxp.data.find_mnist(folder) == {name: folder / name for name in mnist.FILES}
+
+
+@pytest.mark.parametrize("layout", ["MNIST", *LAYOUTS])
+def test_empty_files_are_passed_over_or_named(idx_folder, tmp_path, layout):
+    folder = idx_folder
+    if layout != "MNIST":
+        folder = lay_out(tmp_path / "other", idx_folder, layout)
+    good = nnxp.data.find_mnist(folder)["t10k-images-idx3-ubyte"]
+    packed = good.with_name(good.name + ".gz")
+    packed.touch()
+    assert nnxp.data.find_mnist(folder)["t10k-images-idx3-ubyte"] == good
+    packed.write_bytes(gzip.compress(good.read_bytes(), 1))
+    good.write_bytes(b"")
+    assert nnxp.data.find_mnist(folder)["t10k-images-idx3-ubyte"] == packed
+    assert len(nnxp.data.load_mnist(folder)[1]) == 359
+    packed.unlink()
+    with pytest.raises(nnxp.DataError, match=f"{good.name} is empty .0 bytes.; copy it") as caught:
+        nnxp.data.load_mnist(folder)
+    assert not isinstance(caught.value, nnxp.DataUnavailableError)
+
+
+def test_files_of_other_types_are_refused_in_mnists_place(idx_folder):
+    for name, wanted in [("images-idx3", "uint8"), ("labels-idx1", "integers")]:
+        path = idx_folder / f"train-{name}-ubyte"
+        whole = path.read_bytes()
+        path.write_bytes(idx_bytes(read_idx(path).astype(np.float32)))
+        with pytest.raises(nnxp.DataError, match=f"{name}.* holds float32, wanted {wanted}; read"):
+            nnxp.data.load_mnist(idx_folder)
+        path.write_bytes(whole)
+    path.write_bytes(idx_bytes(read_idx(path).astype(np.int16)))
+    assert nnxp.data.load_mnist(idx_folder)[0].labels.dtype == np.int16
 
 
 def test_mnist_folder_is_read_plain_or_gzipped(idx_folder, monkeypatch):
@@ -282,7 +418,7 @@ def test_swapped_and_unequal_mnist_files_are_refused(idx_folder):
     with pytest.raises(nnxp.DataError, match="1438 images, .* 359 labels; are they of one set"):
         nnxp.data.load_mnist(idx_folder)
     names[1].write_bytes(contents[1])
-    (idx_folder / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(np.ones((359, 9, 9))))
+    (idx_folder / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(np.ones((359, 9, 9), np.uint8)))
     with pytest.raises(
         nnxp.DataError, match=r"training images are of \(8, 8\) pixels and test images of \(9, 9\)"
     ):
@@ -297,6 +433,9 @@ def test_corrupt_cache_error_says_what_to_delete(idx_folder, tmp_path, monkeypat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("NNXP_DATA_DIR", raising=False)
     with pytest.raises(nnxp.DataError, match="truncated: it has 2 bytes; delete .*cache/nnxp"):
+        nnxp.data.load_mnist()
+    (cache / "mnist" / "train-labels-idx1-ubyte").write_bytes(b"")
+    with pytest.raises(nnxp.DataError, match=r"is empty \(0 bytes\).*; delete .*cache/nnxp"):
         nnxp.data.load_mnist()
 
 
@@ -392,58 +531,6 @@ def test_real_mnist(mnist):
     assert (train.inputs.shape, test.inputs.shape) == ((60000, 784), (10000, 784))
     assert np.bincount(train.labels)[:2].tolist() == [5923, 6742]
     assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
-
-
-# CSV
-
-
-@pytest.mark.parametrize("name", ["train.csv", "train.csv.gz"])
-def test_kaggles_csv_is_read(tmp_path, name):
-    text = b"label,pixel0,pixel1\n3,0,255\n1,7,9\n"
-    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
-    dataset = nnxp.data.load_csv(tmp_path / name)
-    assert dataset.labels.tolist() == [3, 1]
-    assert dataset.inputs.tolist() == [[0, 255], [7, 9]]
-    assert dataset.inputs.dtype == np.uint8
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", 'must begin with a header line "label,pixel0,…", got ""'),
-        ("3,0,255\n", 'got "3,0,255"'),
-        ("label\n3\n", 'got "label"'),
-        ("label,pixel0\n", "holds no example"),
-        ("label,pixel0,pixel1\n3,0,255\n1,7\n", "number of columns changed from 3 to 2"),
-        ("label,pixel0\n3,0,255\n", "2 names in its header and 3 values per line"),
-        ("label,pixel0\n3,ink\n", "could not convert string 'ink'"),
-        ("label,pixel0\n3,0.5\n", "could not convert string '0.5'"),
-        ("label,pixel0\n3,\n", "could not convert string ''"),
-        ("label,pixel0\n3,0\n3,256\n", "pixels from 0 to 255, but line 3 has others"),
-        ("label,pixel0\n3,0\n-1,0\n", "labels from 0 .* line 3"),
-        ("label,pixel0\n3,99999999999999999999\n", "cannot be read as CSV"),
-    ],
-)
-def test_wrong_csv_is_refused(tmp_path, text, message):
-    path = tmp_path / "train.csv"
-    path.write_text(text)
-    with pytest.raises(nnxp.DataError, match=message) as caught:
-        nnxp.data.load_csv(path)
-    assert "train.csv" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_csv_with_a_byte_order_mark_is_read(tmp_path):
-    (tmp_path / "train.csv").write_text("label,pixel0\n3,99\n", encoding="utf-8-sig")
-    assert nnxp.data.load_csv(tmp_path / "train.csv").labels.tolist() == [3]
-
-
-def test_unreadable_csv_is_refused(tmp_path):
-    with pytest.raises(nnxp.DataError, match=r"none.csv cannot be read"):
-        nnxp.data.load_csv(tmp_path / "none.csv")
-    (tmp_path / "bytes.csv").write_bytes(b"label,pixel0\n\xff\xfe,1\n")
-    with pytest.raises(nnxp.DataError, match=r"bytes.csv cannot be read"):
-        nnxp.data.load_csv(tmp_path / "bytes.csv")
 
 
 # The embedded digits

@@ -44,6 +44,12 @@ def test_doctor_reports_a_missing_mnist(tmp_path):
     )
 
 
+def test_doctor_reports_an_empty_file_of_mnist(idx_folder):
+    path = idx_folder / "train-labels-idx1-ubyte"
+    path.write_bytes(b"")
+    assert f"--    {path} is empty (0 bytes)" in doctor(NNXP_DATA_DIR=str(idx_folder))
+
+
 def test_without_cupy():
     if importlib.util.find_spec("cupy"):
         pytest.skip("cupy: installed")

@@ -1,7 +1,7 @@
 """Data: labelled examples on the host, from files, a download or the package itself."""
 
 from nnxp.data.batches import Batches
-from nnxp.data.csv import load_csv
+from nnxp.data.csv import load_csv, load_csv_inputs
 from nnxp.data.dataset import Dataset, one_hot
 from nnxp.data.digits import load_digits
 from nnxp.data.idx import read_idx
@@ -12,6 +12,7 @@ __all__ = [
     "Dataset",
     "find_mnist",
     "load_csv",
+    "load_csv_inputs",
     "load_digits",
     "load_mnist",
     "one_hot",

@@ -1,14 +1,19 @@
 """MNIST: load it from a folder or the user's cache, and download it to the cache if needed.
 
 The data set of LeCun, Cortes and Burges (CC BY-SA 3.0) has 60,000 training and 10,000 test images
-of handwritten digits, of 28 x 28 pixels each.
+of handwritten digits, of 28 x 28 pixels each. QMNIST (Yadav and Bottou 2019) and EMNIST (Cohen et
+al. 2017) are read as well.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from nnxp.checks import optional_import
 from nnxp.data.dataset import Dataset
@@ -38,14 +43,17 @@ def load_mnist(folder: str | Path | None = None) -> tuple[Dataset, Dataset]:
     Parameters
     ----------
     folder : path, optional
-        The folder of the four IDX files, gzipped or not. Their sizes may differ from MNIST's, as
-        in Fashion-MNIST or a subset. By default the folder in ``$NNXP_DATA_DIR``; if that is not
-        set, the user's cache, to which missing files are downloaded.
+        The folder of the four IDX files, named and laid out as `find_mnist` says. Their sizes may
+        differ from MNIST's, as in Fashion-MNIST or a subset. By default the folder in
+        ``$NNXP_DATA_DIR``; if that is not set, the user's cache, to which missing files are
+        downloaded.
 
     Returns
     -------
     train, test : Dataset
-        Inputs are an (examples, pixels) uint8 array, labels an (examples,) uint8 array.
+        Inputs are an (examples, pixels) uint8 array, labels an (examples,) array of integers:
+        uint8, or int32 from QMNIST. EMNIST's images, which are stored column by column, are
+        transposed; its labels are those of the files, from 1 to 26 for its letters.
 
     Raises
     ------
@@ -59,40 +67,92 @@ def load_mnist(folder: str | Path | None = None) -> tuple[Dataset, Dataset]:
         return _read(find_mnist(chosen))
     cache = _cache()
     try:
-        paths = find_mnist(cache)
-    except DataUnavailableError:
-        _download(cache)
-        paths = find_mnist(cache)
-    try:
+        try:
+            paths = find_mnist(cache)
+        except DataUnavailableError:
+            _download(cache)
+            paths = find_mnist(cache)
         return _read(paths)
+    except DataUnavailableError:
+        raise
     except DataError as error:
         raise DataError(f"{error}; delete {cache} to download the files anew") from error
 
 
 def find_mnist(folder: str | Path | None = None) -> dict[str, Path]:
-    """Return the paths of the four files by name, without downloading them.
+    """Return the paths of the four files by MNIST's names, without downloading them.
 
     Parameters
     ----------
     folder : path, optional
-        By default the folder in ``$NNXP_DATA_DIR``; if that is not set, the user's cache.
+        The files are in the folder itself, in its ``raw`` or in its ``MNIST/raw``, as torchvision
+        has them. They have MNIST's names, also as ``train-images.idx3-ubyte``, or QMNIST's, or
+        those of one split of EMNIST; with ``.gz`` or without; and each may be in a folder of its
+        own name. By default the folder in ``$NNXP_DATA_DIR``; if that is not set, the user's cache.
 
     Raises
     ------
     DataUnavailableError
         If the folder or a file does not exist.
+    DataError
+        If a file is empty, or the files are of more than one split of EMNIST.
     """
     folder = Path(folder or os.environ.get("NNXP_DATA_DIR") or _cache())
     if not folder.is_dir():
         raise DataUnavailableError(f"there is no folder {folder}")
-    paths = {}
-    for name in FILES:
-        candidates = (folder / name, folder / f"{name}.gz")
-        existing = [path for path in candidates if path.is_file()]
-        if not existing:
-            raise DataUnavailableError(f"{folder} holds neither {name} nor {name}.gz")
-        paths[name] = existing[0]
-    return paths
+    nearest, message = -1, ""
+    empty: Path | None = None
+    try:
+        for place in (folder, folder / "raw", folder / "MNIST" / "raw"):
+            for names in _names_in(place):
+                paths = {name: _find(place, own) for name, own in names.items()}
+                found = {name: path for name, path in paths.items() if path}
+                if len(found) == len(paths):
+                    broken = [path for path in found.values() if not path.stat().st_size]
+                    if not broken:
+                        return found
+                    empty = empty or broken[0]
+                elif len(found) > nearest:
+                    missing = next(own for name, own in names.items() if not paths[name])
+                    nearest = len(found)
+                    message = f"{place} holds neither {missing} nor {missing}.gz"
+    except OSError as error:
+        raise DataUnavailableError(f"{folder} cannot be read ({error})") from error
+    if empty:
+        raise DataError(f"{empty} is empty (0 bytes); copy it there again")
+    raise DataUnavailableError(
+        f"{message}; copy it there, or name the folder that holds the four files"
+    )
+
+
+def _names_in(place: Path) -> Iterator[dict[str, str]]:
+    """Yield the names that the four files may have in a folder: MNIST's, QMNIST's, EMNIST's."""
+    yield {name: name for name in FILES}
+    others = {name: name.replace("t10k", "test") for name in FILES}
+    yield {
+        name: "qmnist-" + other.replace("idx1-ubyte", "idx2-int") for name, other in others.items()
+    }
+    files = place.iterdir() if place.is_dir() else ()
+    matches = [re.match(r"emnist-(\w+)-(train|test)-(images|labels)", file.name) for file in files]
+    splits = sorted({match[1] for match in matches if match})
+    if len(splits) > 1:
+        raise DataError(
+            f"{place} holds {len(splits)} splits of EMNIST: {', '.join(splits)}; move the four "
+            "files of one to a folder of its own"
+        )
+    for split in splits:
+        yield {name: f"emnist-{split}-{other}" for name, other in others.items()}
+
+
+def _find(place: Path, name: str) -> Path | None:
+    """Return the file of this name, in one of its spellings; an empty one only if there is none."""
+    spellings = (name, name.replace("-idx", ".idx"))
+    endings = [f"{spelling}{ending}" for spelling in spellings for ending in ("", ".gz")]
+    paths = [place / ending for ending in endings]
+    paths += [place / folder / ending for folder in spellings for ending in endings]
+    existing = [path for path in paths if path.is_file()]
+    existing.sort(key=lambda path: path.stat().st_size == 0)
+    return existing[0] if existing else None
 
 
 def _cache() -> Path:
@@ -106,7 +166,22 @@ def _read(paths: dict[str, Path]) -> tuple[Dataset, Dataset]:
     for part in ("train", "t10k"):
         images_name, labels_name = (name for name in FILES if name.startswith(part))
         images = read_idx(paths[images_name], axes=3)
-        labels = read_idx(paths[labels_name], axes=1)
+        # QMNIST's labels have eight columns: the class, then the writer and others.
+        columns = "idx2" in paths[labels_name].name
+        labels = read_idx(paths[labels_name], axes=2 if columns else 1)
+        for name, values, wanted in (
+            (images_name, images, "uint8"),
+            (labels_name, labels, "integers"),
+        ):
+            if values.dtype != np.uint8 and (wanted == "uint8" or values.dtype.kind != "i"):
+                raise DataError(
+                    f"{paths[name]} holds {values.dtype}, wanted {wanted}; read it with "
+                    "nnxp.data.read_idx and make a Dataset of it"
+                )
+        if columns:
+            labels = labels[:, 0].copy()
+        if paths[images_name].name.startswith("emnist-"):
+            images = images.transpose(0, 2, 1)
         if len(images) != len(labels):
             raise DataError(
                 f"{paths[images_name]} holds {len(images)} images, {paths[labels_name]} "
