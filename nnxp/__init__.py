@@ -37,6 +37,7 @@ from nnxp.layers import (
     ReLU,
     Sigmoid,
     Softmax,
+    Standardize,
     Tanh,
 )
 from nnxp.losses import (
@@ -112,6 +113,7 @@ __all__ = [
     "SigmoidWithLoss",
     "Softmax",
     "SoftmaxWithLoss",
+    "Standardize",
     "Tanh",
     "ThreeLayerNet",
     "Trainer",

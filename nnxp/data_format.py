@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from nnxp.arrays import Array
 from nnxp.devices import Device
 
@@ -65,4 +63,9 @@ def prepare_inputs(x: Array, scale: float | None, device: Device, dtype: str) ->
 
 def stored_dtype(x: Array, dtype: str) -> str:
     """Return the dtype of host inputs on a device: images stay uint8, a quarter of the bytes."""
-    return "uint8" if x.dtype == np.uint8 else dtype
+    return "uint8" if is_image(x) else dtype
+
+
+def is_image(x: Array) -> bool:
+    """Return whether an array of any library is of uint8, which is not compared across them."""
+    return str(x.dtype).rpartition(".")[2] == "uint8"

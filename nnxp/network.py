@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from nnxp.arrays import Array, namespace_of
 from nnxp.checks import require_count, unknown_name, warn
-from nnxp.data_format import IMAGE_SCALE, DataFormat, prepare_inputs
+from nnxp.data_format import IMAGE_SCALE, DataFormat, is_image, prepare_inputs
 from nnxp.devices import Device, open_device
 from nnxp.errors import CallOrderError, DeviceError, InputError
 from nnxp.frames import from_frame
@@ -507,7 +507,9 @@ class Sequential(Layer):
         device, dtype, known = self.device, self.dtype, self.data_format
         if device is None or dtype is None:
             return cast(Array, x)
-        images = str(x.dtype).endswith("uint8")  # of any library
+        if not isinstance(x, np.ndarray):
+            device.require(x, repr(self))
+        images = is_image(x)
         if known is None:
             scale = IMAGE_SCALE if images else None
         elif images or not known.images:

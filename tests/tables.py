@@ -43,6 +43,12 @@ def widen(device, dtype):
     return nnxp.Affine(3, 4, rng=np.random.default_rng(2), dtype=dtype, device=device)
 
 
+def standardize(device, dtype):
+    layer = nnxp.Standardize(dtype=dtype, device=device)
+    layer.adapt(np.random.default_rng(3).normal(2.0, 3.0, size=(20, 4)))
+    return layer
+
+
 def plain(kind):
     return lambda device, dtype: kind()
 
@@ -77,6 +83,7 @@ LAYERS = {
     ),
     "Sigmoid": (plain(nnxp.Sigmoid), (5, 4), (5, 4)),
     "Softmax": (plain(nnxp.Softmax), (5, 2, 4), (5, 2, 4)),
+    "Standardize": (standardize, (5, 4), (5, 4)),
     "Tanh": (plain(nnxp.Tanh), (5, 4), (5, 4)),
 }
 SCORES = np.random.default_rng(0).normal(size=(5, 3))

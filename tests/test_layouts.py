@@ -14,7 +14,8 @@ LABELS = np.arange(600) % 10
 
 
 def values(dtype):
-    return np.random.default_rng(0).integers(0, 256, (600, 400)).astype(dtype)
+    images = np.random.default_rng(0).integers(0, 256, (600, 400))
+    return (images if dtype == "uint8" else images / 255).astype(dtype)
 
 
 def slice_of_columns(x, _):
@@ -89,7 +90,7 @@ def trained(x, labels=LABELS, capture="auto"):
     if x.ndim == 3:
         network = nnxp.Sequential([nnxp.Flatten(), *network])
     loss = nnxp.SoftmaxWithLoss()
-    trainer = nnxp.Trainer(network, loss, nnxp.SGD(0.001), capture=capture)
+    trainer = nnxp.Trainer(network, loss, nnxp.SGD(0.1), capture=capture)
     trainer.fit(Dataset(x, labels), epochs=2, batch_size=64, rng=0)
     assert (trainer.captured == "captured") == (capture == "auto")
     return network.parameters()
@@ -133,7 +134,7 @@ def peak_of_an_epoch(x):
     network = nnxp.Sequential(
         [*([nnxp.Flatten()] if x.ndim == 3 else []), *nnxp.mlp([400, 10], rng=0)]
     )
-    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.001))
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
     rng = np.random.default_rng(0)
     batches = Batches(Dataset(x, LABELS), 20, device="cpu", dtype="float32", rng=rng)
     trainer.train_epoch(batches)  # takes memory that stays

@@ -262,7 +262,7 @@ def test_arrays_of_other_libraries_are_refused(backend):
             here = backend.device.spec
             message = rf'on {here}, got an array of .*nnxp.device\("{here}"\)'
             with pytest.raises(nnxp.DeviceError, match=message):
-                network.predict(other.asarray(np.ones((2, 6)), dtype="float32"))
+                network.forward(other.asarray(np.ones((2, 6)), dtype="float32"))
 
 
 @pytest.mark.interop
@@ -274,7 +274,7 @@ def test_each_library_refuses_arrays_of_each_other(backend, other):
     x = other.asarray(np.ones((2, 6)), dtype="float32")
     library = type(x).__module__.partition(".")[0]
     with pytest.raises(nnxp.DeviceError) as caught:
-        three_layers(device=backend.device).predict(x)
+        three_layers(device=backend.device).forward(x)
     message = str(caught.value)
     assert f"on {backend.device.spec}, got an array of {library} on" in message
     assert f'nnxp.device("{backend.device.spec}").asarray' in message

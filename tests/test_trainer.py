@@ -105,7 +105,7 @@ def test_every_epoch_takes_all_examples_in_a_new_order():
     rng = np.random.default_rng(0)
     network = nnxp.mlp([1, 1], rng=rng)
     trainer = Watching(network, nnxp.MeanSquaredError(), nnxp.SGD(1e-6), capture=False)
-    trainer.fit(Dataset(targets, targets), epochs=2, batch_size=8, rng=rng)
+    trainer.fit(Dataset(targets / 40, targets), epochs=2, batch_size=8, rng=rng)
     train_epoch(trainer, Dataset(targets, targets), 8, rng)
     orders = [seen[:40], seen[40:80], seen[80:]]
     assert all(sorted(order) == targets[:, 0].tolist() for order in orders)

@@ -5,7 +5,7 @@ from nnxp.layers.affine import Affine
 from nnxp.layers.base import Layer
 from nnxp.layers.dropout import Dropout
 from nnxp.layers.nodes import Add, Multiply
-from nnxp.layers.normalization import BatchNorm
+from nnxp.layers.normalization import BatchNorm, Standardize
 from nnxp.layers.shape import Flatten
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "ReLU",
     "Sigmoid",
     "Softmax",
+    "Standardize",
     "Tanh",
 ]

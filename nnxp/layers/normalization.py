@@ -1,11 +1,12 @@
-"""Batch normalization."""
+"""Normalization: of batches, and of inputs by statistics of the training data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from nnxp.arrays import Array, floating_namespace, sum_rows
 from nnxp.checks import POSITIVE, Range, require_count
@@ -140,3 +141,140 @@ class BatchNorm(Layer):
         if shape not in (None, (self.features,)):
             raise InputError(f"{self!r} expects {self.features} features, got {shape}")
         return (self.features,)
+
+
+class Standardize(Layer):
+    """Standardization: ``y = (x - mean) / std``, feature by feature.
+
+    `Trainer.fit` sets mean and standard deviation from the training data before the first step, so
+    that predictions use the same ones. A feature that is constant is divided by 1.
+
+    Parameters
+    ----------
+    features : int, optional
+        Number of features; inputs are (batch, features). By default that of the training data.
+    dtype : str, optional
+        ``"float32"`` or ``"float64"``.
+    device : Device or str, optional
+        Where the state is.
+
+    Attributes
+    ----------
+    state : dict of str to array
+        ``mean`` and ``std``, each of shape (features,), and ``count``, of shape (1,): the number of
+        examples they are from. Empty before `adapt`, if `features` is not given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nnxp import Standardize
+    >>> layer = Standardize()
+    >>> layer.adapt(np.array([[0.0, 5.0], [2.0, 5.0]]))
+    >>> layer.forward(np.array([[3.0, 5.0]], dtype="float32"))
+    array([[2., 0.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        features: int | None = None,
+        *,
+        dtype: str = "float32",
+        device: Device | str = "cpu",
+    ) -> None:
+        self.features = None if features is None else require_count("features", features)
+        self.device, self.dtype = open_device(device), require_dtype(dtype)
+        if features is not None:
+            self._set(np.zeros(features), np.ones(features), 0)
+
+    @classmethod
+    def array_size(cls, config: Mapping[str, Any]) -> int:
+        """Return the number of elements of the state."""
+        return 0 if config["features"] is None else 2 * int(config["features"]) + 1
+
+    def is_fitted(self) -> bool:
+        """Return whether `adapt` has set the state; waits for the device."""
+        if "count" not in self.state or self.device is None:
+            return False
+        return bool(self.device.to_host(self.state["count"])[0] > 0)
+
+    def adapt(self, inputs: npt.NDArray[Any] | Iterable[npt.NDArray[Any]]) -> None:
+        """Set mean and standard deviation to those of inputs.
+
+        Parameters
+        ----------
+        inputs : (examples, features) NumPy array, or iterable of such arrays
+            An iterable gives all inputs in parts.
+
+        Raises
+        ------
+        InputError
+            If an array has another shape, or there are no examples.
+        """
+        count, mean, squares = 0, np.zeros(1), np.zeros(1)
+        for x in [inputs] if isinstance(inputs, np.ndarray) else inputs:
+            features = self.features if self.features is not None else x.shape[-1]
+            if x.ndim != 2 or x.shape[1] != features or len(x) == 0:
+                shape = "features" if self.features is None else self.features
+                raise InputError(
+                    f"Standardize expects inputs of shape (examples, {shape}), got {x.shape}"
+                    + ("; put nnxp.Flatten() before it" if x.ndim > 2 else "")
+                )
+            # Chan, Golub and LeVeque 1983, eq. 2.1: the moments of two parts together.
+            own = x.mean(axis=0, dtype="float64")
+            shift, total = own - mean, count + len(x)
+            squares = squares + np.square(x - own).sum(axis=0) + shift**2 * count * len(x) / total
+            mean, count = mean + shift * len(x) / total, total
+        if count == 0:
+            raise InputError("Standardize expects inputs, got none")
+        std = np.sqrt(squares / count)
+        # What is left of a constant feature is rounding.
+        constant = std <= abs(mean) * np.finfo("float64").eps * count
+        self.features = len(mean)
+        self._set(mean, np.where(constant, 1.0, std), count)
+
+    def _set(self, mean: npt.NDArray[Any], std: npt.NDArray[Any], count: int) -> None:
+        for name, host in (("mean", mean), ("std", std), ("count", np.array([count]))):
+            assert self.device is not None
+            self.state[name] = self.device.asarray(host, dtype=self.dtype)
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """Return the standardized inputs.
+
+        Parameters
+        ----------
+        x : (batch, features) array
+        training : bool, optional
+            Save nothing but the call, since `backward` needs the state alone.
+
+        Raises
+        ------
+        InputError
+            If `x` has another shape, or there are no statistics yet.
+        """
+        floating_namespace(x, self)
+        if "mean" not in self.state:
+            raise InputError(
+                f"{self!r} has no statistics yet: Trainer.fit sets them where it is a layer of the "
+                "network itself; or call its adapt(inputs) with the training data"
+            )
+        if x.ndim != 2 or x.shape[1] != self.features:
+            raise InputError(
+                f"{self!r} expects inputs of shape (batch, {self.features}), got {tuple(x.shape)}"
+            )
+        y = (x - self.state["mean"]) / self.state["std"]
+        if training:
+            self.save_for_backward(y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """Return ``dy / std``."""
+        self.saved(dy)
+        return dy / self.state["std"]
+
+    def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """Return ``(features,)``; a known input shape must be the same."""
+        if shape is not None and (len(shape) != 1 or self.features not in (None, shape[0])):
+            raise InputError(
+                f"{self!r} expects {self.features or 'a row of'} features, got {shape}"
+            )
+        return shape if self.features is None else (self.features,)

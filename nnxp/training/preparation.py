@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
 from nnxp.arrays import Array
-from nnxp.checks import require_list
+from nnxp.checks import require_list, warn
 from nnxp.data.batches import Batches, prepare_batch
 from nnxp.data.dataset import Dataset
 from nnxp.data.stream import BatchStream
+from nnxp.data_format import DataFormat, is_image
 from nnxp.devices import Device
 from nnxp.errors import InputError
+from nnxp.layers import BatchNorm, Layer, Standardize
 from nnxp.layers.base import require_no_layers
 from nnxp.losses import Loss
 from nnxp.metrics import Metric
@@ -22,8 +25,10 @@ from nnxp.parts import Part, definition, numbers_of
 from nnxp.penalties import Penalty
 from nnxp.step import Step, measured_sums
 from nnxp.training.callbacks import Callback
+from nnxp.training.evaluation import EVALUATION_BATCH_SIZE
 
 _FLUSHED_STEPS = 500
+_UNSCALED = 25  # the size of numbers from which inputs are taken as never scaled
 
 
 def require_dataset(dataset: object) -> Dataset:
@@ -79,6 +84,76 @@ def require_suitable(batches: Batches, name: str, step: Step) -> dict[str, Array
             return measured_sums(step.loss, step.metrics, scores, first[1], value)
     except InputError as error:
         raise InputError(f"the {name} data do not suit: {error}") from error
+
+
+def data_format_of(dataset: Dataset, loss: Loss) -> DataFormat:
+    """Return what a network that is trained on a data set must know to predict."""
+    inputs = dataset.inputs
+    return DataFormat(
+        tuple(inputs.shape[1:]), is_image(inputs), dataset.scale, dataset.classes,
+        loss.probabilities,
+    )  # fmt: skip
+
+
+def in_format(dataset: Dataset, trained_on: DataFormat, name: str) -> Dataset:
+    """Return a data set to evaluate, with the class numbers of the training data.
+
+    Raises
+    ------
+    InputError
+        If its labels are of another kind, or its inputs are divided by another number.
+    """
+    images = is_image(dataset.inputs)
+    # Floating-point inputs beside images were scaled by the user.
+    if images == trained_on.images and dataset.scale != trained_on.scale:
+        raise InputError(
+            f"the {name} data are divided by {dataset.scale}, and the training data by "
+            f"{trained_on.scale}; give both data sets scale={trained_on.scale}"
+        )
+    try:
+        return dataset.with_classes(trained_on.classes)
+    except InputError as error:
+        raise InputError(f"the {name} data do not suit: {error}") from None
+
+
+def fit_statistics(network: Sequential, batches: Batches) -> None:
+    """Set the state of each `Standardize` that has seen no examples from the training data."""
+    device = batches.device
+    for i, layer in enumerate(network.layers):
+        if not isinstance(layer, Standardize) or layer.is_fitted():
+            continue
+        if isinstance(batches, BatchStream):
+            raise InputError(
+                f"{layer!r} needs all examples before the first step; give fit a Dataset, or call "
+                "its adapt(inputs) first"
+            )
+        with device.current():
+            before = network.layers[:i]
+            layer.adapt(
+                device.to_host(_through(before, inputs))
+                for inputs, _ in batches.in_order(EVALUATION_BATCH_SIZE)
+            )
+
+
+def _through(layers: Iterable[Layer], x: Array) -> Array:
+    for layer in layers:
+        x = layer.forward(x)
+    return x
+
+
+def hint_at_scale(network: Sequential, dataset: Dataset) -> None:
+    """Warn once of inputs that were not scaled: networks learn badly from large numbers."""
+    inputs = dataset.inputs
+    normalized = any(isinstance(layer, (Standardize, BatchNorm)) for layer in network.leaves()[:2])
+    if is_image(inputs) or dataset.scale is not None or normalized:
+        return
+    largest = max(abs(float(inputs.min())), abs(float(inputs.max())))
+    if largest > _UNSCALED:
+        warn(
+            f"the inputs have numbers up to {largest:.4g}, and networks learn well from numbers "
+            "around 1; use nnxp.Sequential([nnxp.Standardize(), *network]), or give the Dataset a "
+            "scale"
+        )
 
 
 def require_callbacks(callbacks: object) -> list[Callback]:

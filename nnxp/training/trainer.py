@@ -39,8 +39,12 @@ from nnxp.training.callbacks import Callback, Checkpoint, Progress
 from nnxp.training.divergence import Snapshot, parameters_and_state, raise_at_divergence
 from nnxp.training.evaluation import EVALUATION_BATCH_SIZE, Evaluation, evaluate
 from nnxp.training.preparation import (
+    data_format_of,
     describe_work,
+    fit_statistics,
     flush_denormals,
+    hint_at_scale,
+    in_format,
     replace_unusable_arrays,
     require_callbacks,
     require_dataset,
@@ -296,12 +300,15 @@ class Trainer:
             given.append(Progress())
         held_out: object = validation
         data: list[Batches]
+        known = self.network.data_format
         if isinstance(train, Dataset):
             size = require_count("batch_size", batch_size)
             rng = self._generator(rng)
             dataset = train
+            if known is not None and known.classes is not None:
+                dataset = dataset.with_classes(known.classes)
             if isinstance(held_out, Real):
-                dataset, held_out = self._take_share(train, float(held_out), rng)
+                dataset, held_out = self._take_share(dataset, float(held_out), rng)
             data = [self._batches(dataset, size * accumulate, rng)]
             self._micro_batch_size = size if accumulate > 1 else None
         else:
@@ -318,6 +325,8 @@ class Trainer:
                 )
             rng = self.rng
         step = self._whole_step()
+        trained_on = data_format_of(data[0].dataset, self.loss)
+        fit_statistics(self.network, data[0])
         sums = require_suitable(data[0], "training", step)
         self.measured = ("epoch", *(f"train_{name}" for name in sums))
         own_step = self._has_own_step()
@@ -326,11 +335,24 @@ class Trainer:
         running = train_metrics == "running" and not own_step
         first_sums = {name: x * 0.0 for name, x in sums.items() if running}
         if held_out is not None:
+            held_out = in_format(require_dataset(held_out), trained_on, "validation")
             data.append(self._batches(held_out, EVALUATION_BATCH_SIZE))
             sums = require_suitable(data[1], "validation", step)
             self.measured += tuple(f"validation_{name}" for name in sums)
         self.measured += ("seconds",) if self.penalty is None else ("penalty", "seconds")
         self._require_resumable(data[0])
+        if not self.optimizer.steps:
+            hint_at_scale(self.network, data[0].dataset)
+        if (
+            known is not None
+            and known.images == trained_on.images
+            and known.scale != trained_on.scale
+        ):
+            warn(
+                f"the network was trained on inputs divided by {known.scale}, and these are "
+                f"divided by {trained_on.scale}; predict now divides by the latter"
+            )
+        self.network.data_format = trained_on
         self.rng = rng
         self._give_states(given)
         with contextlib.ExitStack() as stack:
@@ -374,6 +396,7 @@ class Trainer:
                     f"{getattr(batches, what)}; make them with {what}=network.{what}"
                 )
         progress = self._progress or EpochProgress.start(batches)
+        fit_statistics(self.network, batches)
         require_suitable(batches, "training", self._whole_step())
         self._require_resumable(batches)
         self.rng = batches.rng
@@ -390,6 +413,8 @@ class Trainer:
         batch_size : int, optional
             How many examples are evaluated at a time.
         """
+        if self.network.data_format is not None:
+            dataset = in_format(require_dataset(dataset), self.network.data_format, "given")
         data = [self._batches(dataset, batch_size)]
         step = self._whole_step()
         step.sums = {}
