@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 from nnxp.arrays import Array, namespace_of
 from nnxp.errors import InputError
@@ -75,27 +76,28 @@ class Step:
             micro_batch_size=self.micro_batch_size,
         )
 
-    def __call__(self, inputs: Array, labels: Array) -> Array:
+    def __call__(self, inputs: Array, labels: Array, weights: Array | None = None) -> Array:
         """Do one update and return the loss before it, the penalty included, as a 0-d array."""
-        value = self.backpropagate(inputs, labels)
+        value = self.backpropagate(inputs, labels, weights)
         if self.penalty is not None:
             value = value + self.penalty.value(self.network.parameters().trainable)
         self.update(self.gradients())
         return value
 
-    def backpropagate(self, inputs: Array, labels: Array) -> Array:
+    def backpropagate(self, inputs: Array, labels: Array, weights: Array | None = None) -> Array:
         """Compute the gradients of the loss in the layers, and return the loss as a 0-d array.
 
         Parameters
         ----------
         inputs : (batch, …) array
         labels : array
+        weights : (batch,) array, optional
             As `nnxp.data.Batches` yields them.
         """
         rows, size = inputs.shape[0], self.micro_batch_size
         self._gradients = None
         if size is None or rows <= size:
-            return self._backpropagate(inputs, labels)
+            return self._backpropagate(inputs, labels, weights)
         # All parts have the random numbers of one batch.
         drawing = [layer for layer in self.network.leaves() if hasattr(layer, "row_offset")]
         kept = [(layer, layer.row_offset, layer.state["counter"]) for layer in drawing]
@@ -105,8 +107,11 @@ class Step:
             for layer, offset, counter in kept:
                 layer.row_offset, layer.state["counter"] = offset + start, counter
             part = slice(start, min(start + size, rows))
-            share = (part.stop - start) / rows
-            values.append(share * self._backpropagate(inputs[part, ...], labels[part, ...]))
+            own = None if weights is None else weights[part, ...]
+            share: Any = (part.stop - start) / rows
+            if own is not None and weights is not None:
+                share = _share(own, weights)
+            values.append(share * self._backpropagate(inputs[part, ...], labels[part, ...], own))
             for name, x in self.network.gradients().items():
                 gradients[name] = gradients[name] + share * x if name in gradients else share * x
         for layer, offset, _ in kept:
@@ -114,11 +119,11 @@ class Step:
         self._gradients = gradients
         return sum(values[1:], values[0])
 
-    def _backpropagate(self, inputs: Array, labels: Array) -> Array:
+    def _backpropagate(self, inputs: Array, labels: Array, weights: Array | None) -> Array:
         scores = self.network.forward(inputs, training=True)
-        value = self.loss.forward(scores, labels)
+        value = self.loss.forward(scores, labels, **_weighted(weights))
         if self.sums:
-            measured = measured_sums(self.loss, self.metrics, scores, labels, value)
+            measured = measured_sums(self.loss, self.metrics, scores, labels, value, weights)
             for name, x in measured.items():
                 self.sums[name] = self.sums[name] + x
         skips = self.network.skips_inputs()
@@ -142,8 +147,34 @@ class Step:
             self.optimizer.steps += 1
 
 
+def _weighted(weights: Array | None) -> dict[str, Any]:
+    """Return the argument of weights; none where there are none, for parts that know of none."""
+    return {} if weights is None else {"weights": weights}
+
+
+def _share(own: Array, weights: Array) -> Array:
+    """Return how much of the sum of a batch's weights a part's `own` are."""
+    xp = namespace_of(own, "weights")
+    total = xp.sum(weights)
+    return xp.sum(own) / xp.where(total > 0, total, 1.0)
+
+
+def evaluated_sums(
+    step: Step, inputs: Array, labels: Array, weights: Array | None = None
+) -> dict[str, Array]:
+    """Return the sums over a batch, without training; see `measured_sums`."""
+    scores = step.network.forward(inputs)
+    value = step.loss.forward(scores, labels, training=False, **_weighted(weights))
+    return measured_sums(step.loss, step.metrics, scores, labels, value, weights)
+
+
 def measured_sums(
-    loss: Loss, metrics: tuple[Metric, ...], scores: Array, labels: Array, value: Array
+    loss: Loss,
+    metrics: tuple[Metric, ...],
+    scores: Array,
+    labels: Array,
+    value: Array,
+    weights: Array | None = None,
 ) -> dict[str, Array]:
     """Return the sums over a batch of the loss, of correct rows and of all metrics, by name.
 
@@ -155,6 +186,8 @@ def measured_sums(
         Of the batch.
     value : 0-d array
         The mean loss of the batch.
+    weights : (batch,) array, optional
+        Of the examples; the sums are weighted then.
 
     Returns
     -------
@@ -162,12 +195,13 @@ def measured_sums(
         1-D, in the dtype of the scores. ``"accuracy"`` is missing if there are no classes.
     """
     xp = namespace_of(scores, loss)
-    sums = {"loss": value * scores.shape[0]}
+    sums = {"loss": value * (scores.shape[0] if weights is None else xp.sum(weights))}
     correct = loss.correct(scores, labels)
     if correct is not None:
-        sums["accuracy"] = xp.sum(xp.astype(correct, value.dtype))
+        correct = xp.astype(correct, value.dtype)
+        sums["accuracy"] = xp.sum(correct if weights is None else correct * weights)
     for metric in metrics:
-        x = metric.measure(scores, labels)
+        x = metric.measure(scores, labels, **_weighted(weights))
         if tuple(x.shape) not in ({(), (1,)} if metric.size == 1 else {(metric.size,)}):
             raise InputError(
                 f"{metric!r}.measure must return its size, {metric.size}, of sums over the rows, "

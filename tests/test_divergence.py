@@ -151,7 +151,7 @@ def test_overflowing_optimizer_state_is_found(tmp_path, data, optimizer, checkpo
     network = nnxp.mlp([6, 3], rng=rng)
     trainer = nnxp.Trainer(network, nnxp.MeanSquaredError(), OPTIMIZERS[optimizer]())
     # The loss is about 1e36, a gradient 1e20, and its square beyond float32.
-    examples = Dataset(np.full((40, 6), 1e3), np.full((40, 3), 1e18))
+    examples = Dataset(np.full((40, 6), 1e3), np.full((40, 3), 1e18), scale=1)
     options = {"checkpoint": tmp_path / "a"} if checkpoint else {}
     with (
         np.errstate(all="ignore"),

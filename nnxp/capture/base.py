@@ -128,12 +128,11 @@ def _shapes_and_dtypes(step: Step) -> list[Any]:
 def _data_of(step: Step, batches: Batches) -> list[Any]:
     """Return what is known of the examples, of their batches and of the sums over them."""
     dataset = batches.dataset
-    examples = dataset.inputs, dataset.labels
     sums = [(name, x.shape) for name, x in step.sums.items()]
     return [
         step.micro_batch_size,
         dataset.scale,
-        *((x.shape[1:], x.dtype) for x in examples),
+        *((x.shape[1:], x.dtype) for x in dataset.arrays),
         *sums,
     ]
 

@@ -205,9 +205,9 @@ class GraphReplay(Replay):
         # the graph. The reference is weak, so that the data set can leave the GPU.
         self._graphs: dict[int, tuple[weakref.ref[Any], Buffer, _Graph]] = {}
 
-    def _step(self, inputs: Buffer, labels: Buffer, rows: Buffer) -> None:
+    def _step(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
         # First, since compiling needs memory: a step that fails there is not counted.
-        batch, batch_labels, calls, _ = self._program(inputs, labels, len(rows))
+        batch, calls, _ = self._program(examples, len(rows))
         for i, number in enumerate(self._optimizer.numbers()):
             if number != self._sent[i]:
                 self._numbers[i].fill(number)
@@ -215,7 +215,7 @@ class GraphReplay(Replay):
         self._optimizer.steps += 1
         if len(rows) in self._graphs:
             captured_inputs, indices, graph = self._graphs[len(rows)]
-            if captured_inputs() is inputs:
+            if captured_inputs() is examples[0]:
                 indices[...] = rows
                 graph.launch()
                 return
@@ -223,15 +223,14 @@ class GraphReplay(Replay):
         self._graphs = {n: kept for n, kept in self._graphs.items() if n in self._programs}
         take = self._ops.module.take
         program: Program = [
-            partial(take, inputs, indices, 0, batch),
-            partial(take, labels, indices, 0, batch_labels),
+            *(partial(take, x, indices, 0, y) for x, y in zip(examples, batch, strict=True)),
             *calls,
         ]
         if not self._can_capture:
             for call in program:
                 call()
         elif captured := self._run_and_capture(program):
-            self._graphs[len(rows)] = weakref.ref(inputs), indices, captured
+            self._graphs[len(rows)] = weakref.ref(examples[0]), indices, captured
 
     def _run_and_capture(self, program: Program) -> _Graph | None:
         """Run the program once and return its graph; None if it cannot be captured."""

@@ -60,7 +60,7 @@ class JaxSteps(CapturedSteps):
         parameters, states, state, _ = self._values
         return self._hold(self._placed, (parameters, states), state)
 
-    def _step(self, examples: tuple[Array, Array], rows: Array) -> None:
+    def _step(self, examples: tuple[Array, ...], rows: Array) -> None:
         numbers = [np.asarray(x, self._dtype) for x in self._optimizer.numbers()]
         values = self._compiled(self._values, numbers, examples, rows)
         self._written = False
@@ -81,7 +81,7 @@ class JaxSteps(CapturedSteps):
         self._written = True
 
     def _update(
-        self, values: Values, numbers: list[Array], examples: tuple[Array, Array], rows: Array
+        self, values: Values, numbers: list[Array], examples: tuple[Array, ...], rows: Array
     ) -> Values:
         """Return parameters and state after a step."""
         optimizer = with_numbers(self._optimizer, numbers)
@@ -93,10 +93,8 @@ class JaxSteps(CapturedSteps):
         try:
             for arrays, traced in zip(own, values[:2], strict=True):
                 arrays.place_all(traced)
-            inputs, labels = (self._device.xp.take(x, rows, axis=0) for x in examples)
-            step.backpropagate(
-                *prepare_batch(inputs, labels, self._scale, self._device, self._dtype)
-            )
+            batch = [self._device.xp.take(x, rows, axis=0) for x in examples]
+            step.backpropagate(*prepare_batch(batch, self._scale, self._device, self._dtype))
             step.update(step.gradients())
             require_states(self._traced, own[1])
             return dict(own[0]), dict(own[1]), optimizer.state, step.sums

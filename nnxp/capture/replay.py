@@ -128,8 +128,7 @@ class Replay(CapturedSteps):
             def step(rows: Array) -> None:  # the arrays of a stream are others at each step
                 nonlocal stepped
                 stepped = True
-                inputs, labels = cast(tuple[Buffer, Buffer], batches.arrays)
-                self._step(inputs, labels, cast(Buffer, rows))
+                self._step(cast(tuple[Buffer, ...], batches.arrays), cast(Buffer, rows))
 
             yield step
         finally:
@@ -163,29 +162,28 @@ class Replay(CapturedSteps):
         state = cast(Mapping[str, Arrays], self._optimizer_buffers)
         return self._hold(self._placed, cast(list[Arrays], self._buffers), state)
 
-    def _step(self, inputs: Buffer, labels: Buffer, rows: Buffer) -> None:
-        batch, batch_labels, program, _ = self._program(inputs, labels, len(rows))
-        _take(inputs, rows, batch)
-        _take(labels, rows, batch_labels)
+    def _step(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
+        batch, program, _ = self._program(examples, len(rows))
+        for x, buffer in zip(examples, batch, strict=True):
+            _take(x, rows, buffer)
         for buffer, number in zip(self._numbers, self._optimizer.numbers(), strict=True):
             buffer[...] = number
         self._optimizer.steps += 1
         for call in program:
             call()
 
-    def _program(self, inputs: Buffer, labels: Buffer, batch_size: int) -> _BatchProgram:
+    def _program(self, examples: tuple[Buffer, ...], batch_size: int) -> _BatchProgram:
         """Return the program of a batch size; see `_compile`."""
         if batch_size not in self._programs:
             if len(self._programs) == _MAX_PROGRAMS:
                 self._programs.pop(next(iter(self._programs)))
-            self._programs[batch_size] = self._compile(inputs, labels, batch_size)
+            self._programs[batch_size] = self._compile(examples, batch_size)
         return self._programs[batch_size]
 
-    def _compile(self, inputs: Buffer, labels: Buffer, batch_size: int) -> _BatchProgram:
-        """Return buffers for a batch's inputs and labels, and the program of a step with them."""
+    def _compile(self, examples: tuple[Buffer, ...], batch_size: int) -> _BatchProgram:
+        """Return buffers for a batch of the examples, and the program of a step with them."""
         zeros = self._ops.module.zeros
-        inputs = zeros((batch_size, *inputs.shape[1:]), inputs.dtype)
-        labels = zeros((batch_size, *labels.shape[1:]), labels.dtype)
+        batch = tuple(zeros((batch_size, *x.shape[1:]), x.dtype) for x in examples)
         tape = Tape()
         optimizer = with_numbers(self._optimizer, map(tape.read, self._numbers))
         step = self._whole_step.with_copies(self._network.to(tape.device), optimizer)
@@ -195,9 +193,7 @@ class Replay(CapturedSteps):
                 arrays.place(name, tape.read(buffer))
         step.sums = {name: tape.read(x) for name, x in self._sum_buffers.items()}
         step.backpropagate(
-            *prepare_batch(
-                tape.read(inputs), tape.read(labels), self._scale, tape.device, self._dtype
-            )
+            *prepare_batch([tape.read(x) for x in batch], self._scale, tape.device, self._dtype)
         )
         require_states(step.network, states)
         gradients = step.gradients()
@@ -228,8 +224,8 @@ class Replay(CapturedSteps):
             tape, cast(list[tuple[Recorded, Buffer]], targets), self._ops
         )
         tape.clear()
-        nbytes += inputs.nbytes + labels.nbytes
-        return _BatchProgram(inputs, labels, program + self._update, nbytes)
+        nbytes += sum(x.nbytes for x in batch)
+        return _BatchProgram(batch, program + self._update, nbytes)
 
     def _compile_update(self, group: _Group) -> Program:
         """Return the program that updates a group's flat vectors, chunk by chunk."""
@@ -288,8 +284,7 @@ class _Group:
 class _BatchProgram(NamedTuple):
     """A step for one batch size: the buffers of its batch, the calls, and the buffers' bytes."""
 
-    inputs: Buffer
-    labels: Buffer
+    batch: tuple[Buffer, ...]
     program: Program
     nbytes: int
 

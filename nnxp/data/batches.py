@@ -7,7 +7,7 @@ import functools
 import math
 import mmap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -47,6 +47,8 @@ class Batches:
         On the device, in `dtype`, divided by the data set's `scale`.
     labels : (batch,) or (batch, outputs) array
         On the device; integers as int32, floating-point targets in `dtype`.
+    weights : (batch,) array
+        Only if the data set has weights; in `dtype`.
 
     Raises
     ------
@@ -75,7 +77,12 @@ class Batches:
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Array, Array]]:
+    @property
+    def total_weight(self) -> float:
+        """What all examples of an epoch count together."""
+        return self.dataset.total_weight
+
+    def __iter__(self) -> Iterator[tuple[Array, ...]]:
         rows = self._slices() if self.rng is None else self.shuffled_rows(self.rng)
         return map(self.take, rows)
 
@@ -98,32 +105,33 @@ class Batches:
             return rows
         return self.device.asarray(rows, dtype="int32" if len(self.dataset) < 2**31 else "int64")
 
-    def take(self, rows: Array | slice) -> tuple[Array, Array]:
+    def take(self, rows: Array | slice) -> tuple[Array, ...]:
         """Return the batch of the examples with these indices."""
         arrays = self.arrays
         if self.resident is None or isinstance(rows, slice):
             index: Any = rows if self.resident is None else (rows, ...)
-            inputs, labels = (x[index] for x in arrays)
+            batch = [x[index] for x in arrays]
         else:
-            inputs, labels = (self.device.xp.take(x, rows, axis=0) for x in arrays)
-        return prepare_batch(inputs, labels, self.dataset.scale, self.device, self.dtype)
+            batch = [self.device.xp.take(x, rows, axis=0) for x in arrays]
+        return prepare_batch(batch, self.dataset.scale, self.device, self.dtype)
 
     @property
-    def arrays(self) -> tuple[Array, Array]:
-        """All inputs and labels: on the device, or on the host if they stay there."""
+    def arrays(self) -> tuple[Array, ...]:
+        """The data set's arrays: on the device, or on the host if they stay there."""
         return self.resident or self._host_arrays
 
     @functools.cached_property
-    def _host_arrays(self) -> tuple[Array, Array]:
-        """Inputs and labels whose rows can be read at random."""
-        inputs, labels = self.dataset.inputs, self.dataset.labels
+    def _host_arrays(self) -> tuple[Array, ...]:
+        """The data set's arrays, whose rows can be read at random."""
         if self.rng is None:  # read in order
-            return inputs, labels
-        return _with_near_rows("inputs", inputs), _with_near_rows("labels", labels)
+            return self.dataset.arrays
+        names = ("inputs", "labels", "weights")
+        arrays = zip(names, self.dataset.arrays, strict=False)
+        return tuple(_with_near_rows(name, x) for name, x in arrays)
 
     @functools.cached_property
-    def resident(self) -> tuple[Array, Array] | None:
-        """Inputs and labels on the device; None if they stay on the host."""
+    def resident(self) -> tuple[Array, ...] | None:
+        """The data set's arrays on the device; None if they stay on the host."""
         if self.device.is_host:
             return None
         inputs, labels = self.dataset.inputs, self.dataset.labels
@@ -133,7 +141,7 @@ class Batches:
         free = self.device.free_memory()
         if free is None or needed <= free / 2:
             try:
-                return to_device(inputs, labels, self.device, self.dtype)
+                return to_device(self.dataset, self.device, self.dtype)
             except Exception as error:
                 if not self.device.is_memory_error(error):
                     raise
@@ -183,14 +191,14 @@ def _is_memory_map(x: object) -> bool:
 
 
 def prepare_batch(
-    inputs: Array, labels: Array, scale: float | None, device: Device, dtype: str
-) -> tuple[Array, Array]:
+    batch: Sequence[Array], scale: float | None, device: Device, dtype: str
+) -> tuple[Array, ...]:
     """Return a batch as a network and a loss take it.
 
     Parameters
     ----------
-    inputs, labels : array
-        On the host or on `device`.
+    batch : sequence of array
+        Inputs, labels, and weights if there are any, on the host or on `device`.
     scale : float or None
         What inputs are divided by.
     device : Device
@@ -198,20 +206,22 @@ def prepare_batch(
 
     Returns
     -------
-    inputs, labels : array
-        On `device`. Inputs and floating-point labels have `dtype`, other labels int32.
+    tuple of array
+        On `device`. Inputs, weights and floating-point labels have `dtype`, other labels int32.
     """
+    inputs, *rest = batch
     inputs = prepare_inputs(inputs, scale, device, dtype)
-    if device.is_host or not device.holds(labels):  # the device's own are converted already
-        labels = device.asarray(labels, dtype=_label_dtype(labels, dtype))
-    return inputs, labels
+    if device.is_host or not device.holds(rest[0]):  # the device's own are converted already
+        rest = [device.asarray(x, dtype=_label_dtype(x, dtype)) for x in rest]
+    return inputs, *rest
 
 
-def to_device(inputs: Array, labels: Array, device: Device, dtype: str) -> tuple[Array, Array]:
-    """Return inputs and labels on `device`, where images stay uint8."""
+def to_device(dataset: Dataset, device: Device, dtype: str) -> tuple[Array, ...]:
+    """Return a data set's arrays on `device`, where images stay uint8."""
+    inputs, *rest = dataset.arrays
     return (
         device.asarray(inputs, dtype=stored_dtype(inputs, dtype)),
-        device.asarray(labels, dtype=_label_dtype(labels, dtype)),
+        *(device.asarray(x, dtype=_label_dtype(x, dtype)) for x in rest),
     )
 
 

@@ -37,10 +37,14 @@ class Dataset:
         All labels that occur, in the order of the network's outputs, such as ``[10, 20, 30]`` or
         ``numpy.unique(labels)``; `labels` then become class numbers. By default that is done for
         text, in alphabetical order.
+    weights : (examples,) array or Series, optional
+        How much each example counts, at least 0: losses and metrics are means weighted by them. A
+        weight of 2 is the same as to have the example twice.
 
     Attributes
     ----------
-    inputs, labels : array
+    inputs, labels, weights : array
+        `weights` are None if all examples count the same.
     scale : float or None
         As above, but "auto".
     classes : tuple or None
@@ -66,6 +70,7 @@ class Dataset:
     labels: npt.NDArray[Any]
     scale: float | None
     classes: tuple[Label, ...] | None
+    weights: npt.NDArray[Any] | None
 
     def __init__(
         self,
@@ -74,6 +79,7 @@ class Dataset:
         *,
         scale: float | str | None = "auto",
         classes: Sequence[Any] | None = None,
+        weights: Any = None,
     ) -> None:
         inputs, labels = (
             _host_array(name, x) for name, x in (("inputs", inputs), ("labels", labels))
@@ -115,22 +121,27 @@ class Dataset:
                     f"{name} hold a number that is not finite, first in example {row}; "
                     "drop or repair such examples"
                 )
-        self._set(inputs, labels, _require_scale(scale, inputs), found)
-
-    def _set(
-        self,
-        inputs: npt.NDArray[Any],
-        labels: npt.NDArray[Any],
-        scale: float | None,
-        classes: tuple[Label, ...] | None,
-    ) -> None:
-        vars(self).update(inputs=inputs, labels=labels, scale=scale, classes=classes)
+        if weights is not None:
+            weights = _require_weights(weights, len(inputs))
+        scale = _require_scale(scale, inputs)
+        vars(self).update(inputs=inputs, labels=labels, scale=scale, classes=found, weights=weights)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Dataset does not change; make a new one with another {name}")
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    @property
+    def total_weight(self) -> float:
+        """The sum of the weights; the number of examples if all count the same."""
+        return float(len(self) if self.weights is None else self.weights.sum())
+
+    @property
+    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """Inputs and labels, and the weights if there are any."""
+        weights = () if self.weights is None else (self.weights,)
+        return self.inputs, self.labels, *weights
 
     def __repr__(self) -> str:
         classes = "" if self.classes is None else f", {len(self.classes)} classes"
@@ -156,7 +167,7 @@ class Dataset:
                 "with Dataset(inputs, labels, classes=train.classes)"
             )
         numbers = _class_numbers(np.array(self.classes, object), classes)
-        return self._subset(self.inputs, numbers[self.labels], classes)
+        return self._with(labels=numbers[self.labels], classes=classes)
 
     def split(self, share: float, *, rng: Rng) -> tuple[Dataset, Dataset]:
         """Return two data sets, the second with a share of the examples, drawn at random.
@@ -202,22 +213,17 @@ class Dataset:
         chosen = np.diff(steps, prepend=0.0) > 0
         second = np.zeros(count, dtype=bool)
         second[order[chosen]] = True
-        first, second_part = (
-            self._subset(self.inputs[rows], self.labels[rows], self.classes)
-            for rows in (~second, second)
-        )
-        return first, second_part
+        return self._rows(~second), self._rows(second)
 
-    def _subset(
-        self,
-        inputs: npt.NDArray[Any],
-        labels: npt.NDArray[Any],
-        classes: tuple[Label, ...] | None,
-    ) -> Dataset:
-        """Return a data set of examples that were checked already."""
-        subset = object.__new__(type(self))
-        subset._set(inputs, labels, self.scale, classes)
-        return subset
+    def _rows(self, chosen: npt.NDArray[np.bool]) -> Dataset:
+        names = ("inputs", "labels", "weights")[: len(self.arrays)]
+        return self._with(**{n: x[chosen] for n, x in zip(names, self.arrays, strict=True)})
+
+    def _with(self, **attributes: Any) -> Dataset:
+        """Return a copy with other attributes, which are not checked again."""
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self) | attributes)
+        return copied
 
 
 def _host_array(name: str, x: Any) -> npt.NDArray[Any]:
@@ -244,6 +250,23 @@ def _require_scale(scale: float | str | None, inputs: npt.NDArray[Any]) -> float
     if scale is None:
         return None
     return require_number("scale", scale, POSITIVE)
+
+
+def _require_weights(weights: Any, count: int) -> npt.NDArray[Any]:
+    """Return the weights of `count` examples."""
+    weights = _host_array("weights", weights)
+    if weights.shape != (count,) or weights.dtype.kind not in "biuf":
+        raise InputError(
+            f"Dataset expects a weight for each of the {count} examples, of shape ({count},), got "
+            f"{weights.dtype} of shape {weights.shape}"
+        )
+    values: npt.NDArray[Any] = weights.astype("float64")
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.sum() > 0):
+        raise InputError(
+            "Dataset expects weights that are finite and at least 0, and not all 0, got "
+            f"{values.min():g} to {values.max():g}"
+        )
+    return values
 
 
 def _encode(

@@ -61,6 +61,11 @@ class BatchStream(Batches):
         """Return the number of batches; 0 if the iterable does not know it."""
         return len(self.items) if isinstance(self.items, Sized) else 0
 
+    @property
+    def total_weight(self) -> float:
+        """The number of examples in the current pass so far."""
+        return float(self.examples)
+
     def rows(self, skipped: int) -> Iterator[Array]:
         """Yield the row indices of each batch, after it was fetched; skip the first ones."""
         self.examples = 0
@@ -81,19 +86,19 @@ class BatchStream(Batches):
                 yield self.indices(np.arange(len(dataset)))
 
     @property
-    def arrays(self) -> tuple[Array, Array]:
-        """Inputs and labels of the current batch."""
+    def arrays(self) -> tuple[Array, ...]:
+        """The arrays of the current batch."""
         return self._current
 
     @property
-    def resident(self) -> tuple[Array, Array] | None:
+    def resident(self) -> tuple[Array, ...] | None:
         """The same; None on the host."""
         return None if self.device.is_host else self._current
 
-    def _on_device(self, dataset: Dataset) -> tuple[Array, Array]:
+    def _on_device(self, dataset: Dataset) -> tuple[Array, ...]:
         if self.device.is_host:
-            return dataset.inputs, dataset.labels
-        return to_device(dataset.inputs, dataset.labels, self.device, self.dtype)
+            return dataset.arrays
+        return to_device(dataset, self.device, self.dtype)
 
 
 def _require_batch(item: Any, scale: float | str | None) -> Dataset:

@@ -100,8 +100,8 @@ def raise_at_divergence(
     with np.errstate(all="ignore"):
         for number, rows in enumerate(progress.remaining_rows(batches), progress.batch + 1):
             before = Snapshot(network, optimizer, batches.device)
-            inputs, labels = batches.take(rows)
-            value = plain_step(inputs, labels)
+            inputs, labels, *weights = batches.take(rows)
+            value = plain_step(inputs, labels, *weights)
             after = parameters_and_state(network, optimizer)
             not_finite = [name for name, x in after.items() if not is_finite(x)]
             if not not_finite and is_finite(value):

@@ -14,7 +14,7 @@ from nnxp.data.batches import Batches
 from nnxp.devices import Device
 from nnxp.history import Figures
 from nnxp.metrics import Metric
-from nnxp.step import Step, measured_sums
+from nnxp.step import Step, evaluated_sums
 from nnxp.training.divergence import is_finite
 
 EVALUATION_BATCH_SIZE = 1000
@@ -48,7 +48,7 @@ class Measured(NamedTuple):
 
 
 def evaluate(
-    step: Step, data: list[Batches], device: Device, count: int = 0, arrays: Iterable[Array] = ()
+    step: Step, data: list[Batches], device: Device, count: float = 0, arrays: Iterable[Array] = ()
 ) -> Measured:
     """Evaluate a network on data sets and the sums of its last steps, and check arrays.
 
@@ -61,14 +61,14 @@ def evaluate(
     data : list of Batches
         One for each data set, on the device.
     device : Device
-    count : int, optional
-        The number of examples in the step's sums.
+    count : float, optional
+        The number of examples in the step's sums, or the sum of their weights.
     arrays : iterable of array, optional
         On the same device.
     """
     xp, penalty, metrics = device.xp, step.penalty, step.metrics
     # The sums of each data set's batches, and those of the steps.
-    groups = [[_sums(step, *batch) for batch in batches] for batches in data]
+    groups = [[evaluated_sums(step, *batch) for batch in batches] for batches in data]
     groups.append([step.sums] if step.sums else [])
     pending = [x for group in groups for sums in group for x in sums.values()]
     penalized = 0.0
@@ -85,19 +85,13 @@ def evaluate(
     totals = [_total(group, numbers) for group in groups]
     if math.isnan(penalized):
         penalized = next(numbers)
-    counts = [*(len(batches.dataset) for batches in data), count]
+    counts = [*(batches.dataset.total_weight for batches in data), count]
     figures = [
         _figures(sums, metrics, n, penalized) for sums, n in zip(totals, counts, strict=True)
     ]
     running = figures.pop()
     finite = all(map(math.isfinite, numbers)) or all(map(is_finite, arrays))
     return Measured(figures, running if step.sums else None, penalized, finite)
-
-
-def _sums(step: Step, inputs: Array, labels: Array) -> dict[str, Array]:
-    scores = step.network.forward(inputs)
-    value = step.loss.forward(scores, labels, training=False)
-    return measured_sums(step.loss, step.metrics, scores, labels, value)
 
 
 def _total(group: list[dict[str, Array]], numbers: Iterator[float]) -> dict[str, list[float]]:
@@ -112,7 +106,7 @@ def _total(group: list[dict[str, Array]], numbers: Iterator[float]) -> dict[str,
 
 
 def _figures(
-    totals: Mapping[str, Sequence[float]], metrics: Sequence[Metric], count: int, penalty: float
+    totals: Mapping[str, Sequence[float]], metrics: Sequence[Metric], count: float, penalty: float
 ) -> Evaluation:
     """Return the figures of these sums over `count` examples; without those that are nan."""
     if not totals:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +25,7 @@ from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.parts import Part, definition, numbers_of
 from nnxp.penalties import Penalty
-from nnxp.step import Step, measured_sums
+from nnxp.step import Step, evaluated_sums
 from nnxp.training.callbacks import Callback
 from nnxp.training.evaluation import EVALUATION_BATCH_SIZE
 
@@ -62,6 +64,14 @@ def require_suitable(batches: Batches, name: str, step: Step) -> dict[str, Array
     dataset, device, dtype = batches.dataset, batches.device, batches.dtype
     if batches.rng is not None:
         _require_large_batches(batches, step)
+    if dataset.weights is not None:
+        functions: list[Any] = [step.loss.forward, *(x.measure for x in step.metrics)]
+        for function in functions:
+            if "weights" not in inspect.signature(function).parameters:
+                raise InputError(
+                    f"the {name} data have weights, which {function.__self__!r} does not take; "
+                    f"give its {function.__name__} a parameter weights=None"
+                )
     for values in (dataset.inputs, dataset.labels):
         if values.dtype.kind == "f" and values.dtype != dtype:
             largest = max(abs(float(values.min())), abs(float(values.max())))
@@ -72,16 +82,14 @@ def require_suitable(batches: Batches, name: str, step: Step) -> dict[str, Array
                 )
     try:
         with device.current():
-            first = prepare_batch(
-                dataset.inputs[:1], dataset.labels[:1], dataset.scale, device, dtype
+            inputs, labels, *weights = prepare_batch(
+                [x[:1] for x in dataset.arrays], dataset.scale, device, dtype
             )
-            scores = step.network.forward(first[0])
-            outputs = tuple(scores.shape[1:])
+            outputs = tuple(step.network.forward(inputs).shape[1:])
             step.loss.check_labels(dataset.labels, outputs)
             if isinstance(batches, BatchStream):
                 batches.check_labels = lambda labels: step.loss.check_labels(labels, outputs)
-            value = step.loss.forward(scores, first[1], training=False)
-            return measured_sums(step.loss, step.metrics, scores, first[1], value)
+            return evaluated_sums(step, inputs, labels, *weights)
     except InputError as error:
         raise InputError(f"the {name} data do not suit: {error}") from error
 

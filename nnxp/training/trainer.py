@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import time
 from collections import Counter
@@ -181,7 +182,7 @@ class Trainer:
         reason = self._stepper.reason
         return f"plain: {reason}" if reason else "captured"
 
-    def step(self, inputs: Array, labels: Array) -> Array:
+    def step(self, inputs: Array, labels: Array, weights: Array | None = None) -> Array:
         """Do one update and return the loss before it, as a 0-d array on the device.
 
         Parameters
@@ -190,9 +191,11 @@ class Trainer:
             On the network's device and in its dtype.
         labels : array
             On the same device; of the shape and dtype that the loss expects.
+        weights : (batch,) array, optional
+            How much each example counts, on the same device and in the network's dtype.
         """
         with self._device.current():
-            return self._whole_step()(inputs, labels)
+            return self._whole_step()(inputs, labels, weights)
 
     def _whole_step(self) -> Step:
         return Step(
@@ -332,6 +335,13 @@ class Trainer:
         own_step = self._has_own_step()
         if own_step and isinstance(data[0], BatchStream):
             raise InputError("a trainer with a step of its own needs a Dataset to train on")
+        if own_step and data[0].dataset.weights is not None:
+            taken = inspect.signature(self.step).parameters
+            if "weights" not in taken:
+                raise InputError(
+                    "the training data have weights, which this trainer's own step does not take; "
+                    "give it a parameter weights=None"
+                )
         running = train_metrics == "running" and not own_step
         first_sums = {name: x * 0.0 for name, x in sums.items() if running}
         if held_out is not None:
@@ -681,7 +691,7 @@ class Trainer:
                 self._whole_step(),
                 [x.in_order(EVALUATION_BATCH_SIZE) for x in evaluated],
                 self._device,
-                batches.examples if isinstance(batches, BatchStream) else len(batches.dataset),
+                batches.total_weight,
                 parameters_and_state(self.network, self.optimizer).values(),
             )
             evaluations = measured.evaluations
