@@ -49,7 +49,7 @@ from nnxp.losses import (
     SoftmaxWithLoss,
 )
 from nnxp.metrics import accuracy
-from nnxp.models import ThreeLayerNet, mlp
+from nnxp.models import ThreeLayerNet, TwoLayerNet, mlp
 from nnxp.network import Residual, Sequential
 from nnxp.optimizers import (
     SGD,
@@ -117,6 +117,7 @@ __all__ = [
     "Tanh",
     "ThreeLayerNet",
     "Trainer",
+    "TwoLayerNet",
     "accuracy",
     "callbacks",
     "check_gradients",

@@ -51,10 +51,11 @@ def prepare_inputs(x: Array, scale: float | None, device: Device, dtype: str) ->
     dtype : str
     """
     xp = device.xp
-    if device.is_host or not device.holds(x):  # the device's own are converted already
+    target = getattr(xp, dtype)
+    if device.is_host or not device.holds(x):
         x = device.asarray(x, dtype=stored_dtype(x, dtype))
-    if x.dtype == xp.uint8:
-        x = xp.astype(x, getattr(xp, dtype))
+    if x.dtype != target:
+        x = xp.astype(x, target)
         if scale is not None:
             x *= 1 / scale  # faster than a division
         return x

@@ -60,6 +60,41 @@ class ThreeLayerNet(Sequential):
         super().__init__(_affine_layers(widths, rng, activation, initializer, dtype, device))
 
 
+class TwoLayerNet(Sequential):
+    """Two affine layers with an activation between them.
+
+    Parameters
+    ----------
+    inputs, hidden, outputs : int
+        Numbers of features, such as 784, 50, 10.
+    rng, activation, initializer, dtype, device
+        As in `ThreeLayerNet`.
+
+    Examples
+    --------
+    >>> import nnxp
+    >>> nnxp.TwoLayerNet(784, 50, 10, rng=0, activation="sigmoid").layers
+    (Affine(784, 50), Sigmoid(), Affine(50, 10))
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        *,
+        rng: Rng,
+        activation: str = "relu",
+        initializer: Initializer | None = None,
+        dtype: str = "float32",
+        device: Device | str = "cpu",
+    ) -> None:
+        self.inputs, self.hidden, self.outputs = inputs, hidden, outputs
+        self.activation = activation
+        widths = [inputs, hidden, outputs]
+        super().__init__(_affine_layers(widths, rng, activation, initializer, dtype, device))
+
+
 def mlp(
     widths: Sequence[int],
     *,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from nnxp.arrays import Array, namespace_of, sum_rows
 from nnxp.checks import Rng, require_count, require_rng
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
-from nnxp.initializers import Initializer, he_normal
+from nnxp.initializers import Initializer, he_normal, zeros
 from nnxp.layers.base import Layer
 
 
@@ -72,6 +72,58 @@ class Affine(Layer):
             )
         self.params["W"] = opened.asarray(weights, dtype=dtype)
         self.params["b"] = opened.asarray(np.zeros(outputs), dtype=dtype)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        W: Any,  # noqa: N803 - the parameter's name
+        b: Any,
+        *,
+        dtype: str | None = None,
+        device: Device | str = "cpu",
+    ) -> Self:
+        """Return a layer with copies of given weights and biases.
+
+        Parameters
+        ----------
+        W : (inputs, outputs) array_like
+        b : (outputs,) array_like
+        dtype : str, optional
+            By default that of `W` if it is ``"float32"`` or ``"float64"``, and ``"float64"`` for
+            whole numbers.
+        device : Device or str, optional
+            As in `Affine`.
+
+        Raises
+        ------
+        InputError
+            If the shapes do not belong together, or a number is not real.
+
+        Examples
+        --------
+        >>> from nnxp import Affine
+        >>> Affine.from_arrays([[1.0, 3.0], [2.0, 4.0]], [1.0, 2.0]).params["W"]
+        array([[1., 3.],
+               [2., 4.]])
+        """
+        try:
+            weights, biases = np.asarray(W), np.asarray(b)
+        except ValueError as error:
+            raise InputError(f"from_arrays expects arrays of numbers: {error}") from None
+        if weights.ndim != 2 or biases.shape != weights.shape[1:]:
+            raise InputError(
+                "from_arrays expects W of shape (inputs, outputs) and b of shape (outputs,), got "
+                f"{weights.shape} and {biases.shape}"
+            )
+        if weights.dtype.kind not in "biuf" or biases.dtype.kind not in "biuf":
+            raise InputError(
+                f"from_arrays expects real numbers, got {weights.dtype} and {biases.dtype}"
+            )
+        name = dtype or ("float32" if weights.dtype == np.float32 else "float64")
+        layer = cls(*weights.shape, rng=0, initializer=zeros, dtype=name, device=device)
+        for key, x in (("W", weights), ("b", biases)):
+            layer.params[key] = open_device(device).asarray(np.array(x), dtype=name)
+        return layer
 
     @classmethod
     def array_size(cls, config: Mapping[str, Any]) -> int:

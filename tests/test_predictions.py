@@ -1,0 +1,418 @@
+"""Predictions: what fit took, predict takes, with the same scaling and the user's own labels."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from tables import device_or_skip
+
+import nnxp
+from nnxp.data import Dataset
+
+devices = pytest.mark.parametrize(
+    "spec",
+    [
+        "cpu",
+        "strict:device1",
+        pytest.param("torch:cpu", marks=pytest.mark.interop),
+        pytest.param("jax:cpu", marks=pytest.mark.interop),
+    ],
+)
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (60, 8), np.uint8)
+TABLE = RNG.normal(size=(60, 8))
+LABELS = (IMAGES[:, 0] > 127).astype(int)
+NAMES = np.array(["cat", "dog"])[LABELS]
+
+
+def trained(inputs, labels, *, loss=None, outputs=2, first=(), spec="cpu", dtype="float32", **more):
+    device_or_skip(spec)
+    place = {"dtype": dtype, "device": spec}
+    network = nnxp.mlp([inputs.shape[1], 6, outputs], rng=0, **place)
+    network = nnxp.Sequential([*(kind(**place) for kind in first), *network])
+    trainer = nnxp.Trainer(network, loss or nnxp.SoftmaxWithLoss(), nnxp.Adam(0.01))
+    dataset = Dataset(inputs, labels, **more)
+    trainer.fit(dataset, epochs=3, batch_size=20, rng=0)
+    return trainer, dataset
+
+
+class Frame:
+    """A DataFrame or Series as far as nnxp uses it."""
+
+    def __init__(self, values, columns=()):
+        self.values, self.columns = values, list(columns)
+
+    def to_numpy(self):
+        return self.values
+
+
+# Scaling
+
+
+@devices
+@pytest.mark.parametrize("scale", ["auto", None, 100.0])
+@pytest.mark.parametrize("kind", ["uint8", "float32", "float64", "int64"])
+def test_predictions_scale_as_training_did(spec, scale, kind):
+    inputs = IMAGES.astype(kind) if kind == "uint8" else (IMAGES // 16).astype(kind)
+    trainer, dataset = trained(inputs, LABELS, spec=spec, scale=scale)
+    network, device = trainer.network, trainer.network.device
+    divisor = dataset.scale or 1.0
+    assert divisor == {"auto": 255.0 if kind == "uint8" else 1.0, None: 1.0, 100.0: 100.0}[scale]
+    expected = network.forward(device.asarray((inputs / divisor).astype("float32")))
+    for given in (inputs, device.asarray(inputs), Frame(inputs)):
+        scores = network.predict(given, batch_size=7)
+        np.testing.assert_allclose(
+            device.to_host(scores), device.to_host(expected), rtol=1e-4, atol=1e-5
+        )
+    accuracy = (network.predict_classes(inputs) == LABELS).mean()
+    assert trainer.evaluate(dataset).accuracy == pytest.approx(accuracy)
+
+
+def test_scaled_images_are_taken_as_they_are_and_large_floats_are_asked_about():
+    network = trained(IMAGES, LABELS)[0].network
+    expected = network.predict(IMAGES)
+    np.testing.assert_allclose(network.predict(IMAGES / 255), expected, rtol=1e-4, atol=1e-5)
+    with pytest.warns(UserWarning, match=r"trained on uint8 images; inputs of float64 .*uint8"):
+        network.predict(IMAGES.astype(float))
+
+
+def test_untrained_network_divides_images_by_255():
+    network = nnxp.mlp([8, 2], rng=0)
+    np.testing.assert_allclose(
+        network.predict(IMAGES), network.predict(IMAGES / 255), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_small_bytes_are_asked_about_and_the_remedies_work():
+    inputs = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.uint8)
+    with pytest.warns(UserWarning, match=r"divided by 255 .* largest is 1; give scale=None"):
+        Dataset(inputs, np.array([0, 1, 1, 0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Dataset(inputs, np.array([0, 1, 1, 0]), scale=None).scale is None
+        assert Dataset(inputs, np.array([0, 1, 1, 0]), scale=1).scale == 1
+        assert Dataset(np.full((2, 2), 17, np.uint8), np.zeros(2)).scale == 255
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, np.inf, np.nan, "255", [2]])
+def test_wrong_scales_are_refused(scale):
+    with pytest.raises(nnxp.InputError, match="scale must be a positive number"):
+        Dataset(TABLE, LABELS, scale=scale)
+
+
+def test_changed_scales_are_refused_or_said():
+    trainer, _ = trained(TABLE, LABELS, scale=2)
+    other = Dataset(TABLE, LABELS)
+    for call in (
+        lambda: trainer.evaluate(other),
+        lambda: trainer.fit(
+            Dataset(TABLE, LABELS, scale=2), epochs=1, batch_size=20, validation=other
+        ),
+    ):
+        with pytest.raises(nnxp.InputError, match="divided by None, .* training data by 2"):
+            call()
+    with pytest.warns(UserWarning, match="trained on inputs divided by 2.* these are divided by"):
+        trainer.fit(other, epochs=1, batch_size=20)
+    assert trainer.network.data_format.scale is None
+
+
+def test_large_inputs_get_one_hint_whose_remedies_work():
+    inputs = TABLE * 1000
+    with pytest.warns(UserWarning, match=r"numbers up to .*Sequential\(\[nnxp.Standardize") as said:
+        trainer, dataset = trained(inputs, LABELS)
+    assert len(said) == 1
+    trainer.fit(dataset, epochs=1, batch_size=20)  # warnings are errors
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trained(inputs, LABELS, scale=1000)
+        trained(inputs, LABELS, first=[nnxp.Standardize])
+
+
+# What predict takes
+
+
+def test_one_example_is_told_the_remedy():
+    network = trained(TABLE, LABELS)[0].network
+    with pytest.raises(nnxp.InputError, match=r"one of shape \(8,\); give x\[None\]"):
+        network.predict(TABLE[0])
+    assert network.predict(TABLE[0][None]).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([[1.0] * 8], "an array or a DataFrame, got list; convert with numpy.asarray"),
+        (np.ones((0, 8)), r"expects examples, got inputs of shape \(0, 8\)"),
+        (np.ones((2, 7)), r"expects inputs of shape \(batch, 8\), got \(2, 7\)"),
+        (np.array([["a"] * 8]), "expects an array of numbers, got dtype <U1"),
+        (np.array(1.0), r"got inputs of shape \(\)"),
+    ],
+)
+def test_wrong_inputs_of_predict_are_refused(inputs, message):
+    with pytest.raises(nnxp.InputError, match=message):
+        trained(TABLE, LABELS)[0].network.predict(inputs)
+
+
+# Classes
+
+
+@devices
+def test_text_labels_come_back(spec, tmp_path):
+    trainer, dataset = trained(IMAGES, NAMES, spec=spec)
+    network = trainer.network
+    assert dataset.classes == network.data_format.classes == ("cat", "dog")
+    predicted = network.predict_classes(IMAGES)
+    assert set(predicted) <= {"cat", "dog"}
+    assert (predicted == NAMES).mean() == pytest.approx(trainer.evaluate(dataset).accuracy)
+    device = network.device
+    p = device.to_host(network.predict_proba(IMAGES))
+    e = np.exp(device.to_host(network.predict(IMAGES)).astype("float64"))
+    np.testing.assert_allclose(p, e / e.sum(axis=1, keepdims=True), rtol=1e-5)
+    for copied in (copy.deepcopy(network), network.to("cpu"), pickle.loads(pickle.dumps(network))):
+        assert (copied.predict_classes(IMAGES) == predicted).all()
+    pytest.importorskip("safetensors")
+    network.save(tmp_path / "network.safetensors")
+    trainer.save(tmp_path / "trainer.safetensors")
+    for name in ("network", "trainer"):
+        loaded = nnxp.load_network(tmp_path / f"{name}.safetensors", device=spec)
+        assert loaded.data_format == network.data_format
+        assert (loaded.predict_classes(IMAGES) == predicted).all()
+    with pytest.raises(nnxp.CheckpointError, match=r"a network alone.*nnxp.load_network"):
+        nnxp.Trainer.resume(tmp_path / "network.safetensors")
+    resumed = nnxp.Trainer.resume(tmp_path / "trainer.safetensors")
+    assert resumed.network.data_format == network.data_format
+
+
+def test_validation_and_test_sets_take_the_classes_of_the_training():
+    trainer, dataset = trained(IMAGES, NAMES)
+    part = Dataset(IMAGES[NAMES == "dog"], NAMES[NAMES == "dog"])
+    assert part.classes == ("dog",)  # its number is 0 there, and 1 in training
+    accuracy = (trainer.network.predict_classes(part.inputs) == "dog").mean()
+    assert trainer.evaluate(part).accuracy == pytest.approx(accuracy)
+    trainer.fit(dataset, epochs=1, batch_size=20, validation=part)
+    accuracy = (trainer.network.predict_classes(part.inputs) == "dog").mean()
+    assert trainer.history[-1].validation_accuracy == pytest.approx(accuracy)
+    trainer.fit(part, epochs=1, batch_size=20)  # it stays class 1
+    assert trainer.network.data_format.classes == ("cat", "dog")
+    with pytest.raises(nnxp.InputError, match="not among the classes .*: 'cow', first in"):
+        trainer.evaluate(Dataset(IMAGES, np.where(LABELS == 0, "cow", "dog")))
+    with pytest.raises(nnxp.InputError, match=r"labels must be of one kind.*classes=train.classes"):
+        trainer.evaluate(Dataset(IMAGES, LABELS))
+    trainer, _ = trained(IMAGES, LABELS)
+    with pytest.raises(nnxp.InputError, match="labels must be of one kind"):
+        trainer.evaluate(dataset)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "expected"),
+    [
+        (np.array([30, 10, 30]), [10, 20, 30], (10, 20, 30)),
+        (np.array([-1, 1, -1]), np.array([-1, 1]), (-1, 1)),
+        (np.array([0.5, 2.0, 0.5]), [0.5, 2.0], (0.5, 2.0)),
+        (np.array(["b", "a", "b"]), ["c", "b", "a"], ("c", "b", "a")),
+        (np.array(["b", "a", "b"], object), None, ("a", "b")),
+        (np.array([["b"], ["a"], ["b"]]), None, ("a", "b")),
+        (np.array([True, False, True]), [False, True], (False, True)),
+        (Frame(np.array(["b", "a", "b"], object)), None, ("a", "b")),
+    ],
+)
+def test_labels_become_class_numbers(labels, classes, expected):
+    dataset = Dataset(np.ones((3, 2)), labels, classes=classes)
+    given = labels.to_numpy() if isinstance(labels, Frame) else labels
+    assert dataset.classes == expected
+    assert dataset.labels.dtype == np.int32
+    assert [dataset.classes[i] for i in dataset.labels] == given.reshape(-1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        (np.array([1, 2]), [1], "not among the classes .*: 2, first in example 1"),
+        (np.array(["a", "b"]), ["a"], "not among the classes .*: 'b', first in example 1"),
+        (np.array([1, 2]), [1, 1, 2], "classes must be different labels"),
+        (np.array([1, 2]), [], "classes must be a list of labels"),
+        (np.array([1, 2]), 3, "classes must be a list of labels"),
+        (np.ones((2, 2), int), [1], "one label for each example"),
+        (np.array(["a", None], object), None, "labels have a missing value in row 1"),
+        (np.array(["a", np.nan], object), None, "labels have a missing value in row 1"),
+        (np.array(["a", 3], object), None, "labels must be numbers, got 'a' in row 0"),
+    ],
+)
+def test_wrong_classes_are_refused(labels, classes, message):
+    with pytest.raises(nnxp.InputError, match=message):
+        Dataset(np.ones((2, 2)), labels, classes=classes)
+
+
+@pytest.mark.parametrize("shape", [(60,), (60, 1)])
+def test_one_logit_predicts_two_classes(shape):
+    for labels in (LABELS, NAMES):
+        trainer, dataset = trained(
+            IMAGES, labels.reshape(shape), loss=nnxp.SigmoidWithLoss(), outputs=1
+        )
+        network = trainer.network
+        predicted = network.predict_classes(IMAGES)
+        assert predicted.shape == (60,)
+        assert (predicted == labels).mean() == pytest.approx(trainer.evaluate(dataset).accuracy)
+        p = network.predict_proba(IMAGES)[:, 0]
+        np.testing.assert_array_equal(p > 0.5, network.predict(IMAGES)[:, 0] > 0)
+
+
+def test_several_labels_at_once_are_predicted_as_0_and_1():
+    rows = np.stack([LABELS, 1 - LABELS, LABELS], axis=1)
+    network = trained(IMAGES, rows, loss=nnxp.SigmoidWithLoss(), outputs=3)[0].network
+    predicted = network.predict_classes(IMAGES)
+    np.testing.assert_array_equal(predicted, network.predict(IMAGES) > 0)
+
+
+@pytest.mark.parametrize("method", ["predict_classes", "predict_proba"])
+def test_networks_without_classes_say_so(method):
+    regression = trained(TABLE, TABLE[:, :2], loss=nnxp.MeanSquaredError())[0].network
+    for network in (regression, nnxp.mlp([8, 2], rng=0)):
+        with pytest.raises(nnxp.InputError, match=f"{method} needs a network that Trainer.fit"):
+            getattr(network, method)(TABLE)
+
+
+# DataFrames
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([[1.0, None]], "inputs have a missing value in column 'b', row 0; .*dropna"),
+        ([[1.0, 2.0], [np.nan, 1.0]], "inputs have a missing value in column 'a', row 1"),
+        ([[1.0, "x"]], "inputs must be numbers, got 'x' in column 'b', row 0; .*get_dummies"),
+    ],
+)
+def test_wrong_frames_name_column_and_row(values, message):
+    frame = Frame(np.array(values, object), ["a", "b"])
+    with pytest.raises(nnxp.InputError, match=message):
+        Dataset(frame, np.zeros(len(values), int))
+
+
+def test_frames_are_arrays_in_c_order():
+    frame = Frame(np.asfortranarray(TABLE), range(8))
+    dataset = Dataset(frame, Frame(LABELS), weights=Frame(np.ones(60)))
+    assert dataset.inputs.flags.c_contiguous
+    np.testing.assert_array_equal(dataset.inputs, TABLE)
+    mixed = np.array([[1, 2.5, True], [3, 4.5, False]], object)
+    np.testing.assert_array_equal(Dataset(Frame(mixed), np.zeros(2)).inputs, mixed.astype(float))
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_real_frames_train_and_predict(library):
+    frames = pytest.importorskip(library)
+    columns = {f"x{i}": TABLE[:, i] for i in range(7)} | {"n": np.arange(60) % 3}
+    frame, labels = frames.DataFrame(columns), frames.Series("animal", NAMES.tolist())
+    if library == "pandas":
+        labels = frames.Series(NAMES, name="animal", dtype="category")
+    network = nnxp.mlp([8, 6, 2], rng=0)
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam(0.01))
+    trainer.fit(Dataset(frame, labels), epochs=2, batch_size=20, rng=0)
+    array = np.column_stack([*TABLE.T[:7], np.arange(60) % 3])
+    np.testing.assert_array_equal(network.predict_classes(frame), network.predict_classes(array))
+    assert set(network.predict_classes(frame)) <= {"cat", "dog"}
+
+
+# Standardize
+
+
+@devices
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_standardized_inputs_have_mean_0_and_deviation_1(spec, dtype, tmp_path):
+    inputs = TABLE * RNG.uniform(1, 1000, 8) + RNG.uniform(-1000, 1000, 8)
+    inputs[:, 3] = 7.1
+    trainer, dataset = trained(inputs, LABELS, first=[nnxp.Standardize], spec=spec, dtype=dtype)
+    network, device = trainer.network, trainer.network.device
+    layer = network[0]
+    mean, std = (device.to_host(layer.state[name]) for name in ("mean", "std"))
+    expected = np.where(np.arange(8) == 3, 1.0, inputs.std(axis=0))
+    rtol = 1e-5 if dtype == "float32" else 1e-12
+    np.testing.assert_allclose(mean, inputs.mean(axis=0), rtol=rtol)
+    np.testing.assert_allclose(std, expected, rtol=rtol)
+    by_hand = (inputs - inputs.mean(axis=0)) / expected
+    rest = nnxp.Sequential(network.layers[1:])
+    np.testing.assert_allclose(
+        device.to_host(network.predict(inputs)), device.to_host(rest.predict(by_hand)), atol=1e-3
+    )
+    if spec in ("cpu", "jax:cpu"):
+        assert trainer.captured == "captured"
+    # Another fit and a copy keep the statistics; so does a file.
+    trainer.fit(Dataset(inputs + 50, LABELS), epochs=1, batch_size=20)
+    np.testing.assert_array_equal(device.to_host(layer.state["mean"]), mean)
+    pytest.importorskip("safetensors")
+    trainer.save(tmp_path / "a.safetensors")
+    resumed = nnxp.Trainer.resume(tmp_path / "a.safetensors", device=spec)
+    resumed.fit(dataset, epochs=1, batch_size=20, rng=resumed.rng)
+    np.testing.assert_array_equal(device.to_host(resumed.network[0].state["mean"]), mean)
+
+
+def test_standardize_within_a_network_takes_what_the_layers_before_give():
+    network = nnxp.Sequential(
+        [nnxp.Flatten(), nnxp.Identity(), nnxp.Standardize(), *nnxp.mlp([8, 2], rng=0)]
+    )
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+    images = IMAGES.reshape(60, 2, 4)
+    trainer.fit(Dataset(images, LABELS), epochs=1, batch_size=20, rng=0)
+    np.testing.assert_allclose(network[2].state["mean"], (IMAGES / 255).mean(axis=0), rtol=1e-5)
+
+
+def test_standardize_says_what_it_needs():
+    layer = nnxp.Standardize()
+    with pytest.raises(nnxp.InputError, match=r"no statistics yet: Trainer.fit sets them"):
+        layer.forward(TABLE)
+    for wrong in (np.ones((2, 2, 2)), np.ones(3), np.ones((0, 3))):
+        with pytest.raises(
+            nnxp.InputError, match=r"expects inputs of shape \(examples, features\)"
+        ):
+            layer.adapt(wrong)
+    network = nnxp.Sequential([nnxp.Standardize(), *nnxp.mlp([8, 2], rng=0)])
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+    with pytest.raises(nnxp.InputError, match="needs all examples before the first step"):
+        trainer.fit([(TABLE, LABELS)], epochs=1)
+    network[0].adapt(TABLE)
+    trainer.fit([(TABLE, LABELS)], epochs=1)
+    with pytest.raises(nnxp.InputError, match=r"expects 7 features, got \(8,\)"):
+        nnxp.Sequential([nnxp.Standardize(8), nnxp.Affine(7, 2, rng=0)])
+
+
+# Regression
+
+
+@pytest.mark.parametrize("kind", [nnxp.MeanSquaredError, nnxp.Huber, nnxp.AbsoluteError])
+def test_targets_of_one_axis_and_whole_numbers_are_regression(kind):
+    targets = np.arange(60) % 7
+    metrics = [nnxp.metrics.R2(), nnxp.metrics.MeanAbsoluteError()]
+    records = []
+    for labels in (targets, targets[:, None], targets.astype(float), targets[:, None] * 1.0):
+        network = nnxp.mlp([8, 5, 1], rng=0, dtype="float64")
+        trainer = nnxp.Trainer(network, kind(), nnxp.Adam(0.01), metrics=metrics)
+        trainer.fit(Dataset(TABLE, labels), epochs=2, batch_size=20, rng=0)
+        assert "train_accuracy" not in trainer.history[-1]
+        error = abs(network.predict(TABLE)[:, 0] - targets)
+        evaluated = trainer.evaluate(Dataset(TABLE, labels))
+        assert evaluated.mean_absolute_error == pytest.approx(error.mean())
+        r2 = 1 - (error**2).sum() / ((targets - targets.mean()) ** 2).sum()
+        assert evaluated.r2 == pytest.approx(r2)
+        records.append({name: x for name, x in trainer.history[-1].items() if name != "seconds"})
+    assert all(record == pytest.approx(records[0], rel=1e-12) for record in records)
+
+
+# From arrays
+
+
+def test_layer_from_arrays_copies_them():
+    W, b = np.array([[1.0, 3.0], [2.0, 4.0]], "float32"), np.array([1.0, 2.0])
+    layer = nnxp.Affine.from_arrays(W, b)
+    assert (layer.dtype, layer.inputs, layer.outputs) == ("float32", 2, 2)
+    np.testing.assert_array_equal(layer.forward(np.ones((1, 2), "float32")), [[4.0, 9.0]])
+    layer.params["W"][...] = 0
+    assert W[0, 0] == 1.0
+    assert nnxp.Affine.from_arrays([[1, 2]], [3, 4]).dtype == "float64"
+    for wrong in (([[1, 2]], [1]), ([1, 2], [1, 2]), ([["a"]], ["b"]), ([[1], [2, 3]], [1])):
+        with pytest.raises(nnxp.InputError, match="from_arrays expects"):
+            nnxp.Affine.from_arrays(*wrong)

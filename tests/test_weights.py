@@ -1,0 +1,168 @@
+"""Weights of examples: a weight of 2 is the example twice, in every way to train and to measure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import numbers
+from tables import device_or_skip
+
+import nnxp
+from nnxp.data import Dataset
+
+devices = pytest.mark.parametrize(
+    "spec",
+    [
+        "cpu",
+        "strict:device1",
+        pytest.param("torch:cpu", marks=pytest.mark.interop),
+        pytest.param("jax:cpu", marks=pytest.mark.interop),
+    ],
+)
+RNG = np.random.default_rng(0)
+INPUTS = RNG.normal(size=(40, 6))
+LABELS = RNG.integers(0, 3, 40)
+TARGETS = {
+    nnxp.SoftmaxWithLoss: LABELS,
+    nnxp.SigmoidWithLoss: nnxp.data.one_hot(LABELS, 3),
+    nnxp.MeanSquaredError: RNG.normal(size=(40, 3)),
+    nnxp.Huber: RNG.normal(size=(40, 3)),
+    nnxp.AbsoluteError: RNG.normal(size=(40, 3)),
+}
+COUNTS = RNG.integers(0, 4, 40)  # how often each example occurs
+
+
+def weighted(loss):
+    return Dataset(INPUTS, TARGETS[loss], weights=COUNTS)
+
+
+def repeated(loss):
+    return Dataset(np.repeat(INPUTS, COUNTS, axis=0), np.repeat(TARGETS[loss], COUNTS, axis=0))
+
+
+def trained(loss, dataset, spec="cpu", batch_size=None, capture="auto", **options):
+    device_or_skip(spec)
+    network = nnxp.mlp([6, 5, 3], rng=0, dtype="float64", device=spec)
+    metrics = [nnxp.metrics.F1(3)] if loss is nnxp.SoftmaxWithLoss else [nnxp.metrics.R2()]
+    trainer = nnxp.Trainer(
+        network, loss(), nnxp.Momentum(0.1), penalty=nnxp.L2(0.01), metrics=metrics, capture=capture
+    )
+    size = len(dataset) if batch_size is None else batch_size
+    trainer.fit(dataset, epochs=4, batch_size=size, rng=0, **options)
+    return trainer
+
+
+def assert_close(one, other):
+    """Compare up to rounding: sums of 120 terms, 4 steps, 3 layers, within 1e-11 of the largest."""
+    device, to_host = one.network.device, one.network.device.to_host
+    for name, x in one.network.parameters().items():
+        y = other.network.parameters()[name]
+        np.testing.assert_allclose(to_host(x), to_host(y), rtol=1e-11, atol=1e-11, err_msg=name)
+    for mine, its in zip(one.history, other.history, strict=True):
+        assert mine.keys() == its.keys()
+        for name in mine.keys() - {"seconds"}:
+            assert mine[name] == pytest.approx(its[name], rel=1e-10, abs=1e-10), (name, device)
+
+
+@devices
+@pytest.mark.parametrize("loss", TARGETS)
+@pytest.mark.parametrize("train_metrics", ["running", "after"])
+def test_a_weight_of_two_is_the_example_twice(spec, loss, train_metrics):
+    options = {"spec": spec, "train_metrics": train_metrics}
+    one = trained(loss, weighted(loss), validation=weighted(loss), **options)
+    other = trained(loss, repeated(loss), validation=repeated(loss), **options)
+    assert_close(one, other)
+    mine, its = one.evaluate(weighted(loss)), other.evaluate(repeated(loss))
+    assert dict(mine) == pytest.approx(dict(its), rel=1e-10)
+    assert (one.captured == "captured") == (spec in ("cpu", "jax:cpu"))
+    unweighted = trained(loss, Dataset(INPUTS, TARGETS[loss]), validation=0.5, **options)
+    with pytest.raises(AssertionError):
+        assert_close(one, unweighted)
+
+
+@pytest.mark.parametrize("loss", TARGETS)
+def test_weighted_batches_are_captured_and_accumulated(loss):
+    plain = trained(loss, weighted(loss), batch_size=12, capture=False)
+    captured = trained(loss, weighted(loss), batch_size=12)
+    assert captured.captured == "captured"
+    assert_close(captured, plain)
+    assert_close(trained(loss, weighted(loss), batch_size=4, accumulate=3), plain)
+
+
+def test_split_and_share_keep_weights(tmp_path):
+    dataset = weighted(nnxp.SoftmaxWithLoss)
+    for part in dataset.split(0.25, rng=0):
+        for x, weight in zip(part.inputs, part.weights, strict=True):
+            assert weight == COUNTS[(x == INPUTS).all(axis=1).argmax()]
+    pytest.importorskip("safetensors")
+    path = tmp_path / "a.safetensors"
+    trained(nnxp.SoftmaxWithLoss, dataset, validation=0.25, checkpoint=path)
+    resumed = nnxp.Trainer.resume(path)
+    resumed.fit(dataset, epochs=2, batch_size=40, rng=resumed.rng, validation=0.25)
+    one = nnxp.Trainer.resume(path)
+    one.fit(dataset, epochs=1, batch_size=40, rng=one.rng, validation=0.25)
+    one.fit(dataset, epochs=1, batch_size=40, validation=0.25)
+    np.testing.assert_equal(numbers(one), numbers(resumed))
+
+
+@pytest.mark.parametrize("capture", ["auto", False])
+def test_batch_without_weight_leaves_the_gradients_at_0(capture):
+    dataset = Dataset(INPUTS, LABELS, weights=np.where(np.arange(40) < 20, 1.0, 0.0))
+    network = nnxp.mlp([6, 5, 3], rng=0)
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1), capture=capture)
+    trainer.fit(dataset, epochs=1, batch_size=1, rng=0)
+    assert np.isfinite(trainer.history[0].train_loss)
+
+
+class OwnLoss(nnxp.Loss):
+    def forward(self, scores, labels, training=True):
+        self.scores = scores
+        return (scores**2).mean()
+
+    def backward(self):
+        return self.scores * (2 / self.scores.size)
+
+
+class OwnMetric(nnxp.metrics.Metric):
+    name = "own"
+
+    def measure(self, scores, labels):
+        return scores.sum()
+
+
+class OwnStep(nnxp.Trainer):
+    def step(self, inputs, labels):
+        return super().step(inputs, labels)
+
+
+def test_parts_that_know_no_weights_are_named():
+    dataset = weighted(nnxp.SoftmaxWithLoss)
+    loss = nnxp.SoftmaxWithLoss()
+    for trainer, message in [
+        (nnxp.Trainer(nnxp.mlp([6, 3], rng=0), OwnLoss(), nnxp.SGD(0.1)), "OwnLoss.* give its for"),
+        (
+            nnxp.Trainer(nnxp.mlp([6, 3], rng=0), loss, nnxp.SGD(0.1), metrics=[OwnMetric()]),
+            "OwnMetric.* give its measure a parameter weights=None",
+        ),
+        (OwnStep(nnxp.mlp([6, 3], rng=0), loss, nnxp.SGD(0.1)), "this trainer's own step"),
+    ]:
+        with pytest.raises(nnxp.InputError, match=message):
+            trainer.fit(dataset, epochs=1, batch_size=10, rng=0)
+        assert trainer.optimizer.steps == 0
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.ones(39), r"of shape \(40,\), got float64 of shape \(39,\)"),
+        (np.ones((40, 1)), r"got float64 of shape \(40, 1\)"),
+        (np.full(40, -1.0), "at least 0.* got -1 to -1"),
+        (np.full(40, np.nan), "finite"),
+        (np.zeros(40), "not all 0, got 0 to 0"),
+        (np.array(["a"] * 40), "got <U1"),
+        ([1.0] * 40, "weights as a plain NumPy array or a DataFrame, got list"),
+    ],
+)
+def test_wrong_weights_are_refused(weights, message):
+    with pytest.raises(nnxp.InputError, match=message):
+        Dataset(INPUTS, LABELS, weights=weights)
