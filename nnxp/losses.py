@@ -663,7 +663,9 @@ def _require_range(loss: Loss, labels: npt.NDArray[Any], classes: int) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise InputError(
-            f"{loss!r} expects labels from 0 to {classes - 1}, got {low if low < 0 else high}"
+            f"{loss!r} expects labels from 0 to {classes - 1}, got {low if low < 0 else high}; "
+            "other labels become class numbers in "
+            "nnxp.data.Dataset(inputs, labels, classes=numpy.unique(labels))"
         )
 
 

@@ -416,3 +416,13 @@ def test_layer_from_arrays_copies_them():
     for wrong in (([[1, 2]], [1]), ([1, 2], [1, 2]), ([["a"]], ["b"]), ([[1], [2, 3]], [1])):
         with pytest.raises(nnxp.InputError, match="from_arrays expects"):
             nnxp.Affine.from_arrays(*wrong)
+
+
+def test_remedy_for_labels_with_gaps_works():
+    inputs, labels = TABLE, np.array([30, 10, 20])[np.arange(60) % 3]
+    with pytest.raises(nnxp.InputError, match=r"labels from 0 to 2, got 30; other labels") as error:
+        trained(inputs, labels, outputs=3)
+    remedy = str(error.value).partition("class numbers in ")[2]
+    dataset = eval(remedy, {"nnxp": nnxp, "numpy": np, "inputs": inputs, "labels": labels})
+    network = trained(dataset.inputs, labels, outputs=3, classes=dataset.classes)[0].network
+    assert set(network.predict_classes(inputs)) <= {10, 20, 30}

@@ -170,7 +170,7 @@ class Dataset:
         return self._with(labels=numbers[self.labels], classes=classes)
 
     def split(self, share: float, *, rng: Rng) -> tuple[Dataset, Dataset]:
-        """Return two data sets, the second with a share of the examples, drawn at random.
+        """Return copies of the examples as two data sets, the second with a share, at random.
 
         Each class has the same share in both sets, up to one example, if labels are class numbers,
         one-hot rows or text; otherwise examples are drawn from all.
