@@ -236,6 +236,11 @@ def test_labels_become_class_numbers(labels, classes, expected):
         (np.array([1, 2]), [1, 1, 2], "classes must be different labels"),
         (np.array([1, 2]), [], "classes must be a list of labels"),
         (np.array([1, 2]), 3, "classes must be a list of labels"),
+        (np.array([1, 2]), {1, 2}, "classes must be a list of labels"),
+        (np.array([1, 2]), {1: "a", 2: "b"}, "classes must be a list of labels"),
+        (np.array(["a", "b"]), "ab", "classes must be a list of labels"),
+        (np.array([1, 2]), [1, None], "classes must be text or numbers"),
+        (np.array([1, 2]), [1, "a"], "not among the classes .*: 2, first in example 1"),
         (np.ones((2, 2), int), [1], "one label for each example"),
         (np.array(["a", None], object), None, "labels have a missing value in row 1"),
         (np.array(["a", np.nan], object), None, "labels have a missing value in row 1"),
@@ -426,3 +431,32 @@ def test_remedy_for_labels_with_gaps_works():
     dataset = eval(remedy, {"nnxp": nnxp, "numpy": np, "inputs": inputs, "labels": labels})
     network = trained(dataset.inputs, labels, outputs=3, classes=dataset.classes)[0].network
     assert set(network.predict_classes(inputs)) <= {10, 20, 30}
+
+
+class Categorical(Frame):
+    """A categorical Series as far as nnxp uses it."""
+
+    class cat:  # noqa: N801 - pandas' name
+        categories = Frame(np.array([9, 3, 5]))
+
+
+def test_categories_are_classes():
+    dataset = Dataset(np.ones((2, 2)), Categorical(np.array([3, 9])))
+    assert dataset.classes == (9, 3, 5)
+    assert dataset.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "message"),
+    [
+        (nnxp.SoftmaxWithLoss(), 3, "tells 3 classes apart, and the labels are 2: .*give the netw"),
+        (nnxp.SoftmaxWithLoss(), 1, "tells 2 classes apart, and the labels are 3"),
+        (nnxp.SigmoidWithLoss(), 1, "tells 2 classes apart, and the labels are 3"),
+        (nnxp.MeanSquaredError(), 1, "MeanSquaredError.* takes targets; use SoftmaxWithLoss"),
+        (nnxp.Huber(), 1, "takes targets; use SoftmaxWithLoss"),
+    ],
+)
+def test_networks_whose_outputs_are_not_the_classes_are_refused(loss, outputs, message):
+    labels = NAMES if "are 3" not in message else np.array(["a", "b", "c"])[np.arange(60) % 3]
+    with pytest.raises(nnxp.InputError, match=message):
+        trained(TABLE, labels, loss=loss, outputs=outputs)

@@ -36,7 +36,7 @@ class Dataset:
     classes : sequence, optional
         All labels that occur, in the order of the network's outputs, such as ``[10, 20, 30]`` or
         ``numpy.unique(labels)``; `labels` then become class numbers. By default that is done for
-        text, in alphabetical order.
+        text, in alphabetical order, and for a categorical Series, in the order of its categories.
     weights : (examples,) array or Series, optional
         How much each example counts, at least 0: losses and metrics are means weighted by them. A
         weight of 2 is the same as to have the example twice.
@@ -81,6 +81,8 @@ class Dataset:
         classes: Sequence[Any] | None = None,
         weights: Any = None,
     ) -> None:
+        if classes is None:  # those of a categorical Series
+            classes = getattr(getattr(labels, "cat", None), "categories", None)
         inputs, labels = (
             _host_array(name, x) for name, x in (("inputs", inputs), ("labels", labels))
         )
@@ -279,10 +281,13 @@ def _encode(
         raise InputError(
             f"Dataset expects one label for each example, of shape (examples,), got {labels.shape}"
         )
-    values = np.unique(labels) if classes is None else plain_array(np.asarray(classes), "classes")
-    if values.ndim != 1 or values.dtype.kind not in "biufU" or len(values) == 0:
+    given: object = np.unique(labels) if classes is None else from_frame(classes, "classes")
+    values = given.tolist() if isinstance(given, np.ndarray) else given
+    if not isinstance(values, (list, tuple)) or not values:
         raise InputError(f"classes must be a list of labels, got {classes!r:.80}")
-    known = tuple(values.tolist())
+    known = tuple(x.item() if isinstance(x, np.generic) else x for x in values)
+    if not all(isinstance(x, (str, int, float)) for x in known):
+        raise InputError(f"classes must be text or numbers, got {classes!r:.80}")
     if len(set(known)) < len(known):
         raise InputError(f"classes must be different labels, got {known!r:.80}")
     return _class_numbers(labels, known), known

@@ -14,7 +14,7 @@ from nnxp.checks import require_list, warn
 from nnxp.data.batches import Batches, prepare_batch
 from nnxp.data.dataset import Dataset
 from nnxp.data.stream import BatchStream
-from nnxp.data_format import DataFormat, is_image
+from nnxp.data_format import DataFormat, Label, is_image
 from nnxp.devices import Device
 from nnxp.errors import InputError
 from nnxp.layers import BatchNorm, Layer, Standardize
@@ -86,12 +86,30 @@ def require_suitable(batches: Batches, name: str, step: Step) -> dict[str, Array
                 [x[:1] for x in dataset.arrays], dataset.scale, device, dtype
             )
             outputs = tuple(step.network.forward(inputs).shape[1:])
+            if dataset.classes is not None and step.loss.probabilities is not None:
+                _require_outputs(dataset.classes, outputs)
             step.loss.check_labels(dataset.labels, outputs)
             if isinstance(batches, BatchStream):
                 batches.check_labels = lambda labels: step.loss.check_labels(labels, outputs)
-            return evaluated_sums(step, inputs, labels, *weights)
+            sums = evaluated_sums(step, inputs, labels, *weights)
+            if dataset.classes is not None and "accuracy" not in sums:
+                raise InputError(
+                    f"the labels are the classes {dataset.classes!r:.60}, and {step.loss!r} takes "
+                    "targets; use SoftmaxWithLoss or SigmoidWithLoss"
+                )
+            return sums
     except InputError as error:
         raise InputError(f"the {name} data do not suit: {error}") from error
+
+
+def _require_outputs(classes: tuple[Label, ...], outputs: tuple[int, ...]) -> None:
+    """Raise an `InputError` unless there is an output for each of these classes."""
+    expected = 2 if outputs == (1,) else outputs[0]  # a single logit tells two classes apart
+    if len(classes) != expected:
+        raise InputError(
+            f"the network tells {expected} classes apart, and the labels are {len(classes)}: "
+            f"{classes!r:.60}; give the network {len(classes)} outputs"
+        )
 
 
 def data_format_of(dataset: Dataset, loss: Loss) -> DataFormat:
