@@ -38,13 +38,14 @@ def trained(capture, *, spec="jax:cpu", loss=nnxp.SoftmaxWithLoss, optimizer="ad
 # A step is a chain of sums of at most 16 terms over eight layers forward and backward, below 500
 # roundings in a row, of numbers below 10: plain and compiled, each is off by 500 * 10 * 2^-53. It
 # moves by the gradient times the learning rate, or divided by the root of a mean square too, which
-# is at most 200 times (see below), and seven more such steps leave the sum below ten times as much.
-BOUND = 2 * 500 * 10 * 2.0**-53 * 200 * 10
+# is at most 1000 times (see below; 923 for Huber's small gradients with Adam), and seven more such
+# steps leave the sum below ten times as much.
+BOUND = 2 * 500 * 10 * 2.0**-53 * 1000 * 10
 
 
 def assert_close(mine, plain, learning_rate):
     squares = [x.min() for name, x in plain.items() if name.startswith("square")]
-    assert all(learning_rate / np.sqrt(x) < 200 for x in squares)
+    assert all(learning_rate / np.sqrt(x) < 1000 for x in squares)
     for name, x in mine.items():
         assert abs(x - plain[name]).max() <= BOUND * max(1, abs(x).max()), name
 
