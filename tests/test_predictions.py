@@ -423,10 +423,44 @@ def test_layer_from_arrays_copies_them():
             nnxp.Affine.from_arrays(*wrong)
 
 
-def test_remedy_for_labels_with_gaps_works():
+@pytest.mark.parametrize("values", [(30, 10, 20), (1, 2, 3), (-1, 0, 1), (0, 1, 3)])
+@pytest.mark.parametrize("shape", [(60,), (60, 1)])
+def test_labels_with_gaps_become_class_numbers(values, shape, tmp_path):
+    labels = np.array(values)[np.arange(60) % 3].reshape(shape)
+    trainer, dataset = trained(TABLE, labels, outputs=3)
+    network = trainer.network
+    assert network.data_format.classes == tuple(sorted(values))
+    predicted = network.predict_classes(TABLE)
+    assert set(predicted) <= set(values)
+    accuracy = (predicted == labels.reshape(-1)).mean()
+    assert trainer.evaluate(dataset).accuracy == pytest.approx(accuracy)
+    part = Dataset(TABLE[1::3], labels[1::3])  # of one class alone
+    accuracy = (network.predict_classes(part.inputs) == values[1]).mean()
+    trainer.fit(dataset, epochs=1, batch_size=20, validation=part)
+    accuracy = (network.predict_classes(part.inputs) == values[1]).mean()
+    assert trainer.history[-1].validation_accuracy == pytest.approx(accuracy)
+    with pytest.raises(nnxp.InputError, match="not among the classes"):
+        trainer.evaluate(Dataset(TABLE, np.full(60, 99)))
+
+
+@pytest.mark.parametrize("values", [(1, 2), (-1, 1)])
+def test_two_labels_of_one_logit_become_class_numbers(values):
+    labels = np.array(values)[LABELS]
+    trainer, dataset = trained(IMAGES, labels, loss=nnxp.SigmoidWithLoss(), outputs=1)
+    predicted = trainer.network.predict_classes(IMAGES)
+    assert set(predicted) <= set(values)
+    assert trainer.evaluate(dataset).accuracy == pytest.approx((predicted == labels).mean())
+
+
+def test_labels_that_are_class_numbers_stay_so():
+    network = trained(TABLE, np.array([0, 2])[LABELS], outputs=3)[0].network
+    assert network.data_format.classes is None
+
+
+def test_remedy_for_labels_out_of_range_works():
     inputs, labels = TABLE, np.array([30, 10, 20])[np.arange(60) % 3]
-    with pytest.raises(nnxp.InputError, match=r"labels from 0 to 2, got 30; other labels") as error:
-        trained(inputs, labels, outputs=3)
+    with pytest.raises(nnxp.InputError, match=r"labels from 0 to 3, got 30; other labels") as error:
+        trained(inputs, labels, outputs=4)
     remedy = str(error.value).partition("class numbers in ")[2]
     dataset = eval(remedy, {"nnxp": nnxp, "numpy": np, "inputs": inputs, "labels": labels})
     network = trained(dataset.inputs, labels, outputs=3, classes=dataset.classes)[0].network

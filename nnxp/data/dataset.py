@@ -153,7 +153,12 @@ class Dataset:
         )
 
     def with_classes(self, classes: tuple[Label, ...] | None) -> Dataset:
-        """Return the same examples with the class numbers of another data set's `classes`.
+        """Return the same examples with class numbers for these classes.
+
+        Parameters
+        ----------
+        classes : tuple or None
+            The `classes` of another data set; integer labels of this one may be among them.
 
         Raises
         ------
@@ -162,6 +167,17 @@ class Dataset:
         """
         if classes == self.classes:
             return self
+        column = self.labels.shape[1:] in ((), (1,))
+        if (
+            classes is not None
+            and self.classes is None
+            and column
+            and self.labels.dtype.kind in "iu"
+            and all(isinstance(x, int) for x in classes)
+        ):
+            return self._with(
+                labels=_class_numbers(self.labels.reshape(-1), classes), classes=classes
+            )
         if classes is None or self.classes is None:
             shown = "class numbers or targets" if classes is None else f"{classes[:5]}"
             raise InputError(

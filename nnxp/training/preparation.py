@@ -112,6 +112,29 @@ def _require_outputs(classes: tuple[Label, ...], outputs: tuple[int, ...]) -> No
         )
 
 
+def with_class_numbers(dataset: Dataset, network: Sequential, loss: Loss) -> Dataset:
+    """Return a data set whose integer labels are class numbers, if only that can be meant.
+
+    That is so if labels are not class numbers, as 1 and 2 or 10, 20 and 30, and there are as many
+    different ones as the network tells apart.
+    """
+    labels, outputs = dataset.labels, network.output_shape(None)
+    if (
+        dataset.classes is not None
+        or loss.probabilities is None
+        or labels.dtype.kind not in "iu"
+        or labels.shape[1:] not in ((), (1,))
+        or outputs is None
+        or len(outputs) != 1
+    ):
+        return dataset
+    expected = max(outputs[0], 2)
+    if labels.min() >= 0 and labels.max() < expected:
+        return dataset
+    values = np.unique(labels)
+    return dataset.with_classes(tuple(values.tolist())) if len(values) == expected else dataset
+
+
 def data_format_of(dataset: Dataset, loss: Loss) -> DataFormat:
     """Return what a network that is trained on a data set must know to predict."""
     inputs = dataset.inputs

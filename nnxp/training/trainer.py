@@ -52,6 +52,7 @@ from nnxp.training.preparation import (
     require_representable,
     require_suitable,
     require_trainable,
+    with_class_numbers,
 )
 from nnxp.training.stepping import Stepper, require_capture
 from nnxp.transforms import Transform
@@ -310,6 +311,7 @@ class Trainer:
             dataset = train
             if known is not None and known.classes is not None:
                 dataset = dataset.with_classes(known.classes)
+            dataset = with_class_numbers(dataset, self.network, self.loss)
             if isinstance(held_out, Real):
                 dataset, held_out = self._take_share(dataset, float(held_out), rng)
             data = [self._batches(dataset, size * accumulate, rng)]
