@@ -52,7 +52,7 @@ def plain_array(
         If a value is missing, or is neither a number nor text, or text and numbers are mixed.
     """
     if array.dtype.kind == "T":  # NumPy's text of any length
-        return array.astype(str)
+        return np.array(array.tolist(), str)
     if array.dtype.kind != "O":
         return array
     for index in np.ndindex(array.shape):

@@ -494,3 +494,28 @@ def test_networks_whose_outputs_are_not_the_classes_are_refused(loss, outputs, m
     labels = NAMES if "are 3" not in message else np.array(["a", "b", "c"])[np.arange(60) % 3]
     with pytest.raises(nnxp.InputError, match=message):
         trained(TABLE, labels, loss=loss, outputs=outputs)
+
+
+def test_statistics_of_data_that_are_refused_are_forgotten():
+    layer = nnxp.Standardize()
+    network = nnxp.Sequential([layer, *nnxp.mlp([8, 2], rng=0)])
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+    for wrong in (Dataset(TABLE * 1000, LABELS * 1.0), Dataset(TABLE[:, :3], LABELS)):
+        with pytest.raises(nnxp.InputError):
+            trainer.fit(wrong, epochs=1, batch_size=20, rng=0)
+        assert not layer.state
+    weights = np.ones(60)
+    trainer.fit(Dataset(TABLE, LABELS, weights=weights), epochs=1, batch_size=20, rng=0)
+    np.testing.assert_allclose(layer.state["std"], TABLE.std(axis=0), rtol=1e-5)
+
+
+def test_batches_keep_the_classes_of_the_training():
+    trainer, dataset = trained(IMAGES, NAMES)
+    trainer.fit([(IMAGES, dataset.labels)], epochs=1)
+    assert set(trainer.network.predict_classes(IMAGES)) <= {"cat", "dog"}
+
+
+@pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="NumPy has no StringDType")
+def test_text_of_any_length_is_text():
+    labels = np.array(["a", "bcd"], np.dtypes.StringDType())
+    assert Dataset(np.ones((2, 2)), labels).classes == ("a", "bcd")

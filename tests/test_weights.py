@@ -166,3 +166,10 @@ def test_parts_that_know_no_weights_are_named():
 def test_wrong_weights_are_refused(weights, message):
     with pytest.raises(nnxp.InputError, match=message):
         Dataset(INPUTS, LABELS, weights=weights)
+
+
+def test_split_leaves_weights_in_both_sets():
+    weights = np.zeros(40)
+    weights[0] = 1
+    with pytest.raises(nnxp.InputError, match="one of both sets would have only weights of 0"):
+        Dataset(INPUTS, LABELS, weights=weights).split(0.5, rng=0)

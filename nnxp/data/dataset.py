@@ -235,7 +235,13 @@ class Dataset:
 
     def _rows(self, chosen: npt.NDArray[np.bool]) -> Dataset:
         names = ("inputs", "labels", "weights")[: len(self.arrays)]
-        return self._with(**{n: x[chosen] for n, x in zip(names, self.arrays, strict=True)})
+        part = self._with(**{n: x[chosen] for n, x in zip(names, self.arrays, strict=True)})
+        if not part.total_weight > 0:
+            raise InputError(
+                "one of both sets would have only weights of 0; split with another rng, or drop "
+                "such examples first"
+            )
+        return part
 
     def _with(self, **attributes: Any) -> Dataset:
         """Return a copy with other attributes, which are not checked again."""

@@ -180,7 +180,7 @@ def fit_statistics(network: Sequential, batches: Batches) -> None:
             before = network.layers[:i]
             layer.adapt(
                 device.to_host(_through(before, inputs))
-                for inputs, _ in batches.in_order(EVALUATION_BATCH_SIZE)
+                for inputs, *_ in batches.in_order(EVALUATION_BATCH_SIZE)
             )
 
 

@@ -29,7 +29,7 @@ from nnxp.devices import Device
 from nnxp.devices.threads import limit_blas_threads
 from nnxp.errors import DivergenceError, InputError
 from nnxp.history import Record, append_record
-from nnxp.layers import Softmax
+from nnxp.layers import Softmax, Standardize
 from nnxp.losses import Loss, SoftmaxWithLoss
 from nnxp.metrics import Metric
 from nnxp.network import Sequential
@@ -331,8 +331,9 @@ class Trainer:
             rng = self.rng
         step = self._whole_step()
         trained_on = data_format_of(data[0].dataset, self.loss)
-        fit_statistics(self.network, data[0])
-        sums = require_suitable(data[0], "training", step)
+        if known is not None and isinstance(data[0], BatchStream):
+            trained_on = replace(trained_on, classes=known.classes)
+        sums = self._require_suitable_training(data[0], step)
         self.measured = ("epoch", *(f"train_{name}" for name in sums))
         own_step = self._has_own_step()
         if own_step and isinstance(data[0], BatchStream):
@@ -408,8 +409,7 @@ class Trainer:
                     f"{getattr(batches, what)}; make them with {what}=network.{what}"
                 )
         progress = self._progress or EpochProgress.start(batches)
-        fit_statistics(self.network, batches)
-        require_suitable(batches, "training", self._whole_step())
+        self._require_suitable_training(batches, self._whole_step())
         self._require_resumable(batches)
         self.rng = batches.rng
         self._micro_batch_size = None
@@ -612,6 +612,18 @@ class Trainer:
         return Batches(
             require_dataset(dataset), batch_size, device=self._device, dtype=self._dtype, rng=rng
         )
+
+    def _require_suitable_training(self, batches: Batches, step: Step) -> dict[str, Array]:
+        """Return the first sums; see `require_suitable`. Statistics are set if nothing is wrong."""
+        layers = [x for x in self.network.leaves() if isinstance(x, Standardize)]
+        before = [(x, dict(x.state), x.features) for x in layers]
+        try:
+            fit_statistics(self.network, batches)
+            return require_suitable(batches, "training", step)
+        except InputError:
+            for layer, state, features in before:
+                layer.state, layer.features = state, features
+            raise
 
     def _require_not_training(self) -> None:
         if self._training:
