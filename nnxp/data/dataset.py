@@ -39,7 +39,8 @@ class Dataset:
         text, in alphabetical order, and for a categorical Series, in the order of its categories.
     weights : (examples,) array or Series, optional
         How much each example counts, at least 0: losses and metrics are means weighted by them. A
-        weight of 2 is the same as to have the example twice.
+        weight of 2 is the same as to have the example twice, but for the statistics of `BatchNorm`
+        and `Standardize`, which count all examples the same.
 
     Attributes
     ----------
