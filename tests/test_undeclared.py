@@ -376,22 +376,24 @@ def replace_method(trainer):
     trainer.optimizer.update = lambda p, g: update(p, {name: x * 0.1 for name, x in g.items()})
 
 
+def changed_within(spec, capture, change):
+    """Return a trainer with a BatchNorm, after a change at the third step."""
+    one = trainer(spec, capture=capture)
+    norm = nnxp.BatchNorm(64, dtype="float64", device=spec)
+    one.network.layers = [norm, *one.network]
+    fit(one, callbacks=[Stopping(Anneal(one, change))])
+    return one
+
+
 @pytest.mark.filterwarnings("ignore:no step is captured")
 @devices
 @pytest.mark.parametrize("change", [freeze, change_rate, change_momentum, replace_method])
 def test_settings_of_layers_changed_within_an_epoch_take_effect(spec, change):
-    def trained(capture, change):
-        one = trainer(spec, capture=capture)
-        norm = nnxp.BatchNorm(64, dtype="float64", device=spec)
-        one.network.layers = [norm, *one.network]
-        fit(one, callbacks=[Stopping(Anneal(one, change))])
-        return one
-
-    one, other = trained("auto", change), trained(False, change)
+    one, other = (changed_within(spec, capture, change) for capture in ("auto", False))
     # A replaced method that calls the object's own one cannot be recorded.
     assert (one.captured == "captured") == (change is not replace_method)
     assert_equal(one, other)
-    unchanged = trained(False, lambda _: None)
+    unchanged = changed_within(spec, False, lambda _: None)
     with pytest.raises(AssertionError):
         assert_equal(one, unchanged)
     for name in ("rate", "momentum"):
@@ -846,15 +848,8 @@ ASSIGNMENTS = [
 @devices
 @pytest.mark.parametrize("change", ASSIGNMENTS)
 def test_arrays_replaced_within_an_epoch_are_used_at_once(spec, change):
-    def trained(capture, change):
-        one = trainer(spec, capture=capture)
-        norm = nnxp.BatchNorm(64, dtype="float64", device=spec)
-        one.network.layers = [norm, *one.network]
-        fit(one, callbacks=[Stopping(Anneal(one, change))])
-        return one
-
-    one, other = trained("auto", change), trained(False, change)
+    one, other = (changed_within(spec, capture, change) for capture in ("auto", False))
     assert one.captured == "captured"
     assert_equal(one, other)
     with pytest.raises(AssertionError):
-        assert_equal(one, trained(False, lambda _: None))
+        assert_equal(one, changed_within(spec, False, lambda _: None))
