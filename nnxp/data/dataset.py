@@ -50,6 +50,8 @@ class Dataset:
         As above, but "auto".
     classes : tuple or None
         The label of each class number, if labels became class numbers.
+    largest : float
+        The largest magnitude of the inputs, before they are divided.
 
     Raises
     ------
@@ -72,6 +74,7 @@ class Dataset:
     scale: float | None
     classes: tuple[Label, ...] | None
     weights: npt.NDArray[Any] | None
+    largest: float
 
     def __init__(
         self,
@@ -101,8 +104,9 @@ class Dataset:
                 f"Dataset expects a label for each example, got {len(inputs)} inputs and "
                 f"{len(labels)} labels"
             )
-        if inputs.size == 0:
-            raise InputError(f"Dataset expects examples, got inputs of shape {inputs.shape}")
+        for name, values in (("inputs", inputs), ("labels", labels)):
+            if values.size == 0:
+                raise InputError(f"Dataset expects examples, got {name} of shape {values.shape}")
         if inputs.dtype.kind not in "biuf":
             raise InputError(
                 f"Dataset expects inputs as numbers, got {inputs.dtype}; encode text as numbers, "
@@ -118,16 +122,19 @@ class Dataset:
                 "Dataset expects integer labels of at most 32 bits, got one that needs more; give "
                 "targets as floating-point numbers, or all labels with classes=numpy.unique(labels)"
             )
-        for name, values in (("inputs", inputs), ("labels", labels)):
-            if values.dtype.kind == "f" and (row := _first_not_finite(values)) is not None:
-                raise InputError(
-                    f"{name} hold a number that is not finite, first in example {row}; "
-                    "drop or repair such examples"
-                )
+        largest = _largest(inputs, "inputs")
+        _largest(labels, "labels")
         if weights is not None:
             weights = _require_weights(weights, len(inputs))
-        scale = _require_scale(scale, inputs)
-        vars(self).update(inputs=inputs, labels=labels, scale=scale, classes=found, weights=weights)
+        scale = _require_scale(scale, inputs, largest)
+        vars(self).update(
+            inputs=inputs,
+            labels=labels,
+            scale=scale,
+            classes=found,
+            weights=weights,
+            largest=largest,
+        )
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Dataset does not change; make a new one with another {name}")
@@ -261,15 +268,17 @@ def _host_array(name: str, x: Any) -> npt.NDArray[Any]:
     return plain_array(x, name)
 
 
-def _require_scale(scale: float | str | None, inputs: npt.NDArray[Any]) -> float | None:
+def _require_scale(
+    scale: float | str | None, inputs: npt.NDArray[Any], largest: float
+) -> float | None:
     """Return what inputs are divided by; None if they are not."""
     if scale == "auto":
         if inputs.dtype != np.uint8:
             return None
-        if 0 < (largest := int(inputs.max())) <= _SMALL_IMAGE:
+        if 0 < largest <= _SMALL_IMAGE:
             warn(
-                f"inputs of uint8 are divided by 255 as images are, but the largest is {largest}; "
-                "give scale=None, or the number to divide them by"
+                "inputs of uint8 are divided by 255 as images are, but the largest is "
+                f"{largest:g}; give scale=None, or the number to divide them by"
             )
         return IMAGE_SCALE
     if scale is None:
@@ -400,11 +409,20 @@ def one_hot(labels: npt.NDArray[Any], classes: int) -> npt.NDArray[np.uint8]:
 _CHECKED = 1 << 20  # numbers that are checked at a time, to take little memory
 
 
-def _first_not_finite(values: npt.NDArray[Any]) -> int | None:
-    """Return the first row with a number that is not finite; None if there is none."""
+def _largest(values: npt.NDArray[Any], name: str) -> float:
+    """Return the largest magnitude; raise an `InputError` if a number is not finite."""
     size = max(1, _CHECKED // math.prod(values.shape[1:]))
+    largest = 0.0
     for start in range(0, len(values), size):
-        finite = np.isfinite(values[start : start + size])
-        if not finite.all():
-            return start + int(np.argwhere(~finite)[0, 0])
-    return None
+        part = values[start : start + size]
+        # Both are nan if a number is.
+        own = max(float(part.max()), -float(part.min()))
+        if not math.isfinite(own):
+            index = np.argwhere(~np.isfinite(part))[0]
+            column = f", column {index[1]}" if len(index) == 2 else ""
+            raise InputError(
+                f"{name} hold a number that is not finite, first in example {start + index[0]}"
+                f"{column}; drop or repair such examples"
+            )
+        largest = max(largest, own)
+    return largest

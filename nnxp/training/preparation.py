@@ -72,14 +72,12 @@ def require_suitable(batches: Batches, name: str, step: Step) -> dict[str, Array
                     f"the {name} data have weights, which {function.__self__!r} does not take; "
                     f"give its {function.__name__} a parameter weights=None"
                 )
-    for values in (dataset.inputs, dataset.labels):
-        if values.dtype.kind == "f" and values.dtype != dtype:
-            largest = max(abs(float(values.min())), abs(float(values.max())))
-            if largest > float(np.finfo(dtype).max):
-                raise InputError(
-                    f"the {name} data have the number {largest:g}, which {dtype} cannot hold; "
-                    "scale them"
-                )
+    largest_label = max(abs(float(dataset.labels.min())), abs(float(dataset.labels.max())))
+    largest = max(dataset.largest, largest_label)
+    if largest > float(np.finfo(dtype).max):
+        raise InputError(
+            f"the {name} data have the number {largest:g}, which {dtype} cannot hold; scale them"
+        )
     try:
         with device.current():
             inputs, labels, *weights = prepare_batch(
@@ -196,11 +194,10 @@ def hint_at_scale(network: Sequential, dataset: Dataset) -> None:
     normalized = any(isinstance(layer, (Standardize, BatchNorm)) for layer in network.leaves()[:2])
     if is_image(inputs) or dataset.scale is not None or normalized:
         return
-    largest = max(abs(float(inputs.min())), abs(float(inputs.max())))
-    if largest > _UNSCALED:
+    if dataset.largest > _UNSCALED:
         warn(
-            f"the inputs have numbers up to {largest:.4g}, and networks learn well from numbers "
-            "around 1; use nnxp.Sequential([nnxp.Standardize(), *network]), or give the Dataset a "
+            f"the inputs have numbers up to {dataset.largest:.4g}, and networks learn well from "
+            "numbers around 1; use nnxp.Sequential([nnxp.Standardize(), *network]), or give the Dataset a "
             "scale"
         )
 
