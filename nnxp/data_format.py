@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from nnxp.arrays import Array
+import numpy as np
+import numpy.typing as npt
+
+from nnxp.arrays import Array, device_of, namespace_of
+from nnxp.checks import warn
 from nnxp.devices import Device
+from nnxp.errors import InputError
+from nnxp.frames import from_frame, plain_array
 
 Label = str | int | float | bool
 
 IMAGE_SCALE = 255.0
 """What uint8 inputs are divided by, if nothing else is said."""
+
+_CHECKED = 1 << 20  # numbers that are checked at a time, to take little memory
+# How many times larger or smaller than in training inputs must be for a warning: pixels differ by
+# 16 or 255 if one of both was not scaled, and numbers of a table vary more downwards.
+_FAR_ABOVE, _FAR_BELOW = 10, 100
+_MANY = 50
 
 
 @dataclass(frozen=True)
@@ -25,6 +40,8 @@ class DataFormat:
         Whether the inputs were uint8.
     scale : float or None
         What they are divided by.
+    largest : float
+        Their largest magnitude after the division.
     classes : tuple or None
         The label of each class, in the order of the outputs; None if labels are class numbers.
     probabilities : str or None
@@ -35,8 +52,143 @@ class DataFormat:
     shape: tuple[int, ...]
     images: bool
     scale: float | None
+    largest: float
     classes: tuple[Label, ...] | None = None
     probabilities: str | None = None
+
+    def scale_of(self, x: Array) -> float | None:
+        """Return what inputs of this dtype are divided by, without more known of them.
+
+        After a training on uint8, that is what uint8 was divided by, for all integers; and
+        floating-point numbers are taken as divided already. After another training, everything is
+        divided by its scale. If it had none, uint8 is divided by 255.
+        """
+        if self.images:
+            return None if is_floating(x) else self.scale
+        return IMAGE_SCALE if self.scale is None and is_image(x) else self.scale
+
+    def warn_of_size(self, largest: float, examples: int, what: str) -> None:
+        """Warn of inputs that were hardly scaled as the training data were.
+
+        Parameters
+        ----------
+        largest : float
+            Their largest magnitude after the division.
+        examples : int
+            How many they are: a few may all be small.
+        what : str
+            The inputs, for the warning.
+        """
+        small = examples >= _MANY and 0 < largest * _FAR_BELOW < self.largest
+        if small or largest > _FAR_ABOVE * self.largest > 0:
+            divided = "" if self.scale is None else f" after the division by {self.scale:g}"
+            warn(
+                f"{what} have numbers up to {largest:.4g}, and the training data had numbers up to "
+                f"{self.largest:.4g}{divided}; scale both in the same way"
+            )
+
+    def labels_of(self, scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the predicted label of each row of scores; see `Sequential.predict_classes`."""
+        numbers: npt.NDArray[Any]
+        if self.probabilities == "softmax":
+            numbers = np.argmax(scores, axis=1)
+        else:
+            numbers = (scores > 0).astype("int64")
+            numbers = numbers[:, 0] if numbers.shape[1] == 1 else numbers
+        if self.classes is None:
+            return numbers
+        labels: npt.NDArray[Any] = np.array(self.classes)[numbers]
+        return labels
+
+
+def require_examples(x: Any, known: DataFormat | None) -> Any:
+    """Return inputs of `Sequential.predict` as an array with a row for each example."""
+    x = from_frame(x, "inputs")
+    if isinstance(x, np.ndarray):
+        x = plain_array(x, "inputs")
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        raise InputError(
+            f"predict expects an array or a DataFrame, got {type(x).__name__}; convert with "
+            "numpy.asarray(x)"
+        )
+    if known is not None and tuple(x.shape) == known.shape:
+        raise InputError(
+            f"predict expects examples of shape (batch, {', '.join(map(str, x.shape))}), got "
+            f"one of shape {tuple(x.shape)}; give x[None]"
+        )
+    if x.ndim == 0 or x.shape[0] == 0:
+        raise InputError(f"predict expects examples, got inputs of shape {tuple(x.shape)}")
+    return x
+
+
+def prepared_examples(
+    x: Array, size: int, known: DataFormat | None, device: Device, dtype: str
+) -> Iterator[Array]:
+    """Yield inputs of `Sequential.predict` in batches, as the layers take them.
+
+    Raises
+    ------
+    InputError
+        If a number is not finite.
+    DeviceError
+        If `x` is on another device.
+    """
+    if not isinstance(x, np.ndarray):
+        device.require(x, "the network")
+    images = is_image(x)
+    if known is None:
+        scale = IMAGE_SCALE if images else None
+    else:
+        scale = known.scale_of(x)
+        if images and not known.images and known.scale is None:
+            warn(
+                "inputs of uint8 are divided by 255 as images are, but the training data were not "
+                'divided; give inputs / 255, or inputs.astype("float32") to have them as they are'
+            )
+    largest, count = 0.0, x.shape[0]
+    for start in range(0, count, size):
+        part = prepare_inputs(x[start : min(start + size, count), ...], scale, device, dtype)
+        if not images and device_of(part) is not None:  # JAX is tracing
+            largest = max(largest, largest_magnitude(part, "inputs", start))
+        yield part
+    if known is not None:
+        known.warn_of_size(largest, count, f"inputs of {x.dtype}")
+
+
+def largest_magnitude(values: Array, name: str, first: int = 0) -> float:
+    """Return the largest magnitude of an array's numbers; this waits for the device.
+
+    Parameters
+    ----------
+    values : (examples, …) array
+        Not empty.
+    name : str
+        Of the values, for the error.
+    first : int, optional
+        The number of the first example, for the error.
+
+    Raises
+    ------
+    InputError
+        If a number is not finite.
+    """
+    xp = namespace_of(values, name)
+    count, columns = values.shape[0], math.prod(values.shape[1:])
+    size = max(1, _CHECKED // columns)
+    largest = 0.0
+    for start in range(0, count, size):
+        part = values[start : min(start + size, count), ...]
+        own = max(float(xp.max(part)), -float(xp.min(part)))  # both are nan if a number is
+        if not math.isfinite(own):
+            finite = xp.reshape(xp.astype(xp.isfinite(part), xp.int32), (-1,))
+            row, column = divmod(int(xp.argmin(finite, axis=0)), columns)
+            where = f", column {column}" if values.ndim == 2 else ""
+            raise InputError(
+                f"{name} hold a number that is not finite, first in example {first + start + row}"
+                f"{where}; drop or repair such examples"
+            )
+        largest = max(largest, own)
+    return largest
 
 
 def prepare_inputs(x: Array, scale: float | None, device: Device, dtype: str) -> Array:
@@ -70,3 +222,8 @@ def stored_dtype(x: Array, dtype: str) -> str:
 def is_image(x: Array) -> bool:
     """Return whether an array of any library is of uint8, which is not compared across them."""
     return str(x.dtype).rpartition(".")[2] == "uint8"
+
+
+def is_floating(x: Array) -> bool:
+    """Return whether an array of any library has a floating-point dtype."""
+    return "float" in str(x.dtype)

@@ -5,23 +5,23 @@ from __future__ import annotations
 import copy
 import importlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from os import PathLike
-from typing import Any, ClassVar, Self, TypeAlias, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from nnxp.arrays import Array, namespace_of
-from nnxp.checks import require_count, unknown_name, warn
-from nnxp.data_format import IMAGE_SCALE, DataFormat, is_image, prepare_inputs
+from nnxp.checks import require_count, unknown_name
+from nnxp.data_format import DataFormat, prepared_examples, require_examples
 from nnxp.devices import Device, open_device
 from nnxp.errors import CallOrderError, DeviceError, InputError
-from nnxp.frames import from_frame
 from nnxp.layers import Layer, Softmax
 from nnxp.layers.activations import sigmoid
 from nnxp.layers.base import require_no_layers
+from nnxp.parameters import Parameters, Slots, States
 from nnxp.parts import (
     Place,
     constructor_parameters,
@@ -29,102 +29,6 @@ from nnxp.parts import (
     encode_setting,
     settings_of,
 )
-
-Slots: TypeAlias = dict[str, tuple[Layer, str]]
-"""The layer and the key of each named array."""
-
-_LARGE_PIXEL = 16  # images that were scaled have smaller numbers
-
-
-class Parameters(MutableMapping[str, Array]):
-    """The parameters of a network as one ordered mapping; assignments change the layers.
-
-    ``parameters["W1"] -= step`` therefore works for mutable arrays (NumPy) and immutable ones
-    (JAX).
-    """
-
-    kind: ClassVar[str] = "parameter"
-    _attribute: ClassVar[str] = "params"  # of the layers
-
-    def __init__(self, slots: Slots, network: Sequential) -> None:
-        self._slots, self._network = slots, network
-
-    @property
-    def identity(self) -> object:
-        """An object that stands for the network, also after the network is deleted."""
-        return self._network._identity
-
-    @property
-    def trainable(self) -> dict[str, Array]:
-        """The arrays whose layers are not frozen, by name."""
-        return {name: self[name] for name, (layer, _) in self._slots.items() if layer.trainable}
-
-    def __getitem__(self, name: str) -> Array:
-        layer, key = self._slots[name]
-        array: Array = getattr(layer, self._attribute)[key]
-        return array
-
-    def __setitem__(self, name: str, value: Array) -> None:
-        if name not in self._slots:
-            raise unknown_name(self.kind, name, self._slots)
-        if value is not self[name]:  # an in-place change assigns the same array
-            self.place(name, self.matching_copy(name, value))
-
-    def place(self, name: str, array: Array) -> None:
-        """Assign `array` itself, without a check or a copy."""
-        layer, key = self._slots[name]
-        getattr(layer, self._attribute)[key] = array
-
-    def place_all(self, arrays: Mapping[str, Array]) -> None:
-        """Assign these arrays themselves, without checks or copies."""
-        for name, x in arrays.items():
-            self.place(name, x)
-
-    def hold(self, arrays: Mapping[str, Array]) -> bool:
-        """Return whether the layers hold these arrays themselves under their names."""
-        attribute = self._attribute
-        return all(
-            getattr(layer, attribute).get(key) is arrays[name]
-            for name, (layer, key) in self._slots.items()
-        )
-
-    def matching_copy(self, name: str, new: Array) -> Array:
-        """Return a copy of `new`, which may replace an array if shape and dtype are the same."""
-        old, layer = self[name], self.layer(name)
-        if layer.device is not None:
-            layer.device.require(new, f"{self.kind} {name}")
-            new = layer.device.asarray(new)  # without a graph of PyTorch's autograd
-        if tuple(new.shape) != tuple(old.shape) or new.dtype != old.dtype:
-            convert = "; convert it with astype" if tuple(new.shape) == tuple(old.shape) else ""
-            raise InputError(
-                f"{self.kind} {name} expects {tuple(old.shape)} {old.dtype}, got "
-                f"{tuple(new.shape)} {new.dtype}{convert}"
-            )
-        # A copy, since training changes arrays in place and `new` belongs to the caller.
-        return namespace_of(new, name).asarray(new, copy=True)
-
-    def layer(self, name: str) -> Layer:
-        """Return the layer of an array."""
-        return self._slots[name][0]
-
-    def __delitem__(self, name: str) -> None:
-        raise InputError(f"a network keeps all its arrays; {self.kind} {name} cannot be deleted")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._slots)
-
-    def __len__(self) -> int:
-        return len(self._slots)
-
-    def __repr__(self) -> str:
-        return "\n".join(f"{name}: {tuple(x.shape)} {x.dtype}" for name, x in self.items())
-
-
-class States(Parameters):
-    """The state of a network's layers as one ordered mapping; assignments change the layers."""
-
-    kind = "state"
-    _attribute = "state"
 
 
 class Sequential(Layer):
@@ -378,9 +282,9 @@ class Sequential(Layer):
     def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Return the outputs (scores) for inputs like those that `Trainer.fit` took.
 
-        They are moved to the network's device, converted to its dtype and scaled as in training;
-        uint8 is divided by 255 before any training. Several threads may predict at once, also while
-        another one trains.
+        They are moved to the network's device, converted to its dtype and divided by the training
+        data's scale (see `DataFormat.scale_of`); a warning is given if their size is another than
+        in training. Several threads may predict at once, also while another one trains.
 
         Parameters
         ----------
@@ -393,14 +297,21 @@ class Sequential(Layer):
         -------
         (batch, outputs) array
             On the network's device.
+
+        Raises
+        ------
+        InputError
+            If there are no examples, they have another shape, or a number is not finite.
+        DeviceError
+            If `x` is on another device.
         """
-        x = self._require_examples(x)
+        known, device, dtype = self.data_format, self.device, self.dtype
+        x = require_examples(x, known)
         count = x.shape[0]
         size = count if batch_size is None else require_count("batch_size", batch_size)
-        parts = [
-            self.forward(self._prepare(x[i : min(i + size, count), ...]))
-            for i in range(0, count, max(size, 1))
-        ]
+        if device is None or dtype is None:  # a network without arrays takes any
+            return self.forward(x)
+        parts = [self.forward(part) for part in prepared_examples(x, size, known, device, dtype)]
         return namespace_of(parts[0], self).concat(parts) if len(parts) > 1 else parts[0]
 
     def predict_proba(self, x: Any, *, batch_size: int | None = None) -> Array:
@@ -449,16 +360,7 @@ class Sequential(Layer):
         known = self._require_classes("predict_classes")
         scores = self.predict(x, batch_size=batch_size)
         host = np.asarray(scores if self.device is None else self.device.to_host(scores))
-        numbers: npt.NDArray[Any]
-        if known.probabilities == "softmax":
-            numbers = np.argmax(host, axis=1)
-        else:
-            numbers = (host > 0).astype("int64")
-            numbers = numbers[:, 0] if numbers.shape[1] == 1 else numbers
-        if known.classes is None:
-            return numbers
-        labels: npt.NDArray[Any] = np.array(known.classes)[numbers]
-        return labels
+        return known.labels_of(host)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the network to one file for predictions; `nnxp.load_network` reads it.
@@ -484,44 +386,6 @@ class Sequential(Layer):
             If safetensors is not installed.
         """
         importlib.import_module("nnxp.checkpoint").save_network(path, self)
-
-    def _require_examples(self, x: Any) -> Any:
-        """Return inputs of `predict` as an array with one row for each example."""
-        x = from_frame(x, "inputs")
-        if not hasattr(x, "shape") or not hasattr(x, "dtype"):
-            raise InputError(
-                f"predict expects an array or a DataFrame, got {type(x).__name__}; convert with "
-                "numpy.asarray(x)"
-            )
-        if self.data_format is not None and tuple(x.shape) == self.data_format.shape:
-            raise InputError(
-                f"predict expects examples of shape (batch, {', '.join(map(str, x.shape))}), got "
-                f"one of shape {tuple(x.shape)}; give x[None]"
-            )
-        if x.ndim == 0 or x.shape[0] == 0:
-            raise InputError(f"predict expects examples, got inputs of shape {tuple(x.shape)}")
-        return x
-
-    def _prepare(self, x: Any) -> Array:
-        """Return inputs as the layers take them; see `predict`."""
-        device, dtype, known = self.device, self.dtype, self.data_format
-        if device is None or dtype is None:
-            return cast(Array, x)
-        if not isinstance(x, np.ndarray):
-            device.require(x, repr(self))
-        images = is_image(x)
-        if known is None:
-            scale = IMAGE_SCALE if images else None
-        elif images or not known.images:
-            scale = known.scale
-        else:
-            scale = None
-            if isinstance(x, np.ndarray) and float(np.max(np.abs(x))) > _LARGE_PIXEL:
-                warn(
-                    f"the network was trained on uint8 images; inputs of {x.dtype} are taken as "
-                    "scaled already, but have numbers above 16; give uint8"
-                )
-        return prepare_inputs(x, scale, device, dtype)
 
     def _require_classes(self, method: str) -> DataFormat:
         known = self.data_format
@@ -568,7 +432,7 @@ class Sequential(Layer):
     def arrays(self) -> tuple[Parameters, States]:
         """Return `parameters()` and `states()`, which takes half the time of both calls."""
         parameters, states = self._slots()
-        return Parameters(parameters, self), States(states, self)
+        return Parameters(parameters, self._identity), States(states, self._identity)
 
     def gradients(self) -> dict[str, Array]:
         """Return the gradients of the last backward under the names of the trainable parameters.

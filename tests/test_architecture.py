@@ -41,12 +41,13 @@ ROOMS = {
     "plots": {"files", "history"},
     "losses": {"layers", "metrics", "parts"},
     "layers": {"devices", "initializers", "parts"},
-    "network": {"data_format", "devices", "frames", "layers", "parts"},
+    "network": {"data_format", "devices", "layers", "parameters", "parts"},
+    "parameters": {"layers"},
     "step": {"losses", "metrics", "network", "optimizers", "penalties", "transforms"},
     "models": {"devices", "initializers", "layers", "network"},
     "gradients": {"losses", "network"},
     "frames": set(),
-    "data_format": {"devices"},
+    "data_format": {"devices", "frames"},
     "data": {"data_format", "devices", "files", "frames", "random"},
     "testing": {"devices", "gradients", "layers", "losses", "network"},
     "checkpoint": {
@@ -82,7 +83,16 @@ ROOMS = {
         "step",
         "transforms",
     },
-    "capture": {"data", "devices", "layers", "network", "optimizers", "parts", "step"},
+    "capture": {
+        "data",
+        "devices",
+        "layers",
+        "network",
+        "optimizers",
+        "parameters",
+        "parts",
+        "step",
+    },
 }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
+import re
 import warnings
 
 import numpy as np
@@ -72,12 +74,79 @@ def test_predictions_scale_as_training_did(spec, scale, kind):
     assert trainer.evaluate(dataset).accuracy == pytest.approx(accuracy)
 
 
-def test_scaled_images_are_taken_as_they_are_and_large_floats_are_asked_about():
-    network = trained(IMAGES, LABELS)[0].network
-    expected = network.predict(IMAGES)
-    np.testing.assert_allclose(network.predict(IMAGES / 255), expected, rtol=1e-4, atol=1e-5)
-    with pytest.warns(UserWarning, match=r"trained on uint8 images; inputs of float64 .*uint8"):
-        network.predict(IMAGES.astype(float))
+def pixels(kind):
+    """Return the images as uint8, int64, "raw" floats up to 255, or floats "scaled" to 1."""
+    if kind == "scaled":
+        return IMAGES / 255
+    return IMAGES.astype("float64" if kind == "raw" else kind)
+
+
+@devices
+@pytest.mark.parametrize(
+    ("trained_on", "scale", "given", "divisor", "warning"),
+    [
+        ("uint8", "auto", "uint8", 255, ""),
+        ("uint8", "auto", "int64", 255, ""),
+        ("uint8", "auto", "scaled", 1, ""),
+        ("uint8", "auto", "raw", 1, "numbers up to 255, .* 1 after the division by 255; scale"),
+        ("uint8", 51, "int64", 51, ""),
+        ("uint8", 51, "raw", 1, "numbers up to 255, .* 5 after the division by 51"),
+        ("uint8", None, "uint8", 1, ""),
+        ("uint8", None, "int64", 1, ""),
+        ("uint8", None, "raw", 1, ""),
+        ("scaled", "auto", "scaled", 1, ""),
+        ("scaled", "auto", "uint8", 255, "uint8 are divided by 255 as images are, but"),
+        ("scaled", "auto", "int64", 1, "int64 have numbers up to 255, .* up to 1; scale both"),
+        ("scaled", "auto", "raw", 1, "float64 have numbers up to 255, .* up to 1; scale both"),
+        ("raw", 255, "uint8", 255, ""),
+        ("raw", 255, "int64", 255, ""),
+        ("raw", 255, "raw", 255, ""),
+        ("raw", 255, "scaled", 255, r"up to 0.003922, .* up to 1 after the division by 255"),
+    ],
+)
+def test_predict_divides_every_dtype_by_one_rule(spec, trained_on, scale, given, divisor, warning):
+    network = trained(pixels(trained_on), LABELS, scale=scale, dtype="float64", spec=spec)[
+        0
+    ].network
+    device, inputs = network.device, pixels(given)
+    expected = device.to_host(network.forward(device.asarray(inputs / divisor)))
+    for x in (inputs, device.asarray(inputs)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            scores = network.predict(x, batch_size=7)
+        np.testing.assert_allclose(device.to_host(scores), expected, rtol=1e-12, atol=1e-12)
+        assert [bool(re.search(warning, str(each.message))) for each in said] == [True] * bool(
+            warning
+        )
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "given", "scale", "divisor", "message"),
+    [
+        ("uint8", "uint8", "auto", 255, ""),
+        ("uint8", "int64", 255, 255, ""),
+        ("uint8", "raw", 255, 255, ""),
+        ("uint8", "scaled", "auto", 1, ""),
+        ("uint8", "int64", "auto", None, "int64, are divided by None.* data by 255.*scale=255.0"),
+        ("uint8", "uint8", None, None, "uint8, are divided by None.* data by 255.*scale=255.0"),
+        ("uint8", "raw", "auto", 1, "numbers up to 255, .* up to 1 after the division by 255"),
+        ("scaled", "scaled", "auto", 1, ""),
+        ("scaled", "uint8", "auto", 255, ""),
+        ("scaled", "int64", "auto", 1, "numbers up to 255, .* up to 1; scale both"),
+        ("scaled", "raw", 255, None, "float64, are divided by 255.0.* data by None.*scale=None"),
+    ],
+)
+def test_validation_data_are_divided_by_the_same_rule(trained_on, given, scale, divisor, message):
+    trainer, _ = trained(pixels(trained_on), LABELS, dtype="float64")
+    dataset = Dataset(pixels(given), LABELS, scale=scale)
+    if divisor is None:
+        with pytest.raises(nnxp.InputError, match=message):
+            trainer.evaluate(dataset)
+        return
+    with pytest.warns(UserWarning, match=message) if message else contextlib.nullcontext():
+        measured = trainer.evaluate(dataset).accuracy
+    scores = trainer.network.forward(pixels(given) / divisor)
+    assert measured == (scores.argmax(axis=1) == LABELS).mean()
 
 
 def test_untrained_network_divides_images_by_255():
@@ -149,6 +218,12 @@ def test_one_example_is_told_the_remedy():
         (np.ones((0, 8)), r"expects examples, got inputs of shape \(0, 8\)"),
         (np.ones((2, 7)), r"expects inputs of shape \(batch, 8\), got \(2, 7\)"),
         (np.array([["a"] * 8]), "expects an array of numbers, got dtype <U1"),
+        (np.array([[1.0] * 7 + [None]]), "inputs have a missing value in column 7, row 0"),
+        (
+            np.array([[1.0] * 8] * 2 + [[1.0] * 3 + [np.nan] * 5]),
+            "finite, first in example 2, col.* 3",
+        ),
+        (np.array([[-np.inf] * 8]), "not finite, first in example 0, column 0"),
         (np.array(1.0), r"got inputs of shape \(\)"),
     ],
 )

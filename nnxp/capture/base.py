@@ -13,8 +13,9 @@ from nnxp.arrays import Array
 from nnxp.capture.contents import Contents
 from nnxp.data.batches import Batches
 from nnxp.errors import InputError
-from nnxp.network import Parameters, Sequential
+from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
+from nnxp.parameters import Parameters
 from nnxp.parts import Part, definition, numbers_of
 from nnxp.step import Step
 

@@ -334,7 +334,10 @@ def _read_data_format(described: Mapping[str, Any] | None) -> DataFormat | None:
         classes = tuple(classes)
         if len(set(classes)) < len(classes):
             raise CheckpointError("its classes are not different labels")
-    return DataFormat(shape, described["images"], scale, classes, kind)
+    largest = described["largest"]
+    if type(largest) not in (int, float) or not 0 <= largest < math.inf:
+        raise CheckpointError("its data format is damaged")
+    return DataFormat(shape, described["images"], scale, float(largest), classes, kind)
 
 
 def _read_frozen(metadata: Mapping[str, Any], network: Sequential) -> list[Layer]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from nnxp.arrays import is_numpy_subclass
 from nnxp.checks import POSITIVE, Rng, require_count, require_number, require_rng, warn
-from nnxp.data_format import IMAGE_SCALE, Label
+from nnxp.data_format import IMAGE_SCALE, Label, largest_magnitude
 from nnxp.errors import InputError
 from nnxp.frames import from_frame, plain_array
 
@@ -122,8 +121,8 @@ class Dataset:
                 "Dataset expects integer labels of at most 32 bits, got one that needs more; give "
                 "targets as floating-point numbers, or all labels with classes=numpy.unique(labels)"
             )
-        largest = _largest(inputs, "inputs")
-        _largest(labels, "labels")
+        largest = largest_magnitude(inputs, "inputs")
+        largest_magnitude(labels, "labels")
         if weights is not None:
             weights = _require_weights(weights, len(inputs))
         scale = _require_scale(scale, inputs, largest)
@@ -404,25 +403,3 @@ def one_hot(labels: npt.NDArray[Any], classes: int) -> npt.NDArray[np.uint8]:
     rows = np.zeros((len(labels), classes), np.uint8)
     rows[np.arange(len(labels)), labels] = 1
     return rows
-
-
-_CHECKED = 1 << 20  # numbers that are checked at a time, to take little memory
-
-
-def _largest(values: npt.NDArray[Any], name: str) -> float:
-    """Return the largest magnitude; raise an `InputError` if a number is not finite."""
-    size = max(1, _CHECKED // math.prod(values.shape[1:]))
-    largest = 0.0
-    for start in range(0, len(values), size):
-        part = values[start : start + size]
-        # Both are nan if a number is.
-        own = max(float(part.max()), -float(part.min()))
-        if not math.isfinite(own):
-            index = np.argwhere(~np.isfinite(part))[0]
-            column = f", column {index[1]}" if len(index) == 2 else ""
-            raise InputError(
-                f"{name} hold a number that is not finite, first in example {start + index[0]}"
-                f"{column}; drop or repair such examples"
-            )
-        largest = max(largest, own)
-    return largest

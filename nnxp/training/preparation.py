@@ -17,7 +17,7 @@ from nnxp.data.stream import BatchStream
 from nnxp.data_format import DataFormat, Label, is_image
 from nnxp.devices import Device
 from nnxp.errors import InputError
-from nnxp.layers import BatchNorm, Layer, Standardize
+from nnxp.layers import BatchNorm, Flatten, Layer, Standardize
 from nnxp.layers.base import require_no_layers
 from nnxp.losses import Loss
 from nnxp.metrics import Metric
@@ -135,10 +135,10 @@ def with_class_numbers(dataset: Dataset, network: Sequential, loss: Loss) -> Dat
 
 def data_format_of(dataset: Dataset, loss: Loss) -> DataFormat:
     """Return what a network that is trained on a data set must know to predict."""
-    inputs = dataset.inputs
+    inputs, scale = dataset.inputs, dataset.scale
     return DataFormat(
-        tuple(inputs.shape[1:]), is_image(inputs), dataset.scale, dataset.classes,
-        loss.probabilities,
+        tuple(inputs.shape[1:]), is_image(inputs), scale, dataset.largest / (scale or 1),
+        dataset.classes, loss.probabilities,
     )  # fmt: skip
 
 
@@ -150,13 +150,15 @@ def in_format(dataset: Dataset, trained_on: DataFormat, name: str) -> Dataset:
     InputError
         If its labels are of another kind, or its inputs are divided by another number.
     """
-    images = is_image(dataset.inputs)
-    # Floating-point inputs beside images were scaled by the user.
-    if images == trained_on.images and dataset.scale != trained_on.scale:
+    expected, images = trained_on.scale_of(dataset.inputs), is_image(dataset.inputs)
+    if dataset.scale not in (expected, trained_on.scale):
         raise InputError(
-            f"the {name} data are divided by {dataset.scale}, and the training data by "
-            f"{trained_on.scale}; give both data sets scale={trained_on.scale}"
+            f"the {name} data, {dataset.inputs.dtype}, are divided by {dataset.scale}, and the "
+            f"training data by {trained_on.scale}; give both data sets scale={trained_on.scale}"
         )
+    if not (images and trained_on.images):
+        largest = dataset.largest / (dataset.scale or 1)
+        trained_on.warn_of_size(largest, len(dataset), f"the {name} data")
     try:
         return dataset.with_classes(trained_on.classes)
     except InputError as error:
@@ -190,16 +192,29 @@ def _through(layers: Iterable[Layer], x: Array) -> Array:
 
 def hint_at_scale(network: Sequential, dataset: Dataset) -> None:
     """Warn once of inputs that were not scaled: networks learn badly from large numbers."""
-    inputs = dataset.inputs
     normalized = any(isinstance(layer, (Standardize, BatchNorm)) for layer in network.leaves()[:2])
-    if is_image(inputs) or dataset.scale is not None or normalized:
+    if is_image(dataset.inputs) or dataset.scale is not None or normalized:
         return
-    if dataset.largest > _UNSCALED:
-        warn(
-            f"the inputs have numbers up to {dataset.largest:.4g}, and networks learn well from "
-            "numbers around 1; use nnxp.Sequential([nnxp.Standardize(), *network]), or give the Dataset a "
-            "scale"
-        )
+    if dataset.largest <= _UNSCALED:
+        return
+    remedy = f"give the Dataset a scale, such as scale={dataset.largest:.4g}"
+    flat = isinstance(network[0], Flatten)
+    if flat or dataset.inputs.ndim == 2:
+        settings = [
+            f"{name}={value!r}"
+            for name, value, default in (
+                ("dtype", network.dtype, "float32"),
+                ("device", str(network.device and network.device.spec), "cpu"),
+            )
+            if value != default
+        ]
+        layer = f"nnxp.Standardize({', '.join(settings)})"
+        layers = f"network[0], {layer}, *network[1:]" if flat else f"{layer}, *network"
+        remedy = f"use nnxp.Sequential([{layers}]), or {remedy}"
+    warn(
+        f"the inputs have numbers up to {dataset.largest:.4g}, and networks learn well from "
+        f"numbers around 1; {remedy}"
+    )
 
 
 def require_callbacks(callbacks: object) -> list[Callback]:
