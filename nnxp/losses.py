@@ -93,6 +93,24 @@ class Loss(Part):
         host. By default nothing is checked.
         """
 
+    def example_weights(self, labels: Array, like: Array) -> Array | None:
+        """Return how much the loss lets each example count, beside its own weight.
+
+        The mean over several batches is that weighted by their sums. By default None: all examples
+        count the same.
+
+        Parameters
+        ----------
+        labels : array
+        like : array
+            An array of the same library and device, whose dtype the weights have.
+
+        Returns
+        -------
+        (batch,) array or None
+        """
+        return None
+
     def correct(self, scores: Array, labels: Array) -> Array | None:
         """Return for each row whether the scores are correct; None if there are no classes.
 
@@ -294,7 +312,7 @@ class SoftmaxWithLoss(Loss):
             losses = xp.sum(targets * xp.where(targets > 0, of_classes, 0.0), axis=1)
             sums = xp.sum(targets, axis=1)
         else:
-            targets = self._hot(xp, scores, labels)
+            targets = self._hot(xp, labels, classes)
             losses = xp.log(z) - xp.max(xp.where(targets, shifted, -math.inf), axis=1)
             if scale is not None:
                 norms = xp.sum(xp.where(targets, scale[None, :], 0.0), axis=1)
@@ -322,11 +340,20 @@ class SoftmaxWithLoss(Loss):
         whole = p if sums is None else p * sums[:, None]
         return self._scale(xp, whole - xp.astype(targets, p.dtype), shares, p.shape[0])
 
-    def _hot(self, xp: Namespace, scores: Array, labels: Array) -> Array:
+    def example_weights(self, labels: Array, like: Array) -> Array | None:
+        """Return the weight of each label's class; None for rows of probabilities."""
+        xp = namespace_of(labels, self)
+        scale = self._weights_at(xp, like)
+        if scale is None or (labels.ndim == 2 and xp.isdtype(labels.dtype, "real floating")):
+            return None
+        targets = self._hot(xp, labels, scale.shape[0])
+        return xp.sum(xp.where(targets, scale[None, :], 0.0), axis=1)
+
+    def _hot(self, xp: Namespace, labels: Array, classes: int) -> Array:
         """Return class numbers or one-hot rows as boolean rows."""
-        if tuple(labels.shape) == tuple(scores.shape):
+        if labels.ndim == 2 and labels.shape[1] == classes:
             return xp.astype(labels, xp.bool)
-        numbers = xp.arange(scores.shape[1], dtype=xp.int32, device=device_of(scores))
+        numbers = xp.arange(classes, dtype=xp.int32, device=device_of(labels))
         result: Array = xp.reshape(labels, (-1, 1)) == numbers[None, :]
         return result
 

@@ -101,6 +101,7 @@ class Step:
         # All parts have the random numbers of one batch.
         drawing = [layer for layer in self.network.leaves() if hasattr(layer, "row_offset")]
         kept = [(layer, layer.row_offset, layer.state["counter"]) for layer in drawing]
+        counts = _example_weights(self.loss, labels, inputs, weights)
         values: list[Array] = []
         gradients: dict[str, Array] = {}
         for start in range(0, rows, size):
@@ -109,8 +110,8 @@ class Step:
             part = slice(start, min(start + size, rows))
             own = None if weights is None else weights[part, ...]
             share: Any = (part.stop - start) / rows
-            if own is not None and weights is not None:
-                share = _share(own, weights)
+            if counts is not None:
+                share = _share(counts[part, ...], counts)
             values.append(share * self._backpropagate(inputs[part, ...], labels[part, ...], own))
             for name, x in self.network.gradients().items():
                 gradients[name] = gradients[name] + share * x if name in gradients else share * x
@@ -150,6 +151,14 @@ class Step:
 def _weighted(weights: Array | None) -> dict[str, Any]:
     """Return the argument of weights; none where there are none, for parts that know of none."""
     return {} if weights is None else {"weights": weights}
+
+
+def _example_weights(loss: Loss, labels: Array, like: Array, weights: Array | None) -> Array | None:
+    """Return how much each example counts in the mean loss; None if all count the same."""
+    own = loss.example_weights(labels, like)
+    if own is None or weights is None:
+        return weights if own is None else own
+    return own * weights
 
 
 def _share(own: Array, weights: Array) -> Array:
@@ -192,10 +201,19 @@ def measured_sums(
     Returns
     -------
     dict of str to array
-        1-D, in the dtype of the scores. ``"accuracy"`` is missing if there are no classes.
+        1-D, in the dtype of the scores. ``"loss"`` is the sum of the losses, followed by the sum of
+        the examples' weights if the loss weights them itself. ``"accuracy"`` is missing if there
+        are no classes.
     """
     xp = namespace_of(scores, loss)
-    sums = {"loss": value * (scores.shape[0] if weights is None else xp.sum(weights))}
+    counts = _example_weights(loss, labels, scores, weights)
+    if counts is None:
+        sums = {"loss": value * scores.shape[0]}
+    elif counts is weights:
+        sums = {"loss": value * xp.sum(counts)}
+    else:
+        total = xp.sum(counts)
+        sums = {"loss": xp.stack([value * total, total])}
     correct = loss.correct(scores, labels)
     if correct is not None:
         correct = xp.astype(correct, value.dtype)

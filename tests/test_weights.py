@@ -22,8 +22,15 @@ devices = pytest.mark.parametrize(
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(40, 6))
 LABELS = RNG.integers(0, 3, 40)
+
+
+def class_weighted():
+    return nnxp.SoftmaxWithLoss(0.1, class_weights=[1, 20, 0.1])
+
+
 TARGETS = {
     nnxp.SoftmaxWithLoss: LABELS,
+    class_weighted: LABELS,
     nnxp.SigmoidWithLoss: nnxp.data.one_hot(LABELS, 3),
     nnxp.MeanSquaredError: RNG.normal(size=(40, 3)),
     nnxp.Huber: RNG.normal(size=(40, 3)),
@@ -43,7 +50,7 @@ def repeated(loss):
 def trained(loss, dataset, spec="cpu", batch_size=None, capture="auto", **options):
     device_or_skip(spec)
     network = nnxp.mlp([6, 5, 3], rng=0, dtype="float64", device=spec)
-    metrics = [nnxp.metrics.F1(3)] if loss is nnxp.SoftmaxWithLoss else [nnxp.metrics.R2()]
+    metrics = [nnxp.metrics.F1(3)] if TARGETS[loss] is LABELS else [nnxp.metrics.R2()]
     trainer = nnxp.Trainer(
         network, loss(), nnxp.Momentum(0.1), penalty=nnxp.L2(0.01), metrics=metrics, capture=capture
     )
@@ -87,6 +94,29 @@ def test_weighted_batches_are_captured_and_accumulated(loss):
     assert captured.captured == "captured"
     assert_close(captured, plain)
     assert_close(trained(loss, weighted(loss), batch_size=4, accumulate=3), plain)
+
+
+@devices
+@pytest.mark.parametrize("weights", [None, COUNTS])
+@pytest.mark.parametrize("labels", [LABELS, LABELS[:, None], nnxp.data.one_hot(LABELS, 3)])
+def test_class_weights_are_means_over_all_batches(spec, weights, labels):
+    device_or_skip(spec)
+    dataset = Dataset(INPUTS, labels, weights=weights)
+    network = nnxp.mlp([6, 5, 3], rng=0, dtype="float64", device=spec)
+    trainer = nnxp.Trainer(network, class_weighted(), nnxp.SGD(1e-9))
+    trainer.fit(dataset, epochs=1, batch_size=7, rng=0, validation=dataset)
+    device = network.device
+    whole = float(
+        trainer.loss.forward(
+            network.predict(INPUTS),
+            device.asarray(labels.astype("int32")),
+            weights=None if weights is None else device.asarray(weights, dtype="float64"),
+        )
+    )
+    assert trainer.evaluate(dataset, batch_size=7).loss == pytest.approx(whole, rel=1e-12)
+    assert trainer.history[0].validation_loss == pytest.approx(whole, rel=1e-12)
+    # Rates of 1e-9 change the loss by about as much.
+    assert trainer.history[0].train_loss == pytest.approx(whole, rel=1e-7)
 
 
 def test_split_and_share_keep_weights(tmp_path):

@@ -111,7 +111,8 @@ def _figures(
     """Return the figures of these sums over `count` examples; without those that are nan."""
     if not totals:
         return Evaluation()
-    figures = {"loss": penalty + totals["loss"][0] / count}
+    total, *weight = totals["loss"]  # the loss may weight the examples itself
+    figures = {"loss": penalty + total / (weight[0] if weight else count)}
     if "accuracy" in totals:
         figures["accuracy"] = totals["accuracy"][0] / count
     for metric in metrics:

@@ -258,8 +258,7 @@ class Trainer:
         accumulate : int, optional
             Steps of ``accumulate * batch_size`` examples, whose gradients are computed
             `batch_size` examples at a time, which needs less memory. The gradients are those of the
-            large batch, except that `BatchNorm` uses the statistics of the small ones, and that
-            `class_weights` of a loss are normalized in each of them.
+            large batch, except that `BatchNorm` uses the statistics of the small ones.
         verbose : bool, optional
             Add `nnxp.callbacks.Progress`.
         checkpoint : path, optional
