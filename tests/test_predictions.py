@@ -201,6 +201,35 @@ def test_large_inputs_get_one_hint_whose_remedies_work():
         trained(inputs, LABELS, first=[nnxp.Standardize])
 
 
+@devices
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("flat", [True, False])
+def test_the_hint_for_large_inputs_works_as_printed(spec, dtype, flat):
+    device_or_skip(spec)
+    place = {"dtype": dtype, "device": spec}
+    inputs = TABLE.reshape(60, *((8,) if flat else (2, 4))) * 1000
+    dataset = Dataset(inputs, LABELS)
+
+    def fit(network, dataset):
+        trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+        return trainer.fit(dataset, epochs=1, batch_size=20, rng=0)[0].train_loss
+
+    def new_network():
+        layers = nnxp.mlp([8, 6, 2], rng=0, **place)
+        return layers if flat else nnxp.Sequential([nnxp.Flatten(), *layers])
+
+    with pytest.warns(
+        UserWarning, match=r"use nnxp.Sequential\(.*give the Dataset a scale"
+    ) as said:
+        fit(new_network(), dataset)
+    message = str(said[0].message)
+    code = re.search(r"use (nnxp.*) with new weights, or", message)[1]
+    scale = float(re.search(r"such as scale=(\S+)", message)[1])
+    network = eval(code, {"nnxp": nnxp, "network": new_network()})
+    assert fit(network, dataset) < 2  # warnings are errors
+    assert fit(new_network(), Dataset(inputs, LABELS, scale=scale)) < 2
+
+
 # What predict takes
 
 

@@ -199,7 +199,7 @@ def test_regression_has_no_accuracy():
         ),
         (
             {"validation": 3},
-            "validation must be a data set or a share: a split needs a share between 0 and 1",
+            r"a data set or a share between 0 and 1, got 3; dataset.split\(.* number of examples",
         ),
         ({"validation": "3"}, "expected a Dataset, got str"),
         (

@@ -169,16 +169,43 @@ def test_parts_that_know_no_weights_are_named():
     dataset = weighted(nnxp.SoftmaxWithLoss)
     loss = nnxp.SoftmaxWithLoss()
     for trainer, message in [
-        (nnxp.Trainer(nnxp.mlp([6, 3], rng=0), OwnLoss(), nnxp.SGD(0.1)), "OwnLoss.* give its for"),
+        (
+            nnxp.Trainer(nnxp.mlp([6, 3], rng=0), OwnLoss(), nnxp.SGD(0.1)),
+            r"OwnLoss.*forward does not take; give it",
+        ),
         (
             nnxp.Trainer(nnxp.mlp([6, 3], rng=0), loss, nnxp.SGD(0.1), metrics=[OwnMetric()]),
-            "OwnMetric.* give its measure a parameter weights=None",
+            r"OwnMetric.*measure does not take; give it a parameter weights=None",
         ),
         (OwnStep(nnxp.mlp([6, 3], rng=0), loss, nnxp.SGD(0.1)), "this trainer's own step"),
     ]:
         with pytest.raises(nnxp.InputError, match=message):
             trainer.fit(dataset, epochs=1, batch_size=10, rng=0)
+        batches = nnxp.data.Batches(dataset, 10, device="cpu", dtype="float32", rng=0)
+        with pytest.raises(nnxp.InputError, match=message):
+            trainer.train_epoch(batches)
         assert trainer.optimizer.steps == 0
+
+
+def test_parts_that_take_any_arguments_take_weights():
+    class AnyLoss(nnxp.MeanSquaredError):
+        def forward(self, scores, labels, **options):
+            return super().forward(scores, labels, **options)
+
+    class AnyStep(nnxp.Trainer):
+        def step(self, *batch):
+            return super().step(*batch)
+
+    dataset = weighted(nnxp.MeanSquaredError)
+    for kind, loss in ((nnxp.Trainer, AnyLoss()), (AnyStep, nnxp.MeanSquaredError())):
+        trainers = []
+        for made in (kind, nnxp.Trainer):
+            network = nnxp.mlp([6, 3], rng=0, dtype="float64")
+            own = loss if made is kind else nnxp.MeanSquaredError()
+            trainers.append(made(network, own, nnxp.SGD(0.1), capture=False))
+            trainers[-1].fit(dataset, epochs=1, batch_size=10, rng=0)
+        W1, expected = (trainer.network.parameters()["W1"] for trainer in trainers)
+        np.testing.assert_allclose(W1, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

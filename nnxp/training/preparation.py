@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -65,13 +65,9 @@ def require_suitable(batches: Batches, name: str, step: Step) -> dict[str, Array
     if batches.rng is not None:
         _require_large_batches(batches, step)
     if dataset.weights is not None:
-        functions: list[Any] = [step.loss.forward, *(x.measure for x in step.metrics)]
-        for function in functions:
-            if "weights" not in inspect.signature(function).parameters:
-                raise InputError(
-                    f"the {name} data have weights, which {function.__self__!r} does not take; "
-                    f"give its {function.__name__} a parameter weights=None"
-                )
+        require_weights_taken(step.loss.forward, f"{step.loss!r}.forward", name)
+        for metric in step.metrics:
+            require_weights_taken(metric.measure, f"{metric!r}.measure", name)
     largest_label = max(abs(float(dataset.labels.min())), abs(float(dataset.labels.max())))
     largest = max(dataset.largest, largest_label)
     if largest > float(np.finfo(dtype).max):
@@ -98,6 +94,29 @@ def require_suitable(batches: Batches, name: str, step: Step) -> dict[str, Array
             return sums
     except InputError as error:
         raise InputError(f"the {name} data do not suit: {error}") from error
+
+
+def require_weights_taken(
+    function: Callable[..., Any], what: str, name: str, kind: object = inspect.Parameter.VAR_KEYWORD
+) -> None:
+    """Raise an `InputError` unless a function takes the examples' weights.
+
+    Parameters
+    ----------
+    function : callable
+    what : str
+        The function, for the error.
+    name : str
+        Of the data set that has weights, for the error.
+    kind : inspect's kind of parameter, optional
+        What takes any arguments, in the way that the function is called.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    if not any(x.name == "weights" or x.kind is kind for x in parameters):
+        raise InputError(
+            f"the {name} data have weights, which {what} does not take; give it a parameter "
+            "weights=None"
+        )
 
 
 def _require_outputs(classes: tuple[Label, ...], outputs: tuple[int, ...]) -> None:
@@ -210,7 +229,7 @@ def hint_at_scale(network: Sequential, dataset: Dataset) -> None:
         ]
         layer = f"nnxp.Standardize({', '.join(settings)})"
         layers = f"network[0], {layer}, *network[1:]" if flat else f"{layer}, *network"
-        remedy = f"use nnxp.Sequential([{layers}]), or {remedy}"
+        remedy = f"use nnxp.Sequential([{layers}]) with new weights, or {remedy}"
     warn(
         f"the inputs have numbers up to {dataset.largest:.4g}, and networks learn well from "
         f"numbers around 1; {remedy}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 import time
 from collections import Counter
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from inspect import Parameter
 from numbers import Real
 from pathlib import Path
 from typing import Any, Self
@@ -52,6 +52,7 @@ from nnxp.training.preparation import (
     require_representable,
     require_suitable,
     require_trainable,
+    require_weights_taken,
     with_class_numbers,
 )
 from nnxp.training.stepping import Stepper, require_capture
@@ -313,6 +314,11 @@ class Trainer:
                 dataset = dataset.with_classes(known.classes)
             dataset = with_class_numbers(dataset, self.network, self.loss)
             if isinstance(held_out, Real):
+                if not 0 < float(held_out) < 1:
+                    raise InputError(
+                        "validation must be a data set or a share between 0 and 1, got "
+                        f"{held_out!r}; dataset.split(…, rng=0) also takes a number of examples"
+                    )
                 dataset, held_out = self._take_share(dataset, float(held_out), rng)
             data = [self._batches(dataset, size * accumulate, rng)]
             self._micro_batch_size = size if accumulate > 1 else None
@@ -338,13 +344,6 @@ class Trainer:
         own_step = self._has_own_step()
         if own_step and isinstance(data[0], BatchStream):
             raise InputError("a trainer with a step of its own needs a Dataset to train on")
-        if own_step and data[0].dataset.weights is not None:
-            taken = inspect.signature(self.step).parameters
-            if "weights" not in taken:
-                raise InputError(
-                    "the training data have weights, which this trainer's own step does not take; "
-                    "give it a parameter weights=None"
-                )
         running = train_metrics == "running" and not own_step
         first_sums = {name: x * 0.0 for name, x in sums.items() if running}
         if held_out is not None:
@@ -587,7 +586,7 @@ class Trainer:
         try:
             parts = dataset.split(share, rng=split.seed)
         except InputError as error:
-            raise InputError(f"validation must be a data set or a share: {error}") from None
+            raise InputError(f"validation as a share of the training data: {error}") from None
         self._split = split
         return parts
 
@@ -615,6 +614,10 @@ class Trainer:
 
     def _require_suitable_training(self, batches: Batches, step: Step) -> dict[str, Array]:
         """Return the first sums; see `require_suitable`. Statistics are set if nothing is wrong."""
+        if self._has_own_step() and batches.dataset.weights is not None:
+            require_weights_taken(
+                self.step, "this trainer's own step", "training", Parameter.VAR_POSITIONAL
+            )
         layers = [x for x in self.network.leaves() if isinstance(x, Standardize)]
         before = [(x, dict(x.state), x.features) for x in layers]
         try:
