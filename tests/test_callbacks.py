@@ -395,7 +395,10 @@ def test_seeds_are_generators():
         ({"callbacks": callbacks.Progress()}, r"callbacks must be a list, got .*; use \["),
         ({"callbacks": [print]}, "a callback must be an object of nnxp.callbacks.Callback"),
         ({"callbacks": [AfterEpoch(print)] * 2}, "the same callback is given twice"),
-        ({"validation": 1.0}, "a share between 0 and 1, or a number of examples, that leaves some"),
+        (
+            {"validation": 1.0},
+            r"a share between 0 and 1, got 1.0; dataset.split\(.*number of examples",
+        ),
         ({"validation": 0}, "a share between 0 and 1"),
         ({"validation": 1e-9}, "a share between 0 and 1"),
         ({"train_metrics": "before"}, 'train_metrics must be "running" or "after", got \'before\''),

@@ -152,13 +152,33 @@ def with_class_numbers(dataset: Dataset, network: Sequential, loss: Loss) -> Dat
     return dataset.with_classes(tuple(values.tolist())) if len(values) == expected else dataset
 
 
-def data_format_of(dataset: Dataset, loss: Loss) -> DataFormat:
-    """Return what a network that is trained on a data set must know to predict."""
-    inputs, scale = dataset.inputs, dataset.scale
+def data_format_of(dataset: Dataset, step: Step, keeps_classes: bool) -> DataFormat:
+    """Return what a network that is trained on a data set must know to predict.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    step : Step
+        Its network and loss are used.
+    keeps_classes : bool
+        Whether the classes of an earlier training remain, as labels are given as their numbers.
+    """
+    inputs, scale, known = dataset.inputs, dataset.scale, step.network.data_format
+    classes = known.classes if known is not None and keeps_classes else dataset.classes
     return DataFormat(
-        tuple(inputs.shape[1:]), is_image(inputs), scale, dataset.largest / (scale or 1),
-        dataset.classes, loss.probabilities,
+        tuple(inputs.shape[1:]), is_image(inputs), scale, dataset.largest / (scale or 1), classes,
+        step.loss.probabilities,
     )  # fmt: skip
+
+
+def warn_of_other_scale(known: DataFormat | None, trained_on: DataFormat) -> None:
+    """Warn if a network is trained on inputs that are divided by another number than before."""
+    if known is None or known.images != trained_on.images or known.scale == trained_on.scale:
+        return
+    warn(
+        f"the network was trained on inputs divided by {known.scale}, and these are divided by "
+        f"{trained_on.scale}; predict now divides by the latter"
+    )
 
 
 def in_format(dataset: Dataset, trained_on: DataFormat, name: str) -> Dataset:

@@ -53,6 +53,7 @@ from nnxp.training.preparation import (
     require_suitable,
     require_trainable,
     require_weights_taken,
+    warn_of_other_scale,
     with_class_numbers,
 )
 from nnxp.training.stepping import Stepper, require_capture
@@ -303,29 +304,18 @@ class Trainer:
             raise InputError("checkpoint_every needs a checkpoint to write; give its path")
         if verbose:  # last, so that a line is printed once the checkpoint is written
             given.append(Progress())
+        batches: Batches
         held_out: object = validation
-        data: list[Batches]
-        known = self.network.data_format
         if isinstance(train, Dataset):
             size = require_count("batch_size", batch_size)
             rng = self._generator(rng)
-            dataset = train
-            if known is not None and known.classes is not None:
-                dataset = dataset.with_classes(known.classes)
-            dataset = with_class_numbers(dataset, self.network, self.loss)
-            if isinstance(held_out, Real):
-                if not 0 < float(held_out) < 1:
-                    raise InputError(
-                        "validation must be a data set or a share between 0 and 1, got "
-                        f"{held_out!r}; dataset.split(…, rng=0) also takes a number of examples"
-                    )
-                dataset, held_out = self._take_share(dataset, float(held_out), rng)
-            data = [self._batches(dataset, size * accumulate, rng)]
-            self._micro_batch_size = size if accumulate > 1 else None
+            train, held_out = self._examples(train, held_out, rng)
+            batches = self._batches(train, size * accumulate, rng)
+            micro_batch_size = size if accumulate > 1 else None
         else:
-            data = [BatchStream(train, device=self._device, dtype=self._dtype)]
-            for name, given_value in (("batch_size", batch_size), ("rng", rng)):
-                if given_value is not None:
+            batches = BatchStream(train, device=self._device, dtype=self._dtype)
+            for name, value in (("batch_size", batch_size), ("rng", rng)):
+                if value is not None:
                     raise InputError(
                         f"fit takes no {name} with an iterable of batches, which has its own; "
                         "leave it out"
@@ -334,38 +324,29 @@ class Trainer:
                 raise InputError(
                     'accumulate, a share as validation and train_metrics="after" need a Dataset'
                 )
-            rng = self.rng
+            if self._has_own_step():
+                raise InputError("a trainer with a step of its own needs a Dataset to train on")
+            rng, micro_batch_size = self.rng, None
         step = self._whole_step()
-        trained_on = data_format_of(data[0].dataset, self.loss)
-        if known is not None and isinstance(data[0], BatchStream):
-            trained_on = replace(trained_on, classes=known.classes)
-        sums = self._require_suitable_training(data[0], step)
+        step.micro_batch_size = micro_batch_size
+        data = [batches]
+        sums = self._require_suitable_training(batches, step)
         self.measured = ("epoch", *(f"train_{name}" for name in sums))
-        own_step = self._has_own_step()
-        if own_step and isinstance(data[0], BatchStream):
-            raise InputError("a trainer with a step of its own needs a Dataset to train on")
-        running = train_metrics == "running" and not own_step
+        running = train_metrics == "running" and not self._has_own_step()
         first_sums = {name: x * 0.0 for name, x in sums.items() if running}
+        trained_on = data_format_of(batches.dataset, step, isinstance(batches, BatchStream))
         if held_out is not None:
             held_out = in_format(require_dataset(held_out), trained_on, "validation")
             data.append(self._batches(held_out, EVALUATION_BATCH_SIZE))
             sums = require_suitable(data[1], "validation", step)
             self.measured += tuple(f"validation_{name}" for name in sums)
         self.measured += ("seconds",) if self.penalty is None else ("penalty", "seconds")
-        self._require_resumable(data[0])
+        self._require_resumable(batches)
         if not self.optimizer.steps:
-            hint_at_scale(self.network, data[0].dataset)
-        if (
-            known is not None
-            and known.images == trained_on.images
-            and known.scale != trained_on.scale
-        ):
-            warn(
-                f"the network was trained on inputs divided by {known.scale}, and these are "
-                f"divided by {trained_on.scale}; predict now divides by the latter"
-            )
+            hint_at_scale(self.network, batches.dataset)
+        warn_of_other_scale(self.network.data_format, trained_on)
         self.network.data_format = trained_on
-        self.rng = rng
+        self.rng, self._micro_batch_size = rng, micro_batch_size
         self._give_states(given)
         with contextlib.ExitStack() as stack:
             stack.callback(setattr, self, "_micro_batch_size", None)
@@ -576,10 +557,25 @@ class Trainer:
             raise InputError("fit needs a seed or a generator: give rng=0, for example")
         return self.rng if rng is None and self.rng is not None else require_rng(rng)
 
-    def _take_share(
-        self, dataset: Dataset, share: float, rng: np.random.Generator
-    ) -> tuple[Dataset, Dataset]:
-        """Return the training and the validation examples of a data set."""
+    def _examples(
+        self, dataset: Dataset, held_out: object, rng: np.random.Generator
+    ) -> tuple[Dataset, object]:
+        """Return the training examples with class numbers, and what is given as validation.
+
+        That is a part of the examples if `held_out` is a share.
+        """
+        known = self.network.data_format
+        if known is not None and known.classes is not None:
+            dataset = dataset.with_classes(known.classes)
+        dataset = with_class_numbers(dataset, self.network, self.loss)
+        if not isinstance(held_out, Real):
+            return dataset, held_out
+        share = float(held_out)
+        if not 0 < share < 1:
+            raise InputError(
+                f"validation must be a data set or a share between 0 and 1, got {held_out!r}; "
+                "dataset.split(…, rng=0) also takes a number of examples"
+            )
         split = self._split
         if split is None or (split.share, split.examples) != (share, len(dataset)):
             split = Split(share, len(dataset), int(rng.integers(2**31)))
