@@ -21,6 +21,16 @@ BACKENDS = {
     "jax-cuda": ("jax:cuda", pytest.mark.gpu),
 }
 
+devices = pytest.mark.parametrize(
+    "spec",
+    [
+        "cpu",
+        "strict:device1",
+        pytest.param("torch:cpu", marks=pytest.mark.interop),
+        pytest.param("jax:cpu", marks=pytest.mark.interop),
+    ],
+)
+
 
 def device_or_skip(spec: str) -> nnxp.Device:
     """Return a device; skip the test without it, or fail where $NNXP_REQUIRE_GPU promises one.

@@ -397,7 +397,7 @@ def test_seeds_are_generators():
         ({"callbacks": [AfterEpoch(print)] * 2}, "the same callback is given twice"),
         (
             {"validation": 1.0},
-            r"a share between 0 and 1, got 1.0; dataset.split\(.*number of examples",
+            r"between 0 and 1, got 1.0; dataset.split\(.*number of examples",
         ),
         ({"validation": 0}, "a share between 0 and 1"),
         ({"validation": 1e-9}, "a share between 0 and 1"),

@@ -10,20 +10,11 @@ import warnings
 
 import numpy as np
 import pytest
-from tables import device_or_skip
+from tables import device_or_skip, devices
 
 import nnxp
 from nnxp.data import Dataset
 
-devices = pytest.mark.parametrize(
-    "spec",
-    [
-        "cpu",
-        "strict:device1",
-        pytest.param("torch:cpu", marks=pytest.mark.interop),
-        pytest.param("jax:cpu", marks=pytest.mark.interop),
-    ],
-)
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (60, 8), np.uint8)
 TABLE = RNG.normal(size=(60, 8))

@@ -5,20 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from builders import numbers
-from tables import device_or_skip
+from tables import device_or_skip, devices
 
 import nnxp
 from nnxp.data import Dataset
 
-devices = pytest.mark.parametrize(
-    "spec",
-    [
-        "cpu",
-        "strict:device1",
-        pytest.param("torch:cpu", marks=pytest.mark.interop),
-        pytest.param("jax:cpu", marks=pytest.mark.interop),
-    ],
-)
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(40, 6))
 LABELS = RNG.integers(0, 3, 40)
