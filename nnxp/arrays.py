@@ -157,8 +157,15 @@ def namespace_of(x: object, owner: object) -> Namespace:
         return cast(Namespace, array_namespace(x))
     except TypeError:
         raise InputError(
-            f"{owner} expects an array, got {type(x).__name__}; make one with device.asarray(x)"
+            f"{owner} expects an array, got {type(x).__name__}; make one with numpy.asarray(x)"
         ) from None
+
+
+def conversion(x: object, dtype: str, name: str = "x") -> str:
+    """Return the call that converts an array to a dtype, for an error message."""
+    if hasattr(x, "astype"):
+        return f'{name}.astype("{dtype}")'
+    return f'network.device.asarray({name}, dtype="{dtype}")'
 
 
 def floating_namespace(x: Array, owner: object) -> Namespace:
@@ -168,8 +175,8 @@ def floating_namespace(x: Array, owner: object) -> Namespace:
     xp = namespace_of(x, owner)
     if not xp.isdtype(x.dtype, "real floating"):
         raise InputError(
-            f"{owner} expects floating-point arrays, got {x.dtype}; "
-            'convert with device.asarray(x, dtype="float32")'
+            f"{owner} expects floating-point arrays, got {x.dtype}; convert with "
+            f"{conversion(x, 'float32')}"
         )
     return xp
 
@@ -206,10 +213,10 @@ def require_weights(weights: Array, scores: Array, owner: object) -> None:
             f"{tuple(weights.shape)}"
         )
     if weights.dtype != scores.dtype:
-        name = str(scores.dtype).rpartition(".")[2]
+        dtype = str(scores.dtype).rpartition(".")[2]
         raise InputError(
             f"{owner} expects weights of the scores' dtype {scores.dtype}, got {weights.dtype}; "
-            f'convert with device.asarray(weights, dtype="{name}")'
+            f"convert with {conversion(weights, dtype, 'weights')}"
         )
     if isinstance(weights, np.ndarray):
         wrong = np.flatnonzero(~((weights >= 0) & (weights < np.inf)))

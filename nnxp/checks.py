@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 import importlib
+import inspect
 import math
 import operator
 import sys
@@ -12,20 +14,68 @@ import warnings
 from collections.abc import Callable, Iterable
 from numbers import Real
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 
 from nnxp.arrays import Array
 from nnxp.errors import InputError, MissingExtraError
 
+_WORDS = {
+    "lr": "learning_rate", "alpha": "learning_rate", "eta": "learning_rate", "eps": "epsilon",
+    "betas": "beta1", "beta_1": "beta1", "beta_2": "beta2", "rho": "decay", "l2": "weight_decay",
+    "seed": "rng", "random_state": "rng", "generator": "rng", "p": "rate", "prob": "rate",
+    "in_features": "inputs", "out_features": "outputs", "units": "outputs",
+    "num_features": "features", "weight": "class_weights", "class_weight": "class_weights",
+    "validation_data": "validation", "validation_split": "validation", "n_epochs": "epochs",
+    "max_iter": "epochs", "weight_init_std": "initializer",
+}  # fmt: skip
+"""What other libraries call things, and nnxp's own word."""
+
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
     """Return the error for a `name` that is not `known`, with the most similar known name."""
+    known = list(known)
+    if (own := _WORDS.get(str(name))) in known:
+        return InputError(f"unknown {kind} {name!r}; nnxp calls it {own!r}")
     by_lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
     hint = f"did you mean {by_lower[near[0]]!r}? " if near else ""
     return InputError(f"unknown {kind} {name!r}; {hint}known: {', '.join(by_lower.values())}")
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def explained(remedy: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator of a function: a call with wrong arguments is told the right one.
+
+    Parameters
+    ----------
+    remedy : str
+        The right call, such as ``mlp([784, 50, 10], rng=0)``.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except TypeError:
+                signature = inspect.signature(function)
+                try:
+                    signature.bind(*args, **kwargs)
+                except TypeError as error:
+                    unknown = kwargs.keys() - signature.parameters.keys()
+                    own = [_WORDS[x] for x in unknown if x in _WORDS]
+                    word = f"; nnxp calls it {own[0]!r}" if own else ""
+                    raise InputError(f"{function.__name__}: {error}{word}; call {remedy}") from None
+                raise
+
+        return call
+
+    return decorate
 
 
 def require_count(name: str, value: object) -> int:
@@ -125,6 +175,11 @@ def require_rng(rng: object) -> np.random.Generator:
     if is_number and int(rng) >= 0:  # type: ignore[call-overload]
         return np.random.default_rng(int(rng))  # type: ignore[call-overload]
     raise InputError(f"rng must be a seed such as 0, or a numpy.random.Generator, got {rng!r}")
+
+
+def object_remedy(given: object) -> str:
+    """Return the end of an error for a class that was given in place of an object; else ""."""
+    return f"; make an object: {given.__name__}(…)" if isinstance(given, type) else ""
 
 
 def require_list(name: str, values: object) -> tuple[Any, ...]:

@@ -180,7 +180,7 @@ def largest_magnitude(values: Array, name: str, first: int = 0) -> float:
         part = values[start : min(start + size, count), ...]
         own = max(float(xp.max(part)), -float(xp.min(part)))  # both are nan if a number is
         if not math.isfinite(own):
-            finite = xp.reshape(xp.astype(xp.isfinite(part), xp.int32), (-1,))
+            finite = xp.reshape(xp.astype(xp.isfinite(part), xp.uint8), (-1,))
             row, column = divmod(int(xp.argmin(finite, axis=0)), columns)
             where = f", column {column}" if values.ndim == 2 else ""
             raise InputError(

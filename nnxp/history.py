@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nnxp.table import Table
+
 MAX_RECORDS = 10_000
 """The largest number of records in a history."""
+_SHOWN = 5  # records at the beginning and at the end of a table
 
 
 class Figures(Mapping[str, float]):
@@ -81,16 +84,45 @@ class Record(Figures):
         return "  ".join([f"epoch {self.epoch:3d}", *shown, f"{self.seconds:.2f} s"])
 
 
-def append_record(history: list[Record], record: Record) -> None:
-    """Append a record; if there are more than `MAX_RECORDS`, drop every second one.
+class History(list[Record]):
+    """The records of a training, one for each finished epoch.
 
-    The first and the last are always kept. So memory and checkpoints stay small in a long training,
-    and the history still covers all of it, with fewer records of old epochs.
+    At most `MAX_RECORDS` are kept: memory and checkpoints stay small in a long training.
     """
-    history.append(record)
-    while len(history) > MAX_RECORDS:
-        start = 2 - len(history) % 2  # so that an even number follows
-        history[start:] = [
-            Record(**{**kept, "seconds": dropped.seconds + kept.seconds})
-            for dropped, kept in zip(history[start::2], history[start + 1 :: 2], strict=True)
+
+    def append(self, record: Record) -> None:
+        """Append a record; if there are more than `MAX_RECORDS`, drop every second one.
+
+        The first and the last are always kept. So the history still covers all of the training,
+        with fewer records of old epochs.
+        """
+        super().append(record)
+        while len(self) > MAX_RECORDS:
+            start = 2 - len(self) % 2  # so that an even number follows
+            self[start:] = [
+                Record(**{**kept, "seconds": dropped.seconds + kept.seconds})
+                for dropped, kept in zip(self[start::2], self[start + 1 :: 2], strict=True)
+            ]
+
+    def table(self) -> Table:
+        """Return a table of the first and the last records."""
+        shown = [*self] if len(self) <= 2 * _SHOWN else [*self[:_SHOWN], *self[-_SHOWN:]]
+        names = list(dict.fromkeys(name for record in shown for name in record))
+        names.sort(key=lambda name: name == "seconds")
+        rows = [
+            [str(record.epoch), *(_number(record.get(name)) for name in names[1:])]
+            for record in shown
         ]
+        if len(shown) < len(self):
+            rows.insert(_SHOWN, ["…"] * len(names))
+        return Table([[name.replace("_", " ") for name in names], *rows])
+
+    def __repr__(self) -> str:
+        return repr(self.table()) if self else "no finished epochs"
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_() if self else "no finished epochs"
+
+
+def _number(figure: float | None) -> str:
+    return "" if figure is None else f"{figure:.4f}"

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.checks import POSITIVE, require_number
+from nnxp.checks import POSITIVE, require_number, unknown_name
+from nnxp.errors import InputError
 
 Weights: TypeAlias = npt.NDArray[np.float64]
 # Quoted, because evaluating it would import numpy.random and slow down `import nnxp`.
@@ -59,3 +61,20 @@ INITIALIZERS: dict[str, Initializer] = {
     "zeros": zeros,
 }
 """The initializers by name; ``"normal"`` is N(0, 0.01²)."""
+
+
+def require_initializer(initializer: object) -> Initializer:
+    """Return an initializer, given itself or its name."""
+    if callable(initializer):
+        return initializer
+    if isinstance(initializer, str):
+        if initializer not in INITIALIZERS:
+            raise unknown_name("initializer", initializer, INITIALIZERS)
+        return INITIALIZERS[initializer]
+    remedy = ""
+    if isinstance(initializer, Real):
+        remedy = f"; for that standard deviation, nnxp.initializers.normal({initializer})"
+    raise InputError(
+        f'initializer must be a name such as "he", or a function such as '
+        f"nnxp.initializers.he_normal, got {initializer!r}{remedy}"
+    )

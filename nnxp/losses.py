@@ -11,6 +11,7 @@ from array_api_compat import is_numpy_array
 from nnxp.arrays import (
     Array,
     Namespace,
+    conversion,
     device_of,
     namespace_of,
     require_weights,
@@ -260,9 +261,9 @@ class SoftmaxWithLoss(Loss):
     class_weights = _ClassWeights()
     _placed: tuple[Any, ...] = (None,)  # the class weights on the device of the last scores
 
-    def __new__(cls, *_: Any, **__: Any) -> Self:
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
         """Set defaults, also for a subclass whose __init__ does not call this class's."""
-        loss = super().__new__(cls)
+        loss = super().__new__(cls, *args, **settings)
         loss.label_smoothing, loss.class_weights = 0.0, None
         return loss
 
@@ -402,10 +403,15 @@ class SoftmaxWithLoss(Loss):
                 self._require_rows(labels)
             return
         if labels.ndim not in (1, 2) or not xp.isdtype(labels.dtype, "integral"):
+            remedy = f"convert class numbers with {conversion(labels, 'int64', 'labels')}"
+            if is_numpy_array(labels) and labels.dtype.kind not in "biuf":
+                remedy = "nnxp.data.Dataset(inputs, labels) makes class numbers of text"
+            elif is_numpy_array(labels) and not (labels == labels.round()).all():
+                remedy = "for real numbers, use a loss such as nnxp.MeanSquaredError()"
             raise InputError(
                 f"{self!r} expects labels as integer class numbers of shape (batch,) or one-hot "
                 f"rows of shape (batch, {classes}), got {labels.dtype} of shape "
-                f"{tuple(labels.shape)}; convert class numbers with labels.astype('int64')"
+                f"{tuple(labels.shape)}; {remedy}"
             )
         if is_numpy_array(labels):
             _require_range(self, labels, classes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from nnxp.checks import Rng, require_rng, unknown_name
+from nnxp.arrays import DType
+from nnxp.checks import Rng, explained, require_rng, unknown_name
 from nnxp.devices import Device, open_device
 from nnxp.errors import InputError
 from nnxp.initializers import Initializer, he_normal, xavier_uniform
@@ -25,9 +26,10 @@ class ThreeLayerNet(Sequential):
         Draws the weights on the host.
     activation : str, optional
         ``"relu"`` (default), ``"sigmoid"``, ``"tanh"`` or ``"identity"``.
-    initializer : callable, optional
-        See `nnxp.initializers`; by default `he_normal` for ReLU and `xavier_uniform` otherwise.
-    dtype : str, optional
+    initializer : str or callable, optional
+        ``"he"``, ``"xavier"``, ``"normal"`` (N(0, 0.01²)), ``"zeros"``, or a function as in
+        `nnxp.initializers`; by default `he_normal` for ReLU and `xavier_uniform` otherwise.
+    dtype : str or dtype, optional
         ``"float32"`` (default) or ``"float64"``.
     device : Device or str, optional
         The device of the parameters, as in `nnxp.device`; the CPU by default.
@@ -50,8 +52,8 @@ class ThreeLayerNet(Sequential):
         *,
         rng: Rng,
         activation: str = "relu",
-        initializer: Initializer | None = None,
-        dtype: str = "float32",
+        initializer: Initializer | str | None = None,
+        dtype: DType = "float32",
         device: Device | str = "cpu",
     ) -> None:
         self.inputs, self.hidden1, self.hidden2, self.outputs = inputs, hidden1, hidden2, outputs
@@ -85,8 +87,8 @@ class TwoLayerNet(Sequential):
         *,
         rng: Rng,
         activation: str = "relu",
-        initializer: Initializer | None = None,
-        dtype: str = "float32",
+        initializer: Initializer | str | None = None,
+        dtype: DType = "float32",
         device: Device | str = "cpu",
     ) -> None:
         self.inputs, self.hidden, self.outputs = inputs, hidden, outputs
@@ -95,13 +97,14 @@ class TwoLayerNet(Sequential):
         super().__init__(_affine_layers(widths, rng, activation, initializer, dtype, device))
 
 
+@explained("mlp([784, 50, 10], rng=0), with the widths of all layers in a list")
 def mlp(
     widths: Sequence[int],
     *,
     rng: Rng,
     activation: str = "relu",
-    initializer: Initializer | None = None,
-    dtype: str = "float32",
+    initializer: Initializer | str | None = None,
+    dtype: DType = "float32",
     device: Device | str = "cpu",
 ) -> Sequential:
     """Return a network of any depth: affine layers with an activation between them.
@@ -127,7 +130,7 @@ def _affine_layers(
     widths: Sequence[int],
     rng: Rng,
     activation: str,
-    initializer: Initializer | None,
+    initializer: Initializer | str | None,
     dtype: str,
     device: Device | str,
 ) -> list[Layer]:

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.arrays import Array, namespace_of
-from nnxp.checks import require_count, unknown_name
+from nnxp.arrays import Array, DType, namespace_of
+from nnxp.checks import object_remedy, require_count, unknown_name
 from nnxp.data_format import DataFormat, prepared_examples, require_examples
 from nnxp.devices import Device, open_device
 from nnxp.errors import CallOrderError, DeviceError, InputError
@@ -29,6 +29,7 @@ from nnxp.parts import (
     encode_setting,
     settings_of,
 )
+from nnxp.table import Table
 
 
 class Sequential(Layer):
@@ -36,9 +37,9 @@ class Sequential(Layer):
 
     Parameters
     ----------
-    layers : iterable of Layer
-        From input to output. Each object may occur once only, since it saves what its own backward
-        needs.
+    layers : Layer or iterable of Layer
+        From input to output: a list, or one argument for each layer. Each object may occur once
+        only, since it saves what its own backward needs.
 
     Attributes
     ----------
@@ -69,9 +70,9 @@ class Sequential(Layer):
     _identity: object
     _layers: tuple[Layer, ...] = ()
 
-    def __new__(cls, *_: Any, **__: Any) -> Self:
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
         """Make the identity by which an optimizer recognizes the network."""
-        network = super().__new__(cls)
+        network = super().__new__(cls, *args, **settings)
         network._identity = object()
         return network
 
@@ -79,8 +80,13 @@ class Sequential(Layer):
         # A copy is another network, with an identity of its own.
         return {name: x for name, x in super().__getstate__().items() if name != "_identity"}
 
-    def __init__(self, layers: Iterable[Layer]) -> None:
-        self.layers = layers
+    def __init__(self, layers: Layer | Iterable[Layer], *more: Layer) -> None:
+        self.layers = (layers, *more) if isinstance(layers, Layer) else layers
+        if more and not isinstance(layers, Layer):
+            raise InputError(
+                f"{type(self).__name__} expects one list of layers, or all layers, got a list and "
+                f"{more[0]!r}"
+            )
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -89,8 +95,9 @@ class Sequential(Layer):
 
     @layers.setter
     def layers(self, layers: Iterable[Layer]) -> None:
-        if isinstance(layers, Layer):
-            raise InputError(f"Sequential expects a list of layers, got {layers!r} alone")
+        given: object = layers
+        if isinstance(given, Layer) or not isinstance(given, Iterable):
+            raise InputError(f"the layers of a network are a list, got {given!r} alone")
         layers = tuple(layers)
         if not layers:
             raise InputError("Sequential expects at least one layer, got none")
@@ -99,7 +106,8 @@ class Sequential(Layer):
         for position, layer in enumerate(layers, start=1):
             if not isinstance(layer, Layer):
                 raise InputError(
-                    f"Sequential expects layers, got {type(layer).__name__} at position {position}"
+                    f"Sequential expects layers, got {layer!r} at position {position}"
+                    + object_remedy(layer)
                 )
             for each in _within(layer):
                 if each is self:
@@ -251,14 +259,14 @@ class Sequential(Layer):
             shape = layer.output_shape(shape)
         return shape
 
-    def to(self, device: Device | str, *, dtype: str | None = None) -> Self:
+    def to(self, device: Device | str, *, dtype: DType | None = None) -> Self:
         """Return a copy of the network on another device, or in another dtype.
 
         Parameters
         ----------
         device : Device or str
             As in `nnxp.device`.
-        dtype : str, optional
+        dtype : str or dtype, optional
             ``"float32"`` or ``"float64"``; the network's own by default.
 
         Examples
@@ -498,8 +506,8 @@ class Sequential(Layer):
             copies[name] = own.matching_copy(name, device.asarray(given[name]))
         return copies
 
-    def summary(self) -> str:
-        """Return a table of layers, output shapes and parameter counts, as text to print."""
+    def summary(self) -> Table:
+        """Return a table of layers, output shapes and parameter counts, as text."""
         rows = [("layer", "output", "parameters", "count")]
         shape: tuple[int, ...] | None = None
         parameters = self.parameters()
@@ -516,10 +524,8 @@ class Sequential(Layer):
             shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in own.items())
             rows.append((repr(layer), output, shapes, f"{count:,}"))
         total = sum(math.prod(x.shape) for x in parameters.values())
-        a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
-        lines = [f"{row[0]:<{a}}  {row[1]:<{b}}  {row[2]:<{c}}  {row[3]:>{d}}" for row in rows]
         place = f" of {self.dtype} on {self.device}" if self.device else ""
-        return "\n".join([*lines, f"{total:,} parameters{place}"])
+        return Table(rows, left=3, footer=f"{total:,} parameters{place}")
 
     def _slots(self) -> tuple[Slots, Slots]:
         """Return where each parameter and each state is, by name.

@@ -111,12 +111,21 @@ class Optimizer(Part):
     state: dict[str, dict[str, Array]]
     _trained: object = None  # the identity of the network whose state is stored
 
-    def __new__(cls, *_: Any, **__: Any) -> Self:
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
         """Make steps and state, also for a subclass whose __init__ does not call this class's."""
-        optimizer = super().__new__(cls)
+        optimizer = super().__new__(cls, *args, **settings)
         optimizer.steps = 0
         optimizer.state = {slot: {} for slot in cls.slots}
         return optimizer
+
+    @classmethod
+    def _unknown_setting(cls, name: str, known: Iterable[str]) -> InputError:
+        if name in ("momentum", "nesterov"):
+            other = "Nesterov" if name == "nesterov" else "Momentum"
+            return InputError(
+                f"{cls.__name__} has no {name}; use nnxp.{other}(learning_rate, momentum=0.9)"
+            )
+        return super()._unknown_setting(name, known)
 
     def __init__(
         self,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar, overload
 
 import numpy as np
 
-from nnxp.checks import Range, require_number
+from nnxp.checks import Range, require_number, unknown_name
 from nnxp.devices import Device
 from nnxp.errors import InputError
 
@@ -54,6 +54,19 @@ class Part:
 
     changing: ClassVar[frozenset[str]] = frozenset()
     _defined: ClassVar[dict[str, Any]]  # the attributes of the class, as it was defined
+
+    def __new__(cls, *_: Any, **settings: Any) -> Self:
+        """Raise an `InputError` for a setting that nnxp's constructor does not take."""
+        if settings and is_own(next(kind for kind in cls.__mro__ if "__init__" in vars(kind))):
+            known = constructor_parameters(cls)
+            for name in settings:
+                if name not in known:
+                    raise cls._unknown_setting(name, known)
+        return super().__new__(cls)
+
+    @classmethod
+    def _unknown_setting(cls, name: str, known: Iterable[str]) -> InputError:
+        return unknown_name(f"setting of {cls.__name__}", name, known)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -177,6 +190,8 @@ def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
             if initialize is None or base is object:
                 continue
             own = list(inspect.signature(initialize).parameters.values())[1:]
+            if is_own(base):  # what Sequential(a, b) takes is its setting `layers`
+                own = [x for x in own if x.kind is not x.VAR_POSITIONAL]
             rest = [x for x in own if x.kind is x.VAR_KEYWORD]
             names = [x for x in own if x not in rest and not (rest and x.kind is x.VAR_POSITIONAL)]
             parameters = {x.name: x for x in names} | parameters

@@ -390,7 +390,7 @@ def test_seeds_are_generators():
     [
         (
             {"callbacks": [callbacks.EarlyStopping]},
-            r"make an object: EarlyStopping\(\)",
+            r"make an object: EarlyStopping\(…\)",
         ),
         ({"callbacks": callbacks.Progress()}, r"callbacks must be a list, got .*; use \["),
         ({"callbacks": [print]}, "a callback must be an object of nnxp.callbacks.Callback"),

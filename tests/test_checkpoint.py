@@ -15,7 +15,7 @@ from builders import AfterEpoch, fit, new_record, new_trainer
 import nnxp
 from nnxp.checkpoint import FORMAT
 from nnxp.data import Dataset
-from nnxp.history import MAX_RECORDS, append_record
+from nnxp.history import MAX_RECORDS
 from nnxp.optimizers import OPTIMIZERS
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -28,7 +28,7 @@ def test_a_checkpoint_of_a_long_history_stays_small(tmp_path):
     trainer.save(path)
     without = path.stat().st_size
     for epoch in range(1, MAX_RECORDS + 1):
-        append_record(trainer.history, new_record(epoch, 0.1, 0.2, 0.3, None, 0.4))
+        trainer.history.append(new_record(epoch, 0.1, 0.2, 0.3, None, 0.4))
     trainer.save(path)
     assert path.stat().st_size - without < 50 * MAX_RECORDS
     assert nnxp.Trainer.resume(path).history[-1].epoch == MAX_RECORDS

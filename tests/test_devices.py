@@ -69,7 +69,7 @@ def test_arrays_survive_a_round_trip_to_the_device(backend):
     ("given", "dtype", "message"),
     [
         ([1.0], "flaot32", "unknown dtype 'flaot32'; did you mean 'float32'"),
-        ([1.0], object(), "unknown dtype <object"),
+        ([1.0], object(), "unknown dtype '<object"),
         (["a"], None, "expects an array of numbers, got dtype <U1"),
         ([[1], [1, 2]], None, "expects an array of numbers: "),
         (None, "float32", "expects an array of numbers, got dtype object"),

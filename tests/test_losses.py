@@ -91,7 +91,7 @@ def test_wrong_shapes_and_devices_are_refused(make, scores, labels):
     [
         (nnxp.SoftmaxWithLoss, [2, 0, 1, 1, 3], "labels from 0 to 2, got 3"),
         (nnxp.SoftmaxWithLoss, [2, 0, 1, -1, 2], "labels from 0 to 2, got -1"),
-        (nnxp.SoftmaxWithLoss, [2.0, 0.0, 1.0, 1.0, 2.0], r"got float64 .*astype\('int64'\)"),
+        (nnxp.SoftmaxWithLoss, [2.0, 0.0, 1.0, 1.0, 2.0], r'got float64 .*astype\("int64"\)'),
         (
             nnxp.SoftmaxWithLoss,
             np.eye(4)[:5, :][[0, 1, 2, 3, 0]],
@@ -299,7 +299,7 @@ def test_wrong_weights_are_refused(make, scores, labels):
     for weights, message in [
         (np.ones(4), r"a weight for each example, of shape \(5,\), got \(4,\)"),
         (np.ones((5, 1)), r"of shape \(5,\), got \(5, 1\)"),
-        (np.ones(5, "float32"), r"dtype float64, got float32; convert with .*dtype=\"float64\""),
+        (np.ones(5, "float32"), r'float64, got float32; convert with weights.astype\("float64"\)'),
         (np.ones(5, int), "dtype float64, got int64"),
         (np.array([1.0, -1.0, 0, 0, 0]), "weights of at least 0, got -1.0 in row 1"),
         (np.array([1.0, 1.0, np.nan, 0, 0]), "weights of at least 0, got nan in row 2"),

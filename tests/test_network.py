@@ -99,7 +99,7 @@ def test_gradients_before_backward_are_refused():
     ("layers", "message"),
     [
         ([], "at least one layer"),
-        ([nnxp.ReLU(), "relu"], "expects layers, got str at position 2"),
+        ([nnxp.ReLU(), "relu"], "expects layers, got 'relu' at position 2"),
     ],
 )
 def test_sequential_refuses_what_is_no_layer(layers, message):
@@ -159,8 +159,10 @@ def test_names_of_activations_and_widths_are_checked():
     for wrong in ([6], 6, {6, 3}):
         with pytest.raises(nnxp.InputError, match="a list of at least two widths"):
             nnxp.mlp(wrong, rng=rng)
-    with pytest.raises(nnxp.InputError, match=r"a list of layers, got ReLU\(\) alone"):
-        nnxp.Sequential(nnxp.ReLU())
+    with pytest.raises(nnxp.InputError, match=r"layers of a network are a list, got ReLU\(\) al"):
+        nnxp.Sequential(nnxp.ReLU()).layers = nnxp.ReLU()
+    with pytest.raises(nnxp.InputError, match="layers of a network are a list, got 3 alone"):
+        nnxp.Sequential(3)
 
 
 def test_the_same_seed_gives_the_same_weights_on_every_device(backend):

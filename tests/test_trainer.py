@@ -10,7 +10,7 @@ from builders import new_record, new_trainer, small_trainer, train_epoch
 
 import nnxp
 from nnxp.data import Batches, Dataset, load_digits, one_hot
-from nnxp.history import MAX_RECORDS, append_record
+from nnxp.history import MAX_RECORDS, History
 from nnxp.optimizers import OPTIMIZERS
 
 
@@ -237,9 +237,9 @@ def test_a_network_without_parameters_is_refused():
 
 
 def test_long_history_is_thinned_evenly():
-    history = []
+    history = History()
     for epoch in range(1, 35_002):
-        append_record(history, new_record(epoch, 1 / epoch, 0.5, None, None, 1.0))
+        history.append(new_record(epoch, 1 / epoch, 0.5, None, None, 1.0))
         assert len(history) <= MAX_RECORDS
         assert (history[0].epoch, history[-1].epoch) == (1, epoch)
         if epoch == MAX_RECORDS:
@@ -252,10 +252,46 @@ def test_long_history_is_thinned_evenly():
     assert all(record.train_loss == 1 / record.epoch for record in history)
     assert [record.seconds for record in history] == [1, *gaps]
     for more in (1, 2):  # as an older file, or a user, may have it
-        longer = [new_record(i + 1, 1.0, 0.5, None, None, 1.0) for i in range(MAX_RECORDS + more)]
-        append_record(longer, nnxp.Record(**dict(longer[-1]) | {"epoch": 20_000}))
+        longer = History(
+            new_record(i + 1, 1.0, 0.5, None, None, 1.0) for i in range(MAX_RECORDS + more)
+        )
+        longer.append(nnxp.Record(**dict(longer[-1]) | {"epoch": 20_000}))
         assert (longer[0].epoch, longer[-1].epoch) == (1, 20_000)
         assert sum(record.seconds for record in longer) == MAX_RECORDS + more + 1
+
+
+def test_a_history_prints_as_a_table_of_its_ends():
+    history = History()
+    assert repr(history) == "no finished epochs"
+    for epoch in range(1, 1001):
+        accuracy = 0.5 if epoch > 3 else None
+        history.append(new_record(epoch, 1 / epoch, accuracy, None, None, 0.25))
+    lines = repr(history).splitlines()
+    assert lines[0].split() == ["epoch", "train", "loss", "train", "accuracy", "seconds"]
+    assert [line.split()[0] for line in lines[1:]] == [
+        *map(str, range(1, 6)), "…", *map(str, range(996, 1001))
+    ]  # fmt: skip
+    assert lines[1].split() == ["1", "1.0000", "0.2500"]
+    assert lines[-1].split() == ["1000", "0.0010", "0.5000", "0.2500"]
+    html = history._repr_html_()
+    assert html.count("<tr>") == 12
+    assert "<th>train loss</th>" in html
+    assert repr(History(history[:10])).count("\n") == 10  # all of a short one
+    assert "…" not in repr(History(history[:10]))
+
+
+def test_a_trainer_and_a_summary_print_in_a_readable_way():
+    trainer = small_trainer()
+    assert repr(trainer) == (
+        f"Trainer({trainer.network!r}, SoftmaxWithLoss(), {trainer.optimizer!r}) after 0 epochs"
+    )
+    trainer.penalty = nnxp.L2(0.1)
+    assert f"penalty={trainer.penalty!r}) after" in repr(trainer)
+    summary = trainer.network.summary()
+    assert repr(summary) == str(summary)
+    assert "\n" in repr(summary)
+    assert "<th>layer</th>" in summary._repr_html_()
+    assert summary.splitlines()[-1] in summary._repr_html_()
 
 
 def test_classes_in_place_of_objects_are_refused():
@@ -265,7 +301,7 @@ def test_classes_in_place_of_objects_are_refused():
         (network, nnxp.MeanSquaredError(), "sgd"),
     ]:
         with pytest.raises(
-            nnxp.InputError, match=r"Trainer expects a (Loss|Optimizer) object, got"
+            nnxp.InputError, match=r"Trainer expects .*: an object of (Loss|Optimizer) such as"
         ):
             nnxp.Trainer(*wrong)
 

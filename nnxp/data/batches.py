@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.arrays import Array
+from nnxp.arrays import Array, DType
 from nnxp.checks import Rng, require_count, require_rng, warn
 from nnxp.data.dataset import Dataset
 from nnxp.data_format import prepare_inputs, stored_dtype
@@ -65,7 +65,7 @@ class Batches:
         batch_size: int,
         *,
         device: Device | str,
-        dtype: str,
+        dtype: DType,
         rng: Rng | None = None,
     ) -> None:
         self.dataset = dataset

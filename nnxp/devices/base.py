@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.arrays import Array, Namespace, describe, device_of, is_numpy_subclass
+from nnxp.arrays import Array, DType, Namespace, describe, device_of, is_numpy_subclass
 from nnxp.checks import unknown_name
 from nnxp.errors import DeviceError, InputError, OutOfMemoryError
 
@@ -23,11 +23,24 @@ _ARRAY_DTYPES = (
 )  # fmt: skip
 
 
-def require_dtype(dtype: str) -> str:
-    """Return `dtype` if it is one of `DTYPES`; else raise an `InputError`."""
-    if dtype not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES)
-    return dtype
+def require_dtype(dtype: object) -> str:
+    """Return the name of a dtype, given as a name or as any library's dtype.
+
+    Raises
+    ------
+    InputError
+        If it is not one of `DTYPES`.
+    """
+    name = _dtype_name(dtype)
+    if name not in DTYPES:
+        raise unknown_name("dtype", name, DTYPES)
+    return name
+
+
+def _dtype_name(dtype: object) -> str:
+    if isinstance(dtype, type):  # such as numpy.float64
+        return np.dtype(dtype).name if dtype in (float, int, bool) else dtype.__name__
+    return str(dtype).rpartition(".")[2]  # such as torch.float64
 
 
 @dataclass(frozen=True)
@@ -89,7 +102,7 @@ class Device:
                 f"{owner} is on {self.spec}, got {describe(x)}; convert with {remedy}"
             )
 
-    def asarray(self, host: Any, *, dtype: str | None = None) -> Array:
+    def asarray(self, host: Any, *, dtype: DType | None = None) -> Array:
         """Copy a host array (NumPy array, list or number) to this device.
 
         Parameters
@@ -97,19 +110,21 @@ class Device:
         host : array_like
             Data on the host, or an array of this device. On the CPU, and for an array of this
             device, the result may share its memory.
-        dtype : str, optional
-            Name of the result's dtype, such as ``"float32"``; by default that of `host`.
+        dtype : str or dtype, optional
+            The result's dtype, such as ``"float32"``; by default that of `host`.
 
         Raises
         ------
         DeviceError
             If `host` is an array on another device.
         InputError
-            If `host` is not an array of numbers, `dtype` is not the name of a dtype, or a number
+            If `host` is not an array of numbers, `dtype` is not a dtype of numbers, or a number
             does not fit into the dtype.
         """
-        if dtype is not None and dtype not in _ARRAY_DTYPES:
-            raise unknown_name("dtype", dtype, _ARRAY_DTYPES)
+        if dtype is not None:
+            dtype = _dtype_name(dtype)
+            if dtype not in _ARRAY_DTYPES:
+                raise unknown_name("dtype", dtype, _ARRAY_DTYPES)
         if self.holds(host) and not isinstance(host, (np.ndarray, np.generic)):
             target = host.dtype if dtype is None else getattr(self.xp, dtype)
             return self.xp.astype(self._detach(host), target, copy=False)

@@ -7,11 +7,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from nnxp.arrays import Array, namespace_of, sum_rows
+from nnxp.arrays import Array, DType, conversion, namespace_of, sum_rows
 from nnxp.checks import Rng, require_count, require_rng
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
-from nnxp.initializers import Initializer, he_normal, zeros
+from nnxp.initializers import Initializer, he_normal, require_initializer, zeros
 from nnxp.layers.base import Layer
 
 
@@ -25,10 +25,10 @@ class Affine(Layer):
         (outputs,) and starts at zero.
     rng : numpy.random.Generator, SeedSequence or int
         Draws ``W`` on the host, so a seed gives the same weights on every device.
-    initializer : callable, optional
-        ``initializer(rng, (inputs, outputs))`` returns ``W``; `nnxp.initializers.he_normal` by
-        default.
-    dtype : str, optional
+    initializer : str or callable, optional
+        ``"he"`` (default), ``"xavier"``, ``"normal"`` or ``"zeros"``, or a function:
+        ``initializer(rng, (inputs, outputs))`` returns ``W``. See `nnxp.initializers`.
+    dtype : str or dtype, optional
         ``"float32"`` (default) or ``"float64"``.
     device : Device or str, optional
         The device of the parameters, as in `nnxp.device`; the CPU by default.
@@ -50,28 +50,24 @@ class Affine(Layer):
         outputs: int,
         *,
         rng: Rng,
-        initializer: Initializer = he_normal,
-        dtype: str = "float32",
+        initializer: Initializer | str = he_normal,
+        dtype: DType = "float32",
         device: Device | str = "cpu",
     ) -> None:
         self.inputs = require_count("inputs", inputs)
         self.outputs = require_count("outputs", outputs)
         generator = require_rng(rng)
-        if not callable(initializer):
-            raise InputError(
-                "initializer must be a function such as nnxp.initializers.he_normal, got "
-                f"{initializer!r}"
-            )
+        draw = require_initializer(initializer)
         opened = open_device(device)
         self.device, self.dtype = opened, require_dtype(dtype)
         # Copied: training changes the weights in place, and an initializer may reuse its array.
-        weights = np.array(initializer(generator, (inputs, outputs)))
+        weights = np.array(draw(generator, (inputs, outputs)))
         if weights.shape != (inputs, outputs):
             raise InputError(
                 f"the initializer must return shape {(inputs, outputs)}, got {weights.shape}"
             )
-        self.params["W"] = opened.asarray(weights, dtype=dtype)
-        self.params["b"] = opened.asarray(np.zeros(outputs), dtype=dtype)
+        self.params["W"] = opened.asarray(weights, dtype=self.dtype)
+        self.params["b"] = opened.asarray(np.zeros(outputs), dtype=self.dtype)
 
     @classmethod
     def from_arrays(
@@ -79,7 +75,7 @@ class Affine(Layer):
         W: Any,  # noqa: N803 - the parameter's name
         b: Any,
         *,
-        dtype: str | None = None,
+        dtype: DType | None = None,
         device: Device | str = "cpu",
     ) -> Self:
         """Return a layer with copies of given weights and biases.
@@ -88,7 +84,7 @@ class Affine(Layer):
         ----------
         W : (inputs, outputs) array_like
         b : (outputs,) array_like
-        dtype : str, optional
+        dtype : str or dtype, optional
             By default that of `W` if it is ``"float32"`` or ``"float64"``, and ``"float64"`` for
             whole numbers.
         device : Device or str, optional
@@ -183,13 +179,15 @@ class Affine(Layer):
     def _require_inputs(self, x: Array) -> None:
         self._require_here(x)
         if x.ndim != 2 or x.shape[1] != self.inputs:
-            flatten = "; flatten the examples first" if x.ndim > 2 else ""
+            remedy = "; flatten the examples first, with nnxp.Flatten()" if x.ndim > 2 else ""
+            if tuple(x.shape) == (self.inputs,):
+                remedy = "; give x[None] for one example"
             raise InputError(
                 f"Affine expects inputs of shape (batch, {self.inputs}), got {tuple(x.shape)}"
-                f"{flatten}"
+                f"{remedy}"
             )
         if x.dtype != self.params["W"].dtype:
             raise InputError(
-                f"{self!r} computes in {self.dtype}, got inputs of {x.dtype}; "
-                f'convert with device.asarray(x, dtype="{self.dtype}")'
+                f"{self!r} computes in {self.dtype}, got inputs of {x.dtype}; convert with "
+                f"{conversion(x, str(self.dtype))}"
             )

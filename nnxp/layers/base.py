@@ -62,9 +62,9 @@ class Layer(Part):
     _trainable: bool = True
     _saved: _Saved | None = None
 
-    def __new__(cls, *_: Any, **__: Any) -> Self:
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
         """Make the dictionaries, also for a subclass whose __init__ does not call this class's."""
-        layer = super().__new__(cls)
+        layer = super().__new__(cls, *args, **settings)
         layer.params, layer.grads, layer.state = {}, {}, {}
         return layer
 
@@ -134,7 +134,7 @@ class Layer(Part):
         """Return the shape of one example's output for an input's shape; None means unknown."""
         return shape
 
-    def to(self, device: Device | str, *, dtype: str | None = None) -> Self:
+    def to(self, device: Device | str, *, dtype: DType | None = None) -> Self:
         """Return a copy of the layer on another device, or in another dtype.
 
         Integer state keeps its dtype.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnxp.arrays import Array, Namespace, device_of, floating_namespace
+from nnxp.arrays import Array, DType, Namespace, device_of, floating_namespace
 from nnxp.checks import FRACTION, Rng, require_rng
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.layers.base import Layer
@@ -32,7 +32,7 @@ class Dropout(Layer):
         At least 0 and below 1.
     rng : numpy.random.Generator, SeedSequence or int
         Draws the seed.
-    dtype : str, optional
+    dtype : str or dtype, optional
         ``"float32"`` or ``"float64"``, the network's.
     device : Device or str, optional
         Where the state is.
@@ -53,7 +53,7 @@ class Dropout(Layer):
         rate: float,
         *,
         rng: Rng,
-        dtype: str = "float32",
+        dtype: DType = "float32",
         device: Device | str = "cpu",
     ) -> None:
         self.rate = rate

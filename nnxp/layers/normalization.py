@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.arrays import Array, floating_namespace, sum_rows
+from nnxp.arrays import Array, DType, floating_namespace, sum_rows
 from nnxp.checks import POSITIVE, Range, require_count
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
@@ -34,7 +34,7 @@ class BatchNorm(Layer):
         Above 0 and at most 1.
     epsilon : float, optional
         Added to the variance.
-    dtype : str, optional
+    dtype : str or dtype, optional
         ``"float32"`` or ``"float64"``.
     device : Device or str, optional
         Where parameters and state are.
@@ -58,7 +58,7 @@ class BatchNorm(Layer):
         momentum: float = 0.1,
         epsilon: float = 1e-5,
         *,
-        dtype: str = "float32",
+        dtype: DType = "float32",
         device: Device | str = "cpu",
     ) -> None:
         self.features = require_count("features", features)
@@ -153,7 +153,7 @@ class Standardize(Layer):
     ----------
     features : int, optional
         Number of features; inputs are (batch, features). By default that of the training data.
-    dtype : str, optional
+    dtype : str or dtype, optional
         ``"float32"`` or ``"float64"``.
     device : Device or str, optional
         Where the state is.
@@ -178,7 +178,7 @@ class Standardize(Layer):
         self,
         features: int | None = None,
         *,
-        dtype: str = "float32",
+        dtype: DType = "float32",
         device: Device | str = "cpu",
     ) -> None:
         self.features = None if features is None else require_count("features", features)

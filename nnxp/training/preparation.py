@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nnxp.arrays import Array
-from nnxp.checks import require_list, warn
+from nnxp.checks import object_remedy, require_list, warn
 from nnxp.data.batches import Batches, prepare_batch
 from nnxp.data.dataset import Dataset
 from nnxp.data.stream import BatchStream
@@ -261,10 +261,9 @@ def require_callbacks(callbacks: object) -> list[Callback]:
     found = list(require_list("callbacks", callbacks))
     for callback in found:
         if not isinstance(callback, Callback):
-            is_class = isinstance(callback, type) and issubclass(callback, Callback)
-            remedy = f"; make an object: {callback.__name__}()" if is_class else ""
             raise InputError(
-                f"a callback must be an object of nnxp.callbacks.Callback, got {callback!r}{remedy}"
+                f"a callback must be an object of nnxp.callbacks.Callback, got {callback!r}"
+                + object_remedy(callback)
             )
     if len({id(x) for x in found}) < len(found):
         raise InputError("the same callback is given twice; make one object for each")
@@ -292,9 +291,16 @@ def _require_large_batches(batches: Batches, step: Step) -> None:
 def require_trainable(step: Step) -> None:
     """Raise an `InputError` if the parts of a step, as they are now, cannot be trained."""
     network, optimizer = step.network, step.optimizer
-    for thing, kind in [(network, Sequential), (step.loss, Loss), (optimizer, Optimizer)]:
+    for thing, kind, example in (
+        (network, Sequential, "nnxp.mlp([784, 50, 10], rng=0)"),
+        (step.loss, Loss, "nnxp.SoftmaxWithLoss()"),
+        (optimizer, Optimizer, "nnxp.Adam()"),
+    ):
         if not isinstance(thing, kind):
-            raise InputError(f"Trainer expects a {kind.__name__} object, got {thing!r}")
+            raise InputError(
+                f"Trainer expects network, loss and optimizer: an object of {kind.__name__} such "
+                f"as {example}, got {thing!r}" + object_remedy(thing)
+            )
     if not isinstance(step.penalty, Penalty | None):
         raise InputError(f"penalty must be a Penalty such as nnxp.L2(1e-4), got {step.penalty!r}")
     given: tuple[object, ...] = step.metrics
@@ -302,7 +308,7 @@ def require_trainable(step: Step) -> None:
         if not isinstance(metric, Metric) or not hasattr(metric, "name"):
             raise InputError(
                 "a metric must be an object of nnxp.metrics.Metric with a name, such as "
-                f"nnxp.metrics.TopAccuracy(5), got {metric!r}"
+                f"nnxp.metrics.TopAccuracy(5), got {metric!r}" + object_remedy(metric)
             )
     names = ["loss", "accuracy", *(metric.name for metric in step.metrics)]
     if len(set(names)) < len(names):
@@ -311,7 +317,7 @@ def require_trainable(step: Step) -> None:
         if isinstance(transform, type) or not callable(transform):
             raise InputError(
                 "a transform must be an object such as nnxp.ClipNorm(1.0), or a function of "
-                f"parameters and gradients, got {transform!r}"
+                f"parameters and gradients, got {transform!r}" + object_remedy(transform)
             )
     network.require_trainable()
     if not network.parameters():

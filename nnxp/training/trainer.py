@@ -20,7 +20,7 @@ import numpy as np
 from nnxp.arrays import Array
 from nnxp.checkpoint import Checkpoint as SavedTraining
 from nnxp.checkpoint import load, lock_target, require_saveable, resolve_target, save
-from nnxp.checks import Rng, require_count, require_list, require_rng, warn
+from nnxp.checks import Rng, explained, require_count, require_list, require_rng, warn
 from nnxp.data.batches import Batches
 from nnxp.data.dataset import Dataset, Split
 from nnxp.data.epoch import EpochProgress
@@ -28,7 +28,7 @@ from nnxp.data.stream import BatchStream
 from nnxp.devices import Device
 from nnxp.devices.threads import limit_blas_threads
 from nnxp.errors import DivergenceError, InputError
-from nnxp.history import Record, append_record
+from nnxp.history import History, Record
 from nnxp.layers import Softmax, Standardize
 from nnxp.losses import Loss, SoftmaxWithLoss
 from nnxp.metrics import Metric
@@ -85,9 +85,9 @@ class Trainer:
 
     Attributes
     ----------
-    history : list of Record
-        One record for each finished epoch, over all calls of `fit`; an interrupted `fit` keeps it.
-        At most 10,000 records are kept; see `nnxp.history.append_record`.
+    history : History
+        A list with one `Record` for each finished epoch, over all calls of `fit`; an interrupted
+        `fit` keeps it. It prints as a table. At most 10,000 records are kept.
     rng : numpy.random.Generator or None
         The generator that the last `fit` drew its orders from, or the one that `resume` loaded.
     measured : tuple of str
@@ -137,7 +137,7 @@ class Trainer:
         self.transforms = transforms
         self.metrics = metrics
         self.capture = require_capture(capture)
-        self.history: list[Record] = []
+        self.history = History()
         self.config: dict[str, Any] = {}
         self.rng: np.random.Generator | None = None
         self.measured: tuple[str, ...] = ()
@@ -163,6 +163,11 @@ class Trainer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         replace_unusable_arrays(self.network, self.optimizer, self._device)  # joblib's, read-only
+
+    def __repr__(self) -> str:
+        parts = [repr(self.network), repr(self.loss), repr(self.optimizer)]
+        parts += [f"{name}={x!r}" for name in _OPTIONAL if (x := getattr(self, name))]
+        return f"{type(self).__name__}({', '.join(parts)}) after {self.epochs} epochs"
 
     @property
     def epochs(self) -> int:
@@ -212,6 +217,9 @@ class Trainer:
             micro_batch_size=self._micro_batch_size,
         )
 
+    @explained(
+        "trainer.fit(train, epochs=5, batch_size=100, rng=0) with train = nnxp.data.Dataset(X, y)"
+    )
     def fit(
         self,
         train: Dataset | Iterable[Any],
@@ -226,7 +234,7 @@ class Trainer:
         verbose: bool = False,
         checkpoint: str | Path | None = None,
         checkpoint_every: int | None = None,
-    ) -> list[Record]:
+    ) -> History:
         """Train for some epochs, each over all examples in a new order.
 
         Captured steps (see `capture`) change parameters and state as `step` does, and leave no
@@ -270,7 +278,7 @@ class Trainer:
 
         Returns
         -------
-        list of Record
+        History
             `history`; another call of `fit` continues it.
 
         Raises
@@ -304,16 +312,16 @@ class Trainer:
             raise InputError("checkpoint_every needs a checkpoint to write; give its path")
         if verbose:  # last, so that a line is printed once the checkpoint is written
             given.append(Progress())
-        batches: Batches
+        data: list[Batches]  # the only reference: emptied, it frees the device's memory
         held_out: object = validation
         if isinstance(train, Dataset):
             size = require_count("batch_size", batch_size)
             rng = self._generator(rng)
             train, held_out = self._examples(train, held_out, rng)
-            batches = self._batches(train, size * accumulate, rng)
+            data = [self._batches(train, size * accumulate, rng)]
             micro_batch_size = size if accumulate > 1 else None
         else:
-            batches = BatchStream(train, device=self._device, dtype=self._dtype)
+            data = [BatchStream(train, device=self._device, dtype=self._dtype)]
             for name, value in (("batch_size", batch_size), ("rng", rng)):
                 if value is not None:
                     raise InputError(
@@ -329,21 +337,20 @@ class Trainer:
             rng, micro_batch_size = self.rng, None
         step = self._whole_step()
         step.micro_batch_size = micro_batch_size
-        data = [batches]
-        sums = self._require_suitable_training(batches, step)
+        sums = self._require_suitable_training(data[0], step)
         self.measured = ("epoch", *(f"train_{name}" for name in sums))
         running = train_metrics == "running" and not self._has_own_step()
         first_sums = {name: x * 0.0 for name, x in sums.items() if running}
-        trained_on = data_format_of(batches.dataset, step, isinstance(batches, BatchStream))
+        trained_on = data_format_of(data[0].dataset, step, isinstance(data[0], BatchStream))
         if held_out is not None:
             held_out = in_format(require_dataset(held_out), trained_on, "validation")
             data.append(self._batches(held_out, EVALUATION_BATCH_SIZE))
             sums = require_suitable(data[1], "validation", step)
             self.measured += tuple(f"validation_{name}" for name in sums)
         self.measured += ("seconds",) if self.penalty is None else ("penalty", "seconds")
-        self._require_resumable(batches)
+        self._require_resumable(data[0])
         if not self.optimizer.steps:
-            hint_at_scale(self.network, batches.dataset)
+            hint_at_scale(self.network, data[0].dataset)
         warn_of_other_scale(self.network.data_format, trained_on)
         self.network.data_format = trained_on
         self.rng, self._micro_batch_size = rng, micro_batch_size
@@ -360,7 +367,7 @@ class Trainer:
                 record = self._epoch(data, observers, first_sums)
                 if record is None:
                     break
-                append_record(self.history, record)
+                self.history.append(record)
                 stops = [callback.epoch(self, record) for callback in given]
                 if any(stops):
                     break
@@ -396,6 +403,7 @@ class Trainer:
         with self._session([batches], training=True):
             self._train(batches, progress, [])
 
+    @explained("trainer.evaluate(dataset) with dataset = nnxp.data.Dataset(X, y)")
     def evaluate(self, dataset: Dataset, batch_size: int = EVALUATION_BATCH_SIZE) -> Evaluation:
         """Return the figures of all examples: loss, accuracy if there are classes, and metrics.
 
@@ -518,7 +526,7 @@ class Trainer:
         trainer.penalty, trainer.transforms = saved.penalty, saved.transforms
         trainer.metrics, trainer._split = saved.metrics, saved.split
         trainer._callback_states = saved.callbacks
-        trainer.history, trainer.config = saved.history, saved.config
+        trainer.history, trainer.config = History(saved.history), saved.config
         trainer.rng, trainer._progress = saved.rng, saved.progress
         return trainer
 
@@ -819,6 +827,7 @@ class Trainer:
 
 
 _STEP = Trainer.step
+_OPTIONAL = ("penalty", "transforms", "metrics")  # parts, which `repr` shows if there are any
 
 
 def _finish(
