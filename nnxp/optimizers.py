@@ -198,7 +198,7 @@ class Optimizer(Part):
             )
         for name, gradient in grads.items():
             parameter = params[name]
-            if not _are_alike(gradient, parameter):
+            if gradient is not parameter and not _are_alike(gradient, parameter):
                 raise InputError(
                     f"update expects {name} and its gradient to have one shape, dtype and device, "
                     f"got {describe(parameter)}; and {describe(gradient)}; convert with the "

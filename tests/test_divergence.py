@@ -213,6 +213,37 @@ def test_divergence_seen_only_after_the_epoch_undoes_the_epoch(before):
     assert (trainer._progress.batch if before else trainer._progress) == (before or None)
 
 
+def test_undone_first_epoch_leaves_arrays_and_state_as_they_were():
+    rng = np.random.default_rng(0)
+    network = nnxp.mlp([3, 1], rng=rng)
+    trainer = nnxp.Trainer(network, nnxp.MeanSquaredError(), nnxp.Momentum(1e-20))
+    examples = Dataset(rng.random((1000, 3)), np.full((1000, 1), 1e18))
+    held = dict(network.parameters())
+    with np.errstate(all="ignore"), pytest.raises(nnxp.DivergenceError, match="the loss is inf"):
+        trainer.fit(examples, epochs=1, batch_size=10, rng=rng)
+    assert all(held[name] is x for name, x in network.parameters().items())
+    assert (trainer.optimizer.steps, trainer.optimizer.state) == (0, {"velocity": {}})
+
+
+class Signs(nnxp.SGD):
+    """Steps of one length, by a rule that makes nan of 0."""
+
+    elementwise = True
+
+    def _update_one(self, params, name, gradient, *factors):
+        params[name] -= factors[0] * (gradient / abs(gradient))
+
+
+def test_gaps_between_parameters_in_a_flat_vector_do_not_count_as_divergence(data):
+    rng = np.random.default_rng(0)
+    network = nnxp.mlp([6, 3], rng=rng)
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), Signs(0.001))
+    trainer.rng = rng
+    fit(trainer, data, 2)
+    assert trainer.captured == "captured"
+    assert trainer.epochs == 2
+
+
 def test_divergence_restores_the_last_good_parameters(data, backend):
     trainer, other = (
         new_trainer("momentum", device=backend.device, capture=False) for _ in range(2)

@@ -203,7 +203,7 @@ def test_too_large_an_array_raises_out_of_memory_error(backend):
     x = device.xp.ones((1, 1), dtype=device.xp.float32)
 
     def add():
-        with device.session("the sum"):
+        with device.session(lambda: "the sum"):
             backend.host(device.xp.broadcast_to(x, (2**30, 2**20)) + x)
 
     with pytest.raises(nnxp.OutOfMemoryError, match=r"^the sum does not fit .* smaller batch_siz"):

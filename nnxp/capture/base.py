@@ -85,6 +85,13 @@ class CapturedSteps(ABC):
     def _holds_arrays(self) -> bool:
         """Return whether network and optimizer hold the arrays that the last step left there."""
 
+    def vectors(self) -> list[Array]:
+        """Return arrays that hold all bound parameters and state; empty if there are none such.
+
+        They may hold other numbers too, which do not matter.
+        """
+        return []
+
     def _hold(
         self,
         own: Iterable[Parameters],
@@ -107,7 +114,7 @@ class CapturedSteps(ABC):
 
         Network and optimizer hold the current parameters and state after each step, and `sums`
         those of the loss and the metrics; see `Step`. Arrays that other code puts in their place
-        stay at the end.
+        stay at the end. If a `DivergenceError` is raised within, all is as before the first step.
         """
 
 

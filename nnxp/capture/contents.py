@@ -128,7 +128,13 @@ class Contents:
             and all(
                 attributes.keys() <= names
                 and all(map(operator.is_, map(attributes.get, held), held.values()))
-                for attributes, names, held in self._objects
+                for attributes, names, held in self._part_attributes
+            )
+            and all(
+                len(attributes) == len(held)
+                and all(map(operator.is_, attributes, held))
+                and all(map(operator.is_, attributes.values(), held.values()))
+                for attributes, held in self._class_attributes
             )
         )
 
@@ -141,16 +147,16 @@ class Contents:
         )
 
     @functools.cached_property
-    def _objects(self) -> list[tuple[Mapping[str, Any], set[str], dict[str, Any]]]:
-        """For each part and class: its attributes, the names that it may have, and its objects."""
-        found: list[tuple[Mapping[str, Any], set[str], dict[str, Any]]] = []
-        for owner, _ in self._held.values():
-            if isinstance(owner, Part):
-                held = self._seen[id(owner)][2]
-                found.append((vars(owner), {*held, *vars(owner), *owner.changing}, held))
-            elif isinstance(owner, type):
-                found.append((vars(owner), set(vars(owner)), dict(vars(owner))))
-        return found
+    def _part_attributes(self) -> list[tuple[Mapping[str, Any], set[str], dict[str, Any]]]:
+        """For each part: its attributes, the names that it may have, and what it held."""
+        held = [(x, self._seen[id(x)][2]) for x in self.parts]
+        return [(vars(x), {*kept, *vars(x), *x.changing}, kept) for x, kept in held]
+
+    @functools.cached_property
+    def _class_attributes(self) -> list[tuple[Mapping[str, Any], dict[str, Any]]]:
+        """For each class: its attributes, and a copy; their order stays the same too."""
+        owners = [owner for owner, _ in self._held.values() if isinstance(owner, type)]
+        return [(vars(x), dict(vars(x))) for x in owners]
 
     def changes(self, later: Contents) -> list[tuple[object, list[str]]]:
         """Return the owners (parts, classes and so on) that hold something else in `later`.

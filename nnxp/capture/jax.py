@@ -12,6 +12,7 @@ import numpy as np
 from nnxp.arrays import Array
 from nnxp.capture.base import CapturedSteps, require_states, with_numbers
 from nnxp.data.batches import Batches, prepare_batch
+from nnxp.errors import DivergenceError
 from nnxp.step import Step
 
 Values: TypeAlias = tuple[
@@ -36,6 +37,8 @@ class JaxSteps(CapturedSteps):
         """Provide the function that does one step; see `CapturedSteps`."""
         self._placed = self._network.arrays()  # of the layers that there are now
         (parameters, states), optimizer = self._placed, self._optimizer
+        steps, originals = optimizer.steps, [dict(arrays) for arrays in self._placed]
+        original_state = {slot: dict(kept) for slot, kept in optimizer.state.items()}
         trainable = parameters.trainable
         optimizer.require(parameters, trainable)
         zeros_like = self._device.xp.zeros_like
@@ -47,6 +50,11 @@ class JaxSteps(CapturedSteps):
         self._sums, self._stepped, self._written = sums, False, True
         try:
             yield lambda rows: self._step(batches.arrays, rows)  # a stream's arrays change
+        except DivergenceError:
+            for arrays, original in zip(self._placed, originals, strict=True):
+                arrays.place_all(original)
+            optimizer.steps, optimizer.state = steps, original_state
+            raise
         finally:
             if not self._written:  # whole, since the last step was interrupted
                 self._write_back()

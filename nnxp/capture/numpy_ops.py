@@ -13,6 +13,7 @@ from nnxp.capture.ops import Buffer, Ops, Program, add_product, subtract_product
 
 _ALIGNMENT = 64  # bytes of a cache line
 _SHORT_ROW = 32
+_SMALL = 1 << 16  # numbers of an array that stays in the cache
 _LARGE_SUM = 1 << 9  # numbers from which BLAS sums faster than NumPy
 
 
@@ -36,16 +37,21 @@ class NumpyOps(Ops):
         match function:
             case np.ufunc() if not kwargs:
                 # NumPy would convert a Python number to the arrays' dtype at each call.
+                shape: tuple[int, ...] = ()
+                if function in (np.maximum, np.minimum) and out.size <= _SMALL:
+                    shape = out.shape  # they are faster with two arrays than with a number
                 dtype = np.result_type(*args)
-                numbers = [x if isinstance(x, np.ndarray) else np.asarray(x, dtype) for x in args]
+                numbers = [
+                    x if isinstance(x, np.ndarray) else np.full(shape, x, dtype) for x in args
+                ]
                 if function in (np.maximum, np.minimum):  # they take `out` by keyword only
                     return [partial(function, *numbers, out=out)]
                 return [partial(function, *numbers, out)]
             case np.astype:
-                return [partial(np.copyto, out, args[0], "unsafe")]
+                return [_copy(out, args[0])]
             case np.where:
                 return [
-                    partial(np.copyto, out, args[2]),
+                    _copy(out, args[2]),
                     partial(np.copyto, out, args[1], where=args[0]),
                 ]
             case np.sum | np.max if len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
@@ -63,13 +69,18 @@ class NumpyOps(Ops):
             case _ if function is add_product:
                 row, a, b = args
                 if call := accumulating_product(out, a, b):
-                    return [partial(np.copyto, out, row), call]
+                    return [_copy(out, row), call]
                 return [partial(np.matmul, a, b, out), partial(np.add, out, row, out)]
             case _ if function is subtract_product:
                 x, factor, a, b = args
                 return _lower_subtraction(x, factor, a, b, out)
             case _:
                 return [lambda: np.copyto(out, function(*args, **kwargs))]
+
+
+def _copy(out: Buffer, x: Buffer) -> Callable[[], object]:
+    """Return the call that computes ``out[...] = x``; `np.copyto` takes longer to call."""
+    return partial(out.__setitem__, ..., x)
 
 
 def _lower_reduction(
@@ -84,14 +95,14 @@ def _lower_reduction(
     # NumPy reduces short rows slowly, and the same numbers as columns fast.
     columns = np.empty(x.shape[::-1], x.dtype)
     return [
-        partial(np.copyto, columns, x.T),
+        _copy(columns, x.T),
         partial(np.maximum.reduce, columns, 0, None, out.reshape(-1)),
     ]
 
 
 def _lower_subtraction(x: Buffer, factor: Buffer, a: Buffer, b: Buffer, out: Buffer) -> Program:
     """Return the calls that compute ``out[...] = x - factor * (a @ b)``."""
-    program: Program = [] if x is out else [partial(np.copyto, out, x)]
+    program: Program = [] if x is out else [_copy(out, x)]
     if call := accumulating_product(out, a, b, factor):
         return [*program, call]
     product = np.empty_like(out)

@@ -7,7 +7,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
-from typing import NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from nnxp.capture.program import compile_program
 from nnxp.capture.recorded import Recorded
 from nnxp.capture.tape import Tape
 from nnxp.data.batches import Batches, prepare_batch
+from nnxp.errors import DivergenceError
 from nnxp.optimizers import SGD, Optimizer
 from nnxp.step import Step
 
@@ -84,6 +85,17 @@ class Replay(CapturedSteps):
         self._state_buffers: dict[str, Buffer] = {
             name: module.empty_like(x) for name, x in network.states().items()
         }
+        self._vectors = [
+            *separate.values(),
+            *(x for x in self._state_buffers.values() if x.dtype.kind == "f"),
+            *(
+                x.vector
+                for group in self._groups
+                for x in (group.parameters, *group.state.values())
+            ),
+        ]
+        if not self._flat:
+            self._vectors += [x for kept in self._optimizer_buffers.values() for x in kept.values()]
         self._sum_buffers: dict[str, Buffer] = {
             name: module.empty_like(x) for name, x in step.sums.items()
         }
@@ -93,6 +105,7 @@ class Replay(CapturedSteps):
         self._buffers = [self._parameter_buffers, self._state_buffers]
         self._placed = network.arrays()  # where the buffers are while bound
         self._originals = [dict(arrays) for arrays in self._placed]  # in their place otherwise
+        self._left_state: dict[str, dict[str, Array]] | None = None  # at the end of the last call
 
     @property
     def nbytes(self) -> int:
@@ -105,11 +118,14 @@ class Replay(CapturedSteps):
     @contextlib.contextmanager
     def bind(self, batches: Batches, sums: dict[str, Array]) -> Iterator[Callable[[Array], None]]:
         """Provide the function that does one step; see `CapturedSteps`."""
-        self._placed, stepped = self._network.arrays(), False
-        parameters = self._placed[0]
-        self._optimizer.require(parameters, parameters.trainable)
-        originals = self._originals = [dict(arrays) for arrays in self._placed]
-        original_state = {slot: dict(kept) for slot, kept in self._optimizer.state.items()}
+        optimizer, steps, stepped = self._optimizer, self._optimizer.steps, False
+        left = self._left_state
+        if left is None or not self._hold(self._placed, self._originals, left):
+            self._placed = self._network.arrays()
+            self._originals = [dict(arrays) for arrays in self._placed]
+            optimizer.require(self._placed[0], self._placed[0].trainable)
+        originals = self._originals
+        original_state = {slot: dict(kept) for slot, kept in optimizer.state.items()}
         for buffers, original in zip(self._buffers, originals, strict=True):
             for name, buffer in buffers.items():
                 buffer[...] = original[name]
@@ -118,19 +134,25 @@ class Replay(CapturedSteps):
                 buffer[...] = original_state[slot].get(name, 0)
         for name, buffer in self._sum_buffers.items():
             buffer[...] = sums[name]
+        do_step: Callable[[Any, Any], None] = self._step
+
+        def step(rows: Array) -> None:  # the arrays of a stream are others at each step
+            nonlocal stepped
+            stepped = True
+            do_step(batches.arrays, rows)
+
         try:
             sums.update(cast(Arrays, self._sum_buffers))
             for arrays, buffers in zip(self._placed, self._buffers, strict=True):
                 arrays.place_all(cast(Arrays, buffers))
             for slot, buffers in self._optimizer_buffers.items():
-                self._optimizer.state[slot].update(cast(Arrays, buffers))
-
-            def step(rows: Array) -> None:  # the arrays of a stream are others at each step
-                nonlocal stepped
-                stepped = True
-                self._step(cast(tuple[Buffer, ...], batches.arrays), cast(Buffer, rows))
-
+                optimizer.state[slot].update(cast(Arrays, buffers))
             yield step
+        except DivergenceError:  # the originals still hold the numbers of before
+            for arrays, original in zip(self._placed, originals, strict=True):
+                arrays.place_all(original)
+            optimizer.steps, optimizer.state = steps, original_state
+            raise
         finally:
             for arrays, buffers, original in zip(
                 self._placed, self._buffers, originals, strict=True
@@ -141,7 +163,7 @@ class Replay(CapturedSteps):
                         arrays.place(name, original[name])
             sums.update({name: cast(Array, x.copy()) for name, x in self._sum_buffers.items()})
             for slot, buffers in self._optimizer_buffers.items():
-                kept, before = self._optimizer.state.get(slot, {}), original_state[slot]
+                kept, before = optimizer.state.get(slot, {}), original_state[slot]
                 for name, buffer in buffers.items():
                     if kept.get(name) is not buffer:
                         continue
@@ -151,11 +173,21 @@ class Replay(CapturedSteps):
                         kept[name] = before[name]
                     else:
                         del kept[name]
+            self._left_state = {
+                slot: dict(optimizer.state.get(slot, {})) for slot in self._optimizer_buffers
+            }
             for layer in self._network.leaves():
                 layer.grads.clear()
 
+    def vectors(self) -> list[Array]:
+        """Return the flat vectors and the buffers of single arrays; see `CapturedSteps`."""
+        return cast(list[Array], self._vectors)
+
     def _has_same_arrays(self, step: Step) -> bool:
         # The same objects, since others may overlap in memory or have another order in it.
+        return self._holds_originals()
+
+    def _holds_originals(self) -> bool:
         return all(x.hold(y) for x, y in zip(self._placed, self._originals, strict=True))
 
     def _holds_arrays(self) -> bool:

@@ -179,13 +179,13 @@ class Device:
         return self._context()
 
     @contextmanager
-    def session(self, work: str) -> Iterator[None]:
+    def session(self, describe_work: Callable[[], str]) -> Iterator[None]:
         """Compute on this device, then free the memory that the library keeps in its cache.
 
         Parameters
         ----------
-        work : str
-            A description of the work and its size, for the error.
+        describe_work : callable
+            Returns a description of the work and its size, for the error.
 
         Raises
         ------
@@ -203,7 +203,7 @@ class Device:
             free = self.free_memory()
             available = "" if free is None else f", which has {free / 2**20:,.0f} MiB free"
             raise OutOfMemoryError(
-                f"{work} does not fit into the memory of {self.spec}{available}; "
+                f"{describe_work()} does not fit into the memory of {self.spec}{available}; "
                 "use a smaller batch_size"
             ) from None
         finally:

@@ -42,8 +42,8 @@ def limit_blas_threads(multiplications: int) -> Iterator[None]:
 
 def _remove(limit: Any) -> None:
     """Remove a limit, unless the user has set another one since."""
-    pools = blas_libraries().info()  # OpenMP among them
-    current = {pool["num_threads"] for pool in pools if pool["user_api"] == "blas"}
+    pools = blas_libraries().lib_controllers  # OpenMP among them
+    current = {pool.num_threads for pool in pools if pool.user_api == "blas"}
     if current <= {1}:
         limit.restore_original_limits()
 

@@ -15,7 +15,7 @@ from nnxp.devices import Device
 from nnxp.history import Figures
 from nnxp.metrics import Metric
 from nnxp.step import Step, evaluated_sums
-from nnxp.training.divergence import is_finite
+from nnxp.training.divergence import is_finite, parameters_and_state
 
 EVALUATION_BATCH_SIZE = 1000
 """How many examples are evaluated at a time."""
@@ -38,7 +38,7 @@ class Measured(NamedTuple):
         The figures of the sums of an epoch's steps; None if nothing was summed.
     penalty : float
     finite : bool
-        Whether all numbers of all arrays are finite.
+        Whether parameters and state are finite, if arrays were given.
     """
 
     evaluations: list[Evaluation]
@@ -64,7 +64,7 @@ def evaluate(
     count : float, optional
         The number of examples in the step's sums, or the sum of their weights.
     arrays : iterable of array, optional
-        On the same device.
+        On the same device, with all numbers of parameters and state. They may have more.
     """
     xp, penalty, metrics = device.xp, step.penalty, step.metrics
     # The sums of each data set's batches, and those of the steps.
@@ -77,9 +77,10 @@ def evaluate(
         penalized = value if isinstance(value, float) else math.nan
         pending += [] if isinstance(value, float) else [xp.reshape(value, (-1,))]
     arrays = list(arrays)
-    if arrays:  # a sum is finite only if all of its terms are
+    if arrays:  # a sum of squares is finite only if all of its terms are
+        flat = [xp.reshape(x, (-1,)) for x in arrays]
+        total = functools.reduce(operator.add, [x @ x for x in flat])
         dtype = getattr(xp, step.network.dtype or "float32")
-        total = functools.reduce(operator.add, map(xp.sum, arrays))
         pending.append(xp.reshape(xp.astype(total, dtype), (-1,)))
     numbers = iter(device.to_host(xp.concat(pending)).tolist())
     totals = [_total(group, numbers) for group in groups]
@@ -90,7 +91,9 @@ def evaluate(
         _figures(sums, metrics, n, penalized) for sums, n in zip(totals, counts, strict=True)
     ]
     running = figures.pop()
-    finite = all(map(math.isfinite, numbers)) or all(map(is_finite, arrays))
+    finite = all(map(math.isfinite, numbers)) or all(
+        map(is_finite, parameters_and_state(step.network, step.optimizer).values())
+    )
     return Measured(figures, running if step.sums else None, penalized, finite)
 
 

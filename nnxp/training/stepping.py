@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from nnxp.arrays import Array
 from nnxp.checks import warn
 from nnxp.data.batches import Batches
-from nnxp.errors import InputError
+from nnxp.errors import DivergenceError, InputError
 from nnxp.step import Step
+from nnxp.training.divergence import Snapshot
 
 if TYPE_CHECKING:
     from nnxp.capture import CapturedSteps, Contents
@@ -54,6 +55,7 @@ class Stepper:
         capture: bool | str,
         own_step: bool,
         observed: bool,
+        restores: bool,
     ) -> Iterator[Callable[[Array], object]]:
         """Provide the function that does one step, given the row indices of a batch.
 
@@ -70,26 +72,42 @@ class Stepper:
             Whether the plain step is not `Trainer.step`, so that captured steps would ignore it.
         observed : bool
             Whether other code runs between steps, which may change the parts.
+        restores : bool
+            Whether parameters and state are to be as before if a `DivergenceError` is raised.
         """
-        with contextlib.ExitStack() as stack:
+        before: Snapshot | None = None
+        try:
+            with contextlib.ExitStack() as stack:
 
-            def choose() -> Callable[[Array], object]:
-                step = make_step()
-                captured = self._choose(plain_step, step, batches, capture, own_step)
-                if captured is None:
-                    return lambda rows: plain_step(*batches.take(rows))
-                return stack.enter_context(captured.bind(batches, step.sums))
+                def choose() -> Callable[[Array], object]:
+                    nonlocal before
+                    step = make_step()
+                    captured = self._choose(plain_step, step, batches, capture, own_step)
+                    # Captured steps restore what was there when they were bound.
+                    if restores and before is None and (observed or captured is None):
+                        before = Snapshot(step.network, step.optimizer, batches.device)
+                    if captured is None:
+                        return lambda rows: plain_step(*batches.take(rows))
+                    return stack.enter_context(captured.bind(batches, step.sums))
 
-            chosen = choose()
+                chosen = choose()
 
-            def checked_step(rows: Array) -> None:
-                nonlocal chosen
-                if self.captured is not None and not self.captured.is_current(make_step()):
-                    stack.close()
-                    chosen = choose()
-                chosen(rows)
+                def checked_step(rows: Array) -> None:
+                    nonlocal chosen
+                    if self.captured is not None and not self.captured.is_current(make_step()):
+                        stack.close()
+                        chosen = choose()
+                    chosen(rows)
 
-            yield checked_step if observed else chosen
+                yield checked_step if observed else chosen
+        except DivergenceError:
+            if before is not None:
+                before.restore()
+            raise
+
+    def vectors(self) -> list[Array]:
+        """Return those of the captured steps, while bound; see `CapturedSteps.vectors`."""
+        return [] if self.captured is None else self.captured.vectors()
 
     def release(self) -> None:
         """Free captured steps that hold much memory; small ones are kept for the next call."""

@@ -400,8 +400,11 @@ class Trainer:
         self._require_resumable(batches)
         self.rng = batches.rng
         self._micro_batch_size = None
-        with self._session([batches], training=True):
-            self._train(batches, progress, [])
+        with (
+            self._session([batches], training=True),
+            self._steps(batches, progress, observed=False, restores=False) as step,
+        ):
+            self._train(step, batches, progress, [])
 
     @explained("trainer.evaluate(dataset) with dataset = nnxp.data.Dataset(X, y)")
     def evaluate(self, dataset: Dataset, batch_size: int = EVALUATION_BATCH_SIZE) -> Evaluation:
@@ -659,7 +662,7 @@ class Trainer:
         """
         batch_size = data[0].batch_size
         with contextlib.ExitStack() as stack:
-            work = describe_work(self.network, batch_size, EVALUATION_BATCH_SIZE)
+            work = partial(describe_work, self.network, batch_size, EVALUATION_BATCH_SIZE)
             stack.enter_context(self._device.session(work))
             stack.callback(data.clear)
             if not self._training:  # not when a callback evaluates
@@ -699,34 +702,35 @@ class Trainer:
         batches = data[0]
         epoch = self.epochs + 1
         progress = self._progress or EpochProgress.start(batches)
-        before = Snapshot(self.network, self.optimizer, self._device)
         start = time.perf_counter() - progress.seconds
         self._sums = (
             self._resumed_sums(progress, first_sums) if progress.batch else dict(first_sums)
         )
         try:
-            if not self._train(batches, progress, observers):
-                return None
-            evaluated = data[1:] if self._sums else data
-            measured = evaluate(
-                self._whole_step(),
-                [x.in_order(EVALUATION_BATCH_SIZE) for x in evaluated],
-                self._device,
-                batches.total_weight,
-                parameters_and_state(self.network, self.optimizer).values(),
-            )
-            evaluations = measured.evaluations
-            on_train = measured.running if measured.running is not None else evaluations.pop(0)
-            if not (measured.finite and math.isfinite(on_train.loss)):
-                loss = f"the loss is {on_train.loss}"
-                what = loss if measured.finite else "parameters or state are not finite"
-                raise DivergenceError(
-                    f"{what} after epoch {epoch}; start from new weights with a lower learning "
-                    f"rate, now {self.optimizer.learning_rate:g}"
+            with self._steps(batches, progress, bool(observers), restores=True) as step:
+                if not self._train(step, batches, progress, observers):
+                    return None
+                evaluated = data[1:] if self._sums else data
+                vectors = [] if observers else self._stepper.vectors()
+                measured = evaluate(
+                    self._whole_step(),
+                    [x.in_order(EVALUATION_BATCH_SIZE) for x in evaluated],
+                    self._device,
+                    batches.total_weight,
+                    vectors or parameters_and_state(self.network, self.optimizer).values(),
                 )
+                evaluations = measured.evaluations
+                on_train = measured.running if measured.running is not None else evaluations.pop(0)
+                if not (measured.finite and math.isfinite(on_train.loss)):
+                    loss = f"the loss is {on_train.loss}"
+                    what = loss if measured.finite else "parameters or state are not finite"
+                    raise DivergenceError(
+                        f"{what} after epoch {epoch}; start from new weights with a lower learning "
+                        f"rate, now {self.optimizer.learning_rate:g}"
+                    )
         except DivergenceError:
             self._sums = {}
-            before.restore()
+            before = Snapshot(self.network, self.optimizer, self._device)
             self._progress = None
             raise_at_divergence(self.step, self._whole_step(), batches, progress, epoch)
             before.restore()
@@ -761,11 +765,19 @@ class Trainer:
             for name, x in progress.sums.items()
         }
 
-    def _train(self, batches: Batches, progress: EpochProgress, observers: list[Callback]) -> bool:
+    def _train(
+        self,
+        step: Callable[[Array], object],
+        batches: Batches,
+        progress: EpochProgress,
+        observers: list[Callback],
+    ) -> bool:
         """Do the remaining updates of an epoch; return False if a callback stopped it.
 
         Parameters
         ----------
+        step : callable
+            Of `_steps`.
         batches : Batches
         progress : EpochProgress
             Where in the epoch to start.
@@ -773,28 +785,26 @@ class Trainer:
             Those to call after each step.
         """
         start = time.perf_counter() - progress.seconds
-        rows: Iterable[Array] = progress.remaining_rows(batches)
-        self._progress = None
-        if not progress.batch:
-            flush_denormals(self.optimizer, len(batches))
+        rows = progress.remaining_rows(batches)
+        if not observers:
+            for batch in rows:
+                step(batch)
+            return True
         current = replace(progress)
         total = len(batches)
-        with self._keep_progress(progress), self._steps(batches, bool(observers)) as step:
-            for done, batch in enumerate(rows, progress.batch + 1):
-                step(batch)
-                if not observers:
-                    continue
-                current.batch, current.seconds = done, time.perf_counter() - start
-                self._progress, self._epoch_steps = current, (done, total)  # for a save
-                try:
-                    stops = [callback.step(self) for callback in observers]
-                except BaseException:
-                    current.sums = self._host_sums()
-                    raise
-                if any(stops):
-                    current.sums, current.seconds = self._host_sums(), time.perf_counter() - start
-                    return False
-                self._progress = None
+        for done, batch in enumerate(rows, progress.batch + 1):
+            step(batch)
+            current.batch, current.seconds = done, time.perf_counter() - start
+            self._progress, self._epoch_steps = current, (done, total)  # for a save
+            try:
+                stops = [callback.step(self) for callback in observers]
+            except BaseException:
+                current.sums = self._host_sums()
+                raise
+            if any(stops):
+                current.sums, current.seconds = self._host_sums(), time.perf_counter() - start
+                return False
+            self._progress = None
         return True
 
     def _has_own_step(self) -> bool:
@@ -802,28 +812,32 @@ class Trainer:
         return type(self).step is not _STEP or "step" in vars(self)
 
     @contextlib.contextmanager
-    def _keep_progress(self, progress: EpochProgress) -> Iterator[None]:
-        """Keep the progress of an interrupted epoch if resuming fails before its first step."""
+    def _steps(
+        self, batches: Batches, progress: EpochProgress, observed: bool, restores: bool
+    ) -> Iterator[Callable[[Array], object]]:
+        """Provide the function that does one step, given a batch's rows; see `Stepper.bind`.
+
+        The progress of an interrupted epoch is kept if resuming fails before its first step.
+        """
         steps = self.optimizer.steps
+        self._progress = None
+        if not progress.batch:
+            flush_denormals(self.optimizer, len(batches))
         try:
-            yield
+            with self._stepper.bind(
+                self.step,
+                self._whole_step,
+                batches,
+                capture=self.capture,
+                own_step=self._has_own_step(),
+                observed=observed,
+                restores=restores,
+            ) as step:
+                yield step
         except BaseException:
             if progress.batch and self.optimizer.steps == steps:
                 self._progress = progress
             raise
-
-    @contextlib.contextmanager
-    def _steps(self, batches: Batches, observed: bool) -> Iterator[Callable[[Array], object]]:
-        """Provide the function that does one step, given a batch's rows; see `Stepper.bind`."""
-        with self._stepper.bind(
-            self.step,
-            self._whole_step,
-            batches,
-            capture=self.capture,
-            own_step=self._has_own_step(),
-            observed=observed,
-        ) as step:
-            yield step
 
 
 _STEP = Trainer.step
