@@ -169,10 +169,9 @@ def _share(own: Array, weights: Array) -> Array:
 
 
 def evaluated_sums(
-    step: Step, inputs: Array, labels: Array, weights: Array | None = None
+    step: Step, scores: Array, labels: Array, weights: Array | None = None
 ) -> dict[str, Array]:
-    """Return the sums over a batch, without training; see `measured_sums`."""
-    scores = step.network.forward(inputs)
+    """Return the sums over a batch's scores, without training; see `measured_sums`."""
     value = step.loss.forward(scores, labels, training=False, **_weighted(weights))
     return measured_sums(step.loss, step.metrics, scores, labels, value, weights)
 

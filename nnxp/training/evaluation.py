@@ -68,7 +68,11 @@ def evaluate(
     """
     xp, penalty, metrics = device.xp, step.penalty, step.metrics
     # The sums of each data set's batches, and those of the steps.
-    groups = [[evaluated_sums(step, *batch) for batch in batches] for batches in data]
+    forward = step.network.forward
+    groups = [
+        [evaluated_sums(step, forward(inputs), *rest) for inputs, *rest in batches]
+        for batches in data
+    ]
     groups.append([step.sums] if step.sums else [])
     pending = [x for group in groups for sums in group for x in sums.values()]
     penalized = 0.0

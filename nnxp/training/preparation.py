@@ -79,13 +79,14 @@ def require_suitable(batches: Batches, name: str, step: Step) -> dict[str, Array
             inputs, labels, *weights = prepare_batch(
                 [x[:1] for x in dataset.arrays], dataset.scale, device, dtype
             )
-            outputs = tuple(step.network.forward(inputs).shape[1:])
+            scores = step.network.forward(inputs)
+            outputs = tuple(scores.shape[1:])
             if dataset.classes is not None and step.loss.probabilities is not None:
                 _require_outputs(dataset.classes, outputs)
             step.loss.check_labels(dataset.labels, outputs)
             if isinstance(batches, BatchStream):
                 batches.check_labels = lambda labels: step.loss.check_labels(labels, outputs)
-            sums = evaluated_sums(step, inputs, labels, *weights)
+            sums = evaluated_sums(step, scores, labels, *weights)
             if dataset.classes is not None and "accuracy" not in sums:
                 raise InputError(
                     f"the labels are the classes {dataset.classes!r:.60}, and {step.loss!r} takes "
