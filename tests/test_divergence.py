@@ -294,3 +294,18 @@ def test_non_finite_weight_gradient_is_found():
     with np.errstate(all="ignore"):
         place = first_not_finite(network, nnxp.MeanSquaredError(), inputs, targets)
     assert place == "the gradient of W1 in layer 1, Affine(6, 3),"
+
+
+@pytest.mark.parametrize("name", ["inputs", "labels"])
+@pytest.mark.parametrize("capture", ["auto", False])
+def test_numbers_that_were_written_into_a_data_set_later_are_named(name, capture):
+    rng = np.random.default_rng(0)
+    dataset = Dataset(rng.normal(size=(40, 4)), rng.normal(size=40))
+    trainer = nnxp.Trainer(
+        nnxp.mlp([4, 1], rng=0), nnxp.MeanSquaredError(), nnxp.SGD(0.1), capture=capture
+    )
+    trainer.fit(dataset, epochs=1, batch_size=10, rng=0)
+    getattr(dataset, name)[3] = np.nan
+    with pytest.raises(nnxp.DivergenceError, match=rf"step \d of epoch 2: the {name} of its batch"):
+        trainer.fit(dataset, epochs=1, batch_size=10)
+    assert all(np.isfinite(x).all() for x in trainer.network.parameters().values())

@@ -107,6 +107,13 @@ def raise_at_divergence(
             if not not_finite and is_finite(value):
                 continue
             before.restore()
+            for name, x in (("inputs", inputs), ("labels", labels)):
+                if not is_finite(x):
+                    raise DivergenceError(
+                        f"training diverged at step {number} of epoch {epoch}: the {name} of its "
+                        "batch hold a number that is not finite, which was written into the data "
+                        "set after it was made; repair the array and make a new Dataset"
+                    )
             place = first_not_finite(network, step.loss, inputs, labels)
             before.restore()  # the layers' state, which the search has changed
             if place is None:
