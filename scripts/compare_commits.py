@@ -38,7 +38,7 @@ def main() -> None:
     count = 2 if args.quick else ROUNDS
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(checkout(revision)) for revision in revisions]
-        announce(f"{count} rounds of both commits; 9 rounds take some 2 minutes")
+        announce(f"{count} rounds of both commits; {ROUNDS} rounds take some minutes")
         rounds = [
             [time_checkout(folder, quick=args.quick) for folder in folders]
             for _ in progress(count, "round")

@@ -65,7 +65,7 @@ def main() -> None:
     print(f"{data.name} on {device}, {args.epochs} epochs, batches of {args.batch_size}")
     print(f"mean and standard deviation over {args.seeds} seed(s)")
     print(f"{'run':<28}  {'train accuracy':<16}  {'validation accuracy':<16}  seconds per run")
-    announce(f"{len(RUNS) * args.seeds} runs, each of some 5 seconds on MNIST")
+    announce(f"{len(RUNS) * args.seeds} runs, on MNIST each takes 5 to 20 seconds")
     all_histories = {}
     table = []
     for run_name, settings in RUNS.items():

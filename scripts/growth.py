@@ -70,7 +70,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = new_run_folder(args.out, vars(args))
     if not args.quick:
-        announce("a million steps of a tiny network, then the sizes: some three minutes")
+        announce("a million steps of a tiny network, then the series of sizes: several minutes")
     # First, because the peak memory of the process never falls.
     tenths = many_steps(1 if args.quick else 100)
     print("| steps of a tiny network | µs per step | peak MiB of the process |\n|---|---|---|")
@@ -176,14 +176,14 @@ def draw(table: dict[str, list[Row]], memory: list[float], folder: Path) -> None
     data = table["examples"]
     data_axes.plot([row.data for row in data], [row.memory for row in data], "o-", color=COLOURS[0])
     data_axes.set(title="memory by data", xlabel="MiB of data",
-                  ylabel="peak MiB in an epoch, beyond the data")  # fmt: skip
+                  ylabel="peak MiB beyond the data")  # fmt: skip
     epoch_axes.plot(range(1, len(memory) + 1), memory, "o-", color=COLOURS[0])
     epoch_axes.set(title="memory by epochs", xlabel="epoch", ylabel="MiB in use after the epoch")
-    epoch_axes.locator_params(axis="x", integer=True)
     for axes in (data_axes, epoch_axes):
         axes.set_ylim(0, 2 * max(memory + [row.memory for row in data]))
     for axes in figure.axes:
         axes.grid(alpha=0.3)
+        axes.locator_params(axis="x", integer=True)
     save_figure(figure, folder / "growth.png")
 
 
