@@ -245,13 +245,20 @@ def test_installed_copy_names_the_packages_themselves(installed_copy, tmp_path):
     assert cuda13[-1] == "cupy-cuda13x[ctk]>=14"
 
 
-def test_command_names_this_python_unless_it_is_the_one_on_the_path(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("spec", "start"),
+    [(object(), "python -m pip install"), (None, "uv pip install -p python")],
+    ids=["pip", "uv"],
+)
+def test_command_is_for_the_python_that_runs(monkeypatch, tmp_path, spec, start):
+    # An environment that uv made has no pip; which of both runs the tests is not known here.
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert shlex.split(pip("install", "torch"))[0] == sys.executable
+    assert sys.executable in shlex.split(pip("install", "torch"))
     (tmp_path / "python").write_text("")
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    assert pip("install", "jax[cuda13]") == "python -m pip install 'jax[cuda13]'"
+    assert pip("install", "jax[cuda13]") == f"{start} 'jax[cuda13]'"
 
 
 def test_reader_that_closes_the_pipe_gets_no_traceback():
