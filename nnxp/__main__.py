@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
+import itertools
 import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import nnxp
-from nnxp.devices import opening
+from nnxp.devices import one_line, opening
+from nnxp.extras import Requirement, install_extra, pip, requirements
 
-PACKAGES = [
-    "nnxp", "numpy", "array-api-compat", "array-api-strict", "cupy-cuda12x", "cupy-cuda13x",
-    "torch", "jax", "matplotlib", "pooch",
-]  # fmt: skip
+# The modules whose names differ from their packages' by more than a hyphen.
+MODULES = {"cupy-cuda12x": "cupy", "cupy-cuda13x": "cupy", "scikit-learn": "sklearn"}
 DEVICES = ["cpu", "cuda", "torch:cpu", "torch:cuda", "torch:mps", "jax:cpu", "jax:cuda", "strict"]
 THREADS = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
 
@@ -28,16 +29,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m nnxp", description=__doc__)
     parser.add_argument("command", choices=["doctor"])
     parser.parse_args()
-    return doctor()
+    try:
+        status = doctor()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as with ``| head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    return status
 
 
 def doctor() -> int:
     """Print what works; return 0 if training on the CPU works, else 1."""
     print(f"Python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores")
-    print("\npackages")
-    for package in PACKAGES:
-        print(f"  {package:<18}{_version(package)}")
-    print(f"\nBLAS\n  {_blas()}")
+    print(f"\nBLAS\n  {_blas()}")  # before other packages load BLAS libraries of their own
+    print(f"\nnnxp {nnxp.__version__} in {Path(nnxp.__file__).parent}")
+    for extra, group in itertools.groupby(requirements(), lambda requirement: requirement.extra):
+        _packages(extra, list(group))
     print("\ndevices")
     for spec in DEVICES:
         _device(spec)
@@ -53,17 +60,40 @@ def doctor() -> int:
     try:
         _train()
     except Exception as error:  # noqa: BLE001 (every error is reported)
-        print(f"  FAIL  {type(error).__name__}: {error}")
+        print(f"  FAIL  {one_line(error)}")
         return 1
     print("  ok    a small network learns the embedded digits")
     return 0
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+def _packages(extra: str, group: list[Requirement]) -> None:
+    """Print whether each package of an extra can be used, and the remedy if one cannot."""
+    print(f"  extra {extra}" if extra else "  always needed")
+    broken, unsuitable = [], []
+    for requirement in group:
+        package, text = requirement.package, requirement.text
+        try:
+            installed = version(package)
+        except PackageNotFoundError:
+            print(f"    --    {package} is not installed")
+            unsuitable.append(text)
+            continue
+        if not requirement.accepts(installed):
+            print(f"    FAIL  {package} {installed} is installed, and {text} is needed")
+            unsuitable.append(text)
+            continue
+        try:
+            importlib.import_module(MODULES.get(package, package.replace("-", "_")))
+        except Exception as error:  # noqa: BLE001 (every error is reported)
+            print(f"    FAIL  {package} {installed} does not import ({one_line(error)})")
+            broken.append(text)
+            continue
+        print(f"    ok    {package} {installed}")
+    if unsuitable:
+        command = install_extra(extra) if extra else pip("install", *unsuitable)
+        print(f"    remedy: {command}")
+    if broken:
+        print(f"    remedy: {pip('install', '--force-reinstall', *broken)}")
 
 
 def _blas() -> str:
@@ -72,13 +102,13 @@ def _blas() -> str:
     blas = config["Build Dependencies"]["blas"]
     text = f"{blas['name']} {blas['version']}"
     settings = [f"{name}={os.environ[name]}" for name in THREADS if name in os.environ]
-    if importlib.util.find_spec("threadpoolctl"):
+    try:
         import threadpoolctl
-
+    except ImportError:
+        text += ", its default number of threads"
+    else:
         pools = [p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
         text += "".join(f", {pool['num_threads']} threads" for pool in pools)
-    elif not settings:
-        text += ", its default number of threads (pip install threadpoolctl shows how many)"
     return ", ".join([text, *settings])
 
 
@@ -91,7 +121,7 @@ def _device(spec: str) -> None:
     except nnxp.DeviceError as error:
         print(f"    --    {error}")
     except Exception as error:  # noqa: BLE001 (every error is reported)
-        print(f"    FAIL  {type(error).__name__}: {error}")
+        print(f"    FAIL  {one_line(error)}")
 
 
 def _train() -> None:

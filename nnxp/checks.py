@@ -20,6 +20,7 @@ import numpy as np
 
 from nnxp.arrays import Array
 from nnxp.errors import InputError, MissingExtraError
+from nnxp.extras import install_extra
 
 _WORDS = {
     "lr": "learning_rate", "alpha": "learning_rate", "eta": "learning_rate", "eps": "epsilon",
@@ -154,7 +155,7 @@ def optional_import(package: str, extra: str) -> ModuleType:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"{error.name} is not installed; pip install 'nnxp[{extra}]'", name=error.name
+            f"{error.name} is not installed; {install_extra(extra)}", name=error.name
         ) from None
 
 

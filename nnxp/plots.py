@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from nnxp.checks import optional_import
 from nnxp.errors import InputError
@@ -13,31 +16,45 @@ from nnxp.files import write_atomically
 from nnxp.history import Record
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = [f"C{i}" for i in range(10)]  # matplotlib's ten; further curves are dashed
+# The colours of Okabe and Ito, which differ for the colour-blind too, without yellow, which is
+# faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#707070")
+_LINES = ("-", "--", "-.", ":")
+_MARKERS = "osDv^PX"
+_LOG_RANGE = 20  # a logarithmic axis separates the runs if losses differ by this factor
 
 
-def _shown_sets(records: Sequence[Record], single: bool) -> tuple[str, ...]:
-    """Return the data sets whose curves are drawn for a run."""
-    if not records:
-        return ()
-    if "validation_loss" not in records[0]:
-        return ("train",)
-    return ("train", "validation") if single else ("validation",)
+class _Curve(NamedTuple):
+    """A figure by epoch: its mean over the repetitions of a run, and the standard deviation."""
+
+    name: str
+    epochs: npt.NDArray[Any]
+    means: npt.NDArray[Any]
+    deviations: npt.NDArray[Any] | None  # None if there is one repetition
 
 
 def plot_histories(
-    histories: Mapping[str, Sequence[Record]], path: str | Path, *, title: str = ""
+    histories: Mapping[str, Sequence[Record] | Sequence[Sequence[Record]]],
+    path: str | Path,
+    *,
+    title: str = "",
 ) -> None:
     """Draw learning curves, loss and accuracy side by side, as PNG.
+
+    A star marks the best epoch of each validation curve, or of each training curve if there are no
+    others.
 
     Parameters
     ----------
     histories : mapping of str to sequence of Record
-        The records of each run under its name. A single run has training and validation curves; of
-        several runs, only the validation curves are drawn, or the training curves if there are no
-        others. Without accuracies, only the losses are drawn.
+        The records of each run under its name, or a list of such sequences for a run that was
+        repeated, with other seeds: its curve is the mean, and a band shows the standard deviation.
+        A single run has training and validation curves; of several runs, only the validation curves
+        are drawn, or the training curves if there are no others. Without accuracies, only the
+        losses are drawn.
     path : str or Path
         The file to write.
     title : str, optional
@@ -50,45 +67,129 @@ def plot_histories(
     InputError
         If there is no record.
     """
-    if not any(histories.values()):
+    runs = {name: _repetitions(records) for name, records in histories.items()}
+    runs = {name: repetitions for name, repetitions in runs.items() if repetitions}
+    if not runs:
         raise InputError("there is nothing to plot: no epoch was finished")
-    known = {name for records in histories.values() for record in records for name in record}
+    known = {name for run in runs.values() for record in run[0] for name in record}
     quantities = (
         ["loss", "accuracy"] if known & {"train_accuracy", "validation_accuracy"} else ["loss"]
     )
-    figure = new_figure(5 * len(quantities), 4.2)
-    all_axes = figure.subplots(1, len(quantities), squeeze=False)[0]
     single = len(histories) == 1
-    curves = [
-        (run, shown, records)
-        for run, records in histories.items()
-        for shown in _shown_sets(records, single)
-    ]
+    rows = 0 if single else min(len(runs), 24)
+    figure = new_figure(4.6 * len(quantities) + (0 if single else 2.4), max(4.0, 0.2 * rows))
+    all_axes = figure.subplots(1, len(quantities), squeeze=False)[0]
     for axes, quantity in zip(all_axes, quantities, strict=True):
-        for i, (run, shown, records) in enumerate(curves):
-            axes.plot(
-                [record.epoch for record in records if f"{shown}_{quantity}" in record],
-                [x for record in records if (x := record.get(f"{shown}_{quantity}")) is not None],
-                "-" if i < len(_COLOURS) else "--",
-                color=_COLOURS[i % len(_COLOURS)],
-                marker="o" if len(records) <= 30 else None,
-                markersize=3,
-                label=shown if single else run,
-            )
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(quantity)
-        axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    handles, labels = all_axes[-1].get_legend_handles_labels()
-    if single:
-        all_axes[0].set_ylim(bottom=0)
-        all_axes[-1].legend(handles, labels, loc="best")
-    else:
-        all_axes[0].set_yscale("log")  # separates the good runs
-        figure.legend(handles, labels, loc="outside right center", fontsize="small")
+        curves = [
+            curve
+            for name, repetitions in runs.items()
+            for curve in _curves(name, repetitions, quantity, single)
+        ]
+        _draw(axes, curves, quantity, single)
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    if len(labels) > 1:
+        if single:
+            figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        else:
+            figure.legend(handles, labels, loc="outside right center", fontsize="small")
     if title:
         figure.suptitle(title, fontsize="medium", parse_math=False)
     save_figure(figure, path)
+
+
+def _repetitions(
+    records: Sequence[Record] | Sequence[Sequence[Record]],
+) -> list[Sequence[Record]]:
+    """Return the histories of a run that have records; those of one seed are one history."""
+    repeated: Any = [records] if records and isinstance(records[0], Record) else records
+    return [history for history in repeated if history]
+
+
+def _curves(
+    name: str, repetitions: list[Sequence[Record]], quantity: str, single: bool
+) -> list[_Curve]:
+    """Return the curves of a run that are drawn for a quantity."""
+    measured = any("validation_loss" in record for record in repetitions[0])
+    shown = ("train", "validation") if single and measured else ("validation",)
+    curves = []
+    for data in shown if measured else ("train",):
+        key = f"{data}_{quantity}"
+        tables = [
+            {record.epoch: record[key] for record in history if key in record}
+            for history in repetitions
+        ]
+        epochs = sorted(set(tables[0]).intersection(*tables))
+        values = np.array([[table[epoch] for epoch in epochs] for table in tables])
+        deviations = values.std(axis=0, ddof=1) if len(tables) > 1 else None
+        label = data if single else name
+        curves.append(_Curve(label, np.array(epochs), values.mean(axis=0), deviations))
+    return [curve for curve in curves if len(curve.epochs)]
+
+
+def curve_style(number: int) -> dict[str, Any]:
+    """Return the colour, line and marker of a curve, counted from 0; 21 colours all differ."""
+    group, hue = divmod(number, len(COLOURS))
+    rgb = np.array([int(COLOURS[hue][i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    shade = [rgb, 0.55 * rgb, 0.4 + 0.6 * rgb][group % 3]
+    return {
+        "color": tuple(shade.tolist()),
+        "linestyle": _LINES[group % len(_LINES)],
+        "marker": _MARKERS[hue],
+    }
+
+
+def _draw(axes: Axes, curves: list[_Curve], quantity: str, single: bool) -> None:
+    """Draw the curves of a quantity, and mark their best epochs."""
+    best = np.argmax if quantity == "accuracy" else np.argmin
+    one_epoch = all(len(curve.epochs) == 1 for curve in curves)
+    for number, (name, epochs, means, deviations) in enumerate(curves):
+        style = curve_style(number)
+        # The points of a single epoch are drawn side by side.
+        shift = 0.8 * (number + 0.5) / len(curves) - 0.4 if one_epoch else 0.0
+        line = style if len(epochs) <= 30 else style | {"marker": ""}
+        axes.plot(epochs + shift, means, markersize=6 if one_epoch else 3, label=name, **line)
+        if deviations is not None and one_epoch:
+            axes.errorbar(epochs + shift, means, deviations, color=style["color"], capsize=3)
+        elif deviations is not None:
+            axes.fill_between(
+                epochs, means - deviations, means + deviations, color=style["color"], alpha=0.2,
+                linewidth=0,
+            )  # fmt: skip
+        if single and number < len(curves) - 1:
+            continue  # of training and validation, the validation decides which epoch is the best
+        at = best(means)
+        if single:
+            axes.set_title(f"{name}: best {means[at]:.4g}, epoch {epochs[at]}", fontsize="medium")
+        if not one_epoch:
+            star: dict[str, Any] = {
+                "marker": "*",
+                "markersize": 11,
+                "markeredgecolor": "0.2",
+                "zorder": 3,
+            }
+            axes.plot(epochs[at], means[at], color=style["color"], **star)
+            if number == len(curves) - 1:  # for the legend, in no run's colour
+                axes.plot([], [], color="0.8", linestyle="", label="best epoch", **star)
+    values = np.concatenate([curve.means for curve in curves] or [np.ones(1)])
+    low, high = values.min(), values.max()
+    if quantity == "loss" and 0 < _LOG_RANGE * low <= high:
+        axes.set_yscale("log")
+        if high < 1000 * low:
+            axes.yaxis.get_major_locator().set_params(subs=(1, 2, 5))  # type: ignore[call-arg]
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+    elif quantity == "loss" and single and low >= 0:
+        axes.set_ylim(0, 1.1 * high or None)
+    elif quantity == "accuracy" and one_epoch:
+        axes.set_ylim(0, 1.05)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(quantity)
+    axes.grid(alpha=0.3)
+    if one_epoch:
+        axes.set_xlim(0, 2)
+        axes.set_xticks([1])
+    else:
+        axes.locator_params(axis="x", integer=True)
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import peers
-from cli import Parser, name_of, optional_output, print_failures, run, spread
+from cli import Parser, announce, name_of, optional_output, progress, run, spread
 from runs import (
     THREADS,
     add_data_options,
@@ -34,7 +34,7 @@ from runs import (
 )
 
 import nnxp
-from nnxp.plots import new_figure, save_figure
+from nnxp.plots import curve_style, new_figure, save_figure
 
 ROUNDS = 7
 # One measurement is an epoch of this many steps.
@@ -220,15 +220,15 @@ class Report:
         The validation accuracy by number of cores, measure and peer.
     missing : dict of str
         Why a peer or a measurement was not run.
-    failures : list of str
-        What is wrong with the results.
+    remarks : list of str
+        What is striking in the results.
     """
 
     def __init__(self) -> None:
         self.measured: dict[str, dict[str, Rounds]] = {}
         self.accuracy: dict[str, dict[str, dict[str, float]]] = {}
         self.missing: dict[str, str] = {}
-        self.failures: list[str] = []
+        self.remarks: list[str] = []
 
     def add(self, cores: str, measure: str, rounds: Rounds, accuracy: dict[str, float]) -> None:
         """Store the rounds of a measure, and print them as a table."""
@@ -243,11 +243,11 @@ class Report:
             print(f"| {name} | {statistics.median(values):.4g} | {ratio} | {reached} |", flush=True)
 
     def check_accuracy(self, task: str, accuracy: dict[str, float]) -> None:
-        """Store a failure for each peer whose accuracy differs from the others'."""
+        """Store a remark on each peer whose accuracy differs from the others'."""
         median = statistics.median(accuracy.values())
-        self.failures += [
+        self.remarks += [
             f"{name} reached a validation accuracy of {value:.4f} on {task}, and the median is "
-            f"{median:.4f}: does it do the same work?"
+            f"{median:.4f}: by chance, unless it differs again in another run"
             for name, value in accuracy.items()
             if abs(value - median) > ACCURACY_TOLERANCE
         ]
@@ -274,7 +274,7 @@ class Report:
         return rows
 
 
-def main() -> int:
+def main() -> None:
     args = parse()
     requested = {*(args.peers or peers.PEERS), "nnxp"}
     names = [name for name in ON_DEVICE[args.device] if name in requested]
@@ -287,6 +287,8 @@ def main() -> int:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     print(f"{machine['processor']}, {machine['cores']} cores, {machine['blas']}; {versions}")
     print(f"nnxp on {device.spec}: {device.description}")
+    if not args.quick:
+        announce("with all peers installed, this takes some 30 minutes")
     report = Report()
     available = available_cores()
     for cores in modes:
@@ -302,6 +304,8 @@ def main() -> int:
     print_targets(targets)
     for name, reason in report.missing.items():
         print(f"not run: {name}: {reason}")
+    for remark in report.remarks:
+        print(f"remark: {remark}")
     results = {
         "machine": machine,
         "device": f"{device.spec}: {device.description}",
@@ -310,19 +314,20 @@ def main() -> int:
         "accuracy": report.accuracy,
         "targets": targets,
         "not_run": report.missing,
+        "remarks": report.remarks,
     }
     write_json(folder / "benchmark.json", results)
     with optional_output():
         title = f"{machine['processor']}, one core" if args.device == "cpu" else device.description
         draw(report.measured[modes[0]], title, folder)
     print_files(folder)
-    return print_failures(report.failures)
 
 
 def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__)
     add_data_options(parser)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu",
+                        help="where nnxp and its peers train (default: cpu)")  # fmt: skip
     parser.add_argument(
         "--peers", nargs="+", type=name_of("peer", peers.PEERS), metavar="NAME",
         help=f"peers to compare with nnxp, of: {'; '.join(peers.PEERS)} (default: all)",
@@ -390,7 +395,7 @@ def measure_predictions(
 def in_turn(workers: dict[str, Worker], count: int, method: str, *arguments: Any) -> Rounds:
     """Call a method of each worker once per round, in turn, and return all results."""
     rounds: Rounds = {name: [] for name in workers}
-    for _ in range(count):
+    for _ in progress(count, "round"):
         for name, worker in workers.items():
             rounds[name].append(worker.call(method, *arguments))
     return rounds
@@ -416,7 +421,7 @@ def measure_cold_starts(
     ]
     seconds: Rounds = {name: [] for name in starting}
     memory: Rounds = {name: [] for name in starting}
-    for _ in range(count):
+    for _ in progress(count, "round"):
         for name in starting:
             start = time.perf_counter()
             process = subprocess.Popen([sys.executable, peers.__file__, name, folder, args.device])
@@ -489,8 +494,10 @@ def draw_against_cpu(
     for axes, (network, lines) in zip(
         figure.subplots(1, len(medians), squeeze=False).flat, medians.items(), strict=True
     ):
-        for (_, times), label in zip(lines.items(), (device, "this CPU"), strict=True):
-            axes.loglog(sizes, times, "o-", label=label)
+        for number, (times, label) in enumerate(
+            zip(lines.values(), (device, "this CPU"), strict=True)
+        ):
+            axes.loglog(sizes, times, label=label, **curve_style(number))
         axes.set_title(network, fontsize="medium")
         axes.set_xlabel("batch size")
         axes.set_ylabel("µs per training step")

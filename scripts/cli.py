@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import tqdm
 
 import nnxp
 from nnxp.checks import unknown_name
@@ -87,6 +88,17 @@ def optional_output(name: str = "picture") -> Iterator[None]:
         yield
     except nnxp.MissingExtraError as error:
         print(f"no {name}: {error}", file=sys.stderr)
+
+
+def announce(text: str) -> None:
+    """Print to standard error what takes long."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def progress(count: int, unit: str) -> Iterable[int]:
+    """Return the numbers below `count`; a terminal shows a bar of them meanwhile."""
+    bar: Iterable[int] = tqdm.tqdm(range(count), unit=unit, leave=False, disable=None)
+    return bar
 
 
 def print_failures(failures: list[str]) -> int:

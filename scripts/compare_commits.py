@@ -1,7 +1,7 @@
 """Compare the speed of two commits: the ratios of their times, measured in turn.
 
 This checkout's timings.py times both, each in a process of its own and with one BLAS thread. The
-ratios are repeatable to a few percent. Set ``OPENBLAS_NUM_THREADS=4`` for more threads.
+ratios are repeatable to a few percent. Set OPENBLAS_NUM_THREADS=4 for more threads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cli import Parser, run, run_worker, spread
+from cli import Parser, announce, progress, run, run_worker, spread
 from runs import THREADS
 
 import nnxp
@@ -27,18 +27,21 @@ ROUNDS = 9
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("first", nargs="?", default="HEAD~1", help="(default: HEAD~1)")
-    parser.add_argument("second", nargs="?", default=WORKING_TREE, help="(default: working tree)")
+    parser.add_argument("first", nargs="?", default="HEAD~1", help="a commit (default: HEAD~1)")
+    parser.add_argument("second", nargs="?", default=WORKING_TREE,
+                        help="a commit (default: the working tree)")  # fmt: skip
     parser.add_argument(
         "--quick", action="store_true", help="two rounds of few steps, to try the script"
     )
     args = parser.parse_args()
     revisions = (args.first, args.second)
+    count = 2 if args.quick else ROUNDS
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(checkout(revision)) for revision in revisions]
+        announce(f"{count} rounds of both commits; {ROUNDS} rounds take some minutes")
         rounds = [
             [time_checkout(folder, quick=args.quick) for folder in folders]
-            for _ in range(2 if args.quick else ROUNDS)
+            for _ in progress(count, "round")
         ]
     print(f"| µs | {args.first} | {args.second} | second / first (quartiles) |")
     print("|---|---|---|---|")
@@ -85,7 +88,7 @@ def time_checkout(folder: Path, *, quick: bool) -> dict[str, float]:
     command = [sys.executable, Path(__file__).with_name("timings.py"), folder]
     environment = dict.fromkeys(THREADS, "1") | os.environ
     times: dict[str, float] = run_worker(
-        [*command, "quick"] if quick else command, environment, f"timing {folder} failed"
+        [*command, "--quick"] if quick else command, environment, f"timing {folder} failed"
     )
     return times
 

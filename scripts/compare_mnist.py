@@ -7,10 +7,11 @@ import statistics
 from typing import NamedTuple
 
 import numpy as np
-from cli import Parser, run, whole_number
+from cli import Parser, announce, optional_output, progress, run, whole_number
 from runs import (
     Data,
     add_data_options,
+    add_device_option,
     add_out_option,
     load_dataset,
     new_run_folder,
@@ -47,11 +48,13 @@ RUNS = {
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--device", default="auto", help="(default: auto)")
+    add_device_option(parser)
     add_data_options(parser)
     parser.add_argument("--epochs", type=whole_number, default=17,
-                        help="(default: 17, 10,200 steps on MNIST; published: 10,000)")  # fmt: skip
-    parser.add_argument("--batch-size", type=whole_number, default=100, help="(default: 100)")
+                        help="epochs of each run (default: 17, 10,200 steps on MNIST; published: "
+                        "10,000)")  # fmt: skip
+    parser.add_argument("--batch-size", type=whole_number, default=100,
+                        help="examples in a step (default: 100)")  # fmt: skip
     parser.add_argument("--seeds", type=whole_number, default=1,
                         help="number of seeds, counted from 0 (default: 1)")  # fmt: skip
     add_out_option(parser)
@@ -62,11 +65,14 @@ def main() -> None:
     print(f"{data.name} on {device}, {args.epochs} epochs, batches of {args.batch_size}")
     print(f"mean and standard deviation over {args.seeds} seed(s)")
     print(f"{'run':<28}  {'train accuracy':<16}  {'validation accuracy':<16}  seconds per run")
-    first_histories = {}
+    announce(f"{len(RUNS) * args.seeds} runs, on MNIST each takes 5 to 20 seconds")
+    all_histories = {}
     table = []
     for run_name, settings in RUNS.items():
-        histories = [train(settings, seed, data, device, args) for seed in range(args.seeds)]
-        first_histories[run_name] = histories[0]
+        histories = [
+            train(settings, seed, data, device, args) for seed in progress(args.seeds, "seed")
+        ]
+        all_histories[run_name] = histories
         last = [history[-1] for history in histories]
         row = {
             "run": run_name,
@@ -78,7 +84,11 @@ def main() -> None:
         write_json(folder / "compare.json", table)
         cells = [mean_and_deviation(row[key]) for key in ("train_accuracy", "validation_accuracy")]
         print(f"{run_name:<28}  {cells[0]:<16}  {cells[1]:<16}  {row['seconds']:.1f}", flush=True)
-    nnxp.plots.plot_histories(first_histories, folder / "compare.png", title=f"{data.name}, test")
+    title = f"{data.name}, test examples, mean of {args.seeds} seed(s)"
+    if args.seeds > 1:
+        title += "; bands: standard deviation"
+    with optional_output("compare.png"):
+        nnxp.plots.plot_histories(all_histories, folder / "compare.png", title=title)
     print_files(folder)
 
 

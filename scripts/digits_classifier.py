@@ -90,7 +90,12 @@ def published_start() -> tuple[Classifier, np.random.RandomState]:
 
 def main() -> None:
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=whole_number, default=5, help="(default: 5)")
+    parser.add_argument(
+        "--epochs",
+        type=whole_number,
+        default=5,
+        help="passes over the training examples (default: 5)",
+    )
     parser.add_argument("--ordinary", action="store_true", help="train by Trainer.fit")
     args = parser.parse_args()
     classifier, draw = published_start()

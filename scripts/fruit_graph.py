@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from cli import Parser, run
+
 from nnxp import Add, Multiply
 
 APPLE, APPLES, ORANGE, ORANGES, TAX = 100, 2, 150, 3, 1.1
 
 
 def main() -> None:
+    Parser(description=__doc__).parse_args()
     apple_node, tax_node = Multiply(), Multiply()
     total = tax_node.forward(apple_node.forward(APPLE, APPLES), TAX)
     d_price, d_tax = tax_node.backward(1)
@@ -40,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

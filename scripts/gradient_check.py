@@ -14,7 +14,9 @@ import nnxp
 def main() -> None:
     parser = Parser(description=__doc__)
     add_data_options(parser)
-    parser.add_argument("--examples", type=whole_number, default=3, help="(default: 3)")
+    parser.add_argument(
+        "--examples", type=whole_number, default=3, help="examples in the batch (default: 3)"
+    )
     args = parser.parse_args()
     data = load_dataset(args.dataset, args.data_dir)
     device = nnxp.device("cpu")

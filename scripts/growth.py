@@ -2,7 +2,7 @@
 
 Each row of a table doubles one size. If the time is linear in the work, the time per million
 multiplications is constant, or falls as long as the constant cost of a step matters. The memory is
-the peak in an epoch beyond the data set. Set ``OPENBLAS_NUM_THREADS=1`` to measure on one core:
+the peak in an epoch beyond the data set. Set OPENBLAS_NUM_THREADS=1 to measure on one core:
 with more threads, small products are slower.
 """
 
@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 import peers
-from cli import Parser, optional_output, run
+from cli import Parser, announce, optional_output, progress, run
 from runs import add_out_option, new_run_folder, print_files, write_json
 
 import nnxp
-from nnxp.plots import new_figure, save_figure
+from nnxp.plots import COLOURS, new_figure, save_figure
 
 
 class Case(NamedTuple):
@@ -69,6 +69,8 @@ def main() -> None:
     add_out_option(parser)
     args = parser.parse_args()
     folder = new_run_folder(args.out, vars(args))
+    if not args.quick:
+        announce("a million steps of a tiny network, then the series of sizes: several minutes")
     # First, because the peak memory of the process never falls.
     tenths = many_steps(1 if args.quick else 100)
     print("| steps of a tiny network | µs per step | peak MiB of the process |\n|---|---|---|")
@@ -141,7 +143,7 @@ def many_steps(epochs: int) -> list[Tenth]:
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam())
     tenths = []
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(10):
+        for _ in progress(10, "tenth"):
             start = time.perf_counter()
             trainer.fit(
                 dataset, epochs=epochs, batch_size=10, rng=rng,
@@ -159,24 +161,29 @@ def new_peer(task: peers.Task, examples: int) -> peers.Nnxp:
 
 def draw(table: dict[str, list[Row]], memory: list[float], folder: Path) -> None:
     """Draw each series with a line in proportion to its work, and the memory."""
-    figure = new_figure(12, 6.4)
+    figure = new_figure(12, 6.8)
     *series, data_axes, epoch_axes = figure.subplots(2, 3).flat
     for axes, (name, rows) in zip(series, table.items(), strict=True):
         sizes = [row.size for row in rows]
-        axes.plot(sizes, [row.step for row in rows], "o-", label="measured")
+        axes.plot(sizes, [row.step for row in rows], "o-", color=COLOURS[0], label="measured")
         last = rows[-1]
-        axes.plot(sizes, [row.work / last.work * last.step for row in rows], "--", color="0.6",
-                  label="in proportion to the products")  # fmt: skip
-        axes.set(xlabel=name, ylabel="µs per step")
-        axes.set_ylim(0, 1.3 * max(row.step for row in rows))
-        axes.legend(loc="upper left")
+        axes.plot(sizes, [row.work / last.work * last.step for row in rows], "--",
+                  color=COLOURS[1], label="in proportion to the products")  # fmt: skip
+        axes.set(title=f"time by {name}", xlabel=name, ylabel="µs per step")
+        axes.set_ylim(0, 1.1 * max(row.step for row in rows))
+    handles, labels = series[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     data = table["examples"]
-    data_axes.plot([row.data for row in data], [row.memory for row in data], "o-")
-    data_axes.set(xlabel="MiB of data", ylabel="peak MiB in an epoch, beyond the data")
-    epoch_axes.plot(range(1, len(memory) + 1), memory, "o-")
-    epoch_axes.set(xlabel="epoch", ylabel="MiB in use after the epoch")
+    data_axes.plot([row.data for row in data], [row.memory for row in data], "o-", color=COLOURS[0])
+    data_axes.set(title="memory by data", xlabel="MiB of data",
+                  ylabel="peak MiB beyond the data")  # fmt: skip
+    epoch_axes.plot(range(1, len(memory) + 1), memory, "o-", color=COLOURS[0])
+    epoch_axes.set(title="memory by epochs", xlabel="epoch", ylabel="MiB in use after the epoch")
     for axes in (data_axes, epoch_axes):
         axes.set_ylim(0, 2 * max(memory + [row.memory for row in data]))
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+        axes.locator_params(axis="x", integer=True)
     save_figure(figure, folder / "growth.png")
 
 

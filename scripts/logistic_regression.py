@@ -17,7 +17,9 @@ LABELS = [1, 0, 1, 1, 0, 0, 1, 0, 1, 0]
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--steps", type=whole_number, default=10, help="(default: 10)")
+    parser.add_argument(
+        "--steps", type=whole_number, default=10, help="steps of training (default: 10)"
+    )
     args = parser.parse_args()
     device = nnxp.device("cpu")
     rng = np.random.default_rng(0)

@@ -1,12 +1,13 @@
 """Peers: one training task, written for each library as its own users would write it.
 
-``python peers.py NAME FOLDER DEVICE`` is a cold start: it reads the MNIST files in a folder and
-trains the small network for one epoch. A peer imports its library when it is created; the module
-imports only NumPy, so that the time and memory of a peer include no other library.
+As a script it is the cold start of one peer: it reads the MNIST files in a folder and trains the
+small network for one epoch. A peer imports its library when it is created; the module imports only
+NumPy, so that the time and memory of a peer include no other library.
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import itertools
 import statistics
@@ -558,21 +559,25 @@ def peak_memory(usage: resource.struct_rusage) -> float:
 
 def main() -> None:
     """Train one peer from a cold start."""
-    name, folder, device = sys.argv[1:]
-    if name == "nnxp":
+    parser = argparse.ArgumentParser(description=__doc__)  # not cli.Parser, which imports nnxp
+    parser.add_argument("name", choices=PEERS, metavar="NAME", help=f"one of: {'; '.join(PEERS)}")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of MNIST's files")
+    parser.add_argument("device", metavar="DEVICE", help="cpu or cuda")
+    args = parser.parse_args()
+    if args.name == "nnxp":
         import nnxp
 
-        train, _ = nnxp.data.load_mnist(folder)
+        train, _ = nnxp.data.load_mnist(args.folder)
         inputs, labels = train.inputs, train.labels
     else:
         images, labels = (
-            read_idx(next(Path(folder).glob(f"train-{part}")))
+            read_idx(next(args.folder.glob(f"train-{part}")))
             for part in ("images-idx3-ubyte*", "labels-idx1-ubyte*")
         )
         inputs = images.reshape(len(images), -1)
-    task = TASKS["small"]._replace(device=device)
+    task = TASKS["small"]._replace(device=args.device)
     count = len(inputs) // task.batch_size * task.batch_size
-    PEERS[name](task, inputs[:count], labels[:count]).epoch()
+    PEERS[args.name](task, inputs[:count], labels[:count]).epoch()
 
 
 def read_idx(path: Path) -> np.ndarray:

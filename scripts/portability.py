@@ -48,7 +48,9 @@ HEADINGS = (
 def main() -> int:
     parser = Parser(description=__doc__)
     add_data_options(parser)
-    parser.add_argument("--steps", type=whole_number, default=600, help="(default: 600)")
+    parser.add_argument(
+        "--steps", type=whole_number, default=600, help="training steps (default: 600)"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="FILE.md", help="also write the table to this file"
     )

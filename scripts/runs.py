@@ -42,6 +42,18 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``, the argument of `nnxp.device`."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="auto (the GPU if it can be used, else the CPU); cpu; cuda, cuda:N (CuPy); torch, "
+        "torch:cpu, torch:cuda, torch:cuda:N, torch:mps (PyTorch); jax, jax:cpu, jax:cuda, "
+        "jax:cuda:N (JAX); strict, strict:device1, strict:device2 (array-api-strict, for tests) "
+        "(default: auto)",
+    )
+
+
 def add_out_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--out``, the `out` of `new_run_folder`."""
     parser.add_argument(

@@ -1,10 +1,11 @@
 """Timings: microseconds of the nnxp in one checkout, printed as JSON for compare_commits.py.
 
-``python timings.py FOLDER [quick]`` imports nnxp from FOLDER, and peers.py from its own folder.
+nnxp is imported from the given folder, and peers.py from the folder of this script.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 
@@ -15,15 +16,18 @@ STEPS = {"small": 200, "wide": 40, "deep": 25}
 
 
 def main() -> None:
-    folder, *quick = sys.argv[1:]
-    sys.path.insert(0, folder)
-    seconds = 0.001 if quick else 0.05
+    parser = argparse.ArgumentParser(description=__doc__)  # not cli.Parser, which imports nnxp
+    parser.add_argument("folder", help="the checkout whose nnxp is timed")
+    parser.add_argument("--quick", action="store_true", help="few steps, to try the script")
+    args = parser.parse_args()
+    sys.path.insert(0, args.folder)
+    seconds = 0.001 if args.quick else 0.05
     rng = np.random.default_rng(0)
     times = {}
     for network, steps in STEPS.items():
         for optimizer in ("SGD", "Adam"):
             task = peers.TASKS[network]._replace(optimizer=optimizer)
-            examples = peers.random_examples(rng, (2 if quick else steps) * task.batch_size)
+            examples = peers.random_examples(rng, (2 if args.quick else steps) * task.batch_size)
             peer = peers.PEERS["nnxp"](task, *examples)
             times[f"{network}, {optimizer}, step"] = peers.step_time(peer)
         for rows in (1, 100):

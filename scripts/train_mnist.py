@@ -13,6 +13,7 @@ from cli import Parser, name_of, optional_output, run, whole_number
 from runs import (
     Data,
     add_data_options,
+    add_device_option,
     add_out_option,
     load_dataset,
     new_run_folder,
@@ -30,6 +31,7 @@ from nnxp.layers.activations import ACTIVATIONS
 from nnxp.optimizers import OPTIMIZERS
 
 CHECKPOINT = "checkpoint.safetensors"
+FEW, EPOCHS_OF_FEW = 10_000, 50  # an epoch of few images has few steps
 # The settings in a checkpoint, with their types. --resume takes those of the run as defaults;
 # options can override the changeable ones.
 FIXED = {
@@ -101,7 +103,7 @@ def parse() -> argparse.Namespace:
 def new_parser() -> Parser:
     parser = Parser(description=__doc__)
     option = parser.add_argument
-    option("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add_device_option(parser)
     add_data_options(parser)
     option("--hidden", type=whole_number, nargs="+", default=[50, 30], metavar="WIDTH",
            help="widths of the hidden layers (default: 50 30)")  # fmt: skip
@@ -111,9 +113,13 @@ def new_parser() -> Parser:
            help=f"{', '.join(INITIALIZERS)} (default: he for relu, else xavier)")  # fmt: skip
     option("--optimizer", type=name_of("optimizer", OPTIMIZERS), default="sgd",
            help=f"{', '.join(OPTIMIZERS)} (default: sgd)")  # fmt: skip
-    option("--learning-rate", type=float, help="(default: the optimizer's own; 0.1 for sgd)")
-    option("--epochs", type=whole_number, default=10, help="(default: 10)")
-    option("--batch-size", type=whole_number, default=100, help="(default: 100)")
+    option("--learning-rate", type=float,
+           help="a positive number (default: the optimizer's own; 0.1 for sgd)")  # fmt: skip
+    option("--epochs", type=whole_number,
+           help=f"passes over the training images (default: 10, or {EPOCHS_OF_FEW} if they are "
+           f"fewer than {FEW:,})")  # fmt: skip
+    option("--batch-size", type=whole_number, default=100,
+           help="images in a step (default: 100)")  # fmt: skip
     option("--seed", type=int, default=0, help="for weights and shuffling (default: 0)")
     option("--dtype", type=name_of("dtype", DTYPES), default="float32",
            help="float32 or float64 (default: float32)")  # fmt: skip
@@ -152,6 +158,8 @@ def start_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
         **({} if args.learning_rate is None else {"learning_rate": args.learning_rate})
     )
     data = load_dataset(args.dataset, args.data_dir)
+    if args.epochs is None:
+        args.epochs = EPOCHS_OF_FEW if len(data.train) < FEW else 10
     rng = np.random.default_rng(args.seed)
     network = nnxp.mlp(
         data.widths(args.hidden),

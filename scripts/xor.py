@@ -15,7 +15,12 @@ TABLE = Dataset(
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--epochs", type=whole_number, default=3000, help="(default: 3000)")
+    parser.add_argument(
+        "--epochs",
+        type=whole_number,
+        default=3000,
+        help="passes over the four examples (default: 3000)",
+    )
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     network = nnxp.mlp([2, 4, 1], rng=rng, activation="sigmoid", dtype="float64")

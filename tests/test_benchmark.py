@@ -155,6 +155,47 @@ def test_benchmark_measures_and_skips_by_name(tmp_path, idx_folder, one_core):
     assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_benchmark_remarks_on_an_accuracy_that_differs_and_does_not_fail(
+    tmp_path, idx_folder, one_core
+):
+    code = (
+        "import sys\n"
+        "import benchmark, cli\n"
+        "benchmark.ACCURACY_TOLERANCE = -1\n"  # every peer differs
+        "benchmark.ROUNDS, benchmark.STEPS = 2, {'small': 3}\n"
+        "benchmark.NETWORKS = {'cpu': ('small',)}\n"
+        "cli.run(benchmark.main)\n"
+    )
+    options = ["--peers", "tutorial", "--data-dir", idx_folder, "--out", tmp_path / "out"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *options], cwd=SCRIPTS, check=False, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "30 minutes" in result.stderr
+    remarks = json.loads((tmp_path / "out" / "benchmark.json").read_text())["remarks"]
+    assert len(remarks) == 8  # of two peers, two optimizers, on one core and all
+    for remark in remarks:
+        assert f"remark: {remark}\n" in result.stdout
+    assert "tutorial reached a validation accuracy of 0." in remarks[1]
+
+
+def test_growth_picture_has_titles_and_one_legend(tmp_path):
+    code = (
+        "import pathlib, sys\n"
+        "import growth, matplotlib.figure\n"
+        "rows = [growth.Row(n, n * 2.0, n * 1.0, 0.5, n * 1.0) for n in (32, 64, 128)]\n"
+        "saved = []\n"
+        "growth.save_figure = lambda figure, path: saved.append(figure)\n"
+        "growth.draw(dict.fromkeys(growth.SERIES, rows), [0.1, 0.2], pathlib.Path(sys.argv[1]))\n"
+        "(figure,) = saved\n"
+        "assert len({axes.get_title() for axes in figure.axes} - {''}) == 6\n"
+        "assert len(figure.legends) == 1\n"
+        "assert not any(axes.get_legend() for axes in figure.axes)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], cwd=SCRIPTS, check=True)
+
+
 def test_unknown_peer_gives_a_one_line_error():
     result = run("benchmark.py", "--peers", "torhc", status=2)
     assert "torhc" in result.stderr

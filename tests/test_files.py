@@ -53,34 +53,25 @@ def pixels(path):
     return image.imread(path)
 
 
-@pytest.mark.parametrize("runs", [1, 3, 12])
-def test_curves_are_drawn(tmp_path, runs):
-    path = tmp_path / "curves.png"
-    nnxp.plots.plot_histories({f"run {i}": RECORDS for i in range(runs)}, path, title="a title")
-    picture = pixels(path)
+def test_picture_is_written(tmp_path):
+    nnxp.plots.plot_histories({"": RECORDS}, tmp_path / "curves.png", title=r"a$\b$")
+    picture = pixels(tmp_path / "curves.png")
     assert picture.shape[1] > 1000
     assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 10  # not blank
-
-
-def test_runs_without_validation_are_drawn(tmp_path):
-    records = [new_record(1, 1.0, 0.5, None, None, 0.1)]
-    nnxp.plots.plot_histories({"": records}, tmp_path / "one.png", title=r"a$\b$")
-    nnxp.plots.plot_histories({"a": records, "b": records}, tmp_path / "two.png")
-    for name in ("one.png", "two.png"):
-        blue = [31 / 255, 119 / 255, 180 / 255]  # matplotlib's first colour
-        assert (np.abs(pixels(tmp_path / name)[..., :3] - blue) < 0.02).all(axis=-1).any()
 
 
 def test_empty_history_and_missing_matplotlib_raise(tmp_path, monkeypatch):
     with pytest.raises(nnxp.InputError, match="no epoch was finished"):
         nnxp.plots.plot_histories({"": []}, tmp_path / "curves.png")
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(nnxp.MissingExtraError, match=r"not installed; pip install 'nnxp\[plot\]'"):
+    with pytest.raises(nnxp.MissingExtraError, match=r"not installed; .*pip install .*\[plot\]"):
         nnxp.plots.plot_histories({"": RECORDS}, tmp_path / "curves.png")
     assert not list(tmp_path.iterdir())
 
 
-def test_curves_hold_the_figures_of_the_records(tmp_path, monkeypatch):
+@pytest.fixture
+def draw(tmp_path, monkeypatch):
+    """Draw histories, and return matplotlib's figure as it is saved."""
     figures = []
     figure_module = pytest.importorskip("matplotlib.figure", reason="matplotlib is not installed")
     save = figure_module.Figure.savefig
@@ -89,25 +80,130 @@ def test_curves_hold_the_figures_of_the_records(tmp_path, monkeypatch):
         "savefig",
         lambda self, *a, **k: figures.append(self) or save(self, *a, **k),
     )
-    nnxp.plots.plot_histories({"": RECORDS}, tmp_path / "a.png", title="what it is")
-    nnxp.plots.plot_histories({"x": RECORDS, "y": RECORDS[:2]}, tmp_path / "b.png")
-    single, several = (
-        [{line.get_label(): list(line.get_ydata()) for line in axes.lines} for axes in figure.axes]
-        for figure in figures
-    )
-    assert single == [
-        {
-            "train": [r.train_loss for r in RECORDS],
-            "validation": [r.validation_loss for r in RECORDS],
-        },
-        {
-            "train": [r.train_accuracy for r in RECORDS],
-            "validation": [r.validation_accuracy for r in RECORDS],
-        },
-    ]
-    assert several[1] == {
+
+    def draw(histories, **options):
+        nnxp.plots.plot_histories(histories, tmp_path / "curves.png", **options)
+        return figures[-1]
+
+    return draw
+
+
+def lines(axes):
+    """Return the curves by label, without the stars of the best epochs."""
+    return {x.get_label(): x for x in axes.lines if x.get_marker() != "*"}
+
+
+def stars(axes):
+    """Return the points of the best epochs."""
+    found = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "*"]
+    return [point for points in found for point in points]
+
+
+def test_curves_hold_the_figures_of_the_records(draw):
+    figure = draw({"": RECORDS}, title="what it is")
+    for axes, quantity in zip(figure.axes, ("loss", "accuracy"), strict=True):
+        assert axes.get_ylabel() == quantity
+        assert {name: list(line.get_ydata()) for name, line in lines(axes).items()} == {
+            data: [record[f"{data}_{quantity}"] for record in RECORDS]
+            for data in ("train", "validation")
+        }
+    assert figure.get_suptitle() == "what it is"
+    assert len(figure.legends) == 1
+    several = draw({"x": RECORDS, "y": RECORDS[:2]})
+    assert {name: list(line.get_ydata()) for name, line in lines(several.axes[1]).items()} == {
         "x": [r.validation_accuracy for r in RECORDS],
         "y": [r.validation_accuracy for r in RECORDS[:2]],
     }
-    assert figures[0].get_suptitle() == "what it is"
-    assert [axes.get_ylabel() for axes in figures[0].axes] == ["loss", "accuracy"]
+    assert len(several.legends) == 1
+    assert not any(axes.get_legend() for axes in [*figure.axes, *several.axes])
+
+
+def test_best_epochs_are_marked(draw):
+    losses, accuracies = (3.0, 1.0, 2.0), (0.5, 0.6, 0.7)
+    records = [
+        new_record(i + 1, 0.5, 0.9, losses[i], accuracies[i], 0.1) for i in range(len(losses))
+    ]
+    figure = draw({"": records})
+    assert [stars(axes) for axes in figure.axes] == [[[2, 1.0]], [[3, 0.7]]]
+    assert [axes.get_title() for axes in figure.axes] == [
+        "validation: best 1, epoch 2", "validation: best 0.7, epoch 3",
+    ]  # fmt: skip
+    assert [stars(axes) for axes in draw({"a": records, "b": records[:1]}).axes] == [
+        [[2, 1.0], [1, 3.0]], [[3, 0.7], [1, 0.5]],
+    ]  # fmt: skip
+
+
+def test_runs_without_validation_show_the_training(draw):
+    records = [new_record(i, 1.0 / i, 0.5, None, None, 0.1) for i in (1, 2)]
+    assert list(lines(draw({"": records}).axes[0])) == ["train"]
+    assert list(lines(draw({"a": records, "b": records}).axes[0])) == ["a", "b"]
+
+
+def test_regression_has_no_accuracy_axes(draw):
+    records = [
+        nnxp.Record(i, train_loss=1 / i, validation_loss=2 / i, seconds=1.0) for i in (1, 2, 3)
+    ]
+    for histories in ({"": records}, {"a": records, "b": records}):
+        assert [axes.get_ylabel() for axes in draw(histories).axes] == ["loss"]
+
+
+@pytest.mark.parametrize("runs", [1, 12])
+@pytest.mark.parametrize("epochs", [1, 3, 100])
+def test_every_point_lies_within_the_axes_and_points_of_few_epochs_have_markers(draw, runs, epochs):
+    records = [new_record(i, 1 / i, 1 - 1 / i, 2 / i, 1 - 1 / (i + 1), 0.1)
+               for i in range(1, epochs + 1)]  # fmt: skip
+    figure = draw({f"run {i}": records for i in range(runs)})
+    for axes in figure.axes:
+        for line in lines(axes).values():
+            assert line.get_marker() == "" if epochs == 100 else line.get_marker() in set("osDv^PX")
+            (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+            x, y = line.get_xdata(), line.get_ydata()
+            assert left < min(x) <= max(x) < right
+            assert low <= min(y) <= max(y) < high
+        points = {tuple(line.get_xydata()[0]) for line in lines(axes).values()}
+        if epochs == 1:  # of one epoch, no point hides another
+            assert len(points) == len(lines(axes)) == max(runs, 2)
+            assert axes.get_xticks().tolist() == [1]
+
+
+def test_twenty_curves_have_twenty_colours_and_several_lines(draw):
+    axes = draw({f"run {i}": RECORDS for i in range(21)}).axes[0]
+    colours = np.array([line.get_color() for line in lines(axes).values()])
+    distances = np.abs(colours[:, None] - colours).max(axis=2) + np.eye(21)
+    assert distances.min() > 0.05
+    assert {line.get_linestyle() for line in lines(axes).values()} == {"-", "--", "-."}
+    styles = [tuple(nnxp.plots.curve_style(i).values()) for i in range(84)]
+    assert len(set(styles)) == 84
+
+
+@pytest.mark.parametrize(("low", "scale"), [(1.5, "linear"), (0.02, "log"), (1e-6, "log")])
+def test_loss_is_logarithmic_only_over_a_wide_range_and_ticks_are_plain_numbers(draw, low, scale):
+    records = [
+        nnxp.Record(i + 1, train_loss=x, validation_loss=x, seconds=1.0)
+        for i, x in enumerate((2.0, low))
+    ]
+    for histories in ({"": records}, {"a": records, "b": records}):
+        axes = draw(histories).axes[0]
+        assert axes.get_yscale() == scale
+        ticks = axes.yaxis.get_ticklabels(which="both")
+        texts = [text for tick in ticks if (text := tick.get_text())]
+        assert len(texts) >= 3
+        assert all(float(text.replace("−", "-")) >= 0 for text in texts)
+
+
+def test_repeated_runs_show_mean_and_deviation(draw):
+    seeds = [
+        [new_record(i, 1.0, 0.5, 1.0 + seed * i, 0.5 + seed * i / 100, 0.1) for i in (1, 2, 3)]
+        for seed in (0, 1, 5)
+    ]
+    axes = draw({"a": seeds, "b": [RECORDS]}).axes[1]
+    accuracies = np.array([[r.validation_accuracy for r in records] for records in seeds])
+    np.testing.assert_allclose(lines(axes)["a"].get_ydata(), accuracies.mean(axis=0))
+    (band,) = axes.collections
+    edges = np.unique(band.get_paths()[0].vertices.round(9), axis=0)
+    deviations = accuracies.std(axis=0, ddof=1)
+    for epoch, (mean, deviation) in enumerate(
+        zip(accuracies.mean(axis=0), deviations, strict=True), start=1
+    ):
+        at = edges[edges[:, 0] == epoch, 1]
+        np.testing.assert_allclose([at.min(), at.max()], [mean - deviation, mean + deviation])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import re
 import sys
 
 import numpy as np
 import pytest
-from script_runner import SCRIPTS, config_of, run
+from script_runner import PATHS, SCRIPTS, config_of, run
 from tables import device_or_skip
 
 import nnxp
@@ -16,11 +18,52 @@ import nnxp
 pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="scripts: not beside the tests")
 
 
+# The scripts of the folder; the others are imported by them.
+NAMES = [path.name for path in sorted(SCRIPTS.glob("*.py")) if "__main__" in path.read_text()]
+
+
+def test_every_script_is_run():
+    assert {path.name for path in SCRIPTS.glob("*.py")} - set(NAMES) == {"cli.py", "runs.py"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_describes_every_option_and_does_nothing_else(name, tmp_path):
+    result = run(name, "--help", cwd=tmp_path, env={"COLUMNS": "100"})
+    assert result.stderr == ""
+    assert not list(tmp_path.iterdir())
+    text = result.stdout
+    assert text.startswith(f"usage: {name} [-h]")
+    docstring = ast.get_docstring(ast.parse((SCRIPTS / name).read_text()))
+    assert " ".join(docstring.splitlines()[0].split()) in " ".join(text.split())
+    assert not re.search(r"`|::|\*\*", text)  # reStructuredText
+    entries = re.split(r"\n  (?=\S)", text.partition("\n\n")[2])
+    options = [entry for entry in entries[1:] if not entry.startswith("-h,")]
+    for option in options:
+        words = re.split(r"\s{2,}|\n", option.strip(), maxsplit=1)
+        described = re.sub(r"\(default:.*", "", words[1], flags=re.S) if len(words) > 1 else ""
+        assert re.search(r"[a-z]{2}", described), option
+    usage = set(re.findall(r"--[a-z-]+", text.partition("\n\n")[0]))
+    assert usage <= set(re.findall(r"--[a-z-]+", "\n".join(options)))
+
+
+@pytest.mark.parametrize("name", ["train_mnist.py", "compare_mnist.py"])
+def test_help_names_every_device(name):
+    text = run(name, "--help").stdout
+    named = set(re.findall(r'``"(.*?)"``', nnxp.device.__doc__))
+    assert len(named) >= 12
+    for spec in named:
+        assert re.search(rf"(?<![:\w]){spec}(?![:\w])", text), spec
+
+
 def test_full_batch_learns_from_a_csv_file(digits_csv):
-    out = run("full_batch.py", "--dataset", digits_csv, "--hidden", 32, "--epochs", 200).stdout
+    result = run("full_batch.py", "--dataset", digits_csv, "--hidden", 32, "--epochs", 199)
+    out = result.stdout
     assert "Affine(32, 10), Sigmoid()), all 1198 examples in each step" in out
+    assert "several minutes on MNIST" in result.stderr
+    assert "%|" not in result.stderr  # a bar is for a terminal
     losses = [float(loss) for loss in re.findall(r"train loss (\S+)", out)]
-    assert len(losses) == 200
+    epochs = [int(epoch) for epoch in re.findall(r"^epoch +(\d+)", out, re.M)]
+    assert epochs == [*range(10, 200, 10), 199]
     assert losses[-1] < losses[0] / 2
     assert float(re.findall(r"validation accuracy (\S+)", out)[-1]) > 0.85
 
@@ -77,10 +120,28 @@ def test_gradient_check_shows_agreement_and_speed():
     assert int(re.search(r"([\d,]+) times as long", out)[1].replace(",", "")) > 100
 
 
-def test_compare_prints_a_table_and_draws_a_picture(tmp_path):
-    out = run(
-        "compare_mnist.py", "--dataset", "digits", "--epochs", 1, "--seeds", 2, "--out", tmp_path
-    ).stdout
+def test_compare_prints_a_table_and_draws_its_means(tmp_path):
+    # matplotlib's figure is saved beside the picture, with its curves' figures.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import json, matplotlib.figure as f\n"
+        "save = f.Figure.savefig\n"
+        "def savefig(self, *args, **options):\n"
+        "    lines = self.axes[1].lines\n"
+        "    curves = {x.get_label(): list(map(float, x.get_ydata())) for x in lines}\n"
+        f"    open({str(tmp_path / 'drawn.json')!r}, 'w').write(json.dumps(\n"
+        "        [curves, len(self.axes[1].collections), self.get_suptitle()]))\n"
+        "    save(self, *args, **options)\n"
+        "f.Figure.savefig = savefig\n"
+    )
+    environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PATHS}"}
+    out_folder = tmp_path / "out"
+    result = run(
+        "compare_mnist.py", "--dataset", "digits", "--epochs", 2, "--seeds", 2, "--out", out_folder,
+        env=environment,
+    )  # fmt: skip
+    assert "22 runs" in result.stderr
+    out, drawn = result.stdout, json.loads((tmp_path / "drawn.json").read_text())
+    tmp_path = out_folder
     rows = re.findall(r"^([23] layers.*?)  +0\.\d{4} ± 0\.\d{4}  ", out, re.M)
     assert len(rows) == 11
     assert {"2 layers, sigmoid", "3 layers, relu", "3 layers, relu, he, adamw"} <= set(rows)
@@ -88,6 +149,11 @@ def test_compare_prints_a_table_and_draws_a_picture(tmp_path):
     assert len(config_of(tmp_path)["data_sha256"]) == 64
     table = json.loads((tmp_path / "compare.json").read_text())
     assert len(table) == 11
+    curves, bands, title = drawn
+    for row in table:
+        assert curves[row["run"]][-1] == pytest.approx(np.mean(row["validation_accuracy"]))
+    assert bands == 11
+    assert title == "digits, test examples, mean of 2 seed(s); bands: standard deviation"
     results = {tuple(row["train_accuracy"] + row["validation_accuracy"]) for row in table}
     assert len(results) >= 9  # no two settings alike, but for those that learn nothing in an epoch
     assert sum(row["train_accuracy"][0] != row["train_accuracy"][1] for row in table) >= 8  # seeds

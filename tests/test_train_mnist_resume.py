@@ -79,7 +79,7 @@ def test_missing_safetensors_is_refused_before_a_folder_is_made(tmp_path, withou
     options = ["--dataset", "digits", "--checkpoint-every", 5, "--out", tmp_path / "run"]
     result = run("train_mnist.py", *options, env=without_safetensors, status=1)
     assert re.fullmatch(
-        r"train_mnist.py: error: safetensors is not installed; pip install .*\n", result.stderr
+        r"train_mnist.py: error: safetensors is not installed; .*pip install .*\n", result.stderr
     )
     assert [path.name for path in tmp_path.iterdir()] == ["none"]
 
@@ -101,7 +101,7 @@ def test_ctrl_c_in_the_first_epoch_leaves_nothing_behind(tmp_path, existing, wit
         _, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     first, second = err.splitlines()
-    assert first.startswith("no checkpoint.safetensors: safetensors is not installed; pip install")
+    assert first.startswith("no checkpoint.safetensors: safetensors is not installed; ")
     assert second == "interrupted: no epoch was finished"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["none"] + ["run"] * existing
     assert not existing or [path.name for path in out.iterdir()] == ["notes.txt"]

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from nnxp.checks import unknown_name
 from nnxp.devices.base import DTYPES, Device, require_dtype
-from nnxp.devices.libraries import LIBRARIES, Opening
+from nnxp.devices.libraries import LIBRARIES, Opening, one_line
 from nnxp.errors import DeviceError, InputError
 
-__all__ = ["DTYPES", "Device", "open_device", "opening", "require_dtype"]
+__all__ = ["DTYPES", "Device", "one_line", "open_device", "opening", "require_dtype"]
 
 
 def open_device(spec: str | Device = "auto") -> Device:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from nnxp.arrays import NUMPY, Array, Namespace
 from nnxp.devices.base import Device
 from nnxp.errors import DeviceError, InputError
+from nnxp.extras import install_extra, pip
 
 Opening: TypeAlias = Generator[str, None, Device]
 
@@ -52,8 +53,8 @@ _CUDA_INSUFFICIENT_DRIVER, _CUDA_NO_DEVICE = 35, 100
 def open_cuda(device: str) -> Opening:
     """Open CuPy on an NVIDIA GPU."""
     number = _number("cuda", device)
-    extra = "pip install 'nnxp[cuda13]', or 'nnxp[cuda12]' for an older NVIDIA driver"
-    cupy = _import("cupy", "CuPy", extra)
+    cuda13, cuda12 = install_extra("cuda13"), install_extra("cuda12")
+    cupy = _import("cupy", "CuPy", f"{cuda13}, or for an older NVIDIA driver {cuda12}")
     yield f"CuPy {cupy.__version__} imports"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
@@ -62,11 +63,12 @@ def open_cuda(device: str) -> Opening:
         if status == _CUDA_INSUFFICIENT_DRIVER:
             raise DeviceError(
                 "CuPy finds no NVIDIA driver, or one too old for its CUDA version; install or "
-                "update the driver, or try 'nnxp[cuda12]' in place of 'nnxp[cuda13]'"
+                f"update the driver, or use CUDA 12: {pip('uninstall', 'cupy-cuda13x')}, then "
+                f"{cuda12}"
             ) from error
         if status != _CUDA_NO_DEVICE:
             raise DeviceError(
-                f"CuPy cannot count the GPUs ({_one_line(error)}); does nvidia-smi run?"
+                f"CuPy cannot count the GPUs ({one_line(error)}); does nvidia-smi run?"
             ) from error
         count = 0
     _require_gpu("cuda", number, count)
@@ -83,8 +85,8 @@ def open_cuda(device: str) -> Opening:
             result = float(trial(cupy.ones((2, 2), dtype="float32"))[0, 0])
         except Exception as error:
             raise DeviceError(
-                f"CuPy cannot compute {step} on cuda:{number} ({_one_line(error)}); if CUDA "
-                "libraries are missing, pip install 'nnxp[cuda13]' or 'nnxp[cuda12]' brings them"
+                f"CuPy cannot compute {step} on cuda:{number} ({one_line(error)}); if CUDA "
+                f"libraries are missing, install them: {cuda13}, or for CuPy for CUDA 12 {cuda12}"
             ) from error
         _require_two(result, step)
         yield f"{step} runs on cuda:{number}"
@@ -130,7 +132,7 @@ def open_torch(device: str) -> Opening:
             f'got "torch:{device}"'
         )
     number = _number("torch:cuda", index)
-    torch = _import("torch", "PyTorch", "pip install torch")
+    torch = _import("torch", "PyTorch", pip("install", "torch"))
     yield f"PyTorch {torch.__version__} imports"
     name = ""
     if kind == "cuda":
@@ -145,7 +147,7 @@ def open_torch(device: str) -> Opening:
         trial = torch.ones((2, 2), device=spec)
         result = float((trial @ trial)[0, 0])
     except Exception as error:
-        raise DeviceError(f"PyTorch cannot compute on {spec} ({_one_line(error)})") from error
+        raise DeviceError(f"PyTorch cannot compute on {spec} ({one_line(error)})") from error
     _require_two(result, "a matrix product")
     yield f"a matrix product runs on torch:{spec}"
     xp: Namespace = importlib.import_module("array_api_compat.torch")
@@ -193,15 +195,15 @@ def open_jax(device: str) -> Opening:
             f'JAX\'s devices are "jax", "jax:cpu", "jax:cuda" and "jax:cuda:N", got "jax:{device}"'
         )
     number = _number(f"jax:{kind}", index)
-    jax = _import("jax", "JAX", "pip install jax")
+    jax = _import("jax", "JAX", pip("install", "jax"))
     jnp: Namespace = importlib.import_module("jax.numpy")
     yield f"JAX {jax.__version__} imports"
     try:
         devices = jax.devices(kind or None)
     except Exception as error:
         raise DeviceError(
-            f"JAX shows no {kind or 'default'} device ({_one_line(error)}); on an NVIDIA GPU, "
-            "pip install 'jax[cuda13]'"
+            f"JAX shows no {kind or 'default'} device ({one_line(error)}); on an NVIDIA GPU, "
+            f"{pip('install', 'jax[cuda13]')}"
         ) from error
     _require_gpu(f"jax:{kind}", number, len(devices))
     handle = devices[number]
@@ -210,7 +212,7 @@ def open_jax(device: str) -> Opening:
         trial = jax.device_put(np.ones((2, 2), dtype="float32"), handle)
         result = float((trial @ trial)[0, 0])
     except Exception as error:
-        raise DeviceError(f"JAX cannot compute on {handle} ({_one_line(error)})") from error
+        raise DeviceError(f"JAX cannot compute on {handle} ({one_line(error)})") from error
     _require_two(result, "a matrix product")
     yield f"a matrix product runs on {handle}"
 
@@ -260,7 +262,7 @@ def open_jax(device: str) -> Opening:
 
 def open_strict(device: str) -> Opening:
     """Open array-api-strict, on one of its simulated devices."""
-    strict = _import("array_api_strict", "array-api-strict", "pip install array-api-strict")
+    strict = _import("array_api_strict", "array-api-strict", install_extra("testing"))
     yield f"array-api-strict {strict.__version__} imports"
     host = strict.Device("CPU_DEVICE")
     try:
@@ -308,8 +310,8 @@ def _import(module: str, name: str, install: str) -> ModuleType:
             raise DeviceError(f"{name} is not installed; {install}") from None
         sys.modules.pop(module, None)  # array-api-compat would fail on the broken module
         raise DeviceError(
-            f"{name} is installed but does not import ({_one_line(error)}); reinstall it: "
-            f"pip uninstall every {module} package, then {install}"
+            f"{name} is installed but does not import ({one_line(error)}); reinstall it: "
+            f"uninstall every {module} package, then {install}"
         ) from error
 
 
@@ -347,6 +349,7 @@ def _require_two(result: float, step: str) -> None:
         raise DeviceError(f"{step} returned {result}, not 2: the installation is broken")
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return the type of an error and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
