@@ -37,7 +37,7 @@ class _Curve(NamedTuple):
 
 
 def plot_histories(
-    histories: Mapping[str, Sequence[Record] | Sequence[Sequence[Record]]],
+    histories: Sequence[Record] | Mapping[str, Sequence[Record] | Sequence[Sequence[Record]]],
     path: str | Path,
     *,
     title: str = "",
@@ -49,9 +49,10 @@ def plot_histories(
 
     Parameters
     ----------
-    histories : mapping of str to sequence of Record
-        The records of each run under its name, or a list of such sequences for a run that was
-        repeated, with other seeds: its curve is the mean, and a band shows the standard deviation.
+    histories : sequence of Record, or mapping of str to sequence of Record
+        A history; or the records of each run under its name, or a list of such sequences for a run
+        that was repeated, with other seeds: its curve is the mean, and a band shows the standard
+        deviation.
         A single run has training and validation curves; of several runs, only the validation curves
         are drawn, or the training curves if there are no others. Without accuracies, only the
         losses are drawn.
@@ -67,6 +68,8 @@ def plot_histories(
     InputError
         If there is no record.
     """
+    if not isinstance(histories, Mapping):
+        histories = {"": histories}
     runs = {name: _repetitions(records) for name, records in histories.items()}
     runs = {name: repetitions for name, repetitions in runs.items() if repetitions}
     if not runs:

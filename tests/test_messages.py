@@ -85,6 +85,16 @@ def test_sequential_takes_layers_one_by_one(tmp_path):
     )
 
 
+def test_a_history_is_drawn_alone_or_by_name(tmp_path):
+    pytest.importorskip("matplotlib")
+    own = trainer()
+    own.fit(Dataset(X, Y), epochs=2, batch_size=10, rng=0)
+    for i, given in enumerate((own.history, list(own.history), {"run": own.history})):
+        nnxp.plots.plot_histories(given, tmp_path / f"{i}.png")
+    pictures = {(tmp_path / f"{i}.png").read_bytes() for i in range(3)}
+    assert len(pictures) == 1
+
+
 # Named, with nnxp's own word
 
 
