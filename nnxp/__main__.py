@@ -17,7 +17,7 @@ from nnxp.devices import opening
 
 PACKAGES = [
     "nnxp", "numpy", "array-api-compat", "array-api-strict", "cupy-cuda12x", "cupy-cuda13x",
-    "torch", "jax", "matplotlib", "pooch",
+    "torch", "jax", "matplotlib",
 ]  # fmt: skip
 DEVICES = ["cpu", "cuda", "torch:cpu", "torch:cuda", "torch:mps", "jax:cpu", "jax:cuda", "strict"]
 THREADS = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
@@ -45,8 +45,6 @@ def doctor() -> int:
     try:
         folder = os.path.commonpath(nnxp.data.find_mnist().values())
         print(f"  ok    in {folder}")
-    except nnxp.DataUnavailableError as error:
-        print(f"  --    {error}; nnxp.data.load_mnist() downloads it")
     except nnxp.DataError as error:
         print(f"  --    {error}")
     print("\ntraining on the CPU")

@@ -39,9 +39,31 @@ def test_doctor_prints_versions_libraries_blas_and_mnist(idx_folder):
 
 
 def test_doctor_reports_a_missing_mnist(tmp_path):
-    assert f"--    there is no folder {tmp_path / 'none'}" in doctor(
-        NNXP_DATA_DIR=str(tmp_path / "none")
-    )
+    (tmp_path / "file").touch()
+    for name, what in [("none", "there is no folder {}"), ("file", "{} is no folder")]:
+        out = doctor(NNXP_DATA_DIR=str(tmp_path / name))
+        assert f"--    NNXP_DATA_DIR is set, but {what.format(tmp_path / name)}; name" in out
+        assert "downloads it" not in out
+    out = doctor(NNXP_DATA_DIR="", XDG_CACHE_HOME=str(tmp_path))
+    assert f"--    there is no folder {tmp_path}/nnxp/mnist; name the folder that holds" in out
+    assert "; nnxp.data.load_mnist() downloads it\n" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_doctor_runs_without_a_home_folder(homeless):
+    out = doctor()
+    assert "MNIST\n  --    there is no home folder for the cache; set HOME to an" in out
+    assert "downloads it" not in out
+    assert [path.name for path in homeless.iterdir()] == ["sitecustomize.py"]
+
+
+@pytest.mark.parametrize("name", ["unreadable", "file"])
+def test_doctor_runs_with_a_home_folder_that_cannot_be_used(tmp_path, monkeypatch, name):
+    (tmp_path / "unreadable").mkdir(mode=0)
+    (tmp_path / "file").touch()
+    for variable in ("XDG_CACHE_HOME", "NNXP_DATA_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    assert "MNIST\n  --    " in doctor(HOME=str(tmp_path / name))
 
 
 def test_doctor_reports_an_empty_file_of_mnist(idx_folder):

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nnxp
-from nnxp.data import Dataset, load_csv, mnist, read_idx
+from nnxp.data import Dataset, load_csv, read_idx
 from nnxp.files import max_unpacked_bytes
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -447,8 +447,3 @@ def test_real_images_stay_below_the_gzip_ratio(tmp_path):
     np.savetxt(lines, np.column_stack([train.labels, train.inputs]), fmt="%d", delimiter=",")
     packed = gzip.compress(lines.getvalue().encode())
     assert len(lines.getvalue()) < 15 * len(packed)
-
-
-def test_downloads_are_encrypted_and_checked():
-    assert all(mirror.startswith("https://") for mirror in mnist.MIRRORS)
-    assert all(len(bytes.fromhex(digest)) == 32 for digest in mnist.FILES.values())
