@@ -138,7 +138,7 @@ def build(session: nox.Session) -> None:
 @nox.session(default=False)
 def train(session: nox.Session) -> None:
     """Train on MNIST with scripts/train_mnist.py."""
-    session.install("-e", ".[download,plot,checkpoint]")
+    session.install("-e", ".[plot,checkpoint]")
     session.run("python", "scripts/train_mnist.py", *session.posargs)
 
 

@@ -52,8 +52,6 @@ def doctor() -> int:
     try:
         folder = os.path.commonpath(nnxp.data.find_mnist().values())
         print(f"  ok    in {folder}")
-    except nnxp.DataUnavailableError as error:
-        print(f"  --    {error}; nnxp.data.load_mnist() downloads it")
     except nnxp.DataError as error:
         print(f"  --    {error}")
     print("\ntraining on the CPU")

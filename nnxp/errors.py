@@ -6,6 +6,15 @@ from __future__ import annotations
 class NnxpError(Exception):
     """Base class of nnxp's errors; scripts print only the message."""
 
+    def __str__(self) -> str:
+        """Return the message on one line, without characters that control a terminal.
+
+        Messages hold names from files, and paths.
+        """
+        return "".join(
+            x if x.isprintable() else x.encode("unicode_escape").decode() for x in super().__str__()
+        )
+
 
 class InputError(NnxpError, ValueError):
     """A value, shape, dtype or name that cannot be used."""

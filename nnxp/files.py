@@ -6,6 +6,7 @@ import errno
 import gzip
 import os
 import re
+import stat
 import time
 import zlib
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from nnxp.errors import DataError
+from nnxp.errors import DataError, InputError
 
 READ_ERRORS = (OSError, EOFError, zlib.error)
 """The errors that reading a file can raise, with or without gzip."""
@@ -27,6 +28,19 @@ def max_unpacked_bytes(path: Path) -> int:
     return max(_ALWAYS_ALLOWED, _MAX_GZIP_RATIO * path.stat().st_size)
 
 
+def path_to_read(path: object) -> Path:
+    """Return a path as a `Path`, a ``~`` at its beginning as the user's home folder.
+
+    Raises
+    ------
+    InputError
+        If it is neither a string nor a `Path`.
+    """
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise InputError(f"a path must be a string or a pathlib.Path, got {path!r:.80}")
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises if ~a is no user)
+
+
 @contextmanager
 def open_binary(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
     """Open a file for reading; yield its stream, decompressed if it is gzip, and whether it is.
@@ -34,8 +48,21 @@ def open_binary(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
     Raises
     ------
     DataError
-        If the file is a ZIP archive.
+        If `path` is no regular file but a folder, a pipe, a socket or a device, or cannot be a
+        path at all; or if the file is a ZIP archive.
+    OSError
+        If the file cannot be opened.
     """
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:  # a NUL, or half of a pair of surrogates
+        raise DataError(f"{path} cannot be the name of a file ({error})") from error
+    if stat.S_ISDIR(mode):
+        raise DataError(f"{path} is a folder; give a file in it")
+    if not stat.S_ISREG(mode):  # to open a pipe would wait for a writer; a device may never end
+        raise DataError(
+            f"{path} is a pipe, a socket or a device; write its contents to a file and give that"
+        )
     with path.open("rb") as file:
         head = file.peek(4)
         if head.startswith(b"PK\x03\x04"):

@@ -18,7 +18,7 @@ import numpy as np
 import nnxp
 from nnxp.checks import unknown_name
 from nnxp.data import Dataset
-from nnxp.files import write_atomically
+from nnxp.files import path_to_read, write_atomically
 
 # Each BLAS library reads its own variable, once, when it is loaded.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
@@ -30,13 +30,13 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         default="auto",
         metavar="auto|mnist|digits|FILE.csv",
-        help="auto: MNIST, or the embedded digits if MNIST is not available; FILE.csv: a file "
-        "whose first or last column is named label, target or class, a sixth of each class is used "
-        "for testing (default: auto)",
+        help="auto: MNIST, or the embedded digits if no folder is given and MNIST cannot be "
+        "downloaded; FILE.csv: a file whose first or last column is named label, target or class, "
+        "a sixth of each class is used for testing (default: auto)",
     )
     parser.add_argument(
         "--data-dir",
-        type=Path,
+        type=path_to_read,
         help="folder with the four MNIST files, or a data set in their layout "
         "(default: $NNXP_DATA_DIR)",
     )
@@ -97,13 +97,14 @@ def load_dataset(name: str, folder: Path | None) -> Data:
     if name == "digits":
         return Data("digits", *nnxp.data.load_digits(), None)
     if name not in ("auto", "mnist"):
-        return Data(name, *nnxp.data.load_csv(name).split(1 / 6, rng=0), Path(name))
+        path = path_to_read(name)
+        return Data(name, *nnxp.data.load_csv(path).split(1 / 6, rng=0), path)
     try:
         datasets = nnxp.data.load_mnist(folder)
         found = os.path.commonpath(nnxp.data.find_mnist(folder).values())
         return Data("mnist", *datasets, Path(found))
     except nnxp.DataUnavailableError as error:
-        if name == "mnist" or folder:
+        if name == "mnist" or folder or os.environ.get("NNXP_DATA_DIR"):
             raise
         print(f"training on the embedded 8 x 8 digits instead of MNIST: {error}", file=sys.stderr)
         return Data("digits", *nnxp.data.load_digits(), None)

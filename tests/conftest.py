@@ -18,6 +18,7 @@ import nnxp
 pytest.register_assert_rewrite("builders", "file_samples", "script_runner", "tables")
 
 from file_samples import write_mnist_layout  # noqa: E402
+from script_runner import PATHS  # noqa: E402
 from tables import BACKENDS, device_or_skip  # noqa: E402
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")  # before JAX starts: it holds no float64 else
@@ -96,3 +97,18 @@ def digits_csv(tmp_path: Path) -> Path:
     names = ",".join(["label", *(f"pixel{i}" for i in range(64))])
     np.savetxt(tmp_path / "train.csv", table, "%d", ",", header=names, comments="")
     return tmp_path / "train.csv"
+
+
+@pytest.fixture
+def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder; processes started there find no home folder, as in containers."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import pwd\n\ndef getpwuid(uid):\n    raise KeyError(uid)\n\npwd.getpwuid = getpwuid\n"
+    )
+    for name in ("HOME", "XDG_CACHE_HOME", "NNXP_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), PATHS]))
+    monkeypatch.chdir(folder)
+    return folder

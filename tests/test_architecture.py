@@ -207,7 +207,7 @@ def test_import_loads_no_heavy_package():
     loaded = set(run("import sys, nnxp; print(*sys.modules)").split())
     heavy = {
         "array_api_strict", "cupy", "importlib.metadata", "jax", "matplotlib", "numpy.random",
-        "platformdirs", "pooch", "requests", "scipy", "sklearn", "torch", "tqdm",
+        "platformdirs", "scipy", "sklearn", "torch", "tqdm",
     }  # fmt: skip
     assert not loaded & heavy
 

@@ -1,19 +1,14 @@
-"""Data: data sets, batches, readers of IDX, MNIST and CSV files, downloads."""
+"""Data: data sets, batches, readers of IDX and MNIST files."""
 
 from __future__ import annotations
 
-import functools
 import gzip
-import hashlib
-import http.server
-import shutil
 import struct
-import threading
 import zipfile
 
 import numpy as np
 import pytest
-from file_samples import IDX_TYPES, idx_bytes, write_mnist_layout
+from file_samples import IDX_TYPES, idx_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -437,93 +432,6 @@ def test_corrupt_cache_error_says_what_to_delete(idx_folder, tmp_path, monkeypat
     (cache / "mnist" / "train-labels-idx1-ubyte").write_bytes(b"")
     with pytest.raises(nnxp.DataError, match=r"is empty \(0 bytes\).*; delete .*cache/nnxp"):
         nnxp.data.load_mnist()
-
-
-@pytest.fixture
-def mirrors(tmp_path, monkeypatch):
-    """Two mirrors on this machine, `first` and `second`, serving the digits as if MNIST."""
-    pytest.importorskip("pooch", reason="pooch is not installed")
-    served = tmp_path / "served"
-    source = write_mnist_layout(tmp_path / "source", *nnxp.data.load_digits())
-    digests = {}
-    for mirror in ("first", "second"):
-        (served / mirror).mkdir(parents=True)
-    for path in source.iterdir():
-        data = gzip.compress(path.read_bytes(), mtime=0)
-        digests[path.name] = hashlib.sha256(data).hexdigest()
-        for mirror in ("first", "second"):
-            (served / mirror / f"{path.name}.gz").write_bytes(data)
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=served)
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    base = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(mnist, "FILES", {name: digests[name] for name in mnist.FILES})
-    monkeypatch.setattr(mnist, "MIRRORS", (f"{base}/first/", f"{base}/second/"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("NNXP_DATA_DIR", raising=False)
-    yield served
-    server.shutdown()
-    server.server_close()
-
-
-def test_download_fills_the_cache_once(mirrors, tmp_path, capfd):
-    train, _ = nnxp.data.load_mnist()
-    assert len(train) == 1438
-    assert capfd.readouterr().err.count("downloading http") == 4
-    (cached,) = (tmp_path / "cache" / "nnxp" / "mnist").glob("t10k-labels*")
-    cached.unlink()
-    nnxp.data.load_mnist()
-    assert capfd.readouterr().err.count("downloading http") == 1  # what is missing alone
-    cached.with_suffix("").write_bytes(gzip.decompress(cached.read_bytes()))
-    cached.unlink()
-    next(cached.parent.glob("train-labels*")).unlink()
-    nnxp.data.load_mnist()
-    assert capfd.readouterr().err.count("downloading http") == 1  # a plain file is as good
-    shutil.rmtree(mirrors)
-    assert len(nnxp.data.load_mnist()[0]) == 1438  # from the cache
-    assert capfd.readouterr().err == ""
-
-
-def test_second_mirror_replaces_missing_and_wrong_files(mirrors, tmp_path):
-    first, second, *_ = sorted((mirrors / "first").iterdir())
-    first.unlink()
-    second.write_bytes(b"changed on the way")
-    assert len(nnxp.data.load_mnist()[0]) == 1438
-    cached = [path.name for path in (tmp_path / "cache" / "nnxp" / "mnist").iterdir()]
-    assert sorted(cached) == sorted(f"{name}.gz" for name in mnist.FILES)
-
-
-def test_wrong_hashes_on_all_mirrors_leave_no_file(mirrors, tmp_path):
-    for mirror in ("first", "second"):
-        (mirrors / mirror / "train-images-idx3-ubyte.gz").write_bytes(b"changed on the way")
-    with pytest.raises(
-        nnxp.DataUnavailableError, match="another SHA-256 than published.*--data-dir or"
-    ) as caught:
-        nnxp.data.load_mnist()
-    assert "\n" not in str(caught.value)
-    assert not list((tmp_path / "cache" / "nnxp" / "mnist").iterdir())
-
-
-def test_missing_connection_and_missing_pooch_are_named(mirrors, monkeypatch):
-    monkeypatch.setattr(mnist, "MIRRORS", ("http://127.0.0.1:9/",))
-    with pytest.raises(nnxp.DataUnavailableError, match="cannot be downloaded .*ConnectionError"):
-        nnxp.data.load_mnist()
-    monkeypatch.setitem(__import__("sys").modules, "pooch", None)
-    with pytest.raises(nnxp.DataUnavailableError, match=r"pooch is not .*nnxp\[download\]"):
-        nnxp.data.load_mnist()
-
-
-def test_published_mirrors_are_https_and_all_files_have_digests():
-    assert all(mirror.startswith("https://") and mirror.endswith("/") for mirror in mnist.MIRRORS)
-    assert len(mnist.FILES) == 4
-    assert all(len(bytes.fromhex(digest)) == 32 for digest in mnist.FILES.values())
 
 
 def test_real_mnist(mnist):

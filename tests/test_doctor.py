@@ -53,9 +53,31 @@ def test_doctor_prints_versions_libraries_blas_and_mnist(idx_folder):
 
 
 def test_doctor_reports_a_missing_mnist(tmp_path):
-    assert f"--    there is no folder {tmp_path / 'none'}" in doctor(
-        NNXP_DATA_DIR=str(tmp_path / "none")
-    )
+    (tmp_path / "file").touch()
+    for name, what in [("none", "there is no folder {}"), ("file", "{} is no folder")]:
+        out = doctor(NNXP_DATA_DIR=str(tmp_path / name))
+        assert f"--    NNXP_DATA_DIR is set, but {what.format(tmp_path / name)}; name" in out
+        assert "downloads it" not in out
+    out = doctor(NNXP_DATA_DIR="", XDG_CACHE_HOME=str(tmp_path))
+    assert f"--    there is no folder {tmp_path}/nnxp/mnist; name the folder that holds" in out
+    assert "; nnxp.data.load_mnist() downloads it\n" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_doctor_runs_without_a_home_folder(homeless):
+    out = doctor()
+    assert "MNIST\n  --    there is no home folder for the cache; set HOME to an" in out
+    assert "downloads it" not in out
+    assert [path.name for path in homeless.iterdir()] == ["sitecustomize.py"]
+
+
+@pytest.mark.parametrize("name", ["unreadable", "file"])
+def test_doctor_runs_with_a_home_folder_that_cannot_be_used(tmp_path, monkeypatch, name):
+    (tmp_path / "unreadable").mkdir(mode=0)
+    (tmp_path / "file").touch()
+    for variable in ("XDG_CACHE_HOME", "NNXP_DATA_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    assert "MNIST\n  --    " in doctor(HOME=str(tmp_path / name))
 
 
 def test_doctor_reports_an_empty_file_of_mnist(idx_folder):
@@ -189,13 +211,13 @@ def add_package(folder, package, version, code):
 
 
 def test_unusable_packages_are_reported_with_a_remedy(tmp_path, project):
-    add_package(tmp_path, "pooch", "1.7", "")
+    add_package(tmp_path, "filelock", "3.1", "")
     add_package(tmp_path, "filelock", "9.0", "raise OSError('libc is\\ntoo old')\n")
     out = doctor(PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
     lines = [line.strip() for line in out.splitlines()]
     start = lines.index("extra download")
     assert lines[start + 1 : start + 3] == [
-        "FAIL  pooch 1.7 is installed, and pooch>=1.8 is needed",
+        "FAIL  filelock 3.1 is installed, and filelock>=3.16 is needed",
         f"remedy: {install_extra('download')}",
     ]
     start = lines.index("extra checkpoint")

@@ -7,18 +7,20 @@ import io
 import json
 import os
 import random
+import socket
 import struct
 import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
-from file_samples import KINDS, checkpoint_bytes, contents, signed
+from file_samples import KINDS, checkpoint_bytes, contents, csv_bytes, signed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nnxp
-from nnxp.data import Dataset, load_csv, mnist
+from nnxp.data import Dataset, load_csv, read_idx
 from nnxp.files import max_unpacked_bytes
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -328,6 +330,94 @@ def test_oversized_checkpoint_metadata_take_bounded_time_and_memory(tmp_path, de
         nnxp.Trainer.resume(signed(path, about, arrays | long))
 
 
+@pytest.mark.parametrize("read", [read_idx, load_csv])
+def test_what_is_no_regular_file_is_refused_unopened(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        for path in (tmp_path / "pipe", tmp_path / "link", tmp_path / "socket", "/dev/zero"):
+            with pytest.raises(nnxp.DataError, match=f"{path} is a pipe, a socket or a device; wr"):
+                read(path)
+    with pytest.raises(nnxp.DataError, match=f"{tmp_path} is a folder; give a file in it"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("read", [read_idx, load_csv])
+@pytest.mark.parametrize("path", [None, 3, b"a.csv", 1.5, ["a.csv"]])
+def test_what_is_no_path_is_refused(read, path):
+    with pytest.raises(nnxp.InputError, match="a path must be a string or a pathlib.Path, got"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", [read_idx, load_csv, nnxp.data.load_mnist])
+@pytest.mark.parametrize("path", ["a\0b", "\ud800", "x" * 5000, "~no\x1b[31mbody\n/a", "a/\udc80"])
+def test_impossible_paths_are_named_without_control_characters(read, path):
+    with pytest.raises(nnxp.DataError) as caught:
+        read(path)
+    assert str(caught.value).isprintable()
+    shown = path.encode("unicode_escape").decode() if not path.isprintable() else path
+    assert shown in str(caught.value)
+
+
+def test_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for kind in ("csv", "idx"):
+        (tmp_path / f"a.{kind}").write_bytes(KINDS[kind][0](None))
+        for path in (f"~/a.{kind}", Path(f"~/a.{kind}")):
+            assert KINDS[kind][1](path) == KINDS[kind][1](tmp_path / f"a.{kind}")
+    (tmp_path / "~nobody.csv").write_bytes(csv_bytes())  # is no user's home folder
+    assert len(load_csv("~nobody.csv")) == 9
+
+
+def test_terminal_escapes_in_files_are_not_printed(tmp_path):
+    path = tmp_path / "\x1b[31ma\n.csv"
+    red = "\x1b[31mred"
+    for text, options in [
+        (f"a,{red},{red}\n1,2,3\n", {}),
+        (f"label,a\n1,{red}\n", {}),
+        (f"label,a\n1,2,{red}\n", {}),
+        (f"label,{red}\n1,\n", {}),
+        (f"label,{red}\n1,2\n", {"target": red + "der"}),
+        (f'label,a\n"{red}"{red},3\n', {}),
+    ]:
+        path.write_text(text)
+        with pytest.raises((nnxp.DataError, nnxp.InputError)) as caught:
+            load_csv(path, **options)
+        assert str(caught.value).isprintable()
+        assert r"\x1b[31m" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        (gzip.compress(csv_bytes()) + bytes(9), 9),  # a tape's padding
+        (b"".join(gzip.compress(x + b"\n") for x in csv_bytes().split(b"\n")), 9),
+        (gzip.compress(b"") * 20_000 + gzip.compress(csv_bytes()), 9),
+        (gzip.compress(csv_bytes()) + b"garbage", "BadGzipFile"),
+        (gzip.compress(csv_bytes())[:-9], "EOFError"),
+        (gzip.compress(gzip.compress(csv_bytes())), "cannot be read as UTF-8"),
+        (b"\xef\xbb\xbf" + csv_bytes(), 9),
+        (csv_bytes().replace(b"\n", b"\r", 4).replace(b"\n", b"\r\n", 2), 9),
+        (b"label,a\n1,\xed\xa0\x80\n", "cannot be read as UTF-8"),
+    ],
+    ids=[
+        "padding", "members", "empty members", "garbage", "truncated", "twice", "byte order mark",
+        "mixed line ends", "half a surrogate pair",
+    ],
+)  # fmt: skip
+def test_unusual_csv_files_are_read_or_refused(tmp_path, data, wanted):
+    path = tmp_path / "a.csv"
+    path.write_bytes(data)
+    if isinstance(wanted, int):
+        assert len(load_csv(path)) == wanted
+        assert load("csv", path)
+    else:
+        with pytest.raises(nnxp.DataError, match=wanted):
+            load_csv(path)
+
+
 @pytest.mark.parametrize("kind", ["idx.gz", "csv.gz"])
 def test_gzip_bombs_are_bounded(tmp_path, kind, monkeypatch):
     monkeypatch.setattr("nnxp.files._ALWAYS_ALLOWED", 1 << 20)
@@ -357,8 +447,3 @@ def test_real_images_stay_below_the_gzip_ratio(tmp_path):
     np.savetxt(lines, np.column_stack([train.labels, train.inputs]), fmt="%d", delimiter=",")
     packed = gzip.compress(lines.getvalue().encode())
     assert len(lines.getvalue()) < 15 * len(packed)
-
-
-def test_downloads_are_encrypted_and_checked():
-    assert all(mirror.startswith("https://") for mirror in mnist.MIRRORS)
-    assert all(len(bytes.fromhex(digest)) == 32 for digest in mnist.FILES.values())

@@ -382,6 +382,7 @@ def test_missing_labels_are_named_by_line(table, value, place):
         (f"label,\x1b[31m{'y' * 5000}\n1,z\n", r"column '\\x1b\[31my.*y'…"),
         (f'label,a\n"{"x" * 200_000}",1\n', "line 2 .* cannot be read as CSV .*field larger"),
         ("label,a\n1,2\n3,\x00\n", r"line 3 .* got '\\x00'"),
+        ("a,label\n1,x\n2,x\x00\n", "line 3 .* column 'label': the label holds a NUL; is it a"),
     ],
 )
 def test_wrong_tables_are_refused(table, text, message):
@@ -409,17 +410,21 @@ def test_other_encodings_and_missing_files_are_refused(table, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"," * 60_000_000, "more than 1,000,000 fields"),
-        (b"," * 80_000_000, "gzip bomb"),
-        (b"label,a\n1,2\n" + b"," * 60_000_000, "line 3 .* more than 1,000,000 fields"),
+        (b"," * 30_000_000, "more than 1,000,000 fields"),
+        (b"," * 80_000_000, "line 1 .* more than 33,554,432 characters"),
+        (b"label,a\n1," + "😀".encode() + b"x" * 60_000_000, "line 2 .* more than 33,554,432"),
+        (b"label,a\n1,2\n" + b"," * 30_000_000, "line 3 .* more than 1,000,000 fields"),
         (b"label,a\n" + b'"\n",,,,,,,,,,' * 101_000, "line 2 .* more than 1,000,000 fields"),
         (
             b"a,label\n" + b"1,ab\n" * 200_000 + b"1," + b"c" * 130_000,
             "column 'label': .* 130,000",
         ),
     ],
-    ids=["one line", "bomb", "after others", "quoted line breaks", "one long label"],
-)
+    ids=[
+        "one line", "bomb", "four bytes a character", "after others", "quoted line breaks",
+        "one long label",
+    ],
+)  # fmt: skip
 def test_small_files_take_little_memory(tmp_path, content, message):
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(content))
@@ -439,6 +444,45 @@ def test_long_lines_are_bounded_in_plain_files(tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text("label,a\n1," + " " * 1000 + "2\n")
     with pytest.raises(nnxp.DataError, match="line 2 .* more than 1,000 characters"):
         load_csv(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"label,a\n" + b"0,0\n" * 60_000,
+        b"label,a\n" + b"0,\n" * 60_000,
+        b"label,a\n" + b"text,0\n" * 60_000,
+        b"label,a\n" + b'"0""",0\n' * 60_000,
+        b"label,a\n1,2\n" + b"\r" * 60_000,
+        b"\n" * 60_000,
+        b"label,a\n1,2\n" + b" \r\n" * 60_000,
+        (b"1," * 9_999 + b"1\n") * 60,
+    ],
+    ids=["short", "missing", "text", "quotes", "empty", "only empty", "blank", "wide"],
+)
+def test_small_files_of_many_lines_take_little_memory_and_time(tmp_path, content, monkeypatch):
+    monkeypatch.setattr("nnxp.files._ALWAYS_ALLOWED", 1 << 20)
+    monkeypatch.setattr("nnxp.data.csv._BLOCK", 1 << 18)
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(content))
+    tracemalloc.start()
+    try:
+        with pytest.raises(nnxp.DataError, match="is it a gzip bomb"):
+            read_table(path, target=0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 << 20
+
+
+def test_many_short_lines_are_read_if_the_file_is_not_small(tmp_path, monkeypatch):
+    monkeypatch.setattr("nnxp.files._ALWAYS_ALLOWED", 1 << 20)
+    (tmp_path / "a.csv").write_text("label,a\n" + "0,0\n" * 60_000)
+    assert len(read_table(tmp_path / "a.csv")[1]) == 60_000
+    digits = np.random.default_rng(0).integers(0, 10, (60_000, 2))
+    text = "label,a\n" + "\n".join(f"{a},{b}" for a, b in digits.tolist())
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(text.encode()))
+    assert (read_table(tmp_path / "a.csv.gz")[0][:, 0] == digits[:, 1]).all()
 
 
 def test_text_labels_of_usual_lengths_are_not_bounded(tmp_path):

@@ -122,17 +122,22 @@ def test_class_that_occurs_only_in_the_test_images_counts(tmp_path):
 
 
 def test_auto_says_why_it_trains_on_the_digits(tmp_path):
-    empty = {"NNXP_DATA_DIR": str(tmp_path)}
+    (tmp_path / "cache").touch()  # so that nothing is downloaded
+    unavailable = {
+        "NNXP_DATA_DIR": "",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "MPLCONFIGDIR": str(tmp_path),
+    }
     out = tmp_path / "run"
-    result = run("train_mnist.py", "--epochs", 1, "--out", out, env=empty)
+    result = run("train_mnist.py", "--epochs", 1, "--out", out, env=unavailable)
     assert re.match(
-        r"training on the embedded 8 x 8 digits instead of MNIST: .* holds neither train-images",
+        r"training on the embedded 8 x 8 digits instead of MNIST: MNIST cannot be downloaded to ",
         result.stderr,
     )
     assert result.stderr.count("\n") == 1
-    result = run("train_mnist.py", "--dataset", "mnist", "--out", out / "b", env=empty, status=1)
-    assert result.stderr.startswith("train_mnist.py: error: ")
-    assert "holds neither" in result.stderr
+    options = ["--dataset", "mnist", "--out", out / "b"]
+    result = run("train_mnist.py", *options, env=unavailable, status=1)
+    assert result.stderr.startswith("train_mnist.py: error: MNIST cannot be downloaded to ")
     result = run("train_mnist.py", "--data-dir", tmp_path / "typo", status=1)
     assert "there is no folder" in result.stderr
 
@@ -145,6 +150,41 @@ def test_digits_are_learned_by_default(tmp_path, seed):
     ).groups()
     assert 0.95 < float(last) <= float(best)
     assert config_of(tmp_path)["epochs"] == 50
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none", "there is no folder"),
+        ("file", "is no folder"),
+        ("empty", "holds neither train-images"),
+        ("a\x1b[31m", r"there is no folder .*a\\x1b\[31m"),
+        ("~/none", "there is no folder /"),
+    ],
+)
+@pytest.mark.parametrize("script", ["train_mnist.py", "full_batch.py", "gradient_check.py"])
+def test_wrong_folder_in_the_environment_is_an_error(tmp_path, script, name, message):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    folder = name if name.startswith("~") else str(tmp_path / name)
+    result = run(script, env={"NNXP_DATA_DIR": folder}, cwd=tmp_path, status=1)
+    assert re.match(
+        f"{script}: error: NNXP_DATA_DIR is set, but .*{message}.* folder that holds the four",
+        result.stderr,
+    )
+    assert result.stderr.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
+
+
+def test_home_folder_is_meant_by_a_tilde(tmp_path, idx_folder, digits_csv):
+    home = {"HOME": str(tmp_path), "NNXP_DATA_DIR": "~/idx"}
+    (tmp_path / "work").mkdir()
+    options = ["--epochs", 1, "--quiet", "--out"]
+    for out, more in [("a", []), ("b", ["--data-dir=~/idx"]), ("c", ["--dataset=~/train.csv"])]:
+        run("train_mnist.py", *options, out, *more, cwd=tmp_path / "work", env=home)
+        source = config_of(tmp_path / "work" / out)["data_source"]
+        assert source == str(digits_csv if out == "c" else idx_folder)
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["a", "b", "c"]
 
 
 def test_train_on_a_folder_and_on_csv(tmp_path, idx_folder, digits_csv):

@@ -19,16 +19,17 @@ import numpy.typing as npt
 
 from nnxp.data.dataset import Dataset
 from nnxp.errors import DataError, InputError
-from nnxp.files import READ_ERRORS, max_unpacked_bytes, open_binary
+from nnxp.files import READ_ERRORS, max_unpacked_bytes, open_binary, path_to_read
 
 _LABELS = ("label", "target", "class")
 _MISSING = ("", "na", "n/a", "nan", "-nan", "null", "?")
 _PIXEL = re.compile(r"pixel[ _-]?\d+|\d+x\d+", re.IGNORECASE)
 _IMAGE_COLUMNS = 64  # from which bytes are taken for an image, whatever the columns' names
 _MAX_COLUMNS = 1_000_000
-_MAX_LINE = 64 << 20  # characters
+_MAX_LINE = 32 << 20  # characters
 _BLOCK = 4 << 20  # bytes of lines that are converted at a time
 _LINE_OVERHEAD = 100  # bytes of a Python string and its line number
+_KEPT = 60  # bytes that the shortest line takes until the whole file is read
 _MAX_TEXT = 64 << 20  # bytes of text labels, which are as wide as the longest one
 _MAX_TEXT_RATIO = 40  # bytes per character, if they are more
 
@@ -45,7 +46,7 @@ def load_csv(
     Parameters
     ----------
     path : str or Path
-        A file in UTF-8; one that is gzipped, whatever its name, is decompressed. Fields are
+        A regular file in UTF-8; one that is gzipped, whatever its name, is decompressed. Fields are
         separated by commas, or, if the first line has none, by semicolons or tabs, and may be
         quoted. Blank lines are skipped.
     target : str or int, optional
@@ -72,10 +73,12 @@ def load_csv(
     ------
     DataError
         If the file cannot be read or holds no examples; if a value is missing, infinite or text in
-        a column of features; if a line has another number of fields than the first; or if it is not
-        clear which column holds the labels.
+        a column of features; if a line has another number of fields than the first; if it is not
+        clear which column holds the labels; or if a gzipped file unpacks to more than 64 MiB and
+        more than 100 times its size, where each line counts 60 bytes more than it has.
     InputError
-        If there is no column `target`, or labels are integers of more than 32 bits.
+        If `path` is no path, there is no column `target`, or labels are integers of more than 32
+        bits.
 
     See Also
     --------
@@ -101,7 +104,7 @@ def load_csv_inputs(path: str | Path, *, header: bool | None = None) -> npt.NDAr
 
     Raises
     ------
-    DataError
+    DataError, InputError
         As in `load_csv`.
     """
     return read_table(path, labelled=False, header=header)[0]
@@ -115,7 +118,7 @@ def read_table(
     header: bool | None = None,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return the inputs and labels of a CSV file; no labels if it is not `labelled`."""
-    path = Path(path)
+    path = path_to_read(path)
     try:
         with (
             open_binary(path) as (file, packed),
@@ -130,12 +133,16 @@ def read_table(
 
 
 def _lines(stream: TextIO, path: Path, allowed: int) -> Iterator[tuple[int, str]]:
-    """Yield the number and text of each line that is not blank; `allowed` characters in all."""
+    """Yield the number and text of each line that is not blank.
+
+    The file may have `allowed` characters. Each line counts as if it had `_KEPT` more, since short
+    lines take far more memory and time than their characters.
+    """
     for number in itertools.count(1):
         line = stream.readline(min(allowed, _MAX_LINE) + 1)
         if not line:
             return
-        allowed -= len(line)
+        allowed -= len(line) + _KEPT
         if allowed < 0:
             raise DataError(
                 f"{path} unpacks to far more than its size; is it a gzip bomb? If not, unpack it "
@@ -360,6 +367,12 @@ class _Table:
         numbers, labels, values = self._fast(block) or self._exact(block, lines)
         if self._missing:
             return
+        if "\0" in "".join(labels):  # NumPy takes NULs at the end for padding
+            assert self._target is not None
+            line = next(n for n, label in zip(numbers, labels, strict=True) if "\0" in label)
+            raise DataError(
+                f"{self._place(line, self._target)}: the label holds a NUL; is it a CSV file?"
+            )
         smallest, largest = values.min(), values.max()
         if smallest >= 0 and largest <= 255:
             small = values.astype(np.uint8)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnxp.errors import DataError
-from nnxp.files import READ_ERRORS, max_unpacked_bytes, open_binary
+from nnxp.files import READ_ERRORS, max_unpacked_bytes, open_binary, path_to_read
 
 _TYPES = {
     0x08: "uint8",
@@ -34,7 +34,7 @@ def read_idx(path: str | Path, axes: int | None = None) -> npt.NDArray[Any]:
     Parameters
     ----------
     path : str or Path
-        A file that is gzipped, whatever its name, is decompressed.
+        A regular file; one that is gzipped, whatever its name, is decompressed.
     axes : int, optional
         The number of axes that the file must have: 3 for images, 1 for labels. By default any.
 
@@ -48,8 +48,10 @@ def read_idx(path: str | Path, axes: int | None = None) -> npt.NDArray[Any]:
     DataError
         If the file cannot be read, is not an IDX file with this number of axes, or is shorter or
         longer than its header states.
+    InputError
+        If `path` is no path.
     """
-    path = Path(path)
+    path = path_to_read(path)
     try:
         with open_binary(path) as (stream, packed):
             return _read(stream, path, axes, packed)

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nnxp.checks import optional_import
 from nnxp.data.dataset import Dataset
 from nnxp.data.idx import read_idx
 from nnxp.data_format import IMAGE_SCALE
-from nnxp.errors import DataError, DataUnavailableError, MissingExtraError
+from nnxp.errors import DataError, DataUnavailableError
+from nnxp.files import path_to_read, require_writable, write_atomically
 
 FILES = {
     "train-images-idx3-ubyte": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
@@ -34,7 +34,7 @@ MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
 
-_TIMEOUT = 10  # seconds without an answer before the next mirror is tried
+_REMEDY = "put the four files into a folder and name it with --data-dir or $NNXP_DATA_DIR"
 
 
 def load_mnist(folder: str | Path | None = None) -> tuple[Dataset, Dataset]:
@@ -62,16 +62,15 @@ def load_mnist(folder: str | Path | None = None) -> tuple[Dataset, Dataset]:
     DataError
         If a file is damaged, or the files do not belong together.
     """
-    chosen = folder or os.environ.get("NNXP_DATA_DIR")
-    if chosen:
-        return _read(find_mnist(chosen))
+    if folder or os.environ.get("NNXP_DATA_DIR"):
+        return _read(find_mnist(folder))
     cache = _cache()
     try:
         try:
-            paths = find_mnist(cache)
+            paths = _find_in(cache)
         except DataUnavailableError:
             _download(cache)
-            paths = find_mnist(cache)
+            paths = _find_in(cache)
         return _read(paths)
     except DataUnavailableError:
         raise
@@ -97,12 +96,27 @@ def find_mnist(folder: str | Path | None = None) -> dict[str, Path]:
     DataError
         If a file is empty, or the files are of more than one split of EMNIST.
     """
-    folder = Path(folder or os.environ.get("NNXP_DATA_DIR") or _cache())
-    if not folder.is_dir():
-        raise DataUnavailableError(f"there is no folder {folder}")
+    if folder:
+        return _find_in(path_to_read(folder))
+    named = os.environ.get("NNXP_DATA_DIR")
+    place = path_to_read(named) if named else _cache()
+    try:
+        return _find_in(place)
+    except DataUnavailableError as error:
+        raise DataUnavailableError(
+            f"NNXP_DATA_DIR is set, but {error}"
+            if named
+            else f"{error}; nnxp.data.load_mnist() downloads it"
+        ) from error
+
+
+def _find_in(folder: Path) -> dict[str, Path]:
     nearest, message = -1, ""
     empty: Path | None = None
     try:
+        if not folder.is_dir():
+            what = f"{folder} is no folder" if folder.exists() else f"there is no folder {folder}"
+            raise DataUnavailableError(f"{what}; name the folder that holds the four files")
         for place in (folder, folder / "raw", folder / "MNIST" / "raw"):
             for names in _names_in(place):
                 paths = {name: _find(place, own) for name, own in names.items()}
@@ -158,7 +172,15 @@ def _find(place: Path, name: str) -> Path | None:
 def _cache() -> Path:
     from platformdirs import user_cache_path
 
-    return user_cache_path("nnxp", appauthor=False) / "mnist"
+    try:
+        folder = user_cache_path("nnxp", appauthor=False) / "mnist"
+    except RuntimeError:
+        folder = Path("~")  # what older versions of platformdirs begin with
+    if not folder.is_absolute():
+        raise DataUnavailableError(
+            f"there is no home folder for the cache; set HOME to an absolute path, or {_REMEDY}"
+        )
+    return folder
 
 
 def _read(paths: dict[str, Path]) -> tuple[Dataset, Dataset]:
@@ -198,32 +220,36 @@ def _read(paths: dict[str, Path]) -> tuple[Dataset, Dataset]:
 
 
 def _download(folder: Path) -> None:
-    """Download each missing file from the first mirror that has it, and check its SHA-256."""
+    """Download each missing file from the first mirror that has it."""
+    from nnxp.data.download import download
+
+    missing = {
+        name: folder / f"{name}.gz"
+        for name in FILES
+        if not (folder / name).is_file() and not (folder / f"{name}.gz").is_file()
+    }
     try:
-        pooch = optional_import("pooch", "download")
-    except MissingExtraError as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in missing.values():
+            require_writable(path)
+        failed: list[str] = []
+        for name, path in missing.items():
+            failures = []
+            for mirror in sorted(MIRRORS, key=failed.count):  # what failed is tried last
+                url = f"{mirror}{path.name}"
+                print(f"downloading {url}", file=sys.stderr)
+                try:
+                    data = download(url, FILES[name])
+                    break
+                except DataUnavailableError as error:
+                    failures.append(str(error))
+                    failed.append(mirror)
+            else:
+                raise DataUnavailableError(
+                    f"MNIST cannot be downloaded ({'; '.join(failures)}); {_REMEDY}"
+                )
+            write_atomically(path, data)
+    except OSError as error:
         raise DataUnavailableError(
-            f"MNIST is not on this machine and cannot be downloaded: {error}"
-        ) from None
-    # pooch logs several lines per file; nnxp prints one instead.
-    pooch.get_logger().setLevel("WARNING")
-    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=_TIMEOUT)
-    for name, digest in FILES.items():
-        if (folder / name).is_file() or (folder / f"{name}.gz").is_file():
-            continue
-        failures = []
-        for mirror in MIRRORS:
-            url = f"{mirror}{name}.gz"
-            print(f"downloading {url}", file=sys.stderr)
-            try:
-                pooch.retrieve(url, f"sha256:{digest}", f"{name}.gz", folder, downloader=downloader)
-                break
-            except ValueError:  # pooch raises it for a wrong SHA-256
-                failures.append(f"{url} has another SHA-256 than published")
-            except OSError as error:  # no connection, or the disk is full
-                failures.append(f"{url}: {error.strerror or type(error).__name__}")
-        else:
-            raise DataUnavailableError(
-                f"MNIST cannot be downloaded ({'; '.join(failures)}); put the four files into a "
-                "folder and name it with --data-dir or $NNXP_DATA_DIR"
-            )
+            f"MNIST cannot be downloaded to {folder} ({error.strerror}); {_REMEDY}"
+        ) from error

@@ -1,0 +1,110 @@
+"""Downloads: a file of known SHA-256 over https, within a time and a size."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import queue
+import socket
+import ssl
+import threading
+import time
+import urllib.request
+from typing import Any
+from urllib.error import HTTPError, URLError
+
+from nnxp.errors import DataUnavailableError
+
+_TIMEOUT = 10  # seconds without an answer
+_DEADLINE = 300  # seconds for the whole file
+_MAX_BYTES = 16 << 20  # MNIST's largest file has 9.9 MB
+
+_REASONS: list[tuple[type[Exception], str]] = [
+    (ssl.SSLCertVerificationError, "its certificate is not trusted; see $SSL_CERT_FILE"),
+    (ssl.SSLError, "no encrypted connection"),
+    (socket.gaierror, "the host is not found; is this machine offline?"),
+    (ConnectionRefusedError, "the connection was refused"),
+    (ConnectionError, "the connection was broken"),
+    (TimeoutError, f"no answer for {_TIMEOUT} s"),
+    (http.client.IncompleteRead, "the file is truncated"),
+    (http.client.HTTPException, "the answer is not HTTP"),
+]
+
+
+def download(url: str, sha256: str) -> bytes:
+    """Return the contents of a file on the web.
+
+    Proxies are those of the environment, trusted certificates those of Python's `ssl`.
+
+    Raises
+    ------
+    DataUnavailableError
+        If the URL, or one that it redirects to, is not https; if there is no answer, the file is
+        not complete in time, too large, or has another SHA-256.
+    """
+    results: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            results.put(_read(url))
+        except Exception as error:  # noqa: BLE001 (raised below)
+            results.put(error)
+
+    # In a thread, which can be left: a server that sends its headers byte by byte never times out.
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        result = results.get(timeout=_DEADLINE)
+    except queue.Empty:
+        result = _too_slow()
+    if isinstance(result, Exception):
+        proxy = ", through the proxy for https" if urllib.request.getproxies().get("https") else ""
+        raise DataUnavailableError(f"{url}{proxy}: {_reason(result)}") from result
+    if hashlib.sha256(result).hexdigest() != sha256:
+        raise DataUnavailableError(f"{url} has another SHA-256 than published")
+    return result
+
+
+def _read(url: str) -> bytes:
+    end = time.monotonic() + _DEADLINE
+    _require_https(url)
+    data = bytearray()
+    with urllib.request.build_opener(_HttpsRedirects).open(url, timeout=_TIMEOUT) as response:
+        while chunk := response.read1(1 << 16):
+            data += chunk
+            if len(data) > _MAX_BYTES:
+                raise DataUnavailableError(f"it has more than {_MAX_BYTES:,} bytes")
+            if time.monotonic() > end:
+                raise _too_slow()
+        if response.length:
+            raise http.client.IncompleteRead(bytes(data), response.length)
+    return bytes(data)
+
+
+class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        fp.close()  # its body is not needed, and may be endless
+        _require_https(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _require_https(url: str) -> None:
+    if not url.startswith("https://"):
+        raise DataUnavailableError(f"{url} is not https")
+
+
+def _too_slow() -> DataUnavailableError:
+    return DataUnavailableError(f"it was not complete after {_DEADLINE} s")
+
+
+def _reason(error: Exception) -> str:
+    """Return why a download failed, in a few words."""
+    if isinstance(error, HTTPError):
+        error.close()
+        return f"the server answered {error.code} ({error.reason})"
+    cause = error.reason if isinstance(error, URLError) else error
+    for kind, reason in _REASONS:
+        if isinstance(cause, kind):
+            return f"{reason} ({cause})"
+    return str(cause)
