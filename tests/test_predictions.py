@@ -240,6 +240,13 @@ def test_labels_become_class_numbers(labels, classes, expected):
         (np.array([1, 2]), {1: "a", 2: "b"}, "classes must be a list of labels"),
         (np.array(["a", "b"]), "ab", "classes must be a list of labels"),
         (np.array([1, 2]), [1, None], "classes must be text or numbers"),
+        (np.array([1, 2]), [1, np.nan], "classes must be text or numbers"),
+        (np.array([1, 2]), [[1], [2]], "classes must be text or numbers"),
+        (np.array([1, 2]), [[1], [2, 3]], "classes must be text or numbers"),
+        (np.array([1, 2]), np.array([[1], [2]]), "classes must be text or numbers"),
+        (np.array([1, 2]), [b"a", b"b"], "classes must be text or numbers"),
+        (np.array([1, 2]), range(3), r"classes must be a list of labels, such as \[10, 20, 30\]"),
+        (np.zeros(2, "M8[s]"), [1, 2], r"labels as numbers or text, got datetime64\[s\]; give tim"),
         (np.array([1, 2]), [1, "a"], "not among the classes .*: 2, first in example 1"),
         (np.ones((2, 2), int), [1], "one label for each example"),
         (np.array(["a", None], object), None, "labels have a missing value in row 1"),
@@ -470,7 +477,7 @@ def test_remedy_for_labels_out_of_range_works():
 class Categorical(Frame):
     """A categorical Series as far as nnxp uses it."""
 
-    class cat:  # noqa: N801 - pandas' name
+    class dtype:  # noqa: N801 - pandas' name
         categories = Frame(np.array([9, 3, 5]))
 
 
