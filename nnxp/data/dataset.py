@@ -180,29 +180,34 @@ class Dataset:
         Raises
         ------
         InputError
-            If only one of both has text as labels, or a label is not among `classes`.
+            If only one of both has text as labels, only this one has classes, or a label is not
+            among `classes`.
         """
         if classes == self.classes:
             return self
-        column = self.labels.shape[1:] in ((), (1,))
-        if (
-            classes is not None
-            and self.classes is None
-            and column
-            and self.labels.dtype.kind in "iu"
-            and all(isinstance(x, int) for x in classes)
-        ):
-            return self._with(
-                labels=_class_numbers(self.labels.reshape(-1), classes), classes=classes
-            )
-        if classes is None or self.classes is None:
-            shown = "class numbers or targets" if classes is None else f"{classes[:5]}"
+        trained, own = _kinds(classes), _kinds(self.classes)
+        if not trained & own:
+            wanted = "class numbers or targets" if classes is None else f"some of {classes!r:.80}"
             raise InputError(
-                f"labels must be of one kind, {shown} as in the training data; make the data set "
-                "with Dataset(inputs, labels, classes=train.classes)"
+                f"labels must be of one kind: those of the training data are {_said(trained)}, and "
+                f"these {_said(own)}; give labels as {_said(trained)}, {wanted}"
             )
-        numbers = _class_numbers(np.array(self.classes, object), classes)
-        return self._with(labels=numbers[self.labels], classes=classes)
+        if classes is None:
+            raise InputError(
+                f"labels must be of one kind: only these have classes, {self.classes!r:.80}; leave "
+                "out classes= here, or give the training data the same classes="
+            )
+        if self.classes is not None:
+            labels = np.array(self.classes, object)[self.labels]
+        elif self.labels.dtype.kind in "iu" and self.labels.shape[1:] in ((), (1,)):
+            labels = self.labels.reshape(-1)
+        else:
+            raise InputError(
+                f"labels must be of one kind: those of the training data are classes, and these "
+                f"{self.labels.dtype} of shape {self.labels.shape}; give one label for each "
+                f"example, with Dataset(inputs, labels, classes={list(classes)!r})"
+            )
+        return self._with(labels=_class_numbers(labels, classes), classes=classes)
 
     def split(self, share: float, *, rng: Rng) -> tuple[Dataset, Dataset]:
         """Return copies of the examples as two data sets, the second with a share, at random.
@@ -307,6 +312,15 @@ def _encode(
     if len(set(known)) < len(known):
         raise InputError(f"classes must be different labels, got {known!r:.80}")
     return _class_numbers(labels, known), known
+
+
+def _kinds(classes: tuple[Label, ...] | None) -> set[type]:
+    """Return what labels are: text, numbers, or both."""
+    return {str if isinstance(x, str) else float for x in classes or (0,)}
+
+
+def _said(kinds: set[type]) -> str:
+    return " or ".join(sorted("text" if kind is str else "numbers" for kind in kinds))
 
 
 def _class_numbers(labels: npt.NDArray[Any], classes: tuple[Label, ...]) -> npt.NDArray[np.int32]:
