@@ -40,7 +40,7 @@ ROOMS = {
     "optimizers": {"parts", "schedules"},
     "plots": {"files", "history"},
     "losses": {"layers", "metrics", "parts"},
-    "layers": {"devices", "initializers", "parts"},
+    "layers": {"devices", "frames", "initializers", "parts"},
     "network": {"data_format", "devices", "frames", "layers", "parts"},
     "step": {"losses", "metrics", "network", "optimizers", "penalties", "transforms"},
     "models": {"devices", "initializers", "layers", "network"},
