@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.arrays import Array, device_of, namespace_of
+from nnxp.arrays import Array, device_of
 from nnxp.checks import warn
 from nnxp.devices import Device
 from nnxp.errors import InputError
-from nnxp.frames import from_frame, plain_array
+from nnxp.frames import from_frame, host_array, require_finite, require_numbers
 
 Label = str | int | float | bool
 
 IMAGE_SCALE = 255.0
 """What uint8 inputs are divided by, if nothing else is said."""
 
-_CHECKED = 1 << 20  # numbers that are checked at a time, to take little memory
 # How many times larger or smaller than in training inputs must be for a warning: pixels differ by
 # 16 or 255 if one of both was not scaled, and numbers of a table vary more downwards.
 _FAR_ABOVE, _FAR_BELOW = 10, 100
@@ -105,7 +104,8 @@ def require_examples(x: Any, known: DataFormat | None) -> Any:
     """Return inputs of `Sequential.predict` as an array with a row for each example."""
     x = from_frame(x, "inputs")
     if isinstance(x, np.ndarray):
-        x = plain_array(x, "inputs")
+        x = host_array(x, "inputs", "predict")
+        require_numbers(x, "inputs", "predict")
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
         raise InputError(
             f"predict expects an array or a DataFrame, got {type(x).__name__}; convert with "
@@ -149,45 +149,19 @@ def prepared_examples(
     for start in range(0, count, size):
         part = prepare_inputs(x[start : min(start + size, count), ...], scale, device, dtype)
         if not images and device_of(part) is not None:  # JAX is tracing
-            largest = max(largest, largest_magnitude(part, "inputs", start))
+            largest = max(largest, _largest(part, device, start))
         yield part
     if known is not None:
         known.warn_of_size(largest, count, f"inputs of {x.dtype}")
 
 
-def largest_magnitude(values: Array, name: str, first: int = 0) -> float:
-    """Return the largest magnitude of an array's numbers; this waits for the device.
-
-    Parameters
-    ----------
-    values : (examples, …) array
-        Not empty.
-    name : str
-        Of the values, for the error.
-    first : int, optional
-        The number of the first example, for the error.
-
-    Raises
-    ------
-    InputError
-        If a number is not finite.
-    """
-    xp = namespace_of(values, name)
-    count, columns = values.shape[0], math.prod(values.shape[1:])
-    size = max(1, _CHECKED // columns)
-    largest = 0.0
-    for start in range(0, count, size):
-        part = values[start : min(start + size, count), ...]
-        own = max(float(xp.max(part)), -float(xp.min(part)))  # both are nan if a number is
-        if not math.isfinite(own):
-            finite = xp.reshape(xp.astype(xp.isfinite(part), xp.uint8), (-1,))
-            row, column = divmod(int(xp.argmin(finite, axis=0)), columns)
-            where = f", column {column}" if values.ndim == 2 else ""
-            raise InputError(
-                f"{name} hold a number that is not finite, first in example {first + start + row}"
-                f"{where}; drop or repair such examples"
-            )
-        largest = max(largest, own)
+def _largest(part: Array, device: Device, first: int) -> float:
+    """Return the largest magnitude of prepared inputs, the first of which has this number."""
+    if device.is_host:
+        return require_finite(device.to_host(part), "inputs", first=first)
+    largest = max(float(device.xp.max(part)), -float(device.xp.min(part)))  # nan if a number is
+    if not math.isfinite(largest):
+        require_finite(device.to_host(part), "inputs", first=first)
     return largest
 
 

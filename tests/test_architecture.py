@@ -42,7 +42,7 @@ ROOMS = {
     "optimizers": {"parts", "schedules"},
     "plots": {"files", "history"},
     "losses": {"layers", "metrics", "parts"},
-    "layers": {"devices", "initializers", "parts"},
+    "layers": {"devices", "frames", "initializers", "parts"},
     "network": {"data_format", "devices", "layers", "parameters", "parts", "table"},
     "parameters": {"layers"},
     "step": {"losses", "metrics", "network", "optimizers", "penalties", "transforms"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zipfile
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -32,6 +33,8 @@ from nnxp.data import Batches, Dataset, mnist, one_hot, read_idx
         (np.ones((3, 2)), np.ones(3, complex), "labels as numbers or text, got complex128"),
         (np.array([[1.0], [np.nan], [2.0]]), np.zeros(3, int), "not finite, first in example 1"),
         (np.array([[1.0], [2.0], [np.inf]]), np.zeros(3, int), "not finite, first in example 2"),
+        (np.array([[1.0, np.nan]]), np.zeros(1, int), "first in example 0, column 1; drop"),
+        (np.full((1, 2, 2), np.inf), np.zeros(1, int), r"first in example 0, position \(0, 0\); d"),
         (np.ones((2, 2)), np.array([0.5, np.nan]), "labels hold .* example 1"),
         (np.ones((2, 2)), np.array([0, 2**31]), "labels of at most 32 bits"),
         (np.ma.array(np.ones((2, 2))), np.zeros(2, int), "or a DataFrame, got MaskedArray"),
@@ -82,7 +85,14 @@ def test_split_of_targets_draws_from_all_examples(labels):
     assert 20 < test.inputs.mean() < 80
 
 
-@pytest.mark.parametrize("share", [0, 1.0, 0.0, 100, 101, -1, True, None, "a", np.nan, 0.001, 1.5])
+@pytest.mark.parametrize(
+    "share",
+    [
+        0, 1.0, 0.0, 100, 101, -1, True, None, "a", np.nan, 0.001, 1.5, "0.2", [0.2], (20,), {},
+        np.array(0.2), np.array([20]), np.True_, 0.2 + 0j, -0.2, np.inf, 10**400, np.float32("nan"),
+        Fraction(1, 5), b"20", float,
+    ],
+)  # fmt: skip
 def test_split_that_leaves_nothing_is_refused(share):
     with pytest.raises(nnxp.InputError, match="a share between 0 and 1, or a number of examples"):
         Dataset(np.ones((100, 1)), CLASSES).split(share, rng=0)

@@ -211,14 +211,14 @@ def add_package(folder, package, version, code):
 
 
 def test_unusable_packages_are_reported_with_a_remedy(tmp_path, project):
-    add_package(tmp_path, "filelock", "3.1", "")
+    add_package(tmp_path, "matplotlib", "3.1", "")
     add_package(tmp_path, "filelock", "9.0", "raise OSError('libc is\\ntoo old')\n")
     out = doctor(PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
     lines = [line.strip() for line in out.splitlines()]
-    start = lines.index("extra download")
+    start = lines.index("extra plot")
     assert lines[start + 1 : start + 3] == [
-        "FAIL  filelock 3.1 is installed, and filelock>=3.16 is needed",
-        f"remedy: {install_extra('download')}",
+        "FAIL  matplotlib 3.1 is installed, and matplotlib>=3.9 is needed",
+        f"remedy: {install_extra('plot')}",
     ]
     start = lines.index("extra checkpoint")
     assert lines[start + 2 : start + 4] == [
@@ -236,7 +236,7 @@ def test_remedies_name_extras_that_exist_and_a_folder_that_has_them(project, mon
             r"""(?:install_extra\(|optional_import\([^()]+, )["']([\w]+)["']\)""", path.read_text()
         )
     }
-    assert named == {"checkpoint", "cuda12", "cuda13", "download", "plot", "testing"}
+    assert named == {"checkpoint", "cuda12", "cuda13", "plot", "testing"}
     assert named <= project.keys()
     for folder, target in ((ROOT, "."), (tmp_path, str(ROOT))):
         monkeypatch.chdir(folder)

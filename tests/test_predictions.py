@@ -13,7 +13,7 @@ import pytest
 from tables import device_or_skip, devices
 
 import nnxp
-from nnxp.data import Dataset
+from nnxp.data import Dataset, one_hot
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (60, 8), np.uint8)
@@ -237,8 +237,8 @@ def test_one_example_is_told_the_remedy():
         ([[1.0] * 8], "an array or a DataFrame, got list; convert with numpy.asarray"),
         (np.ones((0, 8)), r"expects examples, got inputs of shape \(0, 8\)"),
         (np.ones((2, 7)), r"expects inputs of shape \(batch, 8\), got \(2, 7\)"),
-        (np.array([["a"] * 8]), "expects an array of numbers, got dtype <U1"),
-        (np.array([[1.0] * 7 + [None]]), "inputs have a missing value in column 7, row 0"),
+        (np.array([["a"] * 8]), "predict expects inputs as numbers, got <U1; encode"),
+        (np.array([[1.0] * 7 + [None]]), "inputs have a missing value in row 0, column 7"),
         (
             np.array([[1.0] * 8] * 2 + [[1.0] * 3 + [np.nan] * 5]),
             "finite, first in example 2, col.* 3",
@@ -295,11 +295,72 @@ def test_validation_and_test_sets_take_the_classes_of_the_training():
     assert trainer.network.data_format.classes == ("cat", "dog")
     with pytest.raises(nnxp.InputError, match="not among the classes .*: 'cow', first in"):
         trainer.evaluate(Dataset(IMAGES, np.where(LABELS == 0, "cow", "dog")))
-    with pytest.raises(nnxp.InputError, match=r"labels must be of one kind.*classes=train.classes"):
+    with pytest.raises(
+        nnxp.InputError, match=r"these numbers; give labels as text, some of \('cat"
+    ):
         trainer.evaluate(Dataset(IMAGES, LABELS))
     trainer, _ = trained(IMAGES, LABELS)
-    with pytest.raises(nnxp.InputError, match="labels must be of one kind"):
+    with pytest.raises(nnxp.InputError, match="these text; give labels as numbers, class numbers"):
         trainer.evaluate(dataset)
+
+
+ONES = np.ones((3, 2))
+
+
+def text(*labels):
+    return np.array(labels, str)
+
+
+@pytest.mark.parametrize(
+    ("own", "classes", "message"),
+    [
+        # labels, their classes=, the classes of the training, the error
+        (text("b", "a", "d"), ("a", "b", "c"), r"the classes \('a', 'b', 'c'\): 'd', .* example 2"),
+        (np.array([3, 1, 2]), (1, 2), r"the classes \(1, 2\): 3, first in example 0"),
+        (np.array([0, 1, 1]), ("a", "b"), "are text, and these numbers; give labels as text, some"),
+        (text("a", "b", "a"), (1, 2), r"are numbers, and these text; .* numbers, some of \(1, 2\)"),
+        (text("a", "b", "a"), None, "are numbers, and these text; .* class numbers or targets"),
+        (
+            Dataset(ONES, np.array([1, 2, 1]), classes=[1, 2]),
+            ("a", "b"),
+            "are text, and these numb",
+        ),
+        (
+            Dataset(ONES, np.array([1, 2, 1]), classes=[1, 2]),
+            None,
+            "only these have classes, .*lea",
+        ),
+        (np.array([0.5, 1.5, 0.5]), (0.5, 1.5), r"float64 of shape \(3,\).*es=\[0.5, 1.5\]\)$"),
+        (np.array([True, False, True]), (False, True), r"bool of .*classes=\[False, True\]\)$"),
+        (one_hot(np.array([0, 1, 1]), 2), (1, 2), r"uint8 of shape \(3, 2\); give one label for"),
+    ],
+)
+def test_labels_of_another_kind_are_refused(own, classes, message):
+    dataset = own if isinstance(own, Dataset) else Dataset(ONES, own)
+    with pytest.raises(nnxp.InputError, match=message) as caught:
+        dataset.with_classes(classes)
+    if "Dataset(" in str(caught.value) and own.ndim == 1:
+        remedy = str(caught.value).rpartition("with ")[2]
+        other = eval(remedy, {"Dataset": Dataset, "inputs": ONES, "labels": own})
+        assert other.with_classes(classes).classes == classes
+
+
+@pytest.mark.parametrize(
+    ("labels", "given", "classes", "expected"),
+    [
+        (text("b", "a", "b"), None, ("c", "b", "a"), [1, 2, 1]),
+        (text("b", "a", "b"), ["x", "a", "b"], ("a", "b"), [1, 0, 1]),  # no example has "x"
+        (np.array([2, 1, 2]), [1, 2, 3], (1, 2), [1, 0, 1]),
+        (np.array([[2], [1], [2]]), None, (1, 2), [1, 0, 1]),
+        (np.array([2, 1, 2]), None, (1.0, 2.0), [1, 0, 1]),
+        (text("b", "a", "b"), None, (1, "a", "b"), [2, 1, 2]),
+        (np.array([1, 1, 1]), None, (1, "a", "b"), [0, 0, 0]),
+        (np.array([0, 1, 1]), None, None, [0, 1, 1]),
+    ],
+)
+def test_labels_become_the_class_numbers_of_the_training(labels, given, classes, expected):
+    dataset = Dataset(ONES, labels, classes=given).with_classes(classes)
+    assert (dataset.labels.tolist(), dataset.classes) == (expected, classes)
 
 
 @pytest.mark.parametrize(
@@ -335,6 +396,13 @@ def test_labels_become_class_numbers(labels, classes, expected):
         (np.array([1, 2]), {1: "a", 2: "b"}, "classes must be a list of labels"),
         (np.array(["a", "b"]), "ab", "classes must be a list of labels"),
         (np.array([1, 2]), [1, None], "classes must be text or numbers"),
+        (np.array([1, 2]), [1, np.nan], "classes must be text or numbers"),
+        (np.array([1, 2]), [[1], [2]], "classes must be text or numbers"),
+        (np.array([1, 2]), [[1], [2, 3]], "classes must be text or numbers"),
+        (np.array([1, 2]), np.array([[1], [2]]), "classes must be text or numbers"),
+        (np.array([1, 2]), [b"a", b"b"], "classes must be text or numbers"),
+        (np.array([1, 2]), range(3), r"classes must be a list of labels, such as \[10, 20, 30\]"),
+        (np.zeros(2, "M8[s]"), [1, 2], r"labels as numbers or text, got datetime64\[s\]; give tim"),
         (np.array([1, 2]), [1, "a"], "not among the classes .*: 2, first in example 1"),
         (np.ones((2, 2), int), [1], "one label for each example"),
         (np.array(["a", None], object), None, "labels have a missing value in row 1"),
@@ -565,7 +633,7 @@ def test_remedy_for_labels_out_of_range_works():
 class Categorical(Frame):
     """A categorical Series as far as nnxp uses it."""
 
-    class cat:  # noqa: N801 - pandas' name
+    class dtype:  # noqa: N801 - pandas' name
         categories = Frame(np.array([9, 3, 5]))
 
 

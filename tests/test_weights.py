@@ -202,11 +202,13 @@ def test_parts_that_take_any_arguments_take_weights():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (np.ones(39), r"of shape \(40,\), got float64 of shape \(39,\)"),
-        (np.ones((40, 1)), r"got float64 of shape \(40, 1\)"),
-        (np.full(40, -1.0), "at least 0.* got -1 to -1"),
-        (np.full(40, np.nan), "finite"),
-        (np.zeros(40), "not all 0, got 0 to 0"),
+        (np.ones(39), "a weight for each example, got 39 weights for 40 examples"),
+        (np.ones((40, 2)), r"of shape \(examples,\), got float64 of shape \(40, 2\)"),
+        (np.where(np.arange(40) == 3, -1.0, 1.0), "at least 0, got -1, first for example 3"),
+        (np.full(40, np.nan), "finite and at least 0, got nan, first for example 0"),
+        (np.full(40, np.inf), "finite and at least 0, got inf"),
+        (np.zeros(40), "not all 0"),
+        (np.zeros(40, "M8[s]"), r"as numbers of shape \(examples,\), got datetime64\[s\]"),
         (np.array(["a"] * 40), "got <U1"),
         ([1.0] * 40, "weights as a plain NumPy array or a DataFrame, got list"),
     ],
@@ -214,6 +216,32 @@ def test_parts_that_take_any_arguments_take_weights():
 def test_wrong_weights_are_refused(weights, message):
     with pytest.raises(nnxp.InputError, match=message):
         Dataset(INPUTS, LABELS, weights=weights)
+
+
+@pytest.mark.parametrize("size", [1e-310, 1e-50, 1e-20, 1e19, 1e38, 1e308])
+def test_weights_beyond_float32_are_refused_and_the_remedy_works(size):
+    weights = COUNTS * (size / 4)
+    with pytest.raises(nnxp.InputError, match=r"weights around 1, .*; give (.*)$") as caught:
+        Dataset(INPUTS, LABELS, weights=weights)
+    remedy = str(caught.value).rpartition("give ")[2]
+    dataset = Dataset(INPUTS, LABELS, weights=eval(remedy, {"weights": weights}))
+    np.testing.assert_allclose(dataset.weights, COUNTS / COUNTS.max())
+
+
+@pytest.mark.parametrize("size", [1e-19, 1.0, 1e16])
+def test_weights_within_float32_train(size):
+    loss, scaled = nnxp.SoftmaxWithLoss, COUNTS * size
+    one = trained(loss, Dataset(INPUTS, LABELS, weights=scaled))
+    network = nnxp.mlp([6, 5, 3], rng=0)
+    trainer = nnxp.Trainer(network, loss(), nnxp.Momentum(0.1), penalty=nnxp.L2(0.01))
+    trainer.fit(Dataset(INPUTS, LABELS, weights=scaled), epochs=4, batch_size=40, rng=0)
+    expected = one.history[-1].train_loss  # in float64
+    assert trainer.history[-1].train_loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_of_one_column_are_taken():
+    weights = COUNTS[:, None].astype(np.uint8)
+    assert Dataset(INPUTS, LABELS, weights=weights).weights.tolist() == COUNTS.tolist()
 
 
 def test_split_leaves_weights_in_both_sets():

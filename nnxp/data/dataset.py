@@ -9,11 +9,17 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.arrays import is_numpy_subclass
 from nnxp.checks import POSITIVE, Rng, require_count, require_number, require_rng, warn
-from nnxp.data_format import IMAGE_SCALE, Label, largest_magnitude
+from nnxp.data_format import IMAGE_SCALE, Label
 from nnxp.errors import InputError
-from nnxp.frames import from_frame, plain_array
+from nnxp.frames import (
+    categories_of,
+    from_frame,
+    host_array,
+    host_weights,
+    require_finite,
+    require_numbers,
+)
 
 _SMALL_IMAGE = 16  # the largest pixel, up to which uint8 is hardly an image's
 
@@ -35,11 +41,12 @@ class Dataset:
     classes : sequence, optional
         All labels that occur, in the order of the network's outputs, such as ``[10, 20, 30]`` or
         ``numpy.unique(labels)``; `labels` then become class numbers. By default that is done for
-        text, in alphabetical order, and for a categorical Series, in the order of its categories.
-    weights : (examples,) array or Series, optional
+        text, in alphabetical order, and for a categorical Series of pandas or an Enum of polars, in
+        the order of its categories.
+    weights : (examples,) or (examples, 1) array, Series or DataFrame, optional
         How much each example counts, at least 0: losses and metrics are means weighted by them. A
-        weight of 2 is the same as to have the example twice, but for the statistics of `BatchNorm`
-        and `Standardize`, which count all examples the same.
+        weight of 2 is the same as to have the example twice, but for the statistics of `BatchNorm`,
+        which count all examples the same.
 
     Attributes
     ----------
@@ -84,10 +91,10 @@ class Dataset:
         classes: Sequence[Any] | None = None,
         weights: Any = None,
     ) -> None:
-        if classes is None:  # those of a categorical Series
-            classes = getattr(getattr(labels, "cat", None), "categories", None)
+        if classes is None:
+            classes = categories_of(labels)
         inputs, labels = (
-            _host_array(name, x) for name, x in (("inputs", inputs), ("labels", labels))
+            host_array(x, name, "Dataset") for name, x in (("inputs", inputs), ("labels", labels))
         )
         if inputs.ndim < 2:
             raise InputError(
@@ -98,33 +105,36 @@ class Dataset:
                 "Dataset expects labels of shape (examples,) or (examples, outputs), got "
                 f"{labels.shape}"
             )
+        for name, values in (("inputs", inputs), ("labels", labels)):
+            if values.size == 0:
+                raise InputError(
+                    f"Dataset expects examples, got {name} of shape {values.shape}; give at least "
+                    "one row and one column"
+                )
         if len(inputs) != len(labels):
             raise InputError(
                 f"Dataset expects a label for each example, got {len(inputs)} inputs and "
                 f"{len(labels)} labels"
             )
-        for name, values in (("inputs", inputs), ("labels", labels)):
-            if values.size == 0:
-                raise InputError(f"Dataset expects examples, got {name} of shape {values.shape}")
-        if inputs.dtype.kind not in "biuf":
-            raise InputError(
-                f"Dataset expects inputs as numbers, got {inputs.dtype}; encode text as numbers, "
-                "for example with pandas.get_dummies(df)"
-            )
+        require_numbers(inputs, "inputs", "Dataset")
+        require_numbers(labels, "labels", "Dataset", text=True)
         found: tuple[Label, ...] | None = None
         if classes is not None or labels.dtype.kind == "U":
             labels, found = _encode(labels, classes)
-        if labels.dtype.kind not in "biuf":
-            raise InputError(f"Dataset expects labels as numbers or text, got {labels.dtype}")
         if labels.dtype.kind in "iu" and not (labels.min() >= -(2**31) and labels.max() < 2**31):
             raise InputError(
                 "Dataset expects integer labels of at most 32 bits, got one that needs more; give "
                 "targets as floating-point numbers, or all labels with classes=numpy.unique(labels)"
             )
-        largest = largest_magnitude(inputs, "inputs")
-        largest_magnitude(labels, "labels")
+        largest = require_finite(inputs, "inputs")
+        require_finite(labels, "labels")
         if weights is not None:
-            weights = _require_weights(weights, len(inputs))
+            weights = host_weights(weights, "Dataset")
+            if len(weights) != len(inputs):
+                raise InputError(
+                    f"Dataset expects a weight for each example, got {len(weights)} weights for "
+                    f"{len(inputs)} examples"
+                )
         scale = _require_scale(scale, inputs, largest)
         vars(self).update(
             inputs=inputs,
@@ -170,29 +180,34 @@ class Dataset:
         Raises
         ------
         InputError
-            If only one of both has text as labels, or a label is not among `classes`.
+            If only one of both has text as labels, only this one has classes, or a label is not
+            among `classes`.
         """
         if classes == self.classes:
             return self
-        column = self.labels.shape[1:] in ((), (1,))
-        if (
-            classes is not None
-            and self.classes is None
-            and column
-            and self.labels.dtype.kind in "iu"
-            and all(isinstance(x, int) for x in classes)
-        ):
-            return self._with(
-                labels=_class_numbers(self.labels.reshape(-1), classes), classes=classes
-            )
-        if classes is None or self.classes is None:
-            shown = "class numbers or targets" if classes is None else f"{classes[:5]}"
+        trained, own = _kinds(classes), _kinds(self.classes)
+        if not trained & own:
+            wanted = "class numbers or targets" if classes is None else f"some of {classes!r:.80}"
             raise InputError(
-                f"labels must be of one kind, {shown} as in the training data; make the data set "
-                "with Dataset(inputs, labels, classes=train.classes)"
+                f"labels must be of one kind: those of the training data are {_said(trained)}, and "
+                f"these {_said(own)}; give labels as {_said(trained)}, {wanted}"
             )
-        numbers = _class_numbers(np.array(self.classes, object), classes)
-        return self._with(labels=numbers[self.labels], classes=classes)
+        if classes is None:
+            raise InputError(
+                f"labels must be of one kind: only these have classes, {self.classes!r:.80}; leave "
+                "out classes= here, or give the training data the same classes="
+            )
+        if self.classes is not None:
+            labels = np.array(self.classes, object)[self.labels]
+        elif self.labels.dtype.kind in "iu" and self.labels.shape[1:] in ((), (1,)):
+            labels = self.labels.reshape(-1)
+        else:
+            raise InputError(
+                f"labels must be of one kind: those of the training data are classes, and these "
+                f"{self.labels.dtype} of shape {self.labels.shape}; give one label for each "
+                f"example, with Dataset(inputs, labels, classes={list(classes)!r})"
+            )
+        return self._with(labels=_class_numbers(labels, classes), classes=classes)
 
     def split(self, share: float, *, rng: Rng) -> tuple[Dataset, Dataset]:
         """Return copies of the examples as two data sets, the second with a share, at random.
@@ -257,16 +272,6 @@ class Dataset:
         return copied
 
 
-def _host_array(name: str, x: Any) -> npt.NDArray[Any]:
-    x = from_frame(x, name)
-    if not isinstance(x, np.ndarray) or is_numpy_subclass(x):
-        raise InputError(
-            f"Dataset expects {name} as a plain NumPy array or a DataFrame, got "
-            f"{type(x).__name__}; convert with numpy.asarray"
-        )
-    return plain_array(x, name)
-
-
 def _require_scale(
     scale: float | str | None, inputs: npt.NDArray[Any], largest: float
 ) -> float | None:
@@ -285,23 +290,6 @@ def _require_scale(
     return require_number("scale", scale, POSITIVE)
 
 
-def _require_weights(weights: Any, count: int) -> npt.NDArray[Any]:
-    """Return the weights of `count` examples."""
-    weights = _host_array("weights", weights)
-    if weights.shape != (count,) or weights.dtype.kind not in "biuf":
-        raise InputError(
-            f"Dataset expects a weight for each of the {count} examples, of shape ({count},), got "
-            f"{weights.dtype} of shape {weights.shape}"
-        )
-    values: npt.NDArray[Any] = weights.astype("float64")
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.sum() > 0):
-        raise InputError(
-            "Dataset expects weights that are finite and at least 0, and not all 0, got "
-            f"{values.min():g} to {values.max():g}"
-        )
-    return values
-
-
 def _encode(
     labels: npt.NDArray[Any], classes: Sequence[Any] | None
 ) -> tuple[npt.NDArray[np.int32], tuple[Label, ...]]:
@@ -315,13 +303,24 @@ def _encode(
     given: object = np.unique(labels) if classes is None else from_frame(classes, "classes")
     values = given.tolist() if isinstance(given, np.ndarray) else given
     if not isinstance(values, (list, tuple)) or not values:
-        raise InputError(f"classes must be a list of labels, got {classes!r:.80}")
+        raise InputError(
+            f"classes must be a list of labels, such as [10, 20, 30], got {classes!r:.80}"
+        )
     known = tuple(x.item() if isinstance(x, np.generic) else x for x in values)
-    if not all(isinstance(x, (str, int, float)) for x in known):
+    if not all(isinstance(x, (str, int, float)) and x == x for x in known):  # noqa: PLR0124 - nan
         raise InputError(f"classes must be text or numbers, got {classes!r:.80}")
     if len(set(known)) < len(known):
         raise InputError(f"classes must be different labels, got {known!r:.80}")
     return _class_numbers(labels, known), known
+
+
+def _kinds(classes: tuple[Label, ...] | None) -> set[type]:
+    """Return what labels are: text, numbers, or both."""
+    return {str if isinstance(x, str) else float for x in classes or (0,)}
+
+
+def _said(kinds: set[type]) -> str:
+    return " or ".join(sorted("text" if kind is str else "numbers" for kind in kinds))
 
 
 def _class_numbers(labels: npt.NDArray[Any], classes: tuple[Label, ...]) -> npt.NDArray[np.int32]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nnxp.arrays import Array, DType, floating_namespace, sum_rows
-from nnxp.checks import POSITIVE, Range, require_count
+from nnxp.checks import POSITIVE, Range, require_count, warn
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
+from nnxp.frames import host_array, host_weights, require_finite, require_numbers
 from nnxp.layers.base import Layer
 from nnxp.parts import Setting
 
+_BLOCK = 1 << 20  # numbers whose statistics are computed at a time, to take little memory
 _SHARE: Range = (lambda x: 0 < x <= 1, "a number above 0 and at most 1")
 
 
@@ -146,8 +149,9 @@ class BatchNorm(Layer):
 class Standardize(Layer):
     """Standardization: ``y = (x - mean) / std``, feature by feature.
 
-    `Trainer.fit` sets mean and standard deviation from the training data before the first step, so
-    that predictions use the same ones. A feature that is constant is divided by 1.
+    `Trainer.fit` sets mean and standard deviation from the training data and their weights before
+    the first step, so that predictions use the same ones. A feature that is constant is divided
+    by 1.
 
     Parameters
     ----------
@@ -162,7 +166,8 @@ class Standardize(Layer):
     ----------
     state : dict of str to array
         ``mean`` and ``std``, each of shape (features,), and ``count``, of shape (1,): the number of
-        examples they are from. Empty before `adapt`, if `features` is not given.
+        examples they are from, or the sum of their weights. Empty before `adapt`, if `features` is
+        not given.
 
     Examples
     --------
@@ -197,42 +202,115 @@ class Standardize(Layer):
             return False
         return bool(self.device.to_host(self.state["count"])[0] > 0)
 
-    def adapt(self, inputs: npt.NDArray[Any] | Iterable[npt.NDArray[Any]]) -> None:
+    def adapt(self, inputs: Any, weights: Any = None) -> None:
         """Set mean and standard deviation to those of inputs.
 
         Parameters
         ----------
-        inputs : (examples, features) NumPy array, or iterable of such arrays
-            An iterable gives all inputs in parts.
+        inputs : (examples, features) NumPy array or DataFrame, or iterable of such
+            An iterable gives all inputs in parts. Memory maps are read in blocks.
+        weights : (examples,) or (examples, 1) array, Series or DataFrame, optional
+            How much each example counts, at least 0, for all parts together. A weight of 2 is the
+            same as to have the example twice.
 
         Raises
         ------
         InputError
-            If an array has another shape, or there are no examples.
-        """
-        count, mean, squares = 0, np.zeros(1), np.zeros(1)
-        for x in [inputs] if isinstance(inputs, np.ndarray) else inputs:
-            features = self.features if self.features is not None else x.shape[-1]
-            if x.ndim != 2 or x.shape[1] != features or len(x) == 0:
-                shape = "features" if self.features is None else self.features
-                raise InputError(
-                    f"Standardize expects inputs of shape (examples, {shape}), got {x.shape}"
-                    + ("; put nnxp.Flatten() before it" if x.ndim > 2 else "")
-                )
-            # Chan, Golub and LeVeque 1983, eq. 2.1: the moments of two parts together.
-            own = x.mean(axis=0, dtype="float64")
-            shift, total = own - mean, count + len(x)
-            squares = squares + np.square(x - own).sum(axis=0) + shift**2 * count * len(x) / total
-            mean, count = mean + shift * len(x) / total, total
-        if count == 0:
-            raise InputError("Standardize expects inputs, got none")
-        std = np.sqrt(squares / count)
-        # What is left of a constant feature is rounding.
-        constant = std <= abs(mean) * np.finfo("float64").eps * count
-        self.features = len(mean)
-        self._set(mean, np.where(constant, 1.0, std), count)
+            If inputs are not as a `Dataset` takes them, an array has another shape, there are no
+            examples or not a weight for each, or a number is too large.
 
-    def _set(self, mean: npt.NDArray[Any], std: npt.NDArray[Any], count: int) -> None:
+        Warns
+        -----
+        UserWarning
+            If numbers of a column differ by less than the layer's dtype tells apart.
+        """
+        total = 0.0
+        origin = mean = squares = np.zeros(1)
+        known = None if weights is None else host_weights(weights, "Standardize")
+        for block, w in self._blocks(inputs, known):
+            own = len(block) if w is None else w.sum()
+            # Numbers are taken from the first ones on, so that a constant feature has no rounding.
+            origin = block[0] if total == 0 else origin
+            with np.errstate(over="ignore", invalid="ignore"):  # such numbers are refused below
+                # Chan, Golub and LeVeque 1983, eq. 2.1: the moments of two parts together.
+                x = block - origin
+                shift = np.average(x, axis=0, weights=w) - mean
+                x -= mean + shift
+                squares = squares + np.average(np.square(x), axis=0, weights=w) * own
+                squares = squares + shift**2 * (total * own / (total + own))
+                mean = mean + shift * (own / (total + own))
+            total += own
+        if total == 0:
+            raise InputError("Standardize expects inputs, got none")
+        mean, std = origin + mean, np.sqrt(squares / total)
+        assert self.dtype is not None
+        limits = np.finfo(self.dtype)
+        large = np.flatnonzero(~((abs(mean) <= limits.max) & (std <= limits.max)))
+        if large.size:
+            raise InputError(
+                f"the numbers of column {large[0]} are too large for their mean and deviation in "
+                f"{self.dtype}; scale them first, for example inputs / abs(inputs).max(axis=0)"
+            )
+        # What differs by the rounding of float64 alone, or counts as 0 in the layer's dtype.
+        constant = (std <= 4 * np.spacing(abs(mean))) | (std < limits.smallest_normal)
+        self._warn_of_steps(mean, np.where(constant, np.inf, std))
+        self.features = len(mean)
+        self._set(mean, np.where(constant, 1.0, std), total)
+
+    def _blocks(
+        self, inputs: Any, weights: npt.NDArray[Any] | None
+    ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any] | None]]:
+        """Yield rows of inputs as float64 and their weights; without examples of weight 0."""
+        count, features = 0, self.features
+        whole = hasattr(inputs, "shape") or not isinstance(inputs, Iterable)
+        for part in [inputs] if whole else inputs:
+            x = host_array(part, "inputs", "Standardize")
+            if x.ndim != 2 or x.size == 0 or features not in (None, x.shape[1]):
+                remedy = "; put nnxp.Flatten() before it" if x.ndim > 2 else ""
+                raise InputError(
+                    f"Standardize expects inputs of shape (examples, {features or 'features'}), "
+                    f"got {x.shape}" + ("; give x[:, None]" if x.ndim == 1 else remedy)
+                )
+            require_numbers(x, "inputs", "Standardize")
+            require_finite(x, "inputs", first=count)
+            features = x.shape[1]
+            size = max(1, _BLOCK // features)
+            for start in range(0, len(x), size):
+                block = x[start : start + size].astype("float64")
+                if weights is None:
+                    yield block, None
+                    continue
+                own = weights[count + start : count + start + len(block)]
+                if len(own) == len(block) and own.any():
+                    yield block[own > 0], own[own > 0]
+            count += len(x)
+        if weights is not None and len(weights) != count:
+            raise InputError(
+                f"Standardize expects a weight for each example, got {len(weights)} weights for "
+                f"{count} examples"
+            )
+
+    def _warn_of_steps(self, mean: npt.NDArray[Any], std: npt.NDArray[Any]) -> None:
+        """Warn of columns whose numbers the dtype cannot tell apart.
+
+        Near the mean, the dtype has numbers in steps of s, and rounding to them is an error of
+        deviation s / sqrt(12). More than a tenth of the numbers' own deviation is too much: within
+        two deviations of the mean, there are then at most 4 * 10 / sqrt(12), about 12 numbers. In
+        float32, s is at most 1.2e-7 of the mean, so that only columns whose deviation is below
+        3.5e-7 of their mean are concerned.
+        """
+        steps = np.spacing(abs(mean).astype(self.dtype))
+        lost = np.flatnonzero(steps / math.sqrt(12) > std / 10)
+        if lost.size:
+            first = lost[0]
+            warn(
+                f"{self.dtype} cannot tell the numbers of column {', '.join(map(str, lost[:9]))} "
+                f"apart: around {mean[first]:.6g} it has steps of {steps[first]:.2g}, and they "
+                f"have a deviation of {std[first]:.2g}; subtract inputs.mean(axis=0) in float64 "
+                'first, and the same to predict, or build all layers with dtype="float64"'
+            )
+
+    def _set(self, mean: npt.NDArray[Any], std: npt.NDArray[Any], count: float) -> None:
         for name, host in (("mean", mean), ("std", std), ("count", np.array([count]))):
             assert self.device is not None
             self.state[name] = self.device.asarray(host, dtype=self.dtype)

@@ -206,8 +206,13 @@ def in_format(dataset: Dataset, trained_on: DataFormat, name: str) -> Dataset:
 
 
 def fit_statistics(network: Sequential, batches: Batches) -> None:
-    """Set the state of each `Standardize` that has seen no examples from the training data."""
-    device = batches.device
+    """Set the state of each `Standardize` that has seen no examples from the training data.
+
+    What comes before it computes on the device; if that is nothing but `Flatten`, inputs are not
+    rounded to the network's dtype, but taken as they are in the data set.
+    """
+    device, dataset = batches.device, batches.dataset
+    scale = dataset.scale or 1.0
     for i, layer in enumerate(network.layers):
         if not isinstance(layer, Standardize) or layer.is_fitted():
             continue
@@ -216,12 +221,17 @@ def fit_statistics(network: Sequential, batches: Batches) -> None:
                 f"{layer!r} needs all examples before the first step; give fit a Dataset, or call "
                 "its adapt(inputs) first"
             )
+        before = network.layers[:i]
+        parts: Iterable[Any]
+        if all(type(x) is Flatten for x in before):
+            starts = range(0, len(dataset), EVALUATION_BATCH_SIZE)
+            rows: Iterable[Any] = (dataset.inputs[j : j + EVALUATION_BATCH_SIZE] for j in starts)
+            parts = (_through(before, x.astype("float64") / scale) for x in rows)
+        else:
+            given = batches.in_order(EVALUATION_BATCH_SIZE)
+            parts = (device.to_host(_through(before, inputs)) for inputs, *_ in given)
         with device.current():
-            before = network.layers[:i]
-            layer.adapt(
-                device.to_host(_through(before, inputs))
-                for inputs, *_ in batches.in_order(EVALUATION_BATCH_SIZE)
-            )
+            layer.adapt(parts, dataset.weights)
 
 
 def _through(layers: Iterable[Layer], x: Array) -> Array:
