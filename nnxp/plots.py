@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nnxp.checks import optional_import
 from nnxp.errors import InputError
-from nnxp.files import write_atomically
+from nnxp.files import expand_home, write_atomically
 from nnxp.history import Record
 
 if TYPE_CHECKING:
@@ -109,4 +109,4 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure to a PNG file, atomically."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
-    write_atomically(Path(path), picture.getvalue())
+    write_atomically(expand_home(path), picture.getvalue())
