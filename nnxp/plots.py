@@ -87,6 +87,7 @@ def plot_histories(
         all_axes[0].set_yscale("log")  # separates the good runs
         figure.legend(handles, labels, loc="outside right center", fontsize="small")
     if title:
+        title = title.encode(errors="replace").decode()  # a file's name may have surrogates
         figure.suptitle(title, fontsize="medium", parse_math=False)
     save_figure(figure, path)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 from cli import Parser, run, whole_number
+
+import numpy as np
 from runs import add_data_options, load_dataset
 
 import nnxp

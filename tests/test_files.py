@@ -134,7 +134,7 @@ def test_curves_are_drawn(tmp_path, runs):
 
 def test_runs_without_validation_are_drawn(tmp_path):
     records = [new_record(1, 1.0, 0.5, None, None, 0.1)]
-    nnxp.plots.plot_histories({"": records}, tmp_path / "one.png", title=r"a$\b$")
+    nnxp.plots.plot_histories({"": records}, tmp_path / "one.png", title="a$\\b$ \udcc3")
     nnxp.plots.plot_histories({"a": records, "b": records}, tmp_path / "two.png")
     for name in ("one.png", "two.png"):
         blue = [31 / 255, 119 / 255, 180 / 255]  # matplotlib's first colour

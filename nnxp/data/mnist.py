@@ -7,15 +7,15 @@ al. 2017) are read as well.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from nnxp.checks import optional_import
+from nnxp.checks import optional_import, shows_bars
 from nnxp.data.dataset import Dataset
 from nnxp.data.idx import read_idx
 from nnxp.data_format import IMAGE_SCALE
@@ -207,14 +207,14 @@ def _download(folder: Path) -> None:
         ) from None
     # pooch logs several lines per file; nnxp prints one instead.
     pooch.get_logger().setLevel("WARNING")
-    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=_TIMEOUT)
+    downloader = pooch.HTTPDownloader(progressbar=shows_bars(), timeout=_TIMEOUT)
     for name, digest in FILES.items():
         if (folder / name).is_file() or (folder / f"{name}.gz").is_file():
             continue
         failures = []
         for mirror in MIRRORS:
             url = f"{mirror}{name}.gz"
-            print(f"downloading {url}", file=sys.stderr)
+            logging.getLogger("nnxp").info("downloading %s", url)
             try:
                 pooch.retrieve(url, f"sha256:{digest}", f"{name}.gz", folder, downloader=downloader)
                 break
