@@ -367,7 +367,7 @@ def test_config_with_a_number_that_is_not_json_is_neither_saved_nor_loaded(tmp_p
     path = tmp_path / "a.safetensors"
     trainer = new_trainer()
     trainer.config = {"rate": float(number)}
-    with pytest.raises(nnxp.InputError, match="config must be JSON, which has no nan .*use None"):
+    with pytest.raises(nnxp.InputError, match="config must be JSON: .*; for nan and inf, use None"):
         trainer.save(path)
     trainer.config = {"rate": None}  # as the error says
     trainer.save(path)

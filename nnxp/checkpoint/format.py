@@ -112,21 +112,21 @@ def require_config(config: object) -> None:
     """Raise an `InputError` unless a trainer's config is a dict that JSON can represent."""
     if not isinstance(config, dict):
         raise InputError(f"a trainer's config must be a dict, got {config!r:.80}")
-    _require_length("a checkpoint's config", config)
+    _require_json("a checkpoint's config", "JSON", config)
 
 
 def require_callback_states(states: object) -> None:
     """Raise an `InputError` unless JSON can represent the states of callbacks."""
-    _require_length("the states of callbacks, but for arrays of NumPy,", states)
+    _require_json("the state of a callback", "JSON or arrays of NumPy", states)
 
 
-def _require_length(name: str, value: object) -> None:
+def _require_json(name: str, kind: str, value: object) -> None:
     """Raise an `InputError` unless a value is JSON of at most `MAX_CONFIG` characters."""
     try:
         length = len(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{name} must be JSON, which has no nan and no inf: {error}; use None or a text"
+            f"{name} must be {kind}: {error}; for nan and inf, use None or a text"
         ) from error
     if length > MAX_CONFIG:
         raise InputError(
