@@ -149,6 +149,11 @@ def warn(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
+def shows_bars() -> bool:
+    """Return whether standard error is a terminal; it is None in a process without a console."""
+    return not getattr(sys.stderr, "closed", True) and sys.stderr.isatty()
+
+
 def optional_import(package: str, extra: str) -> ModuleType:
     """Import an optional `package`; if it is missing, name the `extra` of nnxp to install."""
     try:

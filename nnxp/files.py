@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import os
@@ -19,6 +20,7 @@ from nnxp.errors import DataError, InputError
 READ_ERRORS = (OSError, EOFError, zlib.error)
 """The errors that reading a file can raise, with or without gzip."""
 
+_WINDOWS = os.name == "nt"
 _ALWAYS_ALLOWED = 64 << 20  # bytes, which every machine can spare
 _MAX_GZIP_RATIO = 100  # real images unpack to at most ten times the file's size
 
@@ -26,19 +28,6 @@ _MAX_GZIP_RATIO = 100  # real images unpack to at most ten times the file's size
 def max_unpacked_bytes(path: Path) -> int:
     """Return how many bytes a file may unpack to; more is treated as a gzip bomb."""
     return max(_ALWAYS_ALLOWED, _MAX_GZIP_RATIO * path.stat().st_size)
-
-
-def path_to_read(path: object) -> Path:
-    """Return a path as a `Path`, a ``~`` at its beginning as the user's home folder.
-
-    Raises
-    ------
-    InputError
-        If it is neither a string nor a `Path`.
-    """
-    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
-        raise InputError(f"a path must be a string or a pathlib.Path, got {path!r:.80}")
-    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises if ~a is no user)
 
 
 @contextmanager
@@ -74,38 +63,58 @@ def open_binary(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
             yield cast(BinaryIO, unpacked), True
 
 
+def expand_home(path: object) -> Path:
+    """Return a path as a `Path`, with ``~`` or ``~user`` at its start replaced by the home folder.
+
+    Raises
+    ------
+    InputError
+        If it is neither a string nor a `Path`, or that folder is not known.
+    """
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise InputError(f"a path must be a string or a pathlib.Path, got {path!r:.80}")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        if (here := Path(path)).exists():  # a file whose name begins with ~
+            return here
+        raise InputError(
+            f"the home folder {here.parts[0]} is not known; set HOME, or give the whole path"
+        ) from None
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to a temporary file, then rename it to `path`, which is never incomplete.
+
+    The file keeps the permissions of the one that it replaces, also while it is written.
 
     Raises
     ------
     OSError
         If `path` cannot be written; a file that was there is unchanged.
     """
-    temporary = _temporary_path(path)
     try:
         if path.exists() and not path.is_file():
             raise FileExistsError(errno.EEXIST, "Not a regular file")
-        try:
-            with temporary.open("xb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            if path.exists():
-                temporary.chmod(path.stat().st_mode)
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+        first_mode = 0o666 if mode is None else mode & 0o777 | 0o600
+        with _temporary_file(path, first_mode) as (temporary, stream):
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+            if mode is not None:
+                temporary.chmod(mode)  # whatever the umask
+            if _WINDOWS:
+                stream.close()  # no open file can be renamed there
             temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def require_writable(path: Path) -> None:
     """Raise an `OSError` unless `write_atomically` can write `path`."""
-    temporary = _temporary_path(path)
-    temporary.touch()
-    temporary.unlink()
+    with _temporary_file(path, 0o600):
+        pass
 
 
 def remove_temporary(path: Path) -> None:
@@ -113,8 +122,36 @@ def remove_temporary(path: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(path.name)}\.\d+\.\d+")
     for file in path.parent.iterdir():
         if pattern.fullmatch(file.name) and file.is_file():
-            file.unlink(missing_ok=True)
+            # A file of a process that lives is locked, or open, or gone since.
+            with contextlib.suppress(OSError), file.open("rb+") as stream:
+                _lock(stream, wait=False)
+                if _WINDOWS:
+                    stream.close()
+                file.unlink()
 
 
-def _temporary_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+@contextmanager
+def _temporary_file(path: Path, mode: int) -> Iterator[tuple[Path, BinaryIO]]:
+    """Create a locked file beside `path`, and remove it at the end if it was not renamed."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    while True:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+        descriptor = os.open(temporary, flags, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                # Where a file system has no locks, `remove_temporary` removes nothing.
+                with contextlib.suppress(OSError):
+                    _lock(stream, wait=True)
+                if temporary.exists():  # else it was removed before it was locked
+                    yield temporary, stream
+                    return
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _lock(stream: BinaryIO, *, wait: bool) -> None:
+    """Lock a file until it is closed, or raise an `OSError` if another process has the lock."""
+    if not _WINDOWS:  # where an open file cannot be removed anyway
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -385,11 +385,9 @@ class Sequential(Layer):
         InputError
             If the network has no parameters, layers share an array, or a setting is not JSON.
         CheckpointError
-            If the path cannot name a file.
+            If the path cannot name a file, or the file cannot be written.
         DivergenceError
             If parameters or state are not finite.
-        OSError
-            If the file cannot be written.
         MissingExtraError
             If safetensors is not installed.
         """

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from nnxp.checks import optional_import
 from nnxp.errors import InputError
-from nnxp.files import write_atomically
+from nnxp.files import expand_home, write_atomically
 from nnxp.history import Record
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def plot_histories(
         else:
             figure.legend(handles, labels, loc="outside right center", fontsize="small")
     if title:
+        title = title.encode(errors="replace").decode()  # a file's name may have surrogates
         figure.suptitle(title, fontsize="medium", parse_math=False)
     save_figure(figure, path)
 
@@ -213,4 +214,4 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure to a PNG file, atomically."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
-    write_atomically(Path(path), picture.getvalue())
+    write_atomically(expand_home(path), picture.getvalue())

@@ -6,6 +6,8 @@ the machine affects both sides. The tables show medians and quartiles.
 
 from __future__ import annotations
 
+from cli import Parser, announce, name_of, optional_output, progress, run, spread
+
 import argparse
 import importlib.metadata
 import multiprocessing
@@ -22,7 +24,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import peers
-from cli import Parser, announce, name_of, optional_output, progress, run, spread
 from runs import (
     THREADS,
     add_data_options,

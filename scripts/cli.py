@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import interrupts
+
 import argparse
 import contextlib
+import io
 import json
+import logging
+import os
 import statistics
 import subprocess
 import sys
@@ -18,6 +23,7 @@ import tqdm
 
 import nnxp
 from nnxp.checks import unknown_name
+from nnxp.files import expand_home
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,14 +33,86 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
+class OutputError(Exception):
+    """Standard output cannot be written, for example because the disk is full.
+
+    Not an OSError, which stands for another file, and which `nnxp.callbacks.Progress` ignores.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"standard output cannot be written: {error.strerror}")
+        # A reader such as `head` that has enough is no error: the status is that of SIGPIPE.
+        self.status = 141 if isinstance(error, BrokenPipeError) else 1
+
+
+class Stream(io.TextIOWrapper):
+    """Standard output or error, which takes any text and prints each line at once.
+
+    What the encoding does not have is escaped. A failed write of standard output raises an
+    `OutputError`; one of standard error is ignored. What is printed after it is lost.
+    """
+
+    def __init__(self, stream: io.TextIOWrapper, *, required: bool) -> None:
+        encoding, write_through = stream.encoding, stream.write_through
+        super().__init__(
+            stream.detach(),
+            encoding,
+            "backslashreplace",
+            line_buffering=True,
+            write_through=write_through,
+        )
+        self.required = required
+
+    def write(self, text: str) -> int:
+        with self._errors():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._errors():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            # What is left in the buffers goes there, too.
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())
+            os.close(null)
+            if self.required:
+                raise OutputError(error) from error
+
+
+def open_streams() -> None:
+    """Replace standard output and error by a `Stream`, or one that is closed by the null device."""
+    for name, required in (("stdout", True), ("stderr", False)):
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        if type(stream) is io.TextIOWrapper:  # not that of a notebook
+            setattr(sys, name, Stream(stream, required=required))
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and exit: an expected error prints one line (status 1), Ctrl-C has status 130."""
     program = Path(sys.argv[0]).name
+    open_streams()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("nnxp").setLevel(logging.INFO)
     warnings.showwarning = lambda message, *_: print(f"{program}: {message}", file=sys.stderr)
     # An overflow of the loss raises DivergenceError; NumPy's warnings would only repeat it.
     np.seterr(over="ignore", invalid="ignore")
     try:
-        sys.exit(main())
+        interrupts.raise_keyboard_interrupt()
+        status = main()
+        sys.stdout.flush()
+        sys.exit(status)
+    except OutputError as error:
+        if error.status == 1:
+            print(f"{program}: error: {error}", file=sys.stderr)
+        sys.exit(error.status)
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -63,6 +141,14 @@ def whole_number(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def file_path(text: str) -> Path:
+    """Return `text` as a path without ``~``; an argparse type."""
+    try:
+        return expand_home(text)
+    except nnxp.InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run_worker(command: list[Any], environment: Mapping[str, str], failure: str) -> Any:

@@ -6,6 +6,8 @@ ratios are repeatable to a few percent. Set OPENBLAS_NUM_THREADS=4 for more thre
 
 from __future__ import annotations
 
+from cli import Parser, announce, progress, run, run_worker, spread
+
 import contextlib
 import os
 import statistics
@@ -15,7 +17,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cli import Parser, announce, progress, run, run_worker, spread
 from runs import THREADS
 
 import nnxp

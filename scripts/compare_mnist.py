@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from cli import Parser, announce, optional_output, progress, run, whole_number
+
 import argparse
 import statistics
 from typing import NamedTuple
 
 import numpy as np
-from cli import Parser, announce, optional_output, progress, run, whole_number
 from runs import (
     Data,
     add_data_options,

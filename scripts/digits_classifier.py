@@ -7,10 +7,11 @@ network by `Trainer.fit`, whose order differs.
 
 from __future__ import annotations
 
+from cli import Parser, run, whole_number
+
 from pathlib import Path
 
 import numpy as np
-from cli import Parser, run, whole_number
 
 import nnxp
 from nnxp.data import Dataset

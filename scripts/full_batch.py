@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from cli import Parser, announce, progress, run, whole_number
+
 import math
 import time
 
 import numpy as np
-from cli import Parser, announce, progress, run, whole_number
 from runs import add_data_options, load_dataset
 
 import nnxp

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from cli import Parser, run, whole_number
+
 import time
 
 import numpy as np
-from cli import Parser, run, whole_number
 from runs import add_data_options, load_dataset
 
 import nnxp

@@ -8,6 +8,8 @@ with more threads, small products are slower.
 
 from __future__ import annotations
 
+from cli import Parser, announce, optional_output, progress, run
+
 import argparse
 import statistics
 import tempfile
@@ -18,7 +20,6 @@ from typing import NamedTuple
 
 import numpy as np
 import peers
-from cli import Parser, announce, optional_output, progress, run
 from runs import add_out_option, new_run_folder, print_files, write_json
 
 import nnxp

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 from cli import Parser, run, whole_number
+
+import numpy as np
 
 import nnxp
 from nnxp.initializers import zeros

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cli import Parser, file_path, print_failures, run, run_worker, whole_number
+
 import argparse
 import itertools
 import json
@@ -14,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cli import Parser, print_failures, run, run_worker, whole_number
 from runs import add_data_options, load_dataset
 
 import nnxp
@@ -52,7 +53,7 @@ def main() -> int:
         "--steps", type=whole_number, default=600, help="training steps (default: 600)"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE.md", help="also write the table to this file"
+        "--out", type=file_path, metavar="FILE.md", help="also write the table to this file"
     )
     parser.add_argument("--worker", nargs=3, metavar=("DEVICE", "DTYPE", "FILE"),
                         help=argparse.SUPPRESS)  # fmt: skip

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from cli import file_path
+
 import argparse
+import atexit
+import contextlib
 import hashlib
 import json
 import os
@@ -18,7 +22,7 @@ import numpy as np
 import nnxp
 from nnxp.checks import unknown_name
 from nnxp.data import Dataset
-from nnxp.files import path_to_read, write_atomically
+from nnxp.files import expand_home, write_atomically
 
 # Each BLAS library reads its own variable, once, when it is loaded.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
@@ -36,7 +40,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--data-dir",
-        type=path_to_read,
+        type=file_path,
         help="folder with the four MNIST files, or a data set in their layout "
         "(default: $NNXP_DATA_DIR)",
     )
@@ -57,7 +61,10 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 def add_out_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--out``, the `out` of `new_run_folder`."""
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="new folder for the results (default: in runs/)"
+        "--out",
+        type=file_path,
+        metavar="DIR",
+        help="new folder for the results (default: in runs/)",
     )
 
 
@@ -97,8 +104,8 @@ def load_dataset(name: str, folder: Path | None) -> Data:
     if name == "digits":
         return Data("digits", *nnxp.data.load_digits(), None)
     if name not in ("auto", "mnist"):
-        path = path_to_read(name)
-        return Data(name, *nnxp.data.load_csv(path).split(1 / 6, rng=0), path)
+        file = expand_home(name)
+        return Data(name, *nnxp.data.load_csv(file).split(1 / 6, rng=0), file)
     try:
         datasets = nnxp.data.load_mnist(folder)
         found = os.path.commonpath(nnxp.data.find_mnist(folder).values())
@@ -113,7 +120,8 @@ def load_dataset(name: str, folder: Path | None) -> Data:
 def new_run_folder(out: Path | None, config: dict[str, Any]) -> Path:
     """Return a new or empty folder, after writing config.json (see `write_config`) into it.
 
-    If `out` is None, the folder is a new one in runs/. Two processes never get the same folder.
+    If `out` is None, the folder is a new one in runs/. Two processes never get the same folder. A
+    process that ends before it writes a result removes the folder, unless it was there before.
 
     Raises
     ------
@@ -121,6 +129,7 @@ def new_run_folder(out: Path | None, config: dict[str, Any]) -> Path:
         If the folder is not empty or cannot be written to.
     """
     try:
+        is_new = out is None or not out.exists()
         folder = _new_folder() if out is None else out
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -128,12 +137,22 @@ def new_run_folder(out: Path | None, config: dict[str, Any]) -> Path:
                 f"{folder} already holds a run or other files; choose another --out"
             )
         (folder / "config.json").touch(exist_ok=False)  # fails if another process was faster
+        atexit.register(_remove_without_result, folder.absolute(), is_new)
     except OSError as error:
         raise nnxp.InputError(
             f"cannot write to {out or 'runs/'} ({error.strerror}); choose another --out"
         ) from error
     write_config(folder, config)
     return folder
+
+
+def _remove_without_result(folder: Path, is_new: bool) -> None:
+    """Remove a run's folder if it holds at most config.json."""
+    with contextlib.suppress(OSError):
+        if all(file.name == "config.json" for file in folder.iterdir()):
+            (folder / "config.json").unlink(missing_ok=True)
+            if is_new:
+                folder.rmdir()
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cli import OutputError, Parser, file_path, name_of, optional_output, run, whole_number
+
 import argparse
 import contextlib
 import sys
@@ -9,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from cli import Parser, name_of, optional_output, run, whole_number
 from runs import (
     Data,
     add_data_options,
@@ -52,7 +53,6 @@ class Training(NamedTuple):
     data: Data
     folder: Path
     checkpoint: Path | None  # None if the packages for checkpoints are not installed
-    new_folder: bool  # whether this run created the folder
 
 
 def main() -> int:
@@ -67,9 +67,15 @@ def main() -> int:
             training = resume_run(args, device)
         else:
             training = start_run(args, device)
-        status = train(training, args)
+        reason = ""
+        try:
+            status = train(training, args)
+        except OutputError as error:
+            if not training.trainer.optimizer.steps:
+                raise
+            status, reason = error.status, f" ({error})"
         if status:
-            report_interruption(training)
+            report_interruption(training, reason)
     if training.trainer.history and not args.quiet:
         print_summary(training.trainer.history)
         print_files(training.folder)
@@ -129,7 +135,7 @@ def new_parser() -> Parser:
     option("--checkpoint-every", type=whole_number, metavar="STEPS",
            help="save every STEPS steps, too "
            "(default: only after each epoch and when stopped)")  # fmt: skip
-    option("--resume", type=Path, metavar="DIR",
+    option("--resume", type=file_path, metavar="DIR",
            help="resume the run in this folder; --epochs is the total")  # fmt: skip
     option("--quiet", action="store_true", help="print only errors")
     option("-v", "--verbose", action="store_true", help="print why auto chose the CPU")
@@ -170,12 +176,11 @@ def start_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
         device=device,
     )
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer, capture=args.capture)
-    new_folder = not (args.out and args.out.exists())
     trainer.config = config_of(args, device, trainer, data)
     folder = new_run_folder(args.out, trainer.config)
     checkpoint = folder / CHECKPOINT if has_packages else None
     trainer.rng = rng  # part of the first checkpoint, which is written before the first step
-    return Training(trainer, rng, data, folder, checkpoint, new_folder)
+    return Training(trainer, rng, data, folder, checkpoint)
 
 
 def resume_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
@@ -201,7 +206,7 @@ def resume_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
         )
     trainer.config = config_of(args, device, trainer, data)
     write_config(folder, trainer.config)
-    return Training(trainer, trainer.rng, data, folder, checkpoint, new_folder=False)
+    return Training(trainer, trainer.rng, data, folder, checkpoint)
 
 
 def can_save(*, required: bool) -> bool:
@@ -231,7 +236,7 @@ def config_of(
 
 def train(training: Training, args: argparse.Namespace) -> int:
     """Train the remaining epochs, save the results after each, and return the exit status."""
-    trainer, rng, data, folder, checkpoint, _ = training
+    trainer, rng, data, folder, checkpoint = training
     if not args.quiet:
         print(f"nnxp {nnxp.__version__} on {trainer.network.device}")
         print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images")
@@ -262,19 +267,17 @@ def train(training: Training, args: argparse.Namespace) -> int:
     return status
 
 
-def report_interruption(training: Training) -> None:
-    """Print how far an interrupted run came; if nothing was saved, remove its files."""
+def report_interruption(training: Training, reason: str) -> None:
+    """Print how far an interrupted run came, and why; if nothing was saved, remove its files."""
     folder, checkpoint = training.folder, training.checkpoint
     if checkpoint and checkpoint.exists():
         steps = nnxp.Trainer.resume(checkpoint).optimizer.steps
-        print(f"stopped after {steps} steps; to resume: --resume {folder}", file=sys.stderr)
+        print(f"stopped after {steps} steps{reason}; to resume: --resume {folder}", file=sys.stderr)
     elif training.trainer.history:
-        print("interrupted: the finished epochs are saved", file=sys.stderr)
+        print(f"interrupted{reason}: the finished epochs are saved", file=sys.stderr)
     else:
-        print("interrupted: no epoch was finished", file=sys.stderr)
+        print(f"interrupted{reason}: no epoch was finished", file=sys.stderr)
         (folder / "config.json").unlink()
-        if training.new_folder and not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def write_results(trainer: nnxp.Trainer, data: Data, folder: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import AfterEpoch, fit, new_record, new_trainer
+from builders import AfterEpoch, Stopping, fit, new_record, new_trainer
+from file_samples import contents, signed
 
 import nnxp
 from nnxp.checkpoint import FORMAT
@@ -320,6 +321,77 @@ def test_checkpoint_keeps_its_symlink_folder_and_permissions(tmp_path, data, mon
     assert sorted(x.name for x in tmp_path.rglob("*")) == [
         ".a.safetensors.lock", "a.safetensors", "elsewhere", "link"
     ]  # fmt: skip
+
+
+def test_home_folder_is_expanded_in_every_path(tmp_path, data, monkeypatch):
+    home, cwd = tmp_path / "home", tmp_path / "cwd"
+    home.mkdir()
+    cwd.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(cwd)
+    trainer = new_trainer()
+    trainer.save("~/saved.safetensors")
+    fit(trainer, data, 1, checkpoint="~/fit.safetensors")
+    fit(trainer, data, 1, callbacks=[nnxp.callbacks.Checkpoint(Path("~/best"), best="train_loss")])
+    trainer.network.save("~/network.safetensors")
+    with trainer.lock("~/locked"):
+        pass
+    nnxp.plots.plot_histories({"": trainer.history}, "~/curves.png")
+    assert not list(cwd.iterdir())
+    wanted = {"saved.safetensors", "fit.safetensors", "best", "network.safetensors", "curves.png"}
+    assert {x.name for x in home.iterdir() if not x.name.startswith(".")} == wanted
+    assert nnxp.Trainer.resume("~/fit.safetensors").epochs == 1
+    for name in ("network.safetensors", "saved.safetensors"):
+        assert nnxp.load_network(f"~/{name}").layers
+
+
+def test_unknown_home_folder_is_named(tmp_path, data, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer = new_trainer()
+    path = "~no-such-user/a.safetensors"
+    message = "the home folder ~no-such-user is not known; set HOME, or give the whole path"
+    for use in (
+        trainer.save, trainer.lock, trainer.network.save, nnxp.load_network, nnxp.Trainer.resume,
+        lambda path: fit(trainer, data, 1, checkpoint=path),
+    ):  # fmt: skip
+        with pytest.raises(nnxp.CheckpointError, match=message):
+            use(path)
+    fit(trainer, data, 1)
+    with pytest.raises(nnxp.InputError, match=message):
+        nnxp.plots.plot_histories({"": trainer.history}, path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_config_with_a_number_that_is_not_json_is_neither_saved_nor_loaded(tmp_path, number):
+    path = tmp_path / "a.safetensors"
+    trainer = new_trainer()
+    trainer.config = {"rate": float(number)}
+    with pytest.raises(nnxp.InputError, match="config must be JSON: .*; for nan and inf, use None"):
+        trainer.save(path)
+    trainer.config = {"rate": None}  # as the error says
+    trainer.save(path)
+    text, arrays = contents(path)
+    with pytest.raises(nnxp.CheckpointError, match=f"{number}, which JSON has not; use null or"):
+        nnxp.Trainer.resume(signed(path, text.replace('"rate": null', f'"rate": {number}'), arrays))
+    about = json.loads(text)
+    for config, message in (
+        ({"a": "x" * 2**19}, "config may have 524,288 characters as JSON, got 524,297"),
+        (["a"], "config must be a dict"),
+    ):
+        with pytest.raises(nnxp.CheckpointError, match=message):
+            nnxp.Trainer.resume(signed(path, about | {"config": config}, arrays))
+
+
+def test_sums_that_are_not_finite_are_saved_as_json(tmp_path, data):
+    path = tmp_path / "a.safetensors"
+    trainer = new_trainer()
+    fit(trainer, data, 1, callbacks=[Stopping(lambda: trainer.optimizer.steps == 2)])
+    trainer._progress.sums = {"loss": [math.inf, 0.5], "mine": [-math.inf, math.nan]}
+    trainer.save(path)
+    text, _ = contents(path)
+    json.loads(text, parse_constant=pytest.fail)
+    assert repr(nnxp.Trainer.resume(path)._progress) == repr(trainer._progress)
 
 
 def test_only_own_temporary_files_are_removed(tmp_path, data):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import struct
 import zipfile
 from fractions import Fraction
@@ -475,3 +476,19 @@ def test_embedded_digits_equal_scikit_learns():
     for got, rows in zip(nnxp.data.load_digits(), (~test, test), strict=True):
         np.testing.assert_array_equal(got.inputs, inputs[rows])
         np.testing.assert_array_equal(got.labels, labels[rows])
+
+
+@pytest.mark.parametrize("field", ["1#5", "#", "1 # a note", "1.5#"])
+def test_hash_in_a_csv_file_begins_no_comment(tmp_path, field):
+    path = tmp_path / "a.csv"
+    path.write_text(f"label,a\n0,1\n1,{field}\n")
+    with pytest.raises(nnxp.DataError, match=re.escape(field)):
+        nnxp.data.load_csv(path)
+    path.write_text(f"label,a\n{field},1\n2#x,3\n")
+    assert list(nnxp.data.load_csv(path).classes) == sorted([field, "2#x"])
+
+
+def test_hash_in_the_labels_of_a_csv_file_of_numbers_begins_no_comment(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("label,a\n1,1\n1#b,3\n")
+    assert list(nnxp.data.load_csv(path).classes) == ["1", "1#b"]

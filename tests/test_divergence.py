@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import numpy as np
@@ -11,7 +12,7 @@ from builders import Stopping, fit, new_trainer, numbers, stopped_after
 import nnxp
 from nnxp.data import Dataset
 from nnxp.optimizers import OPTIMIZERS
-from nnxp.training.divergence import first_not_finite
+from nnxp.training.divergence import Snapshot, first_not_finite
 
 pytest.importorskip("safetensors")
 pytestmark = pytest.mark.filterwarnings("ignore:no step is captured")
@@ -309,3 +310,25 @@ def test_numbers_that_were_written_into_a_data_set_later_are_named(name, capture
     with pytest.raises(nnxp.DivergenceError, match=rf"step \d of epoch 2: the {name} of its batch"):
         trainer.fit(dataset, epochs=1, batch_size=10)
     assert all(np.isfinite(x).all() for x in trainer.network.parameters().values())
+
+
+def test_snapshot_restores_again_after_a_change_of_what_it_restored(backend):
+    trainer = new_trainer("momentum", device=backend.device)
+    inputs = backend.array(np.ones((4, 6)), "float32")
+    labels = backend.array([0, 1, 2, 0])
+    trainer.step(inputs, labels)
+    wanted = copy.deepcopy(numbers(trainer))
+    snapshot = Snapshot(trainer.network, trainer.optimizer, backend.device)
+    for _ in range(2):
+        trainer.step(inputs, labels)
+        snapshot.restore()
+        np.testing.assert_equal(numbers(trainer), wanted)
+        for kept in trainer.optimizer.state.values():
+            for x in kept.values():
+                if isinstance(x, np.ndarray):
+                    x[...] = np.nan  # in place, as an optimizer updates its state
+        for x in trainer.network.parameters().values():
+            if isinstance(x, np.ndarray):
+                x[...] = np.nan
+        snapshot.restore()
+        np.testing.assert_equal(numbers(trainer), wanted)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,11 +54,17 @@ def fit(trainer, epochs, **options):
 """
 
 
-def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run(
+    code: str, *arguments: object, shell: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     result = subprocess.run(
-        [sys.executable, "-c", COMMON + textwrap.dedent(code), *map(str, arguments)],
+        [*shell, sys.executable, "-c", COMMON + textwrap.dedent(code), *map(str, arguments)],
         capture_output=True, text=True, timeout=600,
-        env={"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(Path(nnxp.__file__).parents[1])},
+        env={
+            "OPENBLAS_NUM_THREADS": "1",
+            "PATH": os.defpath,
+            "PYTHONPATH": str(Path(nnxp.__file__).parents[1]),
+        },
         check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -134,18 +142,117 @@ def test_full_disk_raises_and_keeps_the_last_checkpoint(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, resource.RLIM_INFINITY))
     try:
         fit(trainer, 3, checkpoint=path, checkpoint_every=2)
-    except OSError as error:
+    except nnxp.CheckpointError as error:
         print(error)
+    reached = trainer.optimizer.steps
     assert path.read_bytes() == before
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     print(*sorted(x.name for x in path.parent.iterdir()))
+    other = path.with_name("b.safetensors")
+    trainer.save(other)  # as the error says
+    assert nnxp.Trainer.resume(other).optimizer.steps == reached > 7
     fit(nnxp.Trainer.resume(path), 3, checkpoint=path)
     """
     path = tmp_path / "a.safetensors"
     error, files = run(code, path).stdout.splitlines()
-    assert error == f"[Errno 27] File too large: {str(path)!r}"
+    assert error == (
+        f"{path} cannot be written (File too large); the trainer in memory is complete, and a file "
+        "that was there is unchanged: make room, or call trainer.save with another path"
+    )
     assert files == ".a.safetensors.lock a.safetensors"
     assert len(nnxp.Trainer.resume(path).history) == 3
+
+
+def test_full_disk_raises_and_the_training_goes_on_elsewhere(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=256k none {disk}"
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    try:
+        subprocess.run([*unshare, mount], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system can be mounted: {error}")
+    code = """
+    trainer = new()
+    fit(trainer, 1, checkpoint=path)
+    before = path.read_bytes()
+    with path.with_name("filler").open("wb", buffering=0) as filler:
+        try:
+            while filler.write(bytes(4096)):
+                pass
+        except OSError:
+            pass
+    for options in ({}, {"checkpoint_every": 2}):
+        try:
+            fit(trainer, trainer.epochs + 1, checkpoint=path, **options)
+        except nnxp.CheckpointError as error:
+            print(error)
+        assert path.read_bytes() == before
+        print(trainer.optimizer.steps)
+    print(*sorted(x.name for x in path.parent.iterdir()))
+    trainer.save(sys.argv[2])
+    trainer = nnxp.Trainer.resume(sys.argv[2])
+    fit(trainer, 3)
+    whole = new()
+    fit(whole, 3)
+    for name, x in trainer.network.parameters().items():
+        np.testing.assert_array_equal(x, whole.network.parameters()[name])
+    """
+    path = disk / "a.safetensors"
+    shell = [*unshare, f'{mount} && exec "$@"', "sh"]
+    lines = run(code, path, tmp_path / "b.safetensors", shell=shell).stdout.splitlines()
+    for error in (lines[0], lines[2]):
+        assert error.startswith(f"{path} cannot be written (No space left on device); the trainer")
+    assert [lines[1], lines[3]] == ["14", "16"]  # of 7 steps each epoch
+    assert lines[4] == ".a.safetensors.lock a.safetensors filler"
+
+
+def test_saves_beside_trainings_into_the_same_file_succeed(tmp_path):
+    code = """
+    stop = path.with_name("stop")
+    children = []
+    for _ in range(2):
+        children.append(os.fork())
+        if children[-1] == 0:
+            trainer = new()
+            while not stop.exists():
+                trainer.save(path)
+            os._exit(0)
+    for _ in range(30):
+        fit(new(), 1, checkpoint=path)
+    stop.touch()
+    for child in children:
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+    nnxp.Trainer.resume(path)
+    print(*sorted(x.name for x in path.parent.iterdir()))
+    """
+    files = run(code, tmp_path / "a.safetensors").stdout.split()
+    assert files == [".a.safetensors.lock", "a.safetensors", "stop"]
+
+
+def test_file_that_is_truncated_while_it_is_read_does_not_end_the_process(tmp_path):
+    # The metadata are read once the file is open, and before the arrays are used.
+    code = """
+    import json
+    new().save(path)
+    read = json.loads
+
+    def truncate(*arguments, **options):
+        os.truncate(path, 0)
+        return read(*arguments, **options)
+
+    json.loads = truncate
+    for load in (nnxp.load_network, nnxp.Trainer.resume):
+        try:
+            print(load(path))
+        except nnxp.CheckpointError as error:
+            print(error)
+    """
+    path = tmp_path / "a.safetensors"
+    first, second = run(code, path).stdout.splitlines()
+    assert first.startswith("Sequential(Affine(6, 5)")
+    assert second.startswith(f"{path} is not a checkpoint, or is damaged (")
 
 
 def test_unwritable_folder_is_refused_before_the_first_step():

@@ -10,7 +10,8 @@ import pytest
 from builders import new_record
 
 import nnxp
-from nnxp.files import write_atomically
+from nnxp import files
+from nnxp.files import remove_temporary, write_atomically
 
 
 def test_file_is_replaced_atomically(tmp_path):
@@ -43,6 +44,75 @@ def test_pipes_folders_and_missing_folders_are_refused(tmp_path):
         with pytest.raises(OSError, match=re.escape(repr(str(path)))):
             write_atomically(path, b"x")
     assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("before", "umask", "meanwhile", "after"),
+    [
+        (0o600, 0o000, 0o600, 0o600),
+        (0o640, 0o022, 0o640, 0o640),
+        (0o664, 0o077, 0o600, 0o664),
+        (0o444, 0o000, 0o644, 0o444),
+        (None, 0o027, 0o640, 0o640),
+        (None, 0o077, 0o600, 0o600),
+    ],
+)
+def test_file_is_never_readable_by_more_than_it_shall_be(
+    tmp_path, monkeypatch, before, umask, meanwhile, after
+):
+    path = tmp_path / "a.json"
+    if before is not None:
+        path.touch()
+        path.chmod(before)
+    modes = []
+
+    def look(function):
+        def looking(*arguments):
+            (temporary,) = (p for p in tmp_path.iterdir() if p.name.startswith("."))
+            modes.append(temporary.stat().st_mode & 0o777)
+            return function(*arguments)
+
+        return looking
+
+    monkeypatch.setattr(files, "_lock", lambda *_, **__: look(lambda: None)())  # still empty
+    monkeypatch.setattr(os, "fsync", look(os.fsync))  # complete
+    previous = os.umask(umask)
+    try:
+        write_atomically(path, b"x")
+    finally:
+        os.umask(previous)
+    assert modes == [meanwhile, meanwhile]
+    assert path.stat().st_mode & 0o777 == after
+
+
+def test_temporary_file_of_a_living_process_is_not_removed(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    fsync = os.fsync
+
+    def begin_to_train(descriptor):
+        remove_temporary(path)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", begin_to_train)
+    write_atomically(path, b"x")
+    assert path.read_bytes() == b"x"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_temporary_file_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    lock, removed = files._lock, []
+
+    def remove_once(stream, *, wait):
+        if wait and not removed:
+            removed.append(1)
+            remove_temporary(path)
+        lock(stream, wait=wait)
+
+    monkeypatch.setattr(files, "_lock", remove_once)
+    write_atomically(path, b"x")
+    assert path.read_bytes() == b"x"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 RECORDS = [new_record(i, 1 / i, 1 - 1 / i, 2 / i, 1 - 2 / (i + 1), 0.1) for i in range(1, 4)]

@@ -227,7 +227,7 @@ def test_oversized_header_is_refused_before_allocation(tmp_path):
         ({"batch": 2**63}, "its batch must be from 0 to .*, got 922337"),
         ({"examples": -1}, "its examples must be from 0 to .*, got -1"),
         ({"seconds": None}, "its epoch has lasted None seconds"),
-        ({"seconds": float("inf")}, "its epoch has lasted inf seconds"),
+        ({"seconds": float("inf")}, "its metadata have Infinity, which JSON has not; use null or"),
         ({"steps": 10**400}, "its steps must be from 0 to"),
         ({"rng": None}, "another type of generator than its rng"),
         (
@@ -353,11 +353,11 @@ def test_what_is_no_path_is_refused(read, path):
 @pytest.mark.parametrize("read", [read_idx, load_csv, nnxp.data.load_mnist])
 @pytest.mark.parametrize("path", ["a\0b", "\ud800", "x" * 5000, "~no\x1b[31mbody\n/a", "a/\udc80"])
 def test_impossible_paths_are_named_without_control_characters(read, path):
-    with pytest.raises(nnxp.DataError) as caught:
+    with pytest.raises((nnxp.DataError, nnxp.InputError)) as caught:
         read(path)
     assert str(caught.value).isprintable()
     shown = path.encode("unicode_escape").decode() if not path.isprintable() else path
-    assert shown in str(caught.value)
+    assert shown.removesuffix("/a") in str(caught.value)
 
 
 def test_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):

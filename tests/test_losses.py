@@ -21,6 +21,22 @@ def labels_as(labels, dtype):
     return labels.astype(dtype) if labels.dtype.kind == "f" else labels
 
 
+def test_rows_of_very_different_scores_are_shifted_each_by_its_own(backend):
+    """The largest score of all, taken from the row at -1000, would leave zeros alone."""
+    offsets = np.array([[1000.0], [-1000.0], [0.0]])
+    rows = np.array([[0.0, -2.0, 1.0]] * 3)
+    scores = backend.array(rows + offsets, "float64")
+    e = np.exp(rows)
+    softmax = e / e.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(backend.host(nnxp.Softmax().forward(scores)), softmax, rtol=1e-12)
+    for labels in (backend.array([0, 1, 2]), backend.array(np.eye(3), "float64")):
+        loss = nnxp.SoftmaxWithLoss()
+        value = float(backend.host(loss.forward(scores, labels)))
+        assert value == pytest.approx(-np.log(np.diag(softmax)).mean(), rel=1e-12)
+        gradient = backend.host(loss.backward())
+        np.testing.assert_allclose(gradient, (softmax - np.eye(3)) / 3, rtol=1e-12, atol=1e-15)
+
+
 def test_the_table_holds_every_loss():
     kinds = {*nnxp.Loss.__subclasses__(), *RegressionLoss.__subclasses__()} - {RegressionLoss}
     own = {x for x in kinds if x.__module__.startswith("nnxp.")}
@@ -98,6 +114,9 @@ def test_wrong_shapes_and_devices_are_refused(make, scores, labels):
             "one-hot rows of 3 numbers, got 4",
         ),
         (nnxp.SoftmaxWithLoss, np.ones((5, 3), int), "a single 1 and otherwise 0"),
+        (nnxp.SoftmaxWithLoss, np.zeros((5, 3), int), "a single 1 and otherwise 0"),
+        (nnxp.SoftmaxWithLoss, np.eye(5, 3, dtype=int), "a single 1 and otherwise 0"),
+        (lambda: nnxp.MeanSquaredError(classes=True), np.eye(5, 3), "a single 1 and otherwise 0"),
         (
             nnxp.SoftmaxWithLoss,
             [[0.5, 0.5, 0], [0.25, 0.25, 0.25], *[[1.0, 0, 0]] * 3],

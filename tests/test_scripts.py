@@ -23,7 +23,11 @@ NAMES = [path.name for path in sorted(SCRIPTS.glob("*.py")) if "__main__" in pat
 
 
 def test_every_script_is_run():
-    assert {path.name for path in SCRIPTS.glob("*.py")} - set(NAMES) == {"cli.py", "runs.py"}
+    assert {path.name for path in SCRIPTS.glob("*.py")} - set(NAMES) == {
+        "cli.py",
+        "interrupts.py",
+        "runs.py",
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -210,6 +210,23 @@ def test_too_large_an_array_raises_out_of_memory_error(backend):
         add()
 
 
+def test_out_of_memory_frees_the_arrays_of_the_failed_work_before_the_cache_is_released():
+    alive, seen = [], []
+
+    class Large:
+        """Stands for an array that the failed work refers to."""
+
+    def work():
+        x = Large()
+        alive.append(weakref.ref(x))
+        raise MemoryError
+
+    device = replace(nnxp.device("cpu"), _release=lambda: seen.append(alive[0]()))
+    with pytest.raises(nnxp.OutOfMemoryError), device.session(lambda: "the work"):
+        work()
+    assert seen == [None, None]
+
+
 def test_out_of_memory_drops_the_captured_steps(images, monkeypatch):
     trainer = small_trainer()
     rng = np.random.default_rng(0)

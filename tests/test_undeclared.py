@@ -402,6 +402,25 @@ def test_settings_of_layers_changed_within_an_epoch_take_effect(spec, change):
             setattr(part, name, 2.0)
 
 
+@devices
+@pytest.mark.parametrize("change", [freeze, change_rate, change_momentum])
+def test_settings_of_layers_changed_between_two_calls_of_fit_take_effect(spec, change):
+    trained = []
+    for capture, changed in (("auto", change), (False, change), (False, lambda _: None)):
+        one = trainer(spec, capture=capture)
+        norm = nnxp.BatchNorm(64, dtype="float64", device=spec)
+        one.network.layers = [norm, *one.network]
+        fit(one)
+        changed(one)
+        fit(one)
+        trained.append(one)
+    one, other, unchanged = trained
+    assert one.captured == "captured"
+    assert_equal(one, other)
+    with pytest.raises(AssertionError):
+        assert_equal(one, unchanged)
+
+
 def test_one_warning_names_the_part_at_fault_alone():
     one = trainer(layer=Undeclared(UNDECLARED["box"]), loss=nnxp.SoftmaxWithLoss(), capture=True)
     one.loss.correct = one.loss.correct  # replaced, and harmless

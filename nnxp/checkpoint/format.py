@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -104,6 +105,33 @@ def require_state(
         raise InputError(
             f"the state does not match {type(optimizer).__name__} and this network: missing "
             f"{missing}, unexpected {unexpected}; make a new optimizer"
+        )
+
+
+def require_config(config: object) -> None:
+    """Raise an `InputError` unless a trainer's config is a dict that JSON can represent."""
+    if not isinstance(config, dict):
+        raise InputError(f"a trainer's config must be a dict, got {config!r:.80}")
+    _require_json("a checkpoint's config", "JSON", config)
+
+
+def require_callback_states(states: object) -> None:
+    """Raise an `InputError` unless JSON can represent the states of callbacks."""
+    _require_json("the state of a callback", "JSON or arrays of NumPy", states)
+
+
+def _require_json(name: str, kind: str, value: object) -> None:
+    """Raise an `InputError` unless a value is JSON of at most `MAX_CONFIG` characters."""
+    try:
+        length = len(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{name} must be {kind}: {error}; for nan and inf, use None or a text"
+        ) from error
+    if length > MAX_CONFIG:
+        raise InputError(
+            f"{name} may have {MAX_CONFIG:,} characters as JSON, got {length:,}; store large data "
+            "in a separate file"
         )
 
 

@@ -23,6 +23,8 @@ from nnxp.checkpoint.format import (
     Checkpoint,
     digest,
     header_size,
+    require_callback_states,
+    require_config,
     require_rising,
     require_state,
 )
@@ -32,6 +34,7 @@ from nnxp.data.epoch import EpochProgress
 from nnxp.data_format import DataFormat
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import CheckpointError, DeviceError, InputError, NnxpError
+from nnxp.files import expand_home
 from nnxp.history import MAX_RECORDS, Record
 from nnxp.layers import Layer
 from nnxp.losses import Loss
@@ -127,7 +130,8 @@ def load(
         callbacks = _read_callbacks(metadata["callbacks"], sorted_arrays.callbacks)
         position = metadata["position"]
         progress = None if position is None else _read_progress(position, rng)
-        config = dict(metadata["config"])
+        config = metadata["config"]
+        require_config(config)
         steps = _require_integer("steps", metadata["steps"])
         frozen = _read_frozen(metadata, network)
         transferred = _transfer_state(optimizer, steps, sorted_arrays, network, frozen, opened)
@@ -186,29 +190,37 @@ def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequentia
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Return a file's metadata and arrays, after a check of its format and its SHA-256."""
     safetensors = optional_import("safetensors", "checkpoint")
+    optional_import("safetensors.numpy", "checkpoint")
+    try:
+        path = expand_home(path)
+    except InputError as error:
+        raise CheckpointError(f"{path} cannot be read ({error})") from None
     try:
         if path.exists() and not path.is_file():  # to open a pipe would wait for a writer
             raise CheckpointError(f"{path} is not a file")
         # If the file cannot be read, Python's `open` raises a clearer error than safetensors.
         with path.open("rb") as stream:
-            if header_size(stream.read(8)) > MAX_HEADER:
+            start = stream.read(8)
+            size = header_size(start)
+            if size > MAX_HEADER:
                 raise CheckpointError(
                     f"{path} is not a checkpoint, or is damaged (its header is too long)"
                 )
-        with safetensors.safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            if METADATA_KEY not in header:
-                raise CheckpointError(f"{path} is not a checkpoint of nnxp")
-            metadata = json.loads(header[METADATA_KEY])
-            version = metadata["format"]
-            if type(version) is not int or version < 1:
-                raise CheckpointError(f"{path} is damaged: its format is {version!r:.80}")
-            if version > FORMAT:
-                raise CheckpointError(
-                    f"{path} is of format {version}, and this nnxp reads up to {FORMAT}; "
-                    "install a newer nnxp"
-                )
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Not by a memory map: a file that is truncated meanwhile would end the process.
+            data = start + stream.read()
+        arrays = dict(sorted(safetensors.numpy.load(data).items()))  # they have no order
+        header = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+        if METADATA_KEY not in header:
+            raise CheckpointError(f"{path} is not a checkpoint of nnxp")
+        metadata = json.loads(header[METADATA_KEY], parse_constant=_refuse_constant)
+        version = metadata["format"]
+        if type(version) is not int or version < 1:
+            raise CheckpointError(f"{path} is damaged: its format is {version!r:.80}")
+        if version > FORMAT:
+            raise CheckpointError(
+                f"{path} is of format {version}, and this nnxp reads up to {FORMAT}; install a "
+                "newer nnxp"
+            )
         if header.get(DIGEST_KEY) != digest(header[METADATA_KEY], arrays):
             raise CheckpointError(f"{path} is damaged: its SHA-256 does not match its contents")
         return metadata, arrays
@@ -220,6 +232,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         raise CheckpointError(
             f"{path} is not a checkpoint, or is damaged ({_printable_line(error)})"
         ) from error
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"its metadata have {name}, which JSON has not; use null or a text instead")
 
 
 @contextlib.contextmanager
@@ -413,6 +429,7 @@ def _read_callbacks(
     described: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]
 ) -> dict[str, dict[str, Any]]:
     """Return the states of the callbacks."""
+    require_callback_states(described)
     states = {name: dict(state) for name, state in dict(described).items()}
     for path, x in arrays.items():
         name, key, *inner = path.split("/", 2)
@@ -425,7 +442,11 @@ def _read_callbacks(
 
 def _read_progress(position: Mapping[str, Any], rng: np.random.Generator | None) -> EpochProgress:
     """Return the progress that the metadata have as ``position``, after a check of its values."""
-    progress = EpochProgress(**position)
+    sums = {
+        name: [float(x) if x in ("nan", "inf", "-inf") else x for x in kept]
+        for name, kept in position.get("sums", {}).items()
+    }
+    progress = EpochProgress(**dict(position) | {"sums": sums})
     for name in ("batch", "batch_size", "examples"):
         _require_integer(name, getattr(progress, name))
     if progress.batch_size == 0:
@@ -434,8 +455,8 @@ def _read_progress(position: Mapping[str, Any], rng: np.random.Generator | None)
     batches = -(-progress.examples // progress.batch_size)
     if progress.batch == 0 or (progress.batch > batches and not streamed):
         raise CheckpointError(f"it was saved after batch {progress.batch} of an epoch of {batches}")
-    for sums in dict(progress.sums).values():
-        if len(sums) > MAX_RECORDS or not all(type(x) is float for x in sums):
+    for kept in sums.values():
+        if len(kept) > MAX_RECORDS or not all(type(x) is float for x in kept):
             raise CheckpointError("its sums of metrics are not numbers")
     if type(progress.seconds) not in (int, float) or not 0 <= progress.seconds < math.inf:
         raise CheckpointError(f"its epoch has lasted {progress.seconds!r} seconds")

@@ -16,20 +16,22 @@ import numpy as np
 from nnxp.checkpoint.format import (
     DIGEST_KEY,
     FORMAT,
-    MAX_CONFIG,
     MAX_HEADER,
     METADATA_KEY,
     Arrays,
     Checkpoint,
     digest,
     header_size,
+    require_callback_states,
+    require_config,
     require_rising,
     require_state,
 )
 from nnxp.checkpoint.target import resolve_target
 from nnxp.checks import optional_import
+from nnxp.data.epoch import EpochProgress
 from nnxp.devices import Device
-from nnxp.errors import DivergenceError, InputError
+from nnxp.errors import CheckpointError, DivergenceError, InputError
 from nnxp.files import write_atomically
 from nnxp.history import MAX_RECORDS, Record
 from nnxp.network import Sequential
@@ -48,9 +50,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     DivergenceError
         If parameters or state hold a number that is not finite, so that training cannot be resumed.
     CheckpointError
-        If the path is not the name of a file.
-    OSError
-        If the file cannot be written.
+        If the path is not the name of a file, or the file cannot be written.
     MissingExtraError
         If safetensors is not installed.
     """
@@ -93,7 +93,10 @@ def _write(
 ) -> None:
     """Write metadata, arrays that must be finite, and the columns of the history."""
     safetensors = optional_import("safetensors.numpy", "checkpoint")
-    text = json.dumps(metadata)
+    try:
+        text = json.dumps(metadata, allow_nan=False)
+    except ValueError as error:  # what a part's own `config` returns
+        raise InputError(f"a checkpoint is JSON, which has no nan and no inf: {error}") from error
     # safetensors ignores strides, so arrays must be contiguous.
     arrays = {
         name: np.asarray(x if isinstance(x, np.ndarray) else device.to_host(x), order="C")
@@ -112,7 +115,14 @@ def _write(
             f"the header of this checkpoint would have {header_size(data):,} bytes, but may have "
             f"{MAX_HEADER:,}; use fewer layers or a shorter config"
         )
-    write_atomically(path, data)
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        owner = "trainer" if "loss" in metadata else "network"
+        raise CheckpointError(
+            f"{path} cannot be written ({error.strerror}); the {owner} in memory is complete, and "
+            f"a file that was there is unchanged: make room, or call {owner}.save with another path"
+        ) from error
 
 
 def require_saveable(checkpoint: Checkpoint) -> None:
@@ -127,28 +137,8 @@ def require_saveable(checkpoint: Checkpoint) -> None:
         NumPy only.
     """
     config, rng, history = checkpoint.config, checkpoint.rng, checkpoint.history
-    if not isinstance(config, dict):
-        raise InputError(f"a trainer's config must be a dict, got {config!r}")
-    try:
-        length = len(json.dumps(config, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"a checkpoint's config must be JSON: {error}") from error
-    if length > MAX_CONFIG:
-        raise InputError(
-            f"a checkpoint's config may have {MAX_CONFIG:,} characters as JSON, got {length:,}; "
-            "store large data in a separate file"
-        )
-    states = _metadata(checkpoint)["callbacks"]
-    try:
-        length = len(json.dumps(states, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"the state of a callback must be JSON or arrays of NumPy: {error}"
-        ) from error
-    if length > MAX_CONFIG:
-        raise InputError(
-            f"the states of callbacks may have {MAX_CONFIG:,} characters as JSON, got {length:,}"
-        )
+    require_config(config)
+    require_callback_states(_metadata(checkpoint)["callbacks"])
     parameters = checkpoint.network.parameters()
     _require_own_arrays(checkpoint.network)
     if rng is not None and type(rng.bit_generator).__name__ not in BIT_GENERATORS:
@@ -204,12 +194,18 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
         "metrics": [describe_part(x) for x in checkpoint.metrics],
         "steps": int(optimizer.steps),
         "rng": None if rng is None else get_state(rng),
-        "position": checkpoint.progress and asdict(checkpoint.progress),
+        "position": checkpoint.progress and _describe_progress(checkpoint.progress),
         "split": checkpoint.split and asdict(checkpoint.split),
         "figures": list(dict.fromkeys(name for record in checkpoint.history for name in record)),
         "callbacks": {name: _divide(state)[1] for name, state in checkpoint.callbacks.items()},
         "config": checkpoint.config,
     }
+
+
+def _describe_progress(progress: EpochProgress) -> dict[str, Any]:
+    sums = {name: [x if math.isfinite(x) else str(x) for x in kept]
+            for name, kept in progress.sums.items()}  # fmt: skip
+    return asdict(progress) | {"sums": sums}
 
 
 def _describe_transform(transform: object) -> dict[str, Any]:

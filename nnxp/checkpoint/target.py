@@ -8,11 +8,11 @@ from pathlib import Path
 
 from nnxp.checks import optional_import
 from nnxp.errors import CheckpointError
-from nnxp.files import remove_temporary, require_writable
+from nnxp.files import expand_home, remove_temporary, require_writable
 
 
 def resolve_target(path: str | Path) -> Path:
-    """Return a path as an absolute one without links, so that it stays valid after a ``chdir``.
+    """Return a path as an absolute one without ``~`` or links, which a ``chdir`` does not change.
 
     Raises
     ------
@@ -20,7 +20,7 @@ def resolve_target(path: str | Path) -> Path:
         If the path is not the name of a file.
     """
     try:
-        file = Path(path).resolve()
+        file = expand_home(path).resolve()
         # For a circle of links, Python 3.13 returns a link; older versions raise an error.
         names_file = file.name and not file.is_symlink() and (file.is_file() or not file.exists())
     except (OSError, ValueError, RuntimeError, TypeError) as error:
@@ -58,7 +58,8 @@ def lock_target(path: str | Path) -> Iterator[None]:
             f"{path} cannot be written ({error.strerror}); choose another folder"
         ) from error
     try:
-        remove_temporary(path)
+        with contextlib.suppress(OSError):  # a folder that cannot be listed
+            remove_temporary(path)
         yield
     finally:
         lock.release()

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from nnxp.data.dataset import Dataset
 from nnxp.errors import DataError, InputError
-from nnxp.files import READ_ERRORS, max_unpacked_bytes, open_binary, path_to_read
+from nnxp.files import READ_ERRORS, expand_home, max_unpacked_bytes, open_binary
 
 _LABELS = ("label", "target", "class")
 _MISSING = ("", "na", "n/a", "nan", "-nan", "null", "?")
@@ -118,7 +118,7 @@ def read_table(
     header: bool | None = None,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return the inputs and labels of a CSV file; no labels if it is not `labelled`."""
-    path = path_to_read(path)
+    path = expand_home(path)
     try:
         with (
             open_binary(path) as (file, packed),

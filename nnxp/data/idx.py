@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnxp.errors import DataError
-from nnxp.files import READ_ERRORS, max_unpacked_bytes, open_binary, path_to_read
+from nnxp.files import READ_ERRORS, expand_home, max_unpacked_bytes, open_binary
 
 _TYPES = {
     0x08: "uint8",
@@ -51,7 +51,7 @@ def read_idx(path: str | Path, axes: int | None = None) -> npt.NDArray[Any]:
     InputError
         If `path` is no path.
     """
-    path = path_to_read(path)
+    path = expand_home(path)
     try:
         with open_binary(path) as (stream, packed):
             return _read(stream, path, axes, packed)

@@ -7,9 +7,9 @@ al. 2017) are read as well.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from nnxp.data.dataset import Dataset
 from nnxp.data.idx import read_idx
 from nnxp.data_format import IMAGE_SCALE
 from nnxp.errors import DataError, DataUnavailableError
-from nnxp.files import path_to_read, require_writable, write_atomically
+from nnxp.files import expand_home, require_writable, write_atomically
 
 FILES = {
     "train-images-idx3-ubyte": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
@@ -97,9 +97,9 @@ def find_mnist(folder: str | Path | None = None) -> dict[str, Path]:
         If a file is empty, or the files are of more than one split of EMNIST.
     """
     if folder:
-        return _find_in(path_to_read(folder))
+        return _find_in(expand_home(folder))
     named = os.environ.get("NNXP_DATA_DIR")
-    place = path_to_read(named) if named else _cache()
+    place = expand_home(named) if named else _cache()
     try:
         return _find_in(place)
     except DataUnavailableError as error:
@@ -237,7 +237,7 @@ def _download(folder: Path) -> None:
             failures = []
             for mirror in sorted(MIRRORS, key=failed.count):  # what failed is tried last
                 url = f"{mirror}{path.name}"
-                print(f"downloading {url}", file=sys.stderr)
+                logging.getLogger("nnxp").info("downloading %s", url)
                 try:
                     data = download(url, FILES[name])
                     break

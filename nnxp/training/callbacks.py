@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from nnxp.arrays import Array
 from nnxp.checkpoint import resolve_target
-from nnxp.checks import NOT_NEGATIVE, Range, require_count, require_number
+from nnxp.checks import NOT_NEGATIVE, Range, require_count, require_number, shows_bars, warn
 from nnxp.errors import InputError
 from nnxp.history import Record
 from nnxp.network import Sequential
@@ -256,9 +256,13 @@ class Checkpoint(Callback):
 
 
 class Progress(Callback):
-    """Print each epoch's record, and show a bar of its steps on a terminal or in a notebook."""
+    """Print each epoch's record, and show a bar of its steps on a terminal or in a notebook.
+
+    If that fails, as on a full disk, there is one warning, and the training continues without it.
+    """
 
     def __init__(self) -> None:
+        self._shown = True
         self._bar: Any = None
         self._make: Any = None
 
@@ -268,25 +272,31 @@ class Progress(Callback):
         import tqdm.auto
 
         in_notebook = tqdm.auto.tqdm.__mro__[1] is not tqdm.std.tqdm
-        self.every_step = in_notebook or sys.stderr.isatty()
+        self.every_step = in_notebook or shows_bars()
+        self._shown = True
         self._make = tqdm.auto.tqdm
         return None
 
     def step(self, trainer: Trainer) -> bool | None:
         """Advance the bar."""
         done, total = trainer.epoch_steps
-        if self._bar is None:
-            name = f"epoch {trainer.epochs + 1:3d}"
-            self._bar = self._make(
-                desc=name, total=total, initial=done - 1, leave=False, unit="batch"
-            )
-        self._bar.update()
+        with self._showing():
+            if self._bar is None:
+                name = f"epoch {trainer.epochs + 1:3d}"
+                self._bar = self._make(
+                    desc=name, total=total, initial=done - 1, leave=False, unit="batch"
+                )
+            self._bar.update()
         return None
 
     def epoch(self, trainer: Trainer, record: Record) -> bool | None:
         """Print the record."""
         self._close()
-        print(record, flush=True)
+        with self._showing():
+            try:
+                print(record, flush=True)
+            except UnicodeEncodeError:  # the name of a figure, where only ASCII can be printed
+                print(str(record).encode("ascii", "backslashreplace").decode(), flush=True)
         return None
 
     def finish(self, trainer: Trainer, error: BaseException | None) -> None:
@@ -295,8 +305,19 @@ class Progress(Callback):
 
     def _close(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with self._showing():
+                self._bar.close()
         self._bar = None
+
+    @contextlib.contextmanager
+    def _showing(self) -> Iterator[None]:
+        """Warn once if what is shown cannot be written."""
+        try:
+            yield
+        except (OSError, ValueError) as error:  # a ValueError if the stream is closed
+            if self._shown:
+                self._shown = False
+                warn(f"the progress cannot be printed ({error}); the training continues without it")
 
 
 class StopOnSignal(Callback):
@@ -305,7 +326,8 @@ class StopOnSignal(Callback):
     Parameters
     ----------
     signals : int, optional
-        The signals' numbers; SIGINT and SIGTERM by default. A second one has its usual effect.
+        The signals' numbers; by default SIGINT, SIGTERM and, where it exists, SIGHUP, which a
+        terminal sends when it is closed. A second one has its usual effect.
 
     Attributes
     ----------
@@ -316,7 +338,8 @@ class StopOnSignal(Callback):
     every_step = True
 
     def __init__(self, *signals: int) -> None:
-        self.signals = signals or (signal.SIGINT, signal.SIGTERM)
+        hangup = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # not on Windows
+        self.signals = signals or (signal.SIGINT, signal.SIGTERM, *hangup)
         self.received = 0
         self._previous: dict[int, Any] = {}
 

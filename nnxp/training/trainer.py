@@ -287,7 +287,8 @@ class Trainer:
             Before any training, if a data set does not suit network and loss, or is not the one of
             the epoch to resume.
         CheckpointError
-            If another process trains into the same checkpoint, or it cannot be written.
+            If another process trains into the same checkpoint, or it cannot be written, for example
+            on a full disk; the trainer keeps all that was trained.
         MissingExtraError
             If a checkpoint is wanted and safetensors or filelock is not installed.
         DivergenceError
@@ -445,11 +446,10 @@ class Trainer:
             generator is not one of NumPy's, the optimizer's state belongs to another network, or
             thousands of layers exceed the size of a file's header.
         CheckpointError
-            If the path cannot name a file.
+            If the path cannot name a file, or the file cannot be written; an existing file and the
+            trainer are not changed.
         DivergenceError
             If parameters or state are not finite; an existing file is not changed.
-        OSError
-            If the file cannot be written.
         MissingExtraError
             If safetensors is not installed.
         """
