@@ -99,6 +99,7 @@ def test_products_peer_computes_the_products_of_a_step(peers):
         np.testing.assert_allclose(left @ right, out, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_benchmark_compares_a_device_with_the_cpu(tmp_path, idx_folder, one_core):
     # The CPU itself stands for the device: what is measured is the same, and so is the table.
     code = (
@@ -155,6 +156,7 @@ def test_benchmark_measures_and_skips_by_name(tmp_path, idx_folder, one_core):
     assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_benchmark_remarks_on_an_accuracy_that_differs_and_does_not_fail(
     tmp_path, idx_folder, one_core
 ):
@@ -202,6 +204,7 @@ def test_unknown_peer_gives_a_one_line_error():
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_data_or_epochs(tmp_path, one_core):
     result = run("growth.py", "--quick", "--out", tmp_path / "out")
     report = json.loads((tmp_path / "out" / "growth.json").read_text())
@@ -241,6 +244,7 @@ def compare(repository, *options):
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_compare_commits_prints_ratios(repository, one_core):
     result = compare(repository, "HEAD", "--quick")
     assert result.returncode == 0, result.stderr

@@ -301,6 +301,7 @@ def test_layer_larger_than_its_arrays_is_refused(tmp_path, described):
         nnxp.Trainer.resume(signed(tmp_path / "a.safetensors", about, described[1]))
 
 
+@pytest.mark.long
 def test_oversized_checkpoint_metadata_take_bounded_time_and_memory(tmp_path, described):
     """Long metadata take little time and memory, and give a short error."""
     about, arrays = described

@@ -407,6 +407,7 @@ def test_other_encodings_and_missing_files_are_refused(table, tmp_path):
 # Bounds
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -62,6 +62,7 @@ def test_full_standard_output_does_not_matter_to_a_quiet_run(tmp_path):
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [["--help"], []])
 @pytest.mark.parametrize("redirect", ["> /dev/full", "| head -0"])
 def test_output_that_fails_is_reported_by_every_way_of_printing(options, redirect):
@@ -137,6 +138,7 @@ def test_closed_terminal_saves_as_sigterm_does(tmp_path):
     assert err == f"stopped after {steps} steps; to resume: --resume {out}\n"
 
 
+@pytest.mark.long
 def test_home_folder_is_expanded_in_options(tmp_path):
     env = {"HOME": str(tmp_path / "home")}
     (tmp_path / "home").mkdir()

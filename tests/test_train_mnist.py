@@ -46,6 +46,7 @@ def test_train_on_the_digits(tmp_path):
     assert (out / "curves.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
+@pytest.mark.long
 def test_config_repeats_the_run(tmp_path):
     options = ["--dataset", "digits", "--epochs", 2, "--hidden", 16, "--optimizer", "adam",
                "--activation", "tanh", "--seed", 5, "--dtype", "float64", "--quiet"]  # fmt: skip
@@ -176,6 +177,7 @@ def test_wrong_folder_in_the_environment_is_an_error(tmp_path, script, name, mes
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
 
 
+@pytest.mark.long
 def test_home_folder_is_meant_by_a_tilde(tmp_path, idx_folder, digits_csv):
     home = {"HOME": str(tmp_path), "NNXP_DATA_DIR": "~/idx"}
     (tmp_path / "work").mkdir()
@@ -262,6 +264,7 @@ def test_training_without_matplotlib_skips_the_curves(tmp_path):
     assert (tmp_path / "run" / "history.json").exists()
 
 
+@pytest.mark.long
 def test_simultaneous_runs_get_separate_folders(tmp_path):
     command = [sys.executable, SCRIPTS / "train_mnist.py", "--dataset", "digits", "--epochs", "1",
                "--quiet"]  # fmt: skip

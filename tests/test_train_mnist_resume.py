@@ -144,6 +144,7 @@ def test_resume_with_other_data_is_refused(tmp_path, idx_folder):
     run("train_mnist.py", *options)  # it remembers the folder
 
 
+@pytest.mark.long
 def test_run_killed_in_its_first_epoch_resumes(tmp_path):
     out, whole = tmp_path / "run", tmp_path / "whole"
     # The process kills itself as soon as its first checkpoint is in place.

@@ -238,6 +238,7 @@ def test_out_of_memory_drops_the_captured_steps(images, monkeypatch):
     assert trainer._stepper.captured is None
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
 def test_out_of_memory_error_names_the_batch_and_a_smaller_one_trains():
     code = """
