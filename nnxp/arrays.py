@@ -168,7 +168,8 @@ def conversion(x: object, dtype: str, name: str = "x") -> str:
 
 def floating_namespace(x: Array, owner: object) -> Namespace:
     """Return the namespace of `x`; raise an `InputError` unless `x` has a floating-point dtype."""
-    if type(x) is np.ndarray and x.dtype.kind == "f":  # faster than isdtype
+    kind: Any = type(x)  # not narrowed by mypy, which checks ndarray against `Array` slowly
+    if kind is np.ndarray and x.dtype.kind == "f":  # faster than isdtype
         return NUMPY
     xp = namespace_of(x, owner)
     if not xp.isdtype(x.dtype, "real floating"):
@@ -216,11 +217,12 @@ def require_weights(weights: Array, scores: Array, owner: object) -> None:
             f"{owner} expects weights of the scores' dtype {scores.dtype}, got {weights.dtype}; "
             f"convert with {conversion(weights, dtype, 'weights')}"
         )
-    if isinstance(weights, np.ndarray):
-        wrong = np.flatnonzero(~((weights >= 0) & (weights < np.inf)))
+    host: Any = weights
+    if isinstance(host, np.ndarray):
+        wrong = np.flatnonzero(~((host >= 0) & (host < np.inf)))
         if wrong.size:
             raise InputError(
-                f"{owner} expects weights of at least 0, got {weights[wrong[0]]} in row {wrong[0]}"
+                f"{owner} expects weights of at least 0, got {host[wrong[0]]} in row {wrong[0]}"
             )
 
 

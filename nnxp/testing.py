@@ -190,7 +190,7 @@ def _draw(shape: tuple[int, ...], *, seed: int = 0) -> Array:
     return numbers
 
 
-def _make_read_only(x: Array) -> None:
+def _make_read_only(x: Any) -> None:
     if isinstance(x, np.ndarray):
         x.flags.writeable = False  # so that a change raises at once
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -162,7 +162,8 @@ def require_saveable(checkpoint: Checkpoint) -> None:
 def _require_own_arrays(network: Sequential) -> None:
     """Raise an `InputError` if parameters share memory, which is seen on NumPy only."""
     parameters = network.parameters()
-    host_arrays = [x for x in parameters.values() if isinstance(x, np.ndarray)]
+    arrays: Iterable[Any] = parameters.values()
+    host_arrays = [x for x in arrays if isinstance(x, np.ndarray)]
     spans = sorted(np.lib.array_utils.byte_bounds(x) for x in host_arrays)
     if len({id(x) for x in parameters.values()}) < len(parameters) or any(
         start < end for (_, end), (start, _) in itertools.pairwise(spans)

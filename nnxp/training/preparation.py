@@ -353,7 +353,7 @@ def replace_unusable_arrays(network: Sequential, optimizer: Optimizer, device: D
     require a gradient.
     """
 
-    def is_usable(x: Array) -> bool:
+    def is_usable(x: Any) -> bool:
         if isinstance(x, np.ndarray):
             return bool(x.flags.writeable)
         return not getattr(x, "requires_grad", False)
@@ -412,7 +412,8 @@ def flush_denormals(optimizer: Optimizer, epoch_steps: int) -> None:
     if epoch_steps and optimizer.steps % _FLUSHED_STEPS >= epoch_steps:
         return
     for kept in optimizer.state.values():
-        for x in kept.values():
+        arrays: Iterable[Any] = kept.values()
+        for x in arrays:
             if isinstance(x, np.ndarray) and x.dtype.kind == "f":
                 x[np.abs(x) < np.finfo(x.dtype).smallest_normal] = 0
 
