@@ -19,7 +19,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2026.8.10"  # skips pyenv's shims of inactive Pythons
-nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.default_venv_backend = "virtualenv"  # pip, with the user's index and certificates
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False  # skipped with the reason, also in CI
 
@@ -80,7 +80,7 @@ def tests_matrix(session: nox.Session, dependencies: str) -> None:
     session.run("pytest", *PARALLEL, "-m", SHORT, *session.posargs, env=ONE_THREAD)
 
 
-@nox.session(venv_backend="virtualenv", default=False)  # pip's settings may select CPU PyTorch
+@nox.session(default=False)
 def interop(session: nox.Session) -> None:
     """Run the tests that compare with PyTorch, JAX and scikit-learn."""
     session.install("-e", ".", *group("test"), *group("interop"))

@@ -122,6 +122,7 @@ def test_benchmark_compares_a_device_with_the_cpu(tmp_path, idx_folder, one_core
     assert (tmp_path / "batches.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_benchmark_measures_and_skips_by_name(tmp_path, idx_folder, one_core):
     (tmp_path / "thinc.py").write_text("raise ImportError('thinc is broken\\nbadly')\n")
     out = tmp_path / "out"

@@ -36,6 +36,7 @@ def shell(script, *options, redirect, env=None, cwd=None):
     return result
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("redirect", [">&-", "2>&-", ">&- 2>&-", "2> /dev/full", "<&- >&- 2>&-"])
 def test_closed_output_and_full_standard_error_do_not_stop_a_run(tmp_path, redirect):
     result = shell("train_mnist.py", *OPTIONS, tmp_path / "run", redirect=redirect)

@@ -143,7 +143,9 @@ def test_auto_says_why_it_trains_on_the_digits(tmp_path):
     assert "there is no folder" in result.stderr
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))]
+)
 def test_digits_are_learned_by_default(tmp_path, seed):
     out = run("train_mnist.py", "--dataset", "digits", "--seed", seed, "--out", tmp_path).stdout
     last, best = re.search(

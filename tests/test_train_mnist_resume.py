@@ -107,6 +107,7 @@ def test_ctrl_c_in_the_first_epoch_leaves_nothing_behind(tmp_path, existing, wit
     assert not existing or [path.name for path in out.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
@@ -177,6 +178,7 @@ def test_run_killed_in_its_first_epoch_resumes(tmp_path):
     np.testing.assert_equal(mine, other)
 
 
+@pytest.mark.long
 def test_resume_keeps_the_settings_unless_options_change_them(tmp_path, digits_csv):
     options = ["--dataset", digits_csv.name, "--no-capture", "--epochs", 1, "--quiet"]
     run("train_mnist.py", *options, "--out", tmp_path / "run", cwd=digits_csv.parent)
@@ -196,6 +198,7 @@ def test_resume_keeps_the_settings_unless_options_change_them(tmp_path, digits_c
     assert len(json.loads((out / "history.json").read_text())) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "change",
     [
