@@ -11,6 +11,7 @@ Arguments after `--` are passed to pytest or to the script: `nox -s tests -- -k 
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import zipfile
@@ -22,6 +23,8 @@ nox.needs_version = ">=2026.8.10"  # skips pyenv's shims of inactive Pythons
 nox.options.default_venv_backend = "virtualenv"  # pip, with the user's index and certificates
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False  # skipped with the reason, also in CI
+
+os.environ.setdefault("PIP_NO_COMPILE", "1")  # Python compiles what it imports
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 SHORT = "not gpu and not interop and not long"
