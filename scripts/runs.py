@@ -97,7 +97,7 @@ class Data(NamedTuple):
 
 def load_dataset(name: str, folder: Path | None) -> Data:
     """Return the data set of the options ``--dataset`` and ``--data-dir``."""
-    if name not in ("auto", "mnist", "digits") and not name.endswith((".csv", ".csv.gz")):
+    if name not in ("auto", "mnist", "digits") and not name.lower().endswith((".csv", ".csv.gz")):
         raise unknown_name("dataset", name, ["auto", "mnist", "digits", "FILE.csv"])
     if folder and name not in ("auto", "mnist"):
         raise nnxp.InputError(f"--data-dir is for MNIST files, not for --dataset {name}")

@@ -241,6 +241,27 @@ def test_labels_of_other_kinds_are_told_the_remedy(labels, remedy):
         nnxp.MeanSquaredError().forward(scores[:, :1], labels)
 
 
+def test_parts_that_a_checkpoint_cannot_use_are_told_the_remedy(tmp_path):
+    pytest.importorskip("safetensors")
+    path = tmp_path / "a.safetensors"
+    own = nnxp.Trainer(network(), nnxp.SoftmaxWithLoss(), nnxp.Adam())
+    own.fit(Dataset(X, Y), epochs=1, batch_size=10, rng=0, checkpoint=path)
+    other = network(dtype="float64")
+    with pytest.raises(
+        nnxp.CheckpointError, match=r"network is of float32, .* float64; give "
+    ) as e:
+        nnxp.Trainer.resume(path, network=other)
+    code = re.search(r"give (network.to\(.*\))$", str(e.value))[1]
+    nnxp.Trainer.resume(path, network=eval(code, {"network": other}))
+    with pytest.raises(
+        nnxp.CheckpointError,
+        match=r"optimizer is a nnxp.Adam, and SGD\(.*nnxp.load_network\(path\)",
+    ):
+        nnxp.Trainer.resume(path, optimizer=nnxp.SGD(0.1))
+    nnxp.Trainer.resume(path, optimizer=nnxp.Adam(0.1))
+    nnxp.Trainer(nnxp.load_network(path), nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+
+
 def test_labels_from_1_are_class_numbers():
     own = trainer()
     own.fit(Dataset(X, Y + 1), epochs=1, batch_size=10, rng=0)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import operator
+import types
 
 import array_api_compat.numpy as xp
 import numpy as np
 import pytest
-from builders import (
-    bound,
-)
+from builders import bound
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import nnxp
-from nnxp.capture import blas
+from nnxp.capture import blas, numpy_ops
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.capture.program import compile_program
 from nnxp.capture.recorded import Recorded
 from nnxp.capture.tape import Tape
+from nnxp.data import Dataset
 
 
 def compiled(tape, targets):
@@ -56,6 +56,46 @@ def test_accumulating_product_is_within_its_rounding_bound(dtype, transposed):
 def test_accumulating_product_refuses_layouts_and_dtypes_that_blas_lacks(arrays):
     out, a, b = arrays
     assert blas.accumulating_product(out, a, b, np.array(0.1)) is None
+
+
+@pytest.mark.parametrize("optimizer", [nnxp.SGD, nnxp.Momentum, nnxp.Adam])
+@pytest.mark.parametrize("batch_size", [10, 64])
+@pytest.mark.parametrize(
+    "libraries",
+    [
+        [],  # a BLAS that threadpoolctl does not know, such as Accelerate
+        [types.SimpleNamespace(dynlib=object())],  # MKL or BLIS, with other names
+        # The interface with 32-bit integers has another name: it is not called.
+        [types.SimpleNamespace(dynlib=types.SimpleNamespace(cblas_dgemm=None, cblas_sgemm=None))],
+    ],
+)
+def test_another_blas_trains_with_the_same_results(monkeypatch, optimizer, batch_size, libraries):
+    rng = np.random.default_rng(0)
+    dataset = Dataset(rng.normal(size=(128, 20)), np.arange(128) % 3)
+
+    def trained():
+        network = nnxp.mlp([20, 30, 3], rng=0, dtype="float64")
+        trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer(0.01))
+        trainer.fit(dataset, epochs=3, batch_size=batch_size, rng=0)
+        assert trainer.captured == "captured"
+        return network.parameters()
+
+    calls = []
+    product = blas.accumulating_product
+    monkeypatch.setattr(
+        numpy_ops, "accumulating_product", lambda *args: calls.append(product(*args)) or calls[-1]
+    )
+    expected = trained()
+    with_openblas = [*calls]
+    calls.clear()
+    controller = types.SimpleNamespace(lib_controllers=libraries)
+    monkeypatch.setattr(blas, "blas_libraries", lambda: controller)
+    actual = trained()
+    assert calls
+    assert not any(calls)
+    assert len(with_openblas) == len(calls)
+    for name, x in expected.items():
+        np.testing.assert_allclose(actual[name], x, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("openblas", [True, False])

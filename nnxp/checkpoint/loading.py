@@ -110,7 +110,12 @@ def load(
         )
     with _as_checkpoint_error(path):
         sorted_arrays = _sort_arrays(arrays)
-        created = network is None
+        created, given = network is None, optimizer
+        if network is not None and network.dtype != (dtype := require_dtype(metadata["dtype"])):
+            raise CheckpointError(
+                f"its network is of {dtype}, and the network given of {network.dtype}; give "
+                f'network.to(network.device, dtype="{dtype}")'
+            )
         if network is None:
             network = _create_network(metadata, sorted_arrays, opened)
         place = Place(opened, require_dtype(metadata["dtype"]), 0)
@@ -134,7 +139,16 @@ def load(
         require_config(config)
         steps = _require_integer("steps", metadata["steps"])
         frozen = _read_frozen(metadata, network)
-        transferred = _transfer_state(optimizer, steps, sorted_arrays, network, frozen, opened)
+        try:
+            transferred = _transfer_state(optimizer, steps, sorted_arrays, network, frozen, opened)
+        except InputError as error:
+            if given is None:
+                raise
+            raise CheckpointError(
+                f"its optimizer is a {metadata['optimizer']['type']}, and {given!r} cannot take "
+                "its state; give an optimizer of that class, or none, or start a new training of "
+                "nnxp.load_network(path)"
+            ) from error
         if not created:
             network.load_arrays(sorted_arrays.parameters, sorted_arrays.states)
             network.data_format = _read_data_format(metadata["data"])
