@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import functools
 import importlib
@@ -20,7 +19,6 @@ import numpy as np
 
 from nnxp.arrays import Array
 from nnxp.errors import InputError, MissingExtraError
-from nnxp.extras import install_extra
 
 _WORDS = {
     "lr": "learning_rate", "alpha": "learning_rate", "eta": "learning_rate", "eps": "epsilon",
@@ -39,6 +37,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
     known = list(known)
     if (own := _WORDS.get(str(name))) in known:
         return InputError(f"unknown {kind} {name!r}; nnxp calls it {own!r}")
+    import difflib  # takes longer to import than most modules
+
     by_lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
     hint = f"did you mean {by_lower[near[0]]!r}? " if near else ""
@@ -159,6 +159,8 @@ def optional_import(package: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
+        from nnxp.extras import install_extra
+
         raise MissingExtraError(
             f"{error.name} is not installed; {install_extra(extra)}", name=error.name
         ) from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -87,6 +86,8 @@ def install_extra(extra: str) -> str:
 
 def pip(*arguments: str) -> str:
     """Return a command of pip, for the Python that is running."""
+    import shutil
+
     name = Path(sys.executable).name
     python = name if shutil.which(name) == sys.executable else sys.executable
     if importlib.util.find_spec("pip"):

@@ -7,7 +7,6 @@ al. 2017) are read as well.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterator
@@ -221,7 +220,11 @@ def _read(paths: dict[str, Path]) -> tuple[Dataset, Dataset]:
 
 def _download(folder: Path) -> None:
     """Download each missing file from the first mirror that has it."""
+    import logging
+
     from nnxp.data.download import download
+
+    logger = logging.getLogger("nnxp")
 
     missing = {
         name: folder / f"{name}.gz"
@@ -237,7 +240,7 @@ def _download(folder: Path) -> None:
             failures = []
             for mirror in sorted(MIRRORS, key=failed.count):  # what failed is tried last
                 url = f"{mirror}{path.name}"
-                logging.getLogger("nnxp").info("downloading %s", url)
+                logger.info("downloading %s", url)
                 try:
                     data = download(url, FILES[name])
                     break
