@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,7 +90,7 @@ def pip(*arguments: str) -> str:
 
     name = Path(sys.executable).name
     python = name if shutil.which(name) == sys.executable else sys.executable
-    if importlib.util.find_spec("pip"):
+    if PathFinder.find_spec("pip"):  # without setuptools' finder, which may warn
         return shlex.join([python, "-m", "pip", *arguments])
     command, *rest = arguments
     return shlex.join(["uv", "pip", command, "-p", python, *rest])  # uv's environments have no pip

@@ -274,7 +274,7 @@ def test_installed_copy_names_the_packages_themselves(installed_copy, tmp_path):
 )
 def test_command_is_for_the_python_that_runs(monkeypatch, tmp_path, spec, start):
     # An environment that uv made has no pip; which of both runs the tests is not known here.
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    monkeypatch.setattr("nnxp.extras.PathFinder.find_spec", lambda name: spec)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert sys.executable in shlex.split(pip("install", "torch"))
     (tmp_path / "python").write_text("")

@@ -53,8 +53,13 @@ _CUDA_INSUFFICIENT_DRIVER, _CUDA_NO_DEVICE = 35, 100
 def open_cuda(device: str) -> Opening:
     """Open CuPy on an NVIDIA GPU."""
     number = _number("cuda", device)
-    cuda13, cuda12 = install_extra("cuda13"), install_extra("cuda12")
-    cupy = _import("cupy", "CuPy", f"{cuda13}, or for an older NVIDIA driver {cuda12}")
+    cupy = _import(
+        "cupy",
+        "CuPy",
+        lambda: (
+            f"{install_extra('cuda13')}, or for an older NVIDIA driver {install_extra('cuda12')}"
+        ),
+    )
     yield f"CuPy {cupy.__version__} imports"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
@@ -64,7 +69,7 @@ def open_cuda(device: str) -> Opening:
             raise DeviceError(
                 "CuPy finds no NVIDIA driver, or one too old for its CUDA version; install or "
                 f"update the driver, or use CUDA 12: {pip('uninstall', 'cupy-cuda13x')}, then "
-                f"{cuda12}"
+                f"{install_extra('cuda12')}"
             ) from error
         if status != _CUDA_NO_DEVICE:
             raise DeviceError(
@@ -132,7 +137,7 @@ def open_torch(device: str) -> Opening:
             f'got "torch:{device}"'
         )
     number = _number("torch:cuda", index)
-    torch = _import("torch", "PyTorch", pip("install", "torch"))
+    torch = _import("torch", "PyTorch", lambda: pip("install", "torch"))
     yield f"PyTorch {torch.__version__} imports"
     name = ""
     if kind == "cuda":
@@ -195,7 +200,7 @@ def open_jax(device: str) -> Opening:
             f'JAX\'s devices are "jax", "jax:cpu", "jax:cuda" and "jax:cuda:N", got "jax:{device}"'
         )
     number = _number(f"jax:{kind}", index)
-    jax = _import("jax", "JAX", pip("install", "jax"))
+    jax = _import("jax", "JAX", lambda: pip("install", "jax"))
     jnp: Namespace = importlib.import_module("jax.numpy")
     yield f"JAX {jax.__version__} imports"
     try:
@@ -262,7 +267,7 @@ def open_jax(device: str) -> Opening:
 
 def open_strict(device: str) -> Opening:
     """Open array-api-strict, on one of its simulated devices."""
-    strict = _import("array_api_strict", "array-api-strict", install_extra("testing"))
+    strict = _import("array_api_strict", "array-api-strict", lambda: install_extra("testing"))
     yield f"array-api-strict {strict.__version__} imports"
     host = strict.Device("CPU_DEVICE")
     try:
@@ -298,7 +303,7 @@ LIBRARIES: dict[str, Callable[[str], Opening]] = {
 """The opening of each library, by the first part of a device's name."""
 
 
-def _import(module: str, name: str, install: str) -> ModuleType:
+def _import(module: str, name: str, remedy: Callable[[], str]) -> ModuleType:
     # A broken installation may raise any error, such as AttributeError or OSError. A partly removed
     # one imports as an empty namespace.
     try:
@@ -307,11 +312,11 @@ def _import(module: str, name: str, install: str) -> ModuleType:
         return imported
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == module:
-            raise DeviceError(f"{name} is not installed; {install}") from None
+            raise DeviceError(f"{name} is not installed; {remedy()}") from None
         sys.modules.pop(module, None)  # array-api-compat would fail on the broken module
         raise DeviceError(
             f"{name} is installed but does not import ({one_line(error)}); reinstall it: "
-            f"uninstall every {module} package, then {install}"
+            f"uninstall every {module} package, then {remedy()}"
         ) from error
 
 
