@@ -91,7 +91,8 @@ def open_cuda(device: str) -> Opening:
         except Exception as error:
             raise DeviceError(
                 f"CuPy cannot compute {step} on cuda:{number} ({one_line(error)}); if CUDA "
-                f"libraries are missing, install them: {cuda13}, or for CuPy for CUDA 12 {cuda12}"
+                f"libraries are missing, install them: {install_extra('cuda13')}, or for CuPy for "
+                f"CUDA 12 {install_extra('cuda12')}"
             ) from error
         _require_two(result, step)
         yield f"{step} runs on cuda:{number}"
