@@ -29,11 +29,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m nnxp", description=__doc__)
     parser.add_argument("command", choices=["doctor"])
     parser.parse_args()
+    if sys.stdout is None:  # closed
+        return doctor()
     try:
         status = doctor()
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough, as with ``| head``
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # of a reader that has seen enough
+            message = f"standard output cannot be written: {error.strerror}"
+            print(f"nnxp doctor: error: {message}", file=sys.stderr)
         status = 1
     return status
 
@@ -52,7 +57,7 @@ def doctor() -> int:
     try:
         folder = os.path.commonpath(nnxp.data.find_mnist().values())
         print(f"  ok    in {folder}")
-    except nnxp.DataError as error:
+    except nnxp.NnxpError as error:
         print(f"  --    {error}")
     print("\ntraining on the CPU")
     try:

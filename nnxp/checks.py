@@ -22,7 +22,7 @@ from nnxp.errors import InputError, MissingExtraError
 
 _WORDS = {
     "lr": "learning_rate", "alpha": "learning_rate", "eta": "learning_rate", "eps": "epsilon",
-    "betas": "beta1", "beta_1": "beta1", "beta_2": "beta2", "rho": "decay", "l2": "weight_decay",
+    "beta_1": "beta1", "beta_2": "beta2", "rho": "decay", "l2": "weight_decay",
     "seed": "rng", "random_state": "rng", "generator": "rng", "p": "rate", "prob": "rate",
     "in_features": "inputs", "out_features": "outputs", "units": "outputs",
     "num_features": "features", "weight": "class_weights", "class_weight": "class_weights",
@@ -69,7 +69,7 @@ def explained(remedy: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                     signature.bind(*args, **kwargs)
                 except TypeError as error:
                     unknown = kwargs.keys() - signature.parameters.keys()
-                    own = [_WORDS[x] for x in unknown if x in _WORDS]
+                    own = [_WORDS[x] for x in unknown if _WORDS.get(x) in signature.parameters]
                     word = f"; nnxp calls it {own[0]!r}" if own else ""
                     raise InputError(f"{function.__name__}: {error}{word}; call {remedy}") from None
                 raise
@@ -193,5 +193,6 @@ def object_remedy(given: object) -> str:
 def require_list(name: str, values: object) -> tuple[Any, ...]:
     """Return the values of an iterable as a tuple."""
     if not isinstance(values, Iterable):
-        raise InputError(f"{name} must be a list, got {values!r}; use [{values!r}]")
+        remedy = object_remedy(values) or f"; use [{values!r}]"
+        raise InputError(f"{name} must be a list, got {values!r}{remedy}")
     return tuple(values)

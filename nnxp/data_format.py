@@ -25,6 +25,8 @@ IMAGE_SCALE = 255.0
 # 16 or 255 if one of both was not scaled, and numbers of a table vary more downwards.
 _FAR_ABOVE, _FAR_BELOW = 10, 100
 _MANY = 50
+_SCALED = 16  # the largest number of inputs that were scaled; beyond, tables may have outliers
+_SMALL_IMAGE = 16  # the largest pixel, up to which uint8 is hardly an image's
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class DataFormat:
     scale : float or None
         What they are divided by.
     largest : float
-        Their largest magnitude after the division.
+        Their largest magnitude after the division; 0 if unknown, as of batches from an iterable.
     classes : tuple or None
         The label of each class, in the order of the outputs; None if labels are class numbers.
     probabilities : str or None
@@ -79,12 +81,24 @@ class DataFormat:
             The inputs, for the warning.
         """
         small = examples >= _MANY and 0 < largest * _FAR_BELOW < self.largest
-        if small or largest > _FAR_ABOVE * self.largest > 0:
+        if small or (0 < self.largest <= _SCALED and largest > _FAR_ABOVE * self.largest):
             divided = "" if self.scale is None else f" after the division by {self.scale:g}"
             warn(
                 f"{what} have numbers up to {largest:.4g}, and the training data had numbers up to "
                 f"{self.largest:.4g}{divided}; scale both in the same way"
             )
+
+    def warn_of_images(self, largest: float, what: str) -> None:
+        """Warn of uint8 that is divided by 255, up to `largest` before, if that is hardly meant.
+
+        The training data were not divided then, and were not of uint8.
+        """
+        if self.images or self.scale is not None or (self.largest <= 1 and largest > _SMALL_IMAGE):
+            return
+        warn(
+            f"{what} of uint8 are divided by 255 as images are, but the training data were not "
+            'divided; give inputs / 255, or inputs.astype("float32") to have them as they are'
+        )
 
     def labels_of(self, scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the predicted label of each row of scores; see `Sequential.predict_classes`."""
@@ -96,21 +110,17 @@ class DataFormat:
             numbers = numbers[:, 0] if numbers.shape[1] == 1 else numbers
         if self.classes is None:
             return numbers
-        labels: npt.NDArray[Any] = np.array(self.classes)[numbers]
+        mixed = len({isinstance(x, str) for x in self.classes}) > 1  # text would be made of numbers
+        labels: npt.NDArray[Any] = np.array(self.classes, object if mixed else None)[numbers]
         return labels
 
 
 def require_examples(x: Any, known: DataFormat | None) -> Any:
     """Return inputs of `Sequential.predict` as an array with a row for each example."""
     x = from_frame(x, "inputs")
-    if isinstance(x, np.ndarray):
+    if isinstance(x, np.ndarray) or not hasattr(x, "__dlpack__"):
         x = host_array(x, "inputs", "predict")
         require_numbers(x, "inputs", "predict")
-    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
-        raise InputError(
-            f"predict expects an array or a DataFrame, got {type(x).__name__}; convert with "
-            "numpy.asarray(x)"
-        )
     if known is not None and tuple(x.shape) == known.shape:
         raise InputError(
             f"predict expects examples of shape (batch, {', '.join(map(str, x.shape))}), got "
@@ -136,30 +146,27 @@ def prepared_examples(
     if not isinstance(x, np.ndarray):
         device.require(x, "the network")
     images = is_image(x)
-    if known is None:
-        scale = IMAGE_SCALE if images else None
-    else:
-        scale = known.scale_of(x)
-        if images and not known.images and known.scale is None:
-            warn(
-                "inputs of uint8 are divided by 255 as images are, but the training data were not "
-                'divided; give inputs / 255, or inputs.astype("float32") to have them as they are'
-            )
+    untrained = IMAGE_SCALE if images else None
+    scale = untrained if known is None else known.scale_of(x)
+    as_trained = images and (known is None or known.images)  # finite, and of the same size
     largest, count = 0.0, x.shape[0]
     for start in range(0, count, size):
         part = prepare_inputs(x[start : min(start + size, count), ...], scale, device, dtype)
-        if not images and device_of(part) is not None:  # JAX is tracing
+        if not as_trained and device_of(part) is not None:  # JAX is tracing
             largest = max(largest, _largest(part, device, start))
         yield part
-    if known is not None:
-        known.warn_of_size(largest, count, f"inputs of {x.dtype}")
+    if known is None or as_trained:
+        return
+    if images:
+        known.warn_of_images(largest * (scale or 1), "inputs")
+    known.warn_of_size(largest, count, f"inputs of {x.dtype}")
 
 
 def _largest(part: Array, device: Device, first: int) -> float:
     """Return the largest magnitude of prepared inputs, the first of which has this number."""
     if device.is_host:
         return require_finite(device.to_host(part), "inputs", first=first)
-    largest = max(float(device.xp.max(part)), -float(device.xp.min(part)))  # nan if a number is
+    largest = float(device.xp.max(device.xp.abs(part)))  # nan if a number is
     if not math.isfinite(largest):
         require_finite(device.to_host(part), "inputs", first=first)
     return largest

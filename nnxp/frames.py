@@ -242,9 +242,13 @@ def _plain_array(array: npt.NDArray[Any], what: str, frame: Any) -> npt.NDArray[
     try:
         if not all(issubclass(kind, (Integral, np.bool_)) for kind in kinds):
             return array.astype("float64")
-        return array.astype("int64" if max(array.flat) < 2**63 else "uint64")
+        # As Python's numbers: NumPy's would wrap around in silence.
+        whole = [int(value) for value in array.flat]
+        dtype = "int64" if max(whole) < 2**63 else "uint64"
+        return np.array(whole, dtype).reshape(array.shape)
     except OverflowError:
-        index, value = max(np.ndenumerate(array), key=lambda x: abs(x[1]))
+        cells = ((i, x) for i, x in np.ndenumerate(array) if isinstance(x, (Integral, np.bool_)))
+        index, value = max(cells, key=lambda x: abs(int(x[1])))
         raise InputError(
             f"{what} must be numbers of at most 64 bits, got one of {int(value).bit_length()} bits "
             f"in {_place(index, frame)}; give floating-point numbers, for example x.astype(float), "

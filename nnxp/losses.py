@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from array_api_compat import is_numpy_array
@@ -207,7 +207,7 @@ class _ClassWeights:
     def __set__(self, part: object, value: object) -> None:
         if value is not None:
             numbers: tuple[Any, ...] = ()
-            if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)):
+            if isinstance(value, Iterable) and not isinstance(value, (str, Mapping, Set)):
                 numbers = tuple(value)
             if not numbers:
                 raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 
 class Table(str):
@@ -37,6 +37,9 @@ class Table(str):
         table = super().__new__(cls, "\n".join([*lines, footer] if footer else lines))
         table._rows, table._footer = rows, footer
         return table
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (str(self),)  # a copy is plain text
 
     def __repr__(self) -> str:
         return str(self)

@@ -24,8 +24,13 @@ def raise_keyboard_interrupt() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _folder(path: str) -> str:
+    return os.path.dirname(os.path.realpath(path))  # noqa: PTH120
+
+
 # Not in a process that only imports a script, such as a test; and an ignored Ctrl-C stays ignored.
-if os.path.dirname(os.path.abspath(sys.argv[0])) == os.path.dirname(__file__) and (  # noqa: PTH100, PTH120
-    signal.getsignal(signal.SIGINT) is signal.default_int_handler
+if (
+    _folder(sys.argv[0]) == _folder(__file__)
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 ):
     signal.signal(signal.SIGINT, end_at_once)

@@ -332,3 +332,50 @@ def test_snapshot_restores_again_after_a_change_of_what_it_restored(backend):
                 x[...] = np.nan
         snapshot.restore()
         np.testing.assert_equal(numbers(trainer), wanted)
+
+
+@pytest.mark.parametrize("capture", ["auto", False])
+def test_steps_that_a_callback_has_changed_are_not_repeated(capture):
+    class Finder(nnxp.callbacks.Callback):
+        every_step = True
+
+        def step(self, trainer):
+            trainer.optimizer.learning_rate *= 10
+
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(100, 3))
+    network = nnxp.mlp([3, 4, 1], rng=0)
+    trainer = nnxp.Trainer(network, nnxp.MeanSquaredError(), nnxp.SGD(1e-4), capture=capture)
+    before = {name: x.copy() for name, x in network.parameters().items()}
+    dataset = Dataset(inputs, inputs.sum(axis=1))
+    with pytest.raises(nnxp.DivergenceError, match="after epoch 1; start from"):
+        trainer.fit(dataset, epochs=1, batch_size=5, rng=0, callbacks=[Finder()])
+    assert trainer.optimizer.steps == 0
+    for name, x in network.parameters().items():
+        np.testing.assert_array_equal(x, before[name])
+    trainer.optimizer.learning_rate = 0.01
+    trainer.fit(dataset, epochs=1, batch_size=5)
+
+
+def test_callbacks_stay_finite(tmp_path):
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(100, 3))
+    targets = inputs.sum(axis=1)
+    average = nnxp.callbacks.WeightAverage(0.9)
+    trainer = nnxp.Trainer(nnxp.mlp([3, 4, 1], rng=0), nnxp.MeanSquaredError(), nnxp.SGD(1e6))
+    options = {"epochs": 1, "batch_size": 10, "rng": 0}
+    with pytest.raises(nnxp.DivergenceError):
+        trainer.fit(Dataset(inputs, targets), **options, callbacks=[average])
+    assert np.isfinite(average.network(trainer.network).predict(inputs)).all()
+    trainer = nnxp.Trainer(nnxp.mlp([3, 4, 1], rng=0), nnxp.MeanSquaredError(), nnxp.SGD(0.01))
+    far = targets.copy()
+    far[3] = 1e25  # its squared error is infinite in float32
+    stopping = nnxp.callbacks.EarlyStopping(2)
+    trainer.fit(
+        Dataset(inputs, targets), validation=Dataset(inputs, far), **options | {"epochs": 5},
+        callbacks=[nnxp.callbacks.WeightAverage(0.9), stopping],
+    )  # fmt: skip
+    assert trainer.epochs == 2  # an infinite loss never improves
+    assert stopping.state["best"] is None
+    pytest.importorskip("safetensors")
+    trainer.save(tmp_path / "a.safetensors")

@@ -293,3 +293,23 @@ def test_reader_that_closes_the_pipe_gets_no_traceback():
     error = process.stderr.read()
     process.stderr.close()
     assert (process.wait(), error) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+@pytest.mark.parametrize(
+    ("redirect", "status", "message"),
+    [
+        (">&-", 0, ""),
+        ("> /dev/full", 1, "nnxp doctor: error: standard output cannot be written: No space"),
+    ],
+)
+def test_standard_output_that_cannot_be_written_gives_no_traceback(redirect, status, message):
+    command = f"{shlex.quote(sys.executable)} -m nnxp doctor {redirect}"
+    result = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == status
+    assert result.stderr.startswith(message)
+    assert "Traceback" not in result.stderr
+
+
+def test_home_folder_that_is_not_known_is_reported():
+    assert "the home folder ~nosuchuser is not known" in doctor(NNXP_DATA_DIR="~nosuchuser/x")

@@ -374,3 +374,15 @@ def test_lazy_frames_are_told_the_remedy():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(Dataset(frame.collect(), LABELS)) == 3
+
+
+def test_integers_of_any_kind_are_kept_or_refused():
+    cells = [np.int64(-1), np.uint64(2**63)]
+    for column in (cells, cells[::-1], [-1, 2**63], [np.int8(-1), 2**64 - 1]):
+        with pytest.raises(nnxp.InputError, match="numbers of at most 64 bits, got one of 64 bits"):
+            Dataset(np.array(column, object)[:, None], np.zeros(2))
+    kept = Dataset(np.array([[np.uint64(2**63)], [3]], object), np.zeros(2)).inputs
+    assert kept.tolist() == [[2**63], [3]]
+    for infinite in (float("inf"), Decimal("Infinity")):
+        with pytest.raises(nnxp.InputError, match="at most 64 bits, got one of 1329 bits in row 1"):
+            Dataset(np.array([[infinite], [10**400]], object), np.zeros(2))

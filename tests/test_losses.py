@@ -402,6 +402,7 @@ def test_remedy_for_rows_that_are_no_probabilities_works():
         (lambda: nnxp.SoftmaxWithLoss(1.0), "label_smoothing must be .* below 1, got 1.0"),
         (lambda: nnxp.SoftmaxWithLoss(class_weights=3), "list of positive numbers.*got 3"),
         (lambda: nnxp.SoftmaxWithLoss(class_weights={0: 1.0}), "list of positive numbers"),
+        (lambda: nnxp.SoftmaxWithLoss(class_weights={5.0, 1.0}), "list of positive numbers"),
         (lambda: nnxp.SoftmaxWithLoss(class_weights=[]), r"positive numbers.*got \[\]"),
         (
             lambda: nnxp.SoftmaxWithLoss(class_weights=[1, 0]),

@@ -104,7 +104,13 @@ def test_a_history_is_drawn_alone_or_by_name(tmp_path):
         (lambda: nnxp.SGD(lr=0.1), "unknown setting of SGD 'lr'; nnxp calls it 'learning_rate'"),
         (lambda: nnxp.Adam(lr=0.1), "unknown setting of Adam 'lr'; nnxp calls it 'learning_rate'"),
         (lambda: nnxp.Adam(eps=1e-8), "nnxp calls it 'epsilon'"),
-        (lambda: nnxp.Adam(betas=(0.9, 0.999)), "nnxp calls it 'beta1'"),
+        (lambda: nnxp.Adam(betas=(0.9, 0.999)), "did you mean 'beta2'. known: .*beta1, beta2"),
+        (
+            lambda: trainer().fit(
+                Dataset(X, Y), epochs=1, callbacks=nnxp.callbacks.EarlyStopping, batch_size=9, rng=0
+            ),
+            r"callbacks must be a list, .*; make an object: EarlyStopping\(…\)",
+        ),
         (lambda: nnxp.SGD(0.1, momentum=0.9), r"use nnxp.Momentum\(learning_rate, momentum=0.9\)"),
         (lambda: nnxp.SGD(0.1, nesterov=True), r"use nnxp.Nesterov\(learning_rate, momentum=0.9"),
         (lambda: nnxp.SGD(0.1, weight_decya=1), "did you mean 'weight_decay'"),
@@ -126,6 +132,7 @@ def test_a_history_is_drawn_alone_or_by_name(tmp_path):
         (lambda: trainer().evaluate(X, Y), r"got ndarray; make one with nnxp.data.Dataset"),
         (lambda: trainer().evaluate(X, Y, 10), r"evaluate: .* call trainer.evaluate\(dataset\)"),
         (lambda: nnxp.mlp(4, 8, 3, rng=0), r"mlp: .*call mlp\(\[784, 50, 10\], rng=0\)"),
+        (lambda: nnxp.mlp([4, 3], rng=0, lr=1), "unexpected keyword argument 'lr'; call mlp"),
         (lambda: nnxp.mlp([4, 8, 3]), "missing a required argument: 'rng'; call mlp"),
         (
             lambda: nnxp.Trainer(network(), nnxp.SoftmaxWithLoss, nnxp.SGD(0.1)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import pickle
 import re
 import warnings
@@ -86,7 +87,8 @@ def pixels(kind):
         ("uint8", None, "int64", 1, ""),
         ("uint8", None, "raw", 1, ""),
         ("scaled", "auto", "scaled", 1, ""),
-        ("scaled", "auto", "uint8", 255, "uint8 are divided by 255 as images are, but"),
+        ("scaled", "auto", "uint8", 255, ""),
+        ("scaled", 1, "uint8", 1, "uint8 have numbers up to 255, .* up to 1 after"),
         ("scaled", "auto", "int64", 1, "int64 have numbers up to 255, .* up to 1; scale both"),
         ("scaled", "auto", "raw", 1, "float64 have numbers up to 255, .* up to 1; scale both"),
         ("raw", 255, "uint8", 255, ""),
@@ -234,7 +236,7 @@ def test_one_example_is_told_the_remedy():
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ([[1.0] * 8], "an array or a DataFrame, got list; convert with numpy.asarray"),
+        ([[1.0] * 8], "a plain NumPy array or a DataFrame, got list; convert with numpy.asarray"),
         (np.ones((0, 8)), r"expects examples, got inputs of shape \(0, 8\)"),
         (np.ones((2, 7)), r"expects inputs of shape \(batch, 8\), got \(2, 7\)"),
         (np.array([["a"] * 8]), "predict expects inputs as numbers, got <U1; encode"),
@@ -682,3 +684,25 @@ def test_batches_keep_the_classes_of_the_training():
 def test_text_of_any_length_is_text():
     labels = np.array(["a", "bcd"], np.dtypes.StringDType())
     assert Dataset(np.ones((2, 2)), labels).classes == ("a", "bcd")
+
+
+def test_warnings_of_size_are_not_given_for_streams_and_parts_of_a_data_set():
+    small, large = TABLE / 100, TABLE
+    network = nnxp.mlp([8, 6, 2], rng=0)
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+    trainer.fit([(small, LABELS), (large, LABELS)], epochs=1)
+    assert network.data_format.largest == 0
+    network.predict(large)  # warnings are errors
+    outlier = TABLE.copy()
+    outlier[0, 0] = 1e6
+    parts = Dataset(outlier, LABELS).split(0.5, rng=0)
+    assert sorted(part.largest for part in parts) == sorted(abs(x.inputs).max() for x in parts)
+    assert min(part.largest for part in parts) < 10
+
+
+def test_mixed_classes_come_back_as_they_were():
+    labels = np.array([1, "a"], object)[LABELS]
+    network = trained(TABLE, LABELS)[0].network
+    network.data_format = dataclasses.replace(network.data_format, classes=(1, "a"))
+    assert set(map(type, network.predict_classes(TABLE).tolist())) <= {int, str}
+    assert set(network.predict_classes(TABLE).tolist()) <= set(labels.tolist())

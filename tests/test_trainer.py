@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import time
 
 import numpy as np
@@ -292,6 +294,8 @@ def test_a_trainer_and_a_summary_print_in_a_readable_way():
     assert "\n" in repr(summary)
     assert "<th>layer</th>" in summary._repr_html_()
     assert summary.splitlines()[-1] in summary._repr_html_()
+    for copied in (copy.deepcopy(summary), pickle.loads(pickle.dumps(summary))):
+        assert copied == summary
 
 
 def test_classes_in_place_of_objects_are_refused():

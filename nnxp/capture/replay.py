@@ -185,9 +185,6 @@ class Replay(CapturedSteps):
 
     def _has_same_arrays(self, step: Step) -> bool:
         # The same objects, since others may overlap in memory or have another order in it.
-        return self._holds_originals()
-
-    def _holds_originals(self) -> bool:
         return all(x.hold(y) for x, y in zip(self._placed, self._originals, strict=True))
 
     def _holds_arrays(self) -> bool:

@@ -103,7 +103,7 @@ def load(
         raise InputError(f"the network given is on {network.device}; give it or a device, not both")
     else:
         opened = network.device
-    metadata, arrays = _read(Path(path))
+    metadata, arrays = _read(path)
     if "loss" not in metadata:
         raise CheckpointError(
             f"{path} holds a network alone, not a training; load it with nnxp.load_network"
@@ -193,7 +193,7 @@ def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequentia
     Sequential(Affine(4, 3), ReLU(), Affine(3, 2))
     """
     opened = open_device(device)
-    metadata, arrays = _read(Path(path))
+    metadata, arrays = _read(path)
     with _as_checkpoint_error(path):
         network = _create_network(metadata, _sort_arrays(arrays), opened)
         for layer in _read_frozen(metadata, network):
@@ -201,7 +201,7 @@ def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequentia
         return network
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Return a file's metadata and arrays, after a check of its format and its SHA-256."""
     safetensors = optional_import("safetensors", "checkpoint")
     optional_import("safetensors.numpy", "checkpoint")

@@ -70,7 +70,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 def save_network(path: str | PathLike[str], network: Sequential) -> None:
     """Write a network alone; see `Sequential.save`."""
     optional_import("safetensors.numpy", "checkpoint")
-    path = resolve_target(Path(path))
+    path = resolve_target(path)
     if network.device is None:
         raise InputError(f"{network!r} has no parameters to save")
     network.require_trainable()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 
 from nnxp.checks import optional_import
@@ -11,7 +12,7 @@ from nnxp.errors import CheckpointError
 from nnxp.files import expand_home, remove_temporary, require_writable
 
 
-def resolve_target(path: str | Path) -> Path:
+def resolve_target(path: str | PathLike[str]) -> Path:
     """Return a path as an absolute one without ``~`` or links, which a ``chdir`` does not change.
 
     Raises

@@ -135,14 +135,19 @@ def read_table(
 def _lines(stream: TextIO, path: Path, allowed: int) -> Iterator[tuple[int, str]]:
     """Yield the number and text of each line that is not blank.
 
-    The file may have `allowed` characters. Each line counts as if it had `_KEPT` more, since short
-    lines take far more memory and time than their characters.
+    The file may have `allowed` characters, and so many lines that what is kept of short ones takes
+    no more than twice as many bytes.
     """
+    max_lines = 2 * allowed // _KEPT
     for number in itertools.count(1):
         line = stream.readline(min(allowed, _MAX_LINE) + 1)
         if not line:
             return
-        allowed -= len(line) + _KEPT
+        if number > max_lines:
+            raise DataError(
+                f"{path} has more than {max_lines:,} lines, far more than its size; unpack it first"
+            )
+        allowed -= len(line)
         if allowed < 0:
             raise DataError(
                 f"{path} unpacks to far more than its size; is it a gzip bomb? If not, unpack it "

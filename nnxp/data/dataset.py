@@ -57,7 +57,7 @@ class Dataset:
     classes : tuple or None
         The label of each class number, if labels became class numbers.
     largest : float
-        The largest magnitude of the inputs, before they are divided.
+        The largest magnitude of the inputs, before they are divided, when the data set was made.
 
     Raises
     ------
@@ -257,7 +257,8 @@ class Dataset:
 
     def _rows(self, chosen: npt.NDArray[np.bool]) -> Dataset:
         names = ("inputs", "labels", "weights")[: len(self.arrays)]
-        part = self._with(**{n: x[chosen] for n, x in zip(names, self.arrays, strict=True)})
+        arrays = {name: x[chosen] for name, x in zip(names, self.arrays, strict=True)}
+        part = self._with(**arrays, largest=require_finite(arrays["inputs"], "inputs"))
         if not part.total_weight > 0:
             raise InputError(
                 "one of both sets would have only weights of 0; split with another rng, or drop "

@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import time
+import urllib.parse
 import urllib.request
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -57,7 +58,9 @@ def download(url: str, sha256: str) -> bytes:
     except queue.Empty:
         result = _too_slow()
     if isinstance(result, Exception):
-        proxy = ", through the proxy for https" if urllib.request.getproxies().get("https") else ""
+        proxied = urllib.request.getproxies().get("https")
+        direct = urllib.request.proxy_bypass(urllib.parse.urlsplit(url).hostname or "")
+        proxy = ", through the proxy for https" if proxied and not direct else ""
         raise DataUnavailableError(f"{url}{proxy}: {_reason(result)}") from result
     if hashlib.sha256(result).hexdigest() != sha256:
         raise DataUnavailableError(f"{url} has another SHA-256 than published")
@@ -90,8 +93,9 @@ class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _require_https(url: str) -> None:
-    if not url.startswith("https://"):
-        raise DataUnavailableError(f"{url} is not https")
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme != "https":  # without a password or a token that the rest may hold
+        raise DataUnavailableError(f"{parts.scheme}://{parts.hostname or ''} is not https")
 
 
 def _too_slow() -> DataUnavailableError:

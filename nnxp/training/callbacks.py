@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from nnxp.arrays import Array
+from nnxp.arrays import Array, namespace_of
 from nnxp.checkpoint import resolve_target
 from nnxp.checks import NOT_NEGATIVE, Range, require_count, require_number, shows_bars, warn
-from nnxp.errors import InputError
+from nnxp.errors import DivergenceError, InputError
 from nnxp.history import Record
 from nnxp.network import Sequential
 
@@ -391,6 +392,7 @@ class WeightAverage(Callback):
     def __init__(self, decay: float = 0.999) -> None:
         self.decay = require_number("decay", decay, _SHARE)
         self._average: dict[str, Array] = {}
+        self._epoch_average: dict[str, Array] = {}  # at the end of the last epoch
 
     def start(self, trainer: Trainer) -> bool | None:
         """Begin with the parameters, or with the average of before."""
@@ -403,7 +405,22 @@ class WeightAverage(Callback):
             name: device.xp.asarray(device.asarray(kept[name]) if name in kept else x, copy=True)
             for name, x in copy.items()
         }
+        self._keep()
         return None
+
+    def epoch(self, trainer: Trainer, record: Record) -> bool | None:
+        """Keep the average, in case that the next epoch diverges."""
+        self._keep()
+        return None
+
+    def finish(self, trainer: Trainer, error: BaseException | None) -> None:
+        """Restore the average of before a diverged epoch."""
+        if isinstance(error, DivergenceError):
+            self._average = self._epoch_average
+
+    def _keep(self) -> None:
+        average = self._average.items()
+        self._epoch_average = {n: namespace_of(x, self).asarray(x, copy=True) for n, x in average}
 
     def step(self, trainer: Trainer) -> bool | None:
         """Update the average."""
@@ -440,8 +457,11 @@ def require_measured(callback: Callback, name: str, trainer: Trainer) -> None:
 def is_better(name: str, value: float, best: float | None, min_delta: float = 0.0) -> bool:
     """Return whether a figure is better than the best one so far, by more than `min_delta`.
 
-    Accuracies and ``r2`` are better if they are larger, other figures if they are smaller.
+    Accuracies and ``r2`` are better if they are larger, other figures if they are smaller. What is
+    not finite is never better.
     """
+    if not math.isfinite(value):
+        return False
     if best is None:
         return True
     gain = value - best if name.endswith(("accuracy", "r2")) else best - value

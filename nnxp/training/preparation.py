@@ -153,7 +153,7 @@ def with_class_numbers(dataset: Dataset, network: Sequential, loss: Loss) -> Dat
     return dataset.with_classes(tuple(values.tolist())) if len(values) == expected else dataset
 
 
-def data_format_of(dataset: Dataset, step: Step, keeps_classes: bool) -> DataFormat:
+def data_format_of(dataset: Dataset, step: Step, streamed: bool) -> DataFormat:
     """Return what a network that is trained on a data set must know to predict.
 
     Parameters
@@ -161,15 +161,16 @@ def data_format_of(dataset: Dataset, step: Step, keeps_classes: bool) -> DataFor
     dataset : Dataset
     step : Step
         Its network and loss are used.
-    keeps_classes : bool
-        Whether the classes of an earlier training remain, as labels are given as their numbers.
+    streamed : bool
+        Whether the data set is the first batch of several: the classes of an earlier training
+        remain then, as labels are given as their numbers.
     """
     inputs, scale, known = dataset.inputs, dataset.scale, step.network.data_format
-    classes = known.classes if known is not None and keeps_classes else dataset.classes
+    classes = known.classes if known is not None and streamed else dataset.classes
+    largest = 0.0 if streamed else dataset.largest / (scale or 1)
     return DataFormat(
-        tuple(inputs.shape[1:]), is_image(inputs), scale, dataset.largest / (scale or 1), classes,
-        step.loss.probabilities,
-    )  # fmt: skip
+        tuple(inputs.shape[1:]), is_image(inputs), scale, largest, classes, step.loss.probabilities
+    )
 
 
 def warn_of_other_scale(known: DataFormat | None, trained_on: DataFormat) -> None:
@@ -197,6 +198,8 @@ def in_format(dataset: Dataset, trained_on: DataFormat, name: str) -> Dataset:
             f"training data by {trained_on.scale}; give both data sets scale={trained_on.scale}"
         )
     if not (images and trained_on.images):
+        if images and dataset.scale is not None:
+            trained_on.warn_of_images(dataset.largest, f"the {name} data")
         largest = dataset.largest / (dataset.scale or 1)
         trained_on.warn_of_size(largest, len(dataset), f"the {name} data")
     try:
@@ -254,7 +257,7 @@ def hint_at_scale(network: Sequential, dataset: Dataset) -> None:
             f"{name}={value!r}"
             for name, value, default in (
                 ("dtype", network.dtype, "float32"),
-                ("device", str(network.device and network.device.spec), "cpu"),
+                ("device", network.device.spec if network.device else "cpu", "cpu"),
             )
             if value != default
         ]

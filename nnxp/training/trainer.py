@@ -34,6 +34,7 @@ from nnxp.losses import Loss, SoftmaxWithLoss
 from nnxp.metrics import Metric
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
+from nnxp.parts import numbers_of
 from nnxp.penalties import Penalty
 from nnxp.step import Step
 from nnxp.training.callbacks import Callback, Checkpoint, Progress
@@ -706,6 +707,7 @@ class Trainer:
         self._sums = (
             self._resumed_sums(progress, first_sums) if progress.batch else dict(first_sums)
         )
+        numbers = self._numbers() if observers else []
         try:
             with self._steps(batches, progress, bool(observers), restores=True) as step:
                 if not self._train(step, batches, progress, observers):
@@ -730,10 +732,11 @@ class Trainer:
                     )
         except DivergenceError:
             self._sums = {}
-            before = Snapshot(self.network, self.optimizer, self._device)
             self._progress = None
-            raise_at_divergence(self.step, self._whole_step(), batches, progress, epoch)
-            before.restore()
+            if not observers or self._numbers() == numbers:  # else the steps cannot be repeated
+                before = Snapshot(self.network, self.optimizer, self._device)
+                raise_at_divergence(self.step, self._whole_step(), batches, progress, epoch)
+                before.restore()
             self._progress = progress if progress.batch else None
             raise
         finally:
@@ -744,6 +747,13 @@ class Trainer:
         if self.penalty is not None:
             figures["penalty"] = measured.penalty
         return Record(epoch, **figures, seconds=time.perf_counter() - start)
+
+    def _numbers(self) -> list[dict[str, Any]]:
+        """Return what a callback may change between steps: numbers, and which layers are frozen."""
+        parts = [x for x in (self.optimizer, self.penalty) if x is not None]
+        leaves = self.network.leaves()
+        numbers = [{name: vars(x)[name] for name in numbers_of(x)} for x in (*parts, *leaves)]
+        return [*numbers, {"trainable": [layer.trainable for layer in leaves]}]
 
     def _resumed_sums(
         self, progress: EpochProgress, first_sums: dict[str, Array]
