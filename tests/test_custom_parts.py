@@ -130,7 +130,7 @@ def test_failed_resume_leaves_the_given_parts_unchanged(tmp_path, data):
     fit(trainer, data, 1, checkpoint=path)
     network, optimizer = new_trainer().network, nnxp.Adam()
     before = {name: x.copy() for name, x in network.parameters().items()}
-    with pytest.raises(nnxp.CheckpointError, match="Adam .*missing mean of W1, .*unexpected velo"):
+    with pytest.raises(nnxp.CheckpointError, match="is a nnxp.Momentum, and Adam.* cannot take"):
         nnxp.Trainer.resume(path, network=network, optimizer=optimizer)
     other, momentum = nnxp.mlp([6, 9, 9, 3], rng=np.random.default_rng(0)), nnxp.Momentum()
     with pytest.raises(nnxp.CheckpointError, match="W1"):
