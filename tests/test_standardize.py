@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
-from tables import device_or_skip
+from tables import device_or_skip, devices
 
 import nnxp
 from nnxp.data import Dataset
@@ -20,16 +20,6 @@ COUNTS = RNG.integers(0, 4, 60)
 COUNTS[20:30] = 0  # a whole part of some sizes below
 LABELS = np.arange(60) % 2
 SECONDS = 1.6e9 + 10 * np.arange(10.0)  # all the same in float32, but for its step of 128
-
-devices = pytest.mark.parametrize(
-    "spec",
-    [
-        "cpu",
-        "strict:device1",
-        pytest.param("torch:cpu", marks=pytest.mark.interop),
-        pytest.param("jax:cpu", marks=pytest.mark.interop),
-    ],
-)
 
 
 class Frame:
