@@ -23,9 +23,11 @@ from tables import BACKENDS, device_or_skip  # noqa: E402
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")  # before JAX starts: it holds no float64 else
 
-# How long an example takes depends on what else the machine does.
-hypothesis.settings.register_profile("nnxp", deadline=None)
-hypothesis.settings.load_profile("nnxp")
+# How long an example takes depends on what else the machine does. The same commit gets the same
+# examples; HYPOTHESIS_PROFILE=random draws new ones.
+hypothesis.settings.register_profile("nnxp", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("random", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "nnxp"))
 
 collect_ignore = ["fuzz.py"]  # a program of its own
 

@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -196,7 +197,9 @@ def use(trainer):
     try:
         trainer.network.predict(np.zeros((2, 6), trainer.network.dtype))
         data = Dataset(np.zeros((examples, 6), np.uint8), np.zeros(examples, int))
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            # What a file says of scales and sizes may differ from this data: that is said.
+            warnings.simplefilter("ignore", UserWarning)
             trainer.fit(data, epochs=1, batch_size=batch_size, rng=trainer.rng)
     except nnxp.NnxpError:
         return

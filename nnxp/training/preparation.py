@@ -177,9 +177,10 @@ def warn_of_other_scale(known: DataFormat | None, trained_on: DataFormat) -> Non
     """Warn if a network is trained on inputs that are divided by another number than before."""
     if known is None or known.images != trained_on.images or known.scale == trained_on.scale:
         return
+    before, now = known.scale or 1, trained_on.scale or 1
     warn(
-        f"the network was trained on inputs divided by {known.scale}, and these are divided by "
-        f"{trained_on.scale}; predict now divides by the latter"
+        f"the network was trained on inputs divided by {before:g}, and these are divided by "
+        f"{now:g}; from now on, predict divides by {now:g}"
     )
 
 
