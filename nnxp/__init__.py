@@ -11,6 +11,7 @@ from nnxp.checkpoint import load_network
 from nnxp.devices import Device
 from nnxp.devices import open_device as device
 from nnxp.errors import (
+    ArgumentError,
     CallOrderError,
     CheckpointError,
     DataError,
@@ -76,6 +77,7 @@ __all__ = [
     "AdamW",
     "Add",
     "Affine",
+    "ArgumentError",
     "BatchNorm",
     "CallOrderError",
     "CheckpointError",
@@ -144,4 +146,8 @@ def __getattr__(name: str) -> str:
             return version("nnxp")
         except PackageNotFoundError:
             return "not installed"
-    raise AttributeError(f"module 'nnxp' has no attribute {name!r}")
+    from nnxp.checks import own_word
+
+    hint = "" if name.startswith("_") else own_word(name, __all__)
+    message = f"module 'nnxp' has no attribute {name!r}; {hint}".rstrip("; ")
+    raise AttributeError(message, name=name)

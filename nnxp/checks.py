@@ -10,7 +10,7 @@ import math
 import operator
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from types import ModuleType
 from typing import Any, ParamSpec, TypeAlias, TypeVar
@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 import numpy as np
 
 from nnxp.arrays import Array
-from nnxp.errors import InputError, MissingExtraError
+from nnxp.errors import ArgumentError, InputError, MissingExtraError
 
 _WORDS = {
     "lr": "learning_rate", "alpha": "learning_rate", "eta": "learning_rate", "eps": "epsilon",
@@ -27,7 +27,16 @@ _WORDS = {
     "in_features": "inputs", "out_features": "outputs", "units": "outputs",
     "num_features": "features", "weight": "class_weights", "class_weight": "class_weights",
     "validation_data": "validation", "validation_split": "validation", "n_epochs": "epochs",
-    "max_iter": "epochs", "weight_init_std": "initializer",
+    "max_iter": "epochs", "weight_init_std": "initializer", "batch": "batch_size",
+    "num_epochs": "epochs", "model": "network", "criterion": "loss", "sample_weight": "weights",
+    "test_size": "share", "num_classes": "classes", "max_norm": "limit", "clip": "limit",
+    "gamma": "factor", "step_size": "every", "T_max": "steps", "total_steps": "steps",
+    "max_lr": "peak", "top_k": "k", "X": "inputs", "x": "inputs", "y": "labels",
+    "filepath": "path", "filename": "path", "Dense": "Affine", "Linear": "Affine",
+    "CrossEntropyLoss": "SoftmaxWithLoss", "BCEWithLogitsLoss": "SigmoidWithLoss",
+    "MSELoss": "MeanSquaredError", "L1Loss": "AbsoluteError", "HuberLoss": "Huber",
+    "SmoothL1Loss": "Huber", "BatchNorm1d": "BatchNorm", "BatchNormalization": "BatchNorm",
+    "Model": "Sequential", "Module": "Layer",
 }  # fmt: skip
 """What other libraries call things, and nnxp's own word."""
 
@@ -35,14 +44,23 @@ _WORDS = {
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
     """Return the error for a `name` that is not `known`, with the most similar known name."""
     known = list(known)
+    hint = own_word(name, known)
+    if not hint.startswith("nnxp"):
+        hint = f"{hint} known: {', '.join(known)}".lstrip()
+    return InputError(f"unknown {kind} {name!r}; {hint}")
+
+
+def own_word(name: object, known: Iterable[str]) -> str:
+    """Return what nnxp calls a thing, or the most similar of the known names, for an error."""
+    known = list(known)
     if (own := _WORDS.get(str(name))) in known:
-        return InputError(f"unknown {kind} {name!r}; nnxp calls it {own!r}")
+        return f"nnxp calls it {own!r}"
     import difflib  # takes longer to import than most modules
 
     by_lower = {each.lower(): each for each in known}
-    near = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
-    hint = f"did you mean {by_lower[near[0]]!r}? " if near else ""
-    return InputError(f"unknown {kind} {name!r}; {hint}known: {', '.join(by_lower.values())}")
+    said = str(getattr(name, "__name__", name)).lower()
+    near = difflib.get_close_matches(said, by_lower, n=1, cutoff=0.5)
+    return f"did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
 P = ParamSpec("P")
@@ -59,24 +77,47 @@ def explained(remedy: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        name = function.__qualname__.removesuffix(".__init__").rpartition(".")[2]
+
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
                 return function(*args, **kwargs)
             except TypeError:
-                signature = inspect.signature(function)
-                try:
-                    signature.bind(*args, **kwargs)
-                except TypeError as error:
-                    unknown = kwargs.keys() - signature.parameters.keys()
-                    own = [_WORDS[x] for x in unknown if _WORDS.get(x) in signature.parameters]
-                    word = f"; nnxp calls it {own[0]!r}" if own else ""
-                    raise InputError(f"{function.__name__}: {error}{word}; call {remedy}") from None
+                require_arguments(function, args, kwargs, name, remedy)
                 raise
 
         return call
 
     return decorate
+
+
+def require_arguments(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    name: str,
+    remedy: str,
+) -> None:
+    """Raise an `ArgumentError` with the right call, `remedy`, unless a function takes arguments."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        hints = [own_word(x, signature.parameters) for x in kwargs if x not in signature.parameters]
+        parts = [f"{name}: {error}", *filter(None, hints[:1]), f"call {remedy}"]
+        raise ArgumentError("; ".join(parts)) from None
+
+
+def missing_attribute(owner: object, name: str, elsewhere: Mapping[str, str]) -> Any:
+    """Raise the error for an attribute that an object does not have; for its ``__getattr__``.
+
+    `elsewhere` says what does the same as an attribute that users of other libraries look for.
+    """
+    if name in elsewhere:
+        kind = type(owner).__name__
+        raise AttributeError(f"a {kind} has no {name!r}; use {elsewhere[name]}", name=name)
+    return object.__getattribute__(owner, name)  # raises again, also what a property has raised
 
 
 def require_count(name: str, value: object) -> int:
@@ -192,7 +233,7 @@ def object_remedy(given: object) -> str:
 
 def require_list(name: str, values: object) -> tuple[Any, ...]:
     """Return the values of an iterable as a tuple."""
-    if not isinstance(values, Iterable):
+    if not isinstance(values, Iterable) or isinstance(values, str):
         remedy = object_remedy(values) or f"; use [{values!r}]"
         raise InputError(f"{name} must be a list, got {values!r}{remedy}")
     return tuple(values)

@@ -20,6 +20,10 @@ class InputError(NnxpError, ValueError):
     """A value, shape, dtype or name that cannot be used."""
 
 
+class ArgumentError(InputError, TypeError):
+    """A call with an argument that is missing, unknown or one too many."""
+
+
 class CallOrderError(NnxpError, RuntimeError):
     """A call that needs another call before it, such as backward before forward."""
 

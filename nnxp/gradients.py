@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from nnxp.arrays import Array, namespace_of
+from nnxp.checks import explained
 from nnxp.errors import InputError
 from nnxp.losses import Loss
 from nnxp.network import Sequential
@@ -15,6 +16,7 @@ from nnxp.network import Sequential
 _STEP = 2.0**-17
 
 
+@explained("nnxp.numerical_gradient(f, x)")
 def numerical_gradient(f: Callable[[Array], Array | float], x: Array) -> Array:
     """Return the gradient of `f` at `x` by central differences, element by element.
 
@@ -63,6 +65,7 @@ def numerical_gradient(f: Callable[[Array], Array | float], x: Array) -> Array:
     return xp.reshape(xp.asarray(slopes, dtype=x.dtype, device=x.device), x.shape)
 
 
+@explained("nnxp.check_gradients(network, loss, inputs, labels)")
 def check_gradients(
     network: Sequential, loss: Loss, inputs: Array, labels: Array
 ) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.checks import POSITIVE, require_number, unknown_name
+from nnxp.checks import POSITIVE, explained, require_number, unknown_name
 from nnxp.errors import InputError
 
 Weights: TypeAlias = npt.NDArray[np.float64]
@@ -22,6 +22,7 @@ Weights: TypeAlias = npt.NDArray[np.float64]
 Initializer: TypeAlias = "Callable[[np.random.Generator, tuple[int, ...]], Weights]"
 
 
+@explained("nnxp.initializers.normal(0.01)")
 def normal(std: float) -> Initializer:
     """Return an initializer that draws from N(0, `std`²).
 
@@ -38,17 +39,20 @@ def normal(std: float) -> Initializer:
     return draw
 
 
+@explained("nnxp.initializers.he_normal(rng, (784, 50)), or give it itself as initializer")
 def he_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
     """Draw from N(0, 2 / inputs): keeps the variance through ReLU (He et al. 2015, eq. 10)."""
     return rng.normal(0.0, math.sqrt(2.0 / shape[0]), shape)
 
 
+@explained("nnxp.initializers.xavier_uniform(rng, (784, 50)), or give it itself as initializer")
 def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
     """Draw from U(-a, a), a² = 6 / (inputs + outputs) (Glorot and Bengio 2010, eq. 16)."""
     bound = math.sqrt(6.0 / (shape[0] + shape[1]))
     return rng.uniform(-bound, bound, shape)
 
 
+@explained("nnxp.initializers.zeros(rng, (784, 50)), or give it itself as initializer")
 def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
     """Return zeros; only for a single layer, since hidden units that start equal stay equal."""
     return np.zeros(shape)
@@ -63,10 +67,29 @@ INITIALIZERS: dict[str, Initializer] = {
 """The initializers by name; ``"normal"`` is N(0, 0.01²)."""
 
 
+def _checked(initializer: Initializer) -> Initializer:
+    """Return an initializer that is named if it does not take a generator and a shape."""
+
+    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
+        try:
+            return initializer(rng, shape)
+        except TypeError as error:
+            remedy = "nnxp.initializers.he_normal or lambda rng, shape: rng.normal(0, 0.1, shape)"
+            given: object = initializer
+            if given is normal:
+                remedy = "nnxp.initializers.normal(0.01), which makes one"
+            raise InputError(
+                f"initializer must be a function of a generator and a shape, got {initializer!r}, "
+                f"for which {shape} fails ({error}); give {remedy}"
+            ) from error
+
+    return draw
+
+
 def require_initializer(initializer: object) -> Initializer:
     """Return an initializer, given itself or its name."""
     if callable(initializer):
-        return initializer
+        return _checked(initializer)
     if isinstance(initializer, str):
         if initializer not in INITIALIZERS:
             raise unknown_name("initializer", initializer, INITIALIZERS)

@@ -14,7 +14,7 @@ from nnxp.arrays import (
     require_weights,
     scores_namespace,
 )
-from nnxp.checks import require_count
+from nnxp.checks import explained, require_count
 from nnxp.errors import InputError
 from nnxp.parts import Part
 
@@ -69,6 +69,7 @@ def binary_correct(scores: Array, labels: Array) -> Array:
     return xp.all(matches, axis=1)
 
 
+@explained("nnxp.accuracy(scores, labels)")
 def accuracy(scores: Array, labels: Array) -> Array:
     """Return the share of rows whose largest score is at the label, as a 0-d array.
 
@@ -85,6 +86,7 @@ def accuracy(scores: Array, labels: Array) -> Array:
     return xp.mean(xp.astype(correct(scores, labels), scores.dtype))
 
 
+@explained("nnxp.metrics.confusion_matrix(scores, labels)")
 def confusion_matrix(scores: Array, labels: Array) -> Array:
     """Return how many examples of each class are predicted as each class.
 

@@ -8,16 +8,16 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from os import PathLike
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from nnxp.arrays import Array, DType, namespace_of
-from nnxp.checks import object_remedy, require_count, unknown_name
+from nnxp.checks import explained, missing_attribute, object_remedy, require_count, unknown_name
 from nnxp.data_format import DataFormat, prepared_examples, require_examples
 from nnxp.devices import Device, open_device
-from nnxp.errors import CallOrderError, DeviceError, InputError
+from nnxp.errors import ArgumentError, CallOrderError, DeviceError, InputError
 from nnxp.layers import Layer, Softmax
 from nnxp.layers.activations import sigmoid
 from nnxp.layers.base import require_no_layers
@@ -30,6 +30,20 @@ from nnxp.parts import (
     settings_of,
 )
 from nnxp.table import Table
+
+# What networks of other libraries have, and what does it here.
+_ELSEWHERE = {
+    "add": "nnxp.Sequential([*network, layer])",
+    "append": "nnxp.Sequential([*network, layer])",
+    "compile": "trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam())",
+    "fit": "nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam()).fit(dataset, epochs=5, "
+    "batch_size=100, rng=0)",
+    "evaluate": "trainer.evaluate(dataset)",
+    "eval": "network.forward(x)",
+    "train": "network.forward(x, training=True)",
+    "state_dict": "network.parameters()",
+    "load_state_dict": "network.load_parameters(parameters)",
+}
 
 
 class Sequential(Layer):
@@ -75,6 +89,11 @@ class Sequential(Layer):
         network = super().__new__(cls, *args, **settings)
         network._identity = object()
         return network
+
+    if not TYPE_CHECKING:  # it would give type checkers every name
+
+        def __getattr__(self, name: str) -> Any:
+            return missing_attribute(self, name, _ELSEWHERE)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is another network, with an identity of its own.
@@ -163,6 +182,12 @@ class Sequential(Layer):
         return len(self.layers)
 
     def __getitem__(self, index: int) -> Layer:
+        given: object = index
+        if isinstance(given, str):
+            raise ArgumentError(
+                f"a network's layers have numbers, got {index!r}; a parameter is "
+                f"network.parameters()[{index!r}]"
+            )
         return self.layers[index]
 
     def __iter__(self) -> Iterator[Layer]:
@@ -259,6 +284,7 @@ class Sequential(Layer):
             shape = layer.output_shape(shape)
         return shape
 
+    @explained('network.to("cpu")')
     def to(self, device: Device | str, *, dtype: DType | None = None) -> Self:
         """Return a copy of the network on another device, or in another dtype.
 
@@ -287,6 +313,7 @@ class Sequential(Layer):
         vars(copied).update(aliases)
         return copied
 
+    @explained("network.predict(x, batch_size=100)")
     def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Return the outputs (scores) for inputs like those that `Trainer.fit` took.
 
@@ -322,6 +349,7 @@ class Sequential(Layer):
         parts = [self.forward(part) for part in prepared_examples(x, size, known, device, dtype)]
         return namespace_of(parts[0], self).concat(parts) if len(parts) > 1 else parts[0]
 
+    @explained("network.predict_proba(x, batch_size=100)")
     def predict_proba(self, x: Any, *, batch_size: int | None = None) -> Array:
         """Return the probabilities of the classes: softmax or sigmoid of the scores, by the loss.
 
@@ -346,6 +374,7 @@ class Sequential(Layer):
             return Softmax().forward(scores)
         return sigmoid(namespace_of(scores, self), scores)
 
+    @explained("network.predict_classes(x, batch_size=100)")
     def predict_classes(self, x: Any, *, batch_size: int | None = None) -> npt.NDArray[Any]:
         """Return the class of each example, as the labels that the network was trained on.
 
@@ -370,6 +399,7 @@ class Sequential(Layer):
         host = np.asarray(scores if self.device is None else self.device.to_host(scores))
         return known.labels_of(host)
 
+    @explained('network.save("network.safetensors")')
     def save(self, path: str | PathLike[str]) -> None:
         """Write the network to one file for predictions; `nnxp.load_network` reads it.
 
@@ -402,6 +432,7 @@ class Sequential(Layer):
             )
         return known
 
+    @explained("network.activations(x)")
     def activations(self, x: Array) -> dict[str, Array]:
         """Return the outputs of every layer for inputs `x`, by name and in order.
 
@@ -459,6 +490,7 @@ class Sequential(Layer):
                 "there are no gradients yet: call forward(x, training=True), then backward"
             ) from None
 
+    @explained("network.load_parameters(other.parameters())")
     def load_parameters(self, parameters: Mapping[str, Array]) -> None:
         """Replace all parameters by copies of `parameters`; after an error, none is changed.
 
@@ -491,6 +523,8 @@ class Sequential(Layer):
 
     def _checked_copies(self, given: Mapping[str, Array], own: Parameters) -> dict[str, Array]:
         """Return copies of the given arrays that can replace the network's own."""
+        if not hasattr(given, "keys"):
+            raise InputError(f"a network's {own.kind}s are arrays by name, got {given!r:.80}")
         for name in given:
             if name not in own:
                 raise unknown_name(own.kind, name, own)
@@ -504,6 +538,7 @@ class Sequential(Layer):
             copies[name] = own.matching_copy(name, device.asarray(given[name]))
         return copies
 
+    @explained("network.summary()")
     def summary(self) -> Table:
         """Return a table of layers, output shapes and parameter counts, as text."""
         rows = [("layer", "output", "parameters", "count")]

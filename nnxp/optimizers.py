@@ -21,7 +21,7 @@ from nnxp.checks import (
     require_number,
     require_selection,
 )
-from nnxp.errors import InputError
+from nnxp.errors import ArgumentError, InputError
 from nnxp.parts import Part, Setting
 from nnxp.schedules import Schedule
 
@@ -119,10 +119,10 @@ class Optimizer(Part):
         return optimizer
 
     @classmethod
-    def _unknown_setting(cls, name: str, known: Iterable[str]) -> InputError:
+    def _unknown_setting(cls, name: str, known: Iterable[str]) -> ArgumentError:
         if name in ("momentum", "nesterov"):
             other = "Nesterov" if name == "nesterov" else "Momentum"
-            return InputError(
+            return ArgumentError(
                 f"{cls.__name__} has no {name}; use nnxp.{other}(learning_rate, momentum=0.9)"
             )
         return super()._unknown_setting(name, known)

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar, overload
 
 import numpy as np
 
-from nnxp.checks import Range, require_number, unknown_name
+from nnxp.checks import Range, explained, require_arguments, require_number, unknown_name
 from nnxp.devices import Device
-from nnxp.errors import InputError
+from nnxp.errors import ArgumentError, InputError, NnxpError, OutOfMemoryError
 
 # Constructor parameters that are not settings: a checkpoint holds the arrays that they make, and
 # the device is chosen anew.
 _NOT_SETTINGS = {"rng", "initializer", "device", "dtype"}
+
+# Required constructor parameters in the calls that errors print; one of a class alone comes first.
+_EXAMPLES = {
+    "Chain.steps": "[100]",
+    "every": "100", "factor": "0.9", "features": "50", "hidden": "50", "hidden1": "50",
+    "hidden2": "50", "inputs": "784", "l1": "1e-4", "l2": "1e-4",
+    "layers": "[nnxp.Affine(50, 50, rng=0), nnxp.ReLU()]", "limit": "1.0", "outputs": "10",
+    "peak": "0.1", "rate": "0.1", "rng": "0",
+    "schedules": "[nnxp.schedules.LinearWarmup(0.1, 100), nnxp.schedules.Cosine(0.1, 900)]",
+    "start": "0.1", "steps": "1000",
+}  # fmt: skip
 
 
 _registered: dict[str, type[Part]] = {}
@@ -55,9 +68,15 @@ class Part:
     changing: ClassVar[frozenset[str]] = frozenset()
     _defined: ClassVar[dict[str, Any]]  # the attributes of the class, as it was defined
 
-    def __new__(cls, *_: Any, **settings: Any) -> Self:
-        """Raise an `InputError` for a setting that nnxp's constructor does not take."""
-        if settings and is_own(next(kind for kind in cls.__mro__ if "__init__" in vars(kind))):
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Raise an `ArgumentError` for a setting that nnxp's constructor does not take."""
+        owner = next(kind for kind in cls.__mro__ if "__init__" in vars(kind))
+        if owner is object and (args or settings):
+            given = ", ".join([*map(repr, args), *settings])
+            raise ArgumentError(
+                f"{cls.__name__} takes no arguments, got {given:.80}; call {cls.__name__}()"
+            )
+        if settings and is_own(owner):
             known = constructor_parameters(cls)
             for name in settings:
                 if name not in known:
@@ -65,11 +84,13 @@ class Part:
         return super().__new__(cls)
 
     @classmethod
-    def _unknown_setting(cls, name: str, known: Iterable[str]) -> InputError:
-        return unknown_name(f"setting of {cls.__name__}", name, known)
+    def _unknown_setting(cls, name: str, known: Iterable[str]) -> ArgumentError:
+        return ArgumentError(str(unknown_name(f"setting of {cls.__name__}", name, known)))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if is_own(cls) and "__init__" in vars(cls):
+            type.__setattr__(cls, "__init__", _explained(cls))
         cls._defined = dict(vars(cls))
         if is_own(cls) and Part not in cls.__bases__:
             _registered[type_name(cls)] = cls
@@ -149,6 +170,47 @@ class Part:
             named = x.default is not x.empty or x.kind is x.KEYWORD_ONLY
             shown.append(f"{name}={value}" if named else value)
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _explained(cls: type[Part]) -> Callable[..., None]:
+    """Return a class's ``__init__``, which names wrong arguments and arrays that are too large."""
+    initialize: Callable[..., None] = vars(cls)["__init__"]
+
+    @functools.wraps(initialize)
+    def call(self: Part, *args: Any, **settings: Any) -> None:
+        try:
+            initialize(self, *args, **settings)
+        except TypeError:
+            given = (self, *args)
+            require_arguments(initialize, given, settings, cls.__name__, _example_call(cls))
+            raise
+        except (MemoryError, ValueError) as error:
+            if isinstance(error, NnxpError):
+                raise
+            bound = inspect.signature(initialize).bind(self, *args, **settings)
+            size = cls.array_size(bound.arguments)
+            # NumPy has a ValueError for what no memory could hold.
+            if isinstance(error, MemoryError) or 8 * size >= 2**63:
+                raise OutOfMemoryError(
+                    f"{cls.__name__} has {size:,} numbers here, which take "
+                    f"{8 * size / 2**30:,.1f} GiB as they are made, in float64; use smaller sizes"
+                ) from None
+            raise
+
+    return call
+
+
+def _example_call(cls: type[Part]) -> str:
+    """Return a call of a constructor that works; of parameters without an example, the names."""
+    shown = []
+    for name, x in inspect.signature(vars(cls)["__init__"]).parameters.items():
+        if x.default is x.empty and x.kind in (x.POSITIONAL_OR_KEYWORD, x.KEYWORD_ONLY):
+            value = _EXAMPLES.get(f"{cls.__name__}.{name}", _EXAMPLES.get(name, name))
+            shown.append(f"{name}={value}" if x.kind is x.KEYWORD_ONLY else value)
+        elif isinstance(x.default, (int, float)):
+            shown.append(f"{name}={x.default}")
+    public = vars(sys.modules["nnxp"]).get(cls.__name__) is cls
+    return f"{'nnxp' if public else cls.__module__}.{cls.__name__}({', '.join(shown[1:])})"
 
 
 def _setting(part: Part, name: str) -> Any:
@@ -273,6 +335,7 @@ def numbers_of(part: Part) -> frozenset[str]:
 Kind = TypeVar("Kind", bound=type[Part])
 
 
+@explained("nnxp.register(MyLayer)")
 def register(kind: Kind) -> Kind:
     """Let checkpoints name a class of parts; usable as a decorator.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.checks import optional_import
+from nnxp.checks import explained, optional_import
 from nnxp.errors import InputError
 from nnxp.files import expand_home, write_atomically
 from nnxp.history import Record
@@ -36,6 +36,7 @@ class _Curve(NamedTuple):
     deviations: npt.NDArray[Any] | None  # None if there is one repetition
 
 
+@explained('nnxp.plots.plot_histories(trainer.history, "history.png")')
 def plot_histories(
     histories: Sequence[Record] | Mapping[str, Sequence[Record] | Sequence[Sequence[Record]]],
     path: str | Path,
@@ -105,6 +106,11 @@ def _repetitions(
     records: Sequence[Record] | Sequence[Sequence[Record]],
 ) -> list[Sequence[Record]]:
     """Return the histories of a run that have records; those of one seed are one history."""
+    given: object = records
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise InputError(
+            f"a history must be a list of records, such as trainer.history, got {given!r:.80}"
+        )
     repeated: Any = [records] if records and isinstance(records[0], Record) else records
     return [history for history in repeated if history]
 

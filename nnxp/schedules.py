@@ -9,7 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from nnxp.checks import NOT_NEGATIVE, POSITIVE, Range, require_count, require_number
+from nnxp.checks import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    Range,
+    require_count,
+    require_list,
+    require_number,
+)
 from nnxp.errors import InputError
 from nnxp.parts import Part
 
@@ -194,8 +201,8 @@ class Chain(Schedule):
     """
 
     def __init__(self, schedules: Iterable[Schedule], steps: Iterable[int]) -> None:
-        self.schedules = tuple(schedules)
-        self.steps = tuple(require_count("steps", each) for each in steps)
+        self.schedules: tuple[Schedule, ...] = require_list("schedules", schedules)
+        self.steps = tuple(require_count("steps", each) for each in require_list("steps", steps))
         for each in self.schedules:
             if not isinstance(each, Schedule):
                 raise InputError(f"Chain expects schedules, got {each!r}")

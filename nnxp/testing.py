@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnxp.arrays import Array
-from nnxp.checks import optional_import
+from nnxp.checks import explained, optional_import
 from nnxp.devices import DTYPES, open_device
 from nnxp.errors import CallOrderError, LayerError, NnxpError
 from nnxp.gradients import check_gradients
@@ -26,6 +26,7 @@ from nnxp.network import Sequential
 _GRADIENT_TOLERANCE = 1e-5
 
 
+@explained("nnxp.testing.check_layer(layer, (5, 4)) with a layer such as nnxp.ReLU()")
 def check_layer(
     layer: Layer, input_shape: tuple[int, ...], *, training_differs: bool = False
 ) -> None:

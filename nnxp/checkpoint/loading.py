@@ -28,7 +28,7 @@ from nnxp.checkpoint.format import (
     require_rising,
     require_state,
 )
-from nnxp.checks import optional_import
+from nnxp.checks import explained, optional_import
 from nnxp.data.dataset import Split
 from nnxp.data.epoch import EpochProgress
 from nnxp.data_format import DataFormat
@@ -162,6 +162,7 @@ def load(
         )  # fmt: skip
 
 
+@explained('nnxp.load_network("network.safetensors")')
 def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequential:
     """Load a network for predictions.
 

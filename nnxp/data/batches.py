@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nnxp.arrays import Array, DType
-from nnxp.checks import Rng, require_count, require_rng, warn
+from nnxp.checks import Rng, explained, require_count, require_rng, warn
 from nnxp.data.dataset import Dataset
 from nnxp.data_format import prepare_inputs, stored_dtype
 from nnxp.devices import Device, open_device, require_dtype
+from nnxp.errors import InputError
 
 
 class Batches:
@@ -59,6 +60,7 @@ class Batches:
         If the device cannot be used.
     """
 
+    @explained('nnxp.data.Batches(dataset, 100, device="cpu", dtype="float32", rng=0)')
     def __init__(
         self,
         dataset: Dataset,
@@ -68,6 +70,11 @@ class Batches:
         dtype: DType,
         rng: Rng | None = None,
     ) -> None:
+        if not isinstance(dataset, Dataset):
+            raise InputError(
+                f"Batches expects a Dataset, got {type(dataset).__name__}; make one with "
+                "nnxp.data.Dataset(inputs, labels)"
+            )
         self.dataset = dataset
         self.batch_size = require_count("batch_size", batch_size)
         self.device = open_device(device)

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
+from nnxp.checks import explained
 from nnxp.data.dataset import Dataset
 from nnxp.errors import DataError, InputError
 from nnxp.files import READ_ERRORS, expand_home, max_unpacked_bytes, open_binary
@@ -34,6 +35,7 @@ _MAX_TEXT = 64 << 20  # bytes of text labels, which are as wide as the longest o
 _MAX_TEXT_RATIO = 40  # bytes per character, if they are more
 
 
+@explained('nnxp.data.load_csv("table.csv", target=-1)')
 def load_csv(
     path: str | Path,
     *,
@@ -87,6 +89,7 @@ def load_csv(
     return Dataset(*read_table(path, target=target, header=header), scale=scale)
 
 
+@explained('nnxp.data.load_csv_inputs("table.csv")')
 def load_csv_inputs(path: str | Path, *, header: bool | None = None) -> npt.NDArray[Any]:
     """Load examples without labels from a CSV file, to predict their labels.
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.checks import POSITIVE, Rng, require_count, require_number, require_rng, warn
+from nnxp.checks import POSITIVE, Rng, explained, require_count, require_number, require_rng, warn
 from nnxp.data_format import IMAGE_SCALE, Label
 from nnxp.errors import InputError
 from nnxp.frames import (
@@ -82,6 +82,7 @@ class Dataset:
     weights: npt.NDArray[Any] | None
     largest: float
 
+    @explained("nnxp.data.Dataset(inputs, labels)")
     def __init__(
         self,
         inputs: Any,
@@ -209,6 +210,7 @@ class Dataset:
             )
         return self._with(labels=_class_numbers(labels, classes), classes=classes)
 
+    @explained("dataset.split(0.2, rng=0)")
     def split(self, share: float, *, rng: Rng) -> tuple[Dataset, Dataset]:
         """Return copies of the examples as two data sets, the second with a share, at random.
 
@@ -363,6 +365,7 @@ class Split:
     seed: int
 
 
+@explained("nnxp.data.one_hot(labels, 10)")
 def one_hot(labels: npt.NDArray[Any], classes: int) -> npt.NDArray[np.uint8]:
     """Return class numbers as rows with a single 1.
 
@@ -390,7 +393,10 @@ def one_hot(labels: npt.NDArray[Any], classes: int) -> npt.NDArray[np.uint8]:
     array([[0, 0, 1],
            [1, 0, 0]], dtype=uint8)
     """
-    labels = np.asarray(labels)
+    try:
+        labels = np.asarray(labels)
+    except ValueError as error:
+        raise InputError(f"one_hot expects an array of class numbers: {error}") from None
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise InputError(
             f"one_hot expects integer class numbers of shape (examples,), got {labels.dtype} "

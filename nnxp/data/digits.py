@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from nnxp.checks import explained
 from nnxp.data.csv import load_csv
 from nnxp.data.dataset import Dataset
 
 
+@explained("nnxp.data.load_digits()")
 def load_digits() -> tuple[Dataset, Dataset]:
     """Load the embedded digits; a fifth of each class is the test set.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnxp.checks import explained
 from nnxp.data.dataset import Dataset
 from nnxp.data.idx import read_idx
 from nnxp.data_format import IMAGE_SCALE
@@ -36,6 +37,7 @@ MIRRORS = (
 _REMEDY = "put the four files into a folder and name it with --data-dir or $NNXP_DATA_DIR"
 
 
+@explained('nnxp.data.load_mnist("folder")')
 def load_mnist(folder: str | Path | None = None) -> tuple[Dataset, Dataset]:
     """Load MNIST, or another data set in the same files, as a training and a test set.
 

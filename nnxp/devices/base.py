@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnxp.arrays import Array, DType, Namespace, describe, device_of, is_numpy_subclass
-from nnxp.checks import unknown_name
+from nnxp.checks import explained, unknown_name
 from nnxp.errors import DeviceError, InputError, OutOfMemoryError
 
 DTYPES = ("float32", "float64")
@@ -102,6 +102,7 @@ class Device:
                 f"{owner} is on {self.spec}, got {describe(x)}; convert with {remedy}"
             )
 
+    @explained("device.asarray(x)")
     def asarray(self, host: Any, *, dtype: DType | None = None) -> Array:
         """Copy a host array (NumPy array, list or number) to this device.
 

@@ -14,7 +14,15 @@ import numpy as np
 
 from nnxp.arrays import Array, namespace_of
 from nnxp.checkpoint import resolve_target
-from nnxp.checks import NOT_NEGATIVE, Range, require_count, require_number, shows_bars, warn
+from nnxp.checks import (
+    NOT_NEGATIVE,
+    Range,
+    explained,
+    require_count,
+    require_number,
+    shows_bars,
+    warn,
+)
 from nnxp.errors import DivergenceError, InputError
 from nnxp.history import Record
 from nnxp.network import Sequential
@@ -117,6 +125,7 @@ class EarlyStopping(_Monitor):
         What counts as an improvement must be larger than this.
     """
 
+    @explained("nnxp.callbacks.EarlyStopping(patience=5)")
     def __init__(
         self,
         patience: int = 5,
@@ -161,6 +170,7 @@ class ReduceOnPlateau(_Monitor):
         What counts as an improvement must be larger than this.
     """
 
+    @explained("nnxp.callbacks.ReduceOnPlateau(patience=2)")
     def __init__(
         self,
         factor: float = 0.1,
@@ -208,6 +218,7 @@ class Checkpoint(Callback):
         such as ``"validation_loss"``. An interrupted training is then resumed from there.
     """
 
+    @explained('nnxp.callbacks.Checkpoint("training.safetensors")')
     def __init__(
         self, path: str | Path, *, every: int | None = None, best: str | None = None
     ) -> None:
@@ -262,6 +273,7 @@ class Progress(Callback):
     If that fails, as on a full disk, there is one warning, and the training continues without it.
     """
 
+    @explained("nnxp.callbacks.Progress()")
     def __init__(self) -> None:
         self._shown = True
         self._bar: Any = None
@@ -389,6 +401,7 @@ class WeightAverage(Callback):
 
     every_step = True
 
+    @explained("nnxp.callbacks.WeightAverage(0.999)")
     def __init__(self, decay: float = 0.999) -> None:
         self.decay = require_number("decay", decay, _SHARE)
         self._average: dict[str, Array] = {}

@@ -317,7 +317,10 @@ def require_trainable(step: Step) -> None:
                 f"as {example}, got {thing!r}" + object_remedy(thing)
             )
     if not isinstance(step.penalty, Penalty | None):
-        raise InputError(f"penalty must be a Penalty such as nnxp.L2(1e-4), got {step.penalty!r}")
+        raise InputError(
+            f"penalty must be a Penalty such as nnxp.L2(1e-4), got {step.penalty!r}"
+            + object_remedy(step.penalty)
+        )
     given: tuple[object, ...] = step.metrics
     for metric in given:
         if not isinstance(metric, Metric) or not hasattr(metric, "name"):
@@ -334,6 +337,15 @@ def require_trainable(step: Step) -> None:
                 "a transform must be an object such as nnxp.ClipNorm(1.0), or a function of "
                 f"parameters and gradients, got {transform!r}" + object_remedy(transform)
             )
+        try:
+            inspect.signature(transform).bind({}, {})
+        except ValueError:
+            continue  # a function of another language has no signature
+        except TypeError as error:
+            raise InputError(
+                f"a transform must take parameters and gradients, as lambda params, grads: grads "
+                f"does, got {transform!r} ({error})"
+            ) from None
     network.require_trainable()
     if not network.parameters():
         raise InputError(f"{network!r} has no parameters to train")

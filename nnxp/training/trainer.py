@@ -13,14 +13,22 @@ from functools import partial
 from inspect import Parameter
 from numbers import Real
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from nnxp.arrays import Array
+from nnxp.arrays import Array, namespace_of
 from nnxp.checkpoint import Checkpoint as SavedTraining
 from nnxp.checkpoint import load, lock_target, require_saveable, resolve_target, save
-from nnxp.checks import Rng, explained, require_count, require_list, require_rng, warn
+from nnxp.checks import (
+    Rng,
+    explained,
+    missing_attribute,
+    require_count,
+    require_list,
+    require_rng,
+    warn,
+)
 from nnxp.data.batches import Batches
 from nnxp.data.dataset import Dataset, Split
 from nnxp.data.epoch import EpochProgress
@@ -59,6 +67,16 @@ from nnxp.training.preparation import (
 )
 from nnxp.training.stepping import Stepper, require_capture
 from nnxp.transforms import Transform
+
+# What the estimators and models of other libraries have, and what does it here.
+_ELSEWHERE = {
+    "load": "nnxp.Trainer.resume(path)",
+    "predict": "trainer.network.predict(x)",
+    "predict_classes": "trainer.network.predict_classes(x)",
+    "predict_proba": "trainer.network.predict_proba(x)",
+    "score": "trainer.evaluate(dataset)",
+    "train": "trainer.fit(dataset, epochs=5, batch_size=100, rng=0)",
+}
 
 
 class Trainer:
@@ -109,6 +127,7 @@ class Trainer:
     True
     """
 
+    @explained("nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam())")
     def __init__(
         self,
         network: Sequential,
@@ -154,6 +173,11 @@ class Trainer:
         self._training = False
         self._stepper = Stepper()
 
+    if not TYPE_CHECKING:  # it would give type checkers every name
+
+        def __getattr__(self, name: str) -> Any:
+            return missing_attribute(self, name, _ELSEWHERE)
+
     def __getstate__(self) -> dict[str, Any]:
         # A copy has its own captured steps, and is not within an epoch that trains.
         own = {"_stepper": Stepper(), "_training": False, "_callbacks": {}, "_sums": {}}
@@ -191,6 +215,7 @@ class Trainer:
         reason = self._stepper.reason
         return f"plain: {reason}" if reason else "captured"
 
+    @explained("trainer.step(inputs, labels)")
     def step(self, inputs: Array, labels: Array, weights: Array | None = None) -> Array:
         """Do one update and return the loss before it, as a 0-d array on the device.
 
@@ -203,6 +228,7 @@ class Trainer:
         weights : (batch,) array, optional
             How much each example counts, on the same device and in the network's dtype.
         """
+        namespace_of(inputs, "step")
         with self._device.current():
             return self._whole_step()(inputs, labels, weights)
 
@@ -342,7 +368,9 @@ class Trainer:
         sums = self._require_suitable_training(data[0], step)
         self.measured = ("epoch", *(f"train_{name}" for name in sums))
         running = train_metrics == "running" and not self._has_own_step()
-        first_sums = {name: x * 0.0 for name, x in sums.items() if running}
+        # Not a product with 0, which is nan for a first loss that is infinite.
+        zeros = self._device.xp.zeros_like
+        first_sums = {name: zeros(x) for name, x in sums.items() if running}
         trained_on = data_format_of(data[0].dataset, step, isinstance(data[0], BatchStream))
         if held_out is not None:
             held_out = in_format(require_dataset(held_out), trained_on, "validation")
@@ -375,6 +403,10 @@ class Trainer:
                     break
         return self.history
 
+    @explained(
+        "trainer.train_epoch(batches) with batches = nnxp.data.Batches(dataset, 100, "
+        "device=network.device, dtype=network.dtype, rng=0)"
+    )
     def train_epoch(self, batches: Batches) -> None:
         """Do the updates of one epoch, and nothing else.
 
@@ -427,6 +459,7 @@ class Trainer:
         with self._session(data):
             return evaluate(step, data, self._device).evaluations[0]
 
+    @explained('trainer.save("training.safetensors")')
     def save(self, path: str | Path) -> None:
         """Write the whole state of the training to one file, a checkpoint.
 
@@ -457,6 +490,7 @@ class Trainer:
         save(path, self._checkpoint())
 
     @classmethod
+    @explained('nnxp.Trainer.resume("training.safetensors")')
     def resume(
         cls,
         path: str | Path,
