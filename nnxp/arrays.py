@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
@@ -126,6 +128,35 @@ def on_different_devices(device: Any, other: Any) -> bool:
     return device is not None and other is not None and bool(device != other)
 
 
+# Code that makes a NumPy array of an array `x` of any library, or of a list, in the order in which
+# it is tried: NumPy takes the numbers below a mask, and PyTorch refuses what needs a gradient, is on
+# a GPU, is sparse, or has a dtype that NumPy has not.
+_TO_NUMPY: dict[str, Callable[[Any], Any]] = {
+    "x.filled(0)": lambda x: x.filled(0),
+    "numpy.asarray(x)": np.asarray,
+    "x.toarray()": lambda x: x.toarray(),
+    "x.get()": lambda x: x.get(),
+    "x.detach().numpy()": lambda x: x.detach().numpy(),
+    "x.detach().cpu().numpy()": lambda x: x.detach().cpu().numpy(),
+    "x.detach().cpu().to_dense().numpy()": lambda x: x.detach().cpu().to_dense().numpy(),
+    "x.detach().cpu().float().numpy()": lambda x: x.detach().cpu().float().numpy(),
+    'numpy.asarray(x.astype("float32"))': lambda x: np.asarray(x.astype("float32")),
+}
+
+
+def code_for_numpy(x: object) -> str:
+    """Return code that makes a plain NumPy array of `x`, for an error message; "" if there is none.
+
+    It is tried: only code that works is returned.
+    """
+    for code, function in _TO_NUMPY.items():
+        with contextlib.suppress(Exception):
+            array = function(x)
+            if type(array) is np.ndarray and array.ndim and array.dtype.kind in "biufcUSMm":
+                return code
+    return ""
+
+
 def is_numpy_subclass(x: object) -> bool:
     """Return whether `x` is a NumPy matrix or masked array, whose operators differ."""
     return isinstance(x, np.ndarray) and type(x) not in (np.ndarray, np.memmap)
@@ -147,16 +178,17 @@ def namespace_of(x: object, owner: object) -> Namespace:
     """
     if is_numpy_subclass(x):
         raise InputError(
-            f"{owner} expects a plain array, got {type(x).__name__}; convert with numpy.asarray(x)"
+            f"{owner} expects a plain array, got {type(x).__name__}; convert with "
+            f"{code_for_numpy(x)}"
         )
     if isinstance(x, (np.ndarray, np.generic)):
         return NUMPY
     try:
         return cast(Namespace, array_namespace(x))
     except TypeError:
-        raise InputError(
-            f"{owner} expects an array, got {type(x).__name__}; make one with numpy.asarray(x)"
-        ) from None
+        code = code_for_numpy(x)
+        remedy = f"; make one with {code}" if code else ""
+        raise InputError(f"{owner} expects an array, got {type(x).__name__}{remedy}") from None
 
 
 def conversion(x: object, dtype: str, name: str = "x") -> str:

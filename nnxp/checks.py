@@ -104,9 +104,12 @@ def require_arguments(
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        hints = [own_word(x, signature.parameters) for x in kwargs if x not in signature.parameters]
-        parts = [f"{name}: {error}", *filter(None, hints[:1]), f"call {remedy}"]
-        raise ArgumentError("; ".join(parts)) from None
+        said = f"{name}: {error}"
+        for given in kwargs.keys() - signature.parameters.keys():
+            if word := own_word(given, signature.parameters):
+                said += f"; {word}" if repr(given) in said else f", got {given!r}; {word}"
+                break
+        raise ArgumentError(f"{said}; call {remedy}") from None
 
 
 def missing_attribute(owner: object, name: str, elsewhere: Mapping[str, str]) -> Any:

@@ -5,46 +5,102 @@ Neither library is imported.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from decimal import Decimal
 from numbers import Integral, Real
-from typing import Any
+from os import PathLike
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.arrays import is_numpy_subclass
+from nnxp.arrays import code_for_numpy, is_numpy_subclass
 from nnxp.errors import InputError
+
+Columns: TypeAlias = tuple[str | int, ...]
+"""The names of the columns of a DataFrame."""
 
 _CHECKED = 1 << 20  # numbers that are checked at a time, to take little memory
 # The sum of weights at most: the root of what float32 holds, so that as much is left for losses
 # that are multiplied with them. Likewise the inverse of the largest weight.
 _WEIGHT = 1e19
+_MAX_NAMES = 1 << 18
 _NUMBERS = (Real, Decimal, np.bool_)
 _TIMES = (datetime.date, datetime.timedelta, np.datetime64, np.timedelta64)
-_TIME_REMEDY = "give times as numbers, for example (x - x.min()) / numpy.timedelta64(1, 'D')"
-# What to do with a dtype, by its kind.
-_REMEDIES = {
-    "U": "encode text as numbers, for example with pandas.get_dummies(df)",
-    "S": "decode bytes as text, for example with numpy.asarray(x, 'S').astype('U')",
-    "M": _TIME_REMEDY,
-    "m": _TIME_REMEDY,
-    "c": "give real and imaginary parts as columns, for example "
-    "numpy.column_stack([numpy.real(x), numpy.imag(x)])",
-    "V": "give fields as columns, for example numpy.column_stack([x[n] for n in x.dtype.names])",
-    "L": "give lists as columns, for example numpy.stack(list(x))",
-    "O": "convert it to a number or, if it is a label, to text with x.astype(str)",
-}
-# How other containers become arrays, by an attribute that they have.
-_CONVERSIONS = {
-    "filled": "x.filled(value)",
-    "toarray": "x.toarray()",
-    "collect": "x.collect()",
-    "to_pandas": "x.to_pandas()",
-    "inputs": "x.inputs",
-}
+
+
+class _Remedy(NamedTuple):
+    """What to do with values of a kind.
+
+    Attributes
+    ----------
+    said : str
+    array : str
+        Code for an array or a Series `x`.
+    pandas, polars : str
+        Code for the column NAME of a DataFrame `x`; if empty, the array's code works there, too.
+    """
+
+    said: str
+    array: str = ""
+    pandas: str = ""
+    polars: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.said}, for example {self.array}" if self.array else self.said
+
+
+_REMEDIES = {  # by the kind of a dtype, and more: D are dictionaries, L lists, P periods, t times
+    "U": _Remedy(
+        "encode text as numbers",
+        "numpy.column_stack([c[:, None] == numpy.unique(c) for c in numpy.asarray(x).T])",
+        "pandas.get_dummies(x)",
+        "x.to_dummies(NAME)",
+    ),
+    "S": _Remedy(
+        "decode bytes as text",
+        "numpy.asarray(x, 'S').astype('U')",
+        "x.assign(**{NAME: x[NAME].str.decode('utf-8')})",
+        "x.with_columns(x[NAME].cast(str))",
+    ),
+    "M": _Remedy(
+        "give times as numbers",
+        "(x - x.min()) / numpy.timedelta64(1, 'D')",
+        "x.assign(**{NAME: (x[NAME] - x[NAME].min()) / numpy.timedelta64(1, 'D')})",
+    ),
+    "P": _Remedy(
+        "give times as numbers",
+        "x.astype('int64')",
+        "x.assign(**{NAME: x[NAME].astype('int64')})",
+    ),
+    "t": _Remedy(
+        "give times as numbers",
+        "numpy.array([3600 * t.hour + 60 * t.minute + t.second for t in x])",
+        "x.assign(**{NAME: [3600 * t.hour + 60 * t.minute + t.second for t in x[NAME]]})",
+    ),
+    "c": _Remedy(
+        "give real and imaginary parts as columns",
+        "numpy.column_stack([numpy.real(x), numpy.imag(x)])",
+    ),
+    "V": _Remedy(
+        "give fields as columns", "numpy.column_stack([x[n] for n in x.dtype.names])"
+    ),
+    "L": _Remedy(
+        "give lists as columns",
+        "numpy.stack(list(x))",
+        "numpy.column_stack([numpy.stack(x[c].to_numpy()) for c in x.columns])",
+        "numpy.column_stack([numpy.stack(x[c].to_numpy()) for c in x.columns])",
+    ),
+    "D": _Remedy(
+        "give the values of dictionaries as columns",
+        "numpy.array([list(row.values()) for row in numpy.ravel(x)])",
+        "x.drop(columns=NAME).join(pandas.json_normalize(x[NAME]))",
+    ),
+    "O": _Remedy("convert it to a number or, if it is a label, to text with x.astype(str)"),
+}  # fmt: skip
 
 
 def host_array(x: Any, what: str, owner: str) -> npt.NDArray[Any]:
@@ -63,12 +119,34 @@ def host_array(x: Any, what: str, owner: str) -> npt.NDArray[Any]:
     """
     x = from_frame(x, what)
     if not isinstance(x, np.ndarray) or is_numpy_subclass(x):
-        found = [code for name, code in _CONVERSIONS.items() if hasattr(x, name)]
         raise InputError(
             f"{owner} expects {what} as a plain NumPy array or a DataFrame, got "
-            f"{type(x).__name__}; convert with {[*found, 'numpy.asarray'][0]}"
+            f"{'None' if x is None else type(x).__name__}{_conversion(x, what, owner)}"
         )
     return _plain_array(x, what, None)
+
+
+def _conversion(x: object, what: str, owner: str) -> str:
+    """Return how a container becomes an array, as the end of an error."""
+    if isinstance(x, (str, PathLike)) and what == "inputs":
+        reader = "load_csv_inputs" if owner == "predict" else "load_csv"
+        return f"; read a CSV file with nnxp.data.{reader}(x)"
+    if isinstance(x, Mapping):
+        code = "numpy.array(list(x.values())).T"
+        return f"; convert its columns with {code}" if code_for_numpy([*x.values()]) else ""
+    if isinstance(x, Set):
+        return ", which has no order; give an array in the order of the examples"
+    if hasattr(x, "read"):
+        return "; read a CSV file with nnxp.data.load_csv(x.name)"
+    if isinstance(x, Iterator):
+        return "; convert with numpy.array(list(x))"
+    own = {"collect": "x.collect()", "inputs": f"x.{what}", "to_pandas": "x.to_pandas()"}
+    code = next((code for name, code in own.items() if hasattr(x, name)), "") or code_for_numpy(x)
+    if code:
+        return f"; convert with {code}"
+    if isinstance(x, (list, tuple)):
+        return " of different lengths or kinds; give each row the same numbers of columns"
+    return ""
 
 
 def from_frame(x: Any, what: str) -> Any:
@@ -88,14 +166,7 @@ def from_frame(x: Any, what: str) -> Any:
     """
     if isinstance(x, np.ndarray) or not callable(getattr(x, "to_numpy", None)):
         return x
-    for column, dtype in enumerate(_dtypes(x)):
-        # polars makes a number of a time where another column holds numbers.
-        if hasattr(dtype, "is_temporal") and dtype.is_temporal():
-            where = f" in column {x.columns[column]!r}" if hasattr(x, "columns") else ""
-            raise InputError(
-                f"{what} must be numbers, got {dtype}{where}; give times as numbers, for example "
-                "(x - x.min()).dt.total_seconds()"
-            )
+    _require_no_times(x, what)
     try:
         array = np.asarray(x.to_numpy())
     except Exception as error:
@@ -107,6 +178,45 @@ def from_frame(x: Any, what: str) -> Any:
     if array.dtype.kind == "f" and array.size:
         require_finite(array, what, frame=x)
     return array
+
+
+def _require_no_times(x: Any, what: str) -> None:
+    """Raise an `InputError` for times and structs of polars.
+
+    It makes numbers of times where another column holds numbers, and arrays of structs.
+    """
+    for column, dtype in enumerate(_dtypes(x)):
+        times = hasattr(dtype, "is_temporal") and dtype.is_temporal()
+        if not times and not hasattr(dtype, "to_schema"):
+            continue
+        name = repr(x.columns[column]) if hasattr(x, "columns") else ""
+        own = f"x[{name}]" if name else "x"
+        if times:
+            said, code = "times as numbers", f"({own} - {own}.min()).dt.total_seconds()"
+            code = f"{own}.to_physical()" if str(dtype) == "Time" else code
+            code = f"x.with_columns({code})" if name else code
+        else:
+            said, code = "fields as columns", f"x.unnest({name})" if name else "x.struct.unnest()"
+        where = f" in column {name}" if name else ""
+        raise InputError(
+            f"{what} must be numbers, got {dtype!s:.40}{where}; give {said}, for example {code}"
+        )
+
+
+def columns_of(x: Any) -> Columns | None:
+    """Return the names of a DataFrame's columns; None if they do not tell the columns apart.
+
+    That is so if a name occurs twice, or is neither text nor a whole number. Names of more than
+    `_MAX_NAMES` characters in all are not kept, so that they fit into a checkpoint.
+    """
+    if isinstance(x, np.ndarray) or not callable(getattr(x, "to_numpy", None)):
+        return None
+    given = list(getattr(x, "columns", ()))
+    if not given or not all(isinstance(n, (str, Integral)) for n in given):
+        return None
+    names = tuple(n if isinstance(n, str) else int(n) for n in given)
+    known = len(set(names)) == len(names) and sum(len(str(n)) + 4 for n in names) <= _MAX_NAMES
+    return names if known else None
 
 
 def categories_of(x: Any) -> Any:
@@ -122,9 +232,15 @@ def categories_of(x: Any) -> Any:
 def require_numbers(x: npt.NDArray[Any], what: str, owner: str, text: bool = False) -> None:
     """Raise an `InputError` unless an array holds numbers, or text if that is taken as well."""
     if x.dtype.kind not in ("biufU" if text else "biuf"):
+        remedy = str(_REMEDIES.get("M" if x.dtype.kind == "m" else x.dtype.kind, _REMEDIES["O"]))
+        if x.dtype.kind == "V" and not x.dtype.names:  # bfloat16 and others of ml_dtypes
+            remedy = 'convert with x.astype("float32")'
+        with contextlib.suppress(ValueError):
+            if x.dtype.kind == "U" and x.astype("float64").size:
+                remedy = "make numbers of them with numpy.asarray(x, float)"
         raise InputError(
             f"{owner} expects {what} as numbers{' or text' if text else ''}, got {x.dtype}; "
-            f"{_REMEDIES.get(x.dtype.kind, _REMEDIES['O'])}"
+            f"{remedy}"
         )
 
 
@@ -235,7 +351,7 @@ def _plain_array(array: npt.NDArray[Any], what: str, frame: Any) -> npt.NDArray[
         index, value = next(x for x in np.ndenumerate(array) if not isinstance(x[1], _NUMBERS))
         raise InputError(
             f"{what} must be numbers, got {value!r:.40} in {_place(index, frame)}; "
-            f"{_REMEDIES[_kind(value)]}"
+            f"{_cell_remedy(array, index, frame)}"
         )
     if all(issubclass(kind, (bool, np.bool_)) for kind in kinds):
         return array.astype(bool)
@@ -267,14 +383,42 @@ def _is_missing(value: Any) -> bool:
 
 
 def _kind(value: object) -> str:
-    """Return the kind of dtype of a cell that is no number."""
-    kinds = ((str, "U"), (bytes, "S"), (_TIMES, "M"), (complex, "c"))
+    """Return the kind of a cell that is no number; see `_REMEDIES`."""
+    kinds = (
+        (str, "U"), (bytes, "S"), (_TIMES, "M"), (datetime.time, "t"), (complex, "c"),
+        (Mapping, "D"), ((Sequence, np.ndarray), "L"),
+    )  # fmt: skip
     known = (kind for type_, kind in kinds if isinstance(value, type_))
-    return next(known, "L" if hasattr(value, "__len__") else "O")
+    return next(known, "P" if hasattr(value, "to_timestamp") else "O")
+
+
+def _cell_remedy(array: npt.NDArray[Any], index: tuple[int, ...], frame: Any) -> str:
+    """Return what to do with a cell that is no number, and code for it."""
+    value = array[index]
+    kind = _kind(value)
+    said, code, pandas, polars = _REMEDIES[kind]
+    if kind == "L":
+        cells: list[Any] = list(array[(slice(None), *index[1:])])
+        try:
+            np.stack(cells)
+        except ValueError:
+            return f"{said}, all of one length"
+    if getattr(frame, "columns", None) is not None:
+        code = (polars if hasattr(frame, "drop_nulls") else pandas) or code
+        code = code.replace("NAME", repr(frame.columns[index[1]]))
+    elif kind == "U" and array.ndim == 1:
+        return "make all of it numbers with x.astype(float), or text with x.astype(str)"
+    elif kind == "U" and array.ndim == 2:
+        i = index[1]
+        own = f"x[:, {i}:{i + 1}] == numpy.unique(x[:, {i}])"
+        code = f"numpy.column_stack([x[:, :{i}], {own}, x[:, {i + 1}:]])"
+    elif kind == "L" and array.ndim == 2:
+        code = "numpy.column_stack([numpy.stack(list(c)) for c in x.T])"
+    return f"{said}, for example {code}" if code else said
 
 
 def _missing(what: str, index: tuple[int, ...], frame: Any) -> InputError:
-    remedy = "df.dropna() or df.fillna(…)"
+    remedy = "df.dropna() or df.fillna(0)"
     if hasattr(frame, "drop_nulls"):  # polars
         remedy = "df.drop_nulls().drop_nans()"
     example = "" if frame is None else f", for example with {remedy}"
@@ -287,7 +431,7 @@ def _missing(what: str, index: tuple[int, ...], frame: Any) -> InputError:
 def _place(index: tuple[int, ...], frame: Any) -> str:
     """Return the place of a cell, with the name of its column in a DataFrame."""
     row = f"row {index[0]}"
-    names = list(frame.columns) if frame is not None and len(index) == 2 else []
+    names = list(getattr(frame, "columns", ())) if len(index) == 2 else []
     if not names:
         return row + _within(index[1:])
     name = names[index[1]]

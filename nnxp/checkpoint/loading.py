@@ -368,7 +368,21 @@ def _read_data_format(described: Mapping[str, Any] | None) -> DataFormat | None:
     largest = described["largest"]
     if type(largest) not in (int, float) or not 0 <= largest < math.inf:
         raise CheckpointError("its data format is damaged")
-    return DataFormat(shape, described["images"], scale, float(largest), classes, kind)
+    size = described["size"]
+    if size is not None:
+        if len(size) != 2 or not all(type(x) is float and math.isfinite(x) for x in size):
+            raise CheckpointError("its data format is damaged")
+        size = tuple(size)
+    columns = described["columns"]
+    if columns is not None:
+        if not isinstance(columns, list) or not all(type(x) in (str, int) for x in columns):
+            raise CheckpointError("its columns are not a list of names")
+        columns = tuple(columns)
+        if len(set(columns)) < len(columns):
+            raise CheckpointError("its columns are not different names")
+    return DataFormat(
+        shape, described["images"], scale, float(largest), classes, kind, size, columns
+    )
 
 
 def _read_frozen(metadata: Mapping[str, Any], network: Sequential) -> list[Layer]:

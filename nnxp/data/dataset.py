@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nnxp.checks import POSITIVE, Rng, explained, require_count, require_number, require_rng, warn
-from nnxp.data_format import IMAGE_SCALE, Label
+from nnxp.data_format import IMAGE_SCALE, Label, as_column
 from nnxp.errors import InputError
 from nnxp.frames import (
+    Columns,
     categories_of,
+    columns_of,
     from_frame,
     host_array,
     host_weights,
@@ -58,6 +60,9 @@ class Dataset:
         The label of each class number, if labels became class numbers.
     largest : float
         The largest magnitude of the inputs, before they are divided, when the data set was made.
+    columns : tuple or None
+        The names of the inputs' columns, if they were a DataFrame and each is another text or whole
+        number.
 
     Raises
     ------
@@ -81,6 +86,7 @@ class Dataset:
     classes: tuple[Label, ...] | None
     weights: npt.NDArray[Any] | None
     largest: float
+    columns: Columns | None
 
     @explained("nnxp.data.Dataset(inputs, labels)")
     def __init__(
@@ -94,12 +100,14 @@ class Dataset:
     ) -> None:
         if classes is None:
             classes = categories_of(labels)
+        columns, given = columns_of(inputs), inputs
         inputs, labels = (
             host_array(x, name, "Dataset") for name, x in (("inputs", inputs), ("labels", labels))
         )
         if inputs.ndim < 2:
+            remedy = f"; one feature is {as_column(given)}" if inputs.ndim else ""
             raise InputError(
-                f"Dataset expects inputs of shape (examples, features), got {inputs.shape}"
+                f"Dataset expects inputs of shape (examples, features), got {inputs.shape}{remedy}"
             )
         if labels.ndim not in (1, 2):
             raise InputError(
@@ -144,6 +152,7 @@ class Dataset:
             classes=found,
             weights=weights,
             largest=largest,
+            columns=columns,
         )
 
     def __setattr__(self, name: str, value: object) -> None:

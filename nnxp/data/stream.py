@@ -10,6 +10,7 @@ import numpy as np
 from nnxp.arrays import Array
 from nnxp.data.batches import Batches, to_device
 from nnxp.data.dataset import Dataset
+from nnxp.data_format import require_columns
 from nnxp.devices import Device
 from nnxp.errors import InputError
 
@@ -79,6 +80,10 @@ class BatchStream(Batches):
                         f"(batch, *{first.shape[1:]}) {first.dtype}, batch {i + 1} has "
                         f"(batch, *{own.shape[1:]}) {own.dtype}"
                     )
+            kept = "trainer.network.data_format.columns"
+            require_columns(
+                self.dataset.columns, dataset.columns, f"the inputs of batch {i + 1}", kept
+            )
             self.check_labels(dataset.labels)
             self.examples += len(dataset)
             if i >= skipped:

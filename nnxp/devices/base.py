@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.arrays import Array, DType, Namespace, describe, device_of, is_numpy_subclass
+from nnxp.arrays import (
+    Array,
+    DType,
+    Namespace,
+    code_for_numpy,
+    describe,
+    device_of,
+    is_numpy_subclass,
+)
 from nnxp.checks import explained, unknown_name
 from nnxp.errors import DeviceError, InputError, OutOfMemoryError
 
@@ -96,10 +104,10 @@ class Device:
     def require(self, x: Array, owner: object) -> None:
         """Raise a `DeviceError` that names both devices unless this device holds `x`."""
         if not self.holds(x):
-            convert = f'nnxp.device("{self.spec}").asarray(x)'
-            remedy = convert if _on_host(x) else f"its own device's to_host(x), then {convert}"
+            host = "x" if _on_host(x) else code_for_numpy(x) or "own_device.to_host(x)"
             raise DeviceError(
-                f"{owner} is on {self.spec}, got {describe(x)}; convert with {remedy}"
+                f"{owner} is on {self.spec}, got {describe(x)}; convert with "
+                f'nnxp.device("{self.spec}").asarray({host})'
             )
 
     @explained("device.asarray(x)")
@@ -132,12 +140,12 @@ class Device:
         if not _on_host(host):
             raise DeviceError(
                 f"asarray copies arrays from the host to {self.spec}, got {describe(host)}; "
-                "copy it to the host first with its own device's to_host(x)"
+                f"copy it there first with {code_for_numpy(host) or 'own_device.to_host(x)'}"
             )
         if is_numpy_subclass(host):
             raise InputError(
                 f"asarray expects a plain array, got {type(host).__name__}; convert with "
-                "numpy.asarray(x)"
+                f"{code_for_numpy(host)}"
             )
         try:
             array = np.asarray(host)

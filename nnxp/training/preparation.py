@@ -14,7 +14,15 @@ from nnxp.checks import object_remedy, require_list, warn
 from nnxp.data.batches import Batches, prepare_batch
 from nnxp.data.dataset import Dataset
 from nnxp.data.stream import BatchStream
-from nnxp.data_format import DataFormat, Label, is_image
+from nnxp.data_format import (
+    FEW,
+    DataFormat,
+    Label,
+    is_image,
+    require_columns,
+    said_scale,
+    size_of,
+)
 from nnxp.devices import Device
 from nnxp.errors import InputError
 from nnxp.layers import BatchNorm, Flatten, Layer, Standardize
@@ -167,9 +175,21 @@ def data_format_of(dataset: Dataset, step: Step, streamed: bool) -> DataFormat:
     """
     inputs, scale, known = dataset.inputs, dataset.scale, step.network.data_format
     classes = known.classes if known is not None and streamed else dataset.classes
-    largest = 0.0 if streamed else dataset.largest / (scale or 1)
+    columns = dataset.columns
+    if known is not None:
+        kept = "trainer.network.data_format.columns"
+        require_columns(known.columns, columns, "the training data", kept)
+        columns = columns or known.columns
+    size = None if streamed else size_of(inputs, scale)
     return DataFormat(
-        tuple(inputs.shape[1:]), is_image(inputs), scale, largest, classes, step.loss.probabilities
+        shape=tuple(inputs.shape[1:]),
+        images=is_image(inputs),
+        scale=scale,
+        largest=0.0 if streamed else dataset.largest / (scale or 1),
+        classes=classes,
+        probabilities=step.loss.probabilities,
+        size=None if size is None or size.examples < FEW else (size.mean, size.deviation),
+        columns=columns,
     )
 
 
@@ -177,10 +197,10 @@ def warn_of_other_scale(known: DataFormat | None, trained_on: DataFormat) -> Non
     """Warn if a network is trained on inputs that are divided by another number than before."""
     if known is None or known.images != trained_on.images or known.scale == trained_on.scale:
         return
-    before, now = known.scale or 1, trained_on.scale or 1
+    now = "does not divide" if trained_on.scale is None else f"divides by {trained_on.scale:g}"
     warn(
-        f"the network was trained on inputs divided by {before:g}, and these are divided by "
-        f"{now:g}; from now on, predict divides by {now:g}"
+        f"the network was trained on inputs that were {said_scale(known.scale)}, and these are "
+        f"{said_scale(trained_on.scale)}; from now on, predict {now}"
     )
 
 
@@ -190,19 +210,22 @@ def in_format(dataset: Dataset, trained_on: DataFormat, name: str) -> Dataset:
     Raises
     ------
     InputError
-        If its labels are of another kind, or its inputs are divided by another number.
+        If its labels are of another kind, its inputs are divided by another number, or its columns
+        are not those of the training data.
     """
+    kept = "train.columns" if name == "validation" else "trainer.network.data_format.columns"
+    require_columns(trained_on.columns, dataset.columns, f"the {name} data", kept)
     expected, images = trained_on.scale_of(dataset.inputs), is_image(dataset.inputs)
     if dataset.scale not in (expected, trained_on.scale):
         raise InputError(
-            f"the {name} data, {dataset.inputs.dtype}, are divided by {dataset.scale}, and the "
-            f"training data by {trained_on.scale}; give both data sets scale={trained_on.scale}"
+            f"the {name} data, {dataset.inputs.dtype}, are {said_scale(dataset.scale)}, and the "
+            f"training data {said_scale(trained_on.scale)}; give both data sets "
+            f"scale={trained_on.scale}"
         )
     if not (images and trained_on.images):
         if images and dataset.scale is not None:
             trained_on.warn_of_images(dataset.largest, f"the {name} data")
-        largest = dataset.largest / (dataset.scale or 1)
-        trained_on.warn_of_size(largest, len(dataset), f"the {name} data")
+        trained_on.warn_of_size(size_of(dataset.inputs, dataset.scale), f"the {name} data")
     try:
         return dataset.with_classes(trained_on.classes)
     except InputError as error:

@@ -408,7 +408,7 @@ class Trainer:
         "device=network.device, dtype=network.dtype, rng=0)"
     )
     def train_epoch(self, batches: Batches) -> None:
-        """Do the updates of one epoch, and nothing else.
+        """Do the updates of one epoch, after which the network predicts as after `fit`.
 
         `fit` does the same for each epoch, and evaluates afterwards. The data set stays on the
         device as long as `batches` do.
@@ -430,15 +430,19 @@ class Trainer:
                     f"{getattr(batches, what)}; make them with {what}=network.{what}"
                 )
         progress = self._progress or EpochProgress.start(batches)
-        self._require_suitable_training(batches, self._whole_step())
+        step = self._whole_step()
+        self._require_suitable_training(batches, step)
+        trained_on = data_format_of(batches.dataset, step, isinstance(batches, BatchStream))
         self._require_resumable(batches)
+        warn_of_other_scale(self.network.data_format, trained_on)
+        self.network.data_format = trained_on
         self.rng = batches.rng
         self._micro_batch_size = None
         with (
             self._session([batches], training=True),
-            self._steps(batches, progress, observed=False, restores=False) as step,
+            self._steps(batches, progress, observed=False, restores=False) as do_step,
         ):
-            self._train(step, batches, progress, [])
+            self._train(do_step, batches, progress, [])
 
     @explained("trainer.evaluate(dataset) with dataset = nnxp.data.Dataset(X, y)")
     def evaluate(self, dataset: Dataset, batch_size: int = EVALUATION_BATCH_SIZE) -> Evaluation:
