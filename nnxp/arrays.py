@@ -128,9 +128,9 @@ def on_different_devices(device: Any, other: Any) -> bool:
     return device is not None and other is not None and bool(device != other)
 
 
-# Code that makes a NumPy array of an array `x` of any library, or of a list, in the order in which
-# it is tried: NumPy takes the numbers below a mask, and PyTorch refuses what needs a gradient, is on
-# a GPU, is sparse, or has a dtype that NumPy has not.
+# Code that makes a NumPy array of an array `x` of any library, or of a list. It is tried in this
+# order: NumPy takes the numbers below a mask, and PyTorch refuses what needs a gradient, is on a
+# GPU, is sparse, or has a dtype that NumPy has not.
 _TO_NUMPY: dict[str, Callable[[Any], Any]] = {
     "x.filled(0)": lambda x: x.filled(0),
     "numpy.asarray(x)": np.asarray,

@@ -214,7 +214,7 @@ def columns_of(x: Any) -> Columns | None:
     given = list(getattr(x, "columns", ()))
     if not given or not all(isinstance(n, (str, Integral)) for n in given):
         return None
-    names = tuple(n if isinstance(n, str) else int(n) for n in given)
+    names = tuple(str(n) if isinstance(n, str) else int(n) for n in given)
     known = len(set(names)) == len(names) and sum(len(str(n)) + 4 for n in names) <= _MAX_NAMES
     return names if known else None
 
@@ -398,7 +398,8 @@ def _cell_remedy(array: npt.NDArray[Any], index: tuple[int, ...], frame: Any) ->
     kind = _kind(value)
     said, code, pandas, polars = _REMEDIES[kind]
     if kind == "L":
-        cells: list[Any] = list(array[(slice(None), *index[1:])])
+        rows: Any = array  # not narrowed by NumPy's overloads
+        cells = list(rows[:, *index[1:]])
         try:
             np.stack(cells)
         except ValueError:

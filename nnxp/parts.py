@@ -25,6 +25,7 @@ _EXAMPLES = {
     "Chain.steps": "[100]",
     "every": "100", "factor": "0.9", "features": "50", "hidden": "50", "hidden1": "50",
     "hidden2": "50", "inputs": "784", "l1": "1e-4", "l2": "1e-4",
+    "learning_rate": "0.1",
     "layers": "[nnxp.Affine(50, 50, rng=0), nnxp.ReLU()]", "limit": "1.0", "outputs": "10",
     "peak": "0.1", "rate": "0.1", "rng": "0",
     "schedules": "[nnxp.schedules.LinearWarmup(0.1, 100), nnxp.schedules.Cosine(0.1, 900)]",
@@ -181,8 +182,9 @@ def _explained(cls: type[Part]) -> Callable[..., None]:
         try:
             initialize(self, *args, **settings)
         except TypeError:
+            kind = type(self) if type(self).__init__ is call else cls  # it may inherit this one
             given = (self, *args)
-            require_arguments(initialize, given, settings, cls.__name__, _example_call(cls))
+            require_arguments(initialize, given, settings, kind.__name__, _example_call(kind))
             raise
         except (MemoryError, ValueError) as error:
             if isinstance(error, NnxpError):
@@ -203,14 +205,17 @@ def _explained(cls: type[Part]) -> Callable[..., None]:
 def _example_call(cls: type[Part]) -> str:
     """Return a call of a constructor that works; of parameters without an example, the names."""
     shown = []
-    for name, x in inspect.signature(vars(cls)["__init__"]).parameters.items():
+    for name, x in inspect.signature(cls.__init__).parameters.items():
         if x.default is x.empty and x.kind in (x.POSITIONAL_OR_KEYWORD, x.KEYWORD_ONLY):
             value = _EXAMPLES.get(f"{cls.__name__}.{name}", _EXAMPLES.get(name, name))
             shown.append(f"{name}={value}" if x.kind is x.KEYWORD_ONLY else value)
         elif isinstance(x.default, (int, float)):
             shown.append(f"{name}={x.default}")
+    call = f"{cls.__name__}({', '.join(shown[1:])})"
+    if not is_own(cls):
+        return call
     public = vars(sys.modules["nnxp"]).get(cls.__name__) is cls
-    return f"{'nnxp' if public else cls.__module__}.{cls.__name__}({', '.join(shown[1:])})"
+    return f"{'nnxp' if public else cls.__module__}.{call}"
 
 
 def _setting(part: Part, name: str) -> Any:

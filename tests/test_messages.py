@@ -6,10 +6,12 @@ import re
 
 import numpy as np
 import pytest
+from file_samples import write_mnist_layout
 from tables import devices
 
 import nnxp
 from nnxp.data import Dataset
+from nnxp.parts import Part, constructor_parameters
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 4))
@@ -120,7 +122,7 @@ def test_a_history_is_drawn_alone_or_by_name(tmp_path):
         (lambda: nnxp.BatchNorm(num_features=3), "nnxp calls it 'features'"),
         (lambda: nnxp.SoftmaxWithLoss(weight=[1, 2]), "nnxp calls it 'class_weights'"),
         (lambda: nnxp.L2(lambda_=0.1), "unknown setting of L2 'lambda_'"),
-        (lambda: nnxp.ClipNorm(max_norm=1.0), "unknown setting of ClipNorm 'max_norm'"),
+        (lambda: nnxp.ClipNorm(max_norm=1.0), "unknown setting of ClipNorm 'max_norm'; nnxp calls"),
         (lambda: nnxp.metrics.TopAccuracy(k=5, top=1), "unknown setting of TopAccuracy 'top'"),
         (lambda: nnxp.TwoLayerNet(4, 3, 2, rng=0, weight_init_std=0.01), "it 'initializer'"),
         (lambda: trainer().fit(X, Y), r"fit: .* call trainer.fit\(train, .*Dataset\(X, y\)"),
@@ -187,6 +189,268 @@ def test_settings_of_a_users_part_have_any_names():
     assert Any(lr=0.5).learning_rate == 0.5
     with pytest.raises(TypeError, match="unexpected keyword argument 'rate'"):
         Scale(rate=1)
+
+
+# Calls with wrong arguments
+
+
+def own_parts(kind=Part):
+    for each in kind.__subclasses__():
+        if each.__module__.startswith("nnxp."):
+            yield each
+            yield from own_parts(each)
+
+
+def required(kind):
+    return [
+        name
+        for name, x in constructor_parameters(kind).items()
+        if x.default is x.empty and x.kind is not x.VAR_KEYWORD
+    ]
+
+
+MADE = sorted({kind for kind in own_parts() if kind.__init__ is not object.__init__}, key=str)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MADE if required(kind)])
+def test_every_constructor_prints_a_call_that_works(kind):
+    with pytest.raises(nnxp.ArgumentError, match=f"^{kind.__name__}: .*; call ") as raised:
+        kind()
+    assert isinstance(raised.value, nnxp.InputError)
+    assert isinstance(raised.value, TypeError)
+    made = eval(str(raised.value).partition("; call ")[2], {"nnxp": nnxp})
+    assert type(made) is kind
+
+
+@pytest.mark.parametrize("kind", [kind for kind in own_parts() if kind not in MADE])
+def test_parts_without_settings_take_none(kind):
+    for call in (lambda: kind(0.1), lambda: kind(axis=1)):
+        with pytest.raises(
+            nnxp.ArgumentError, match="takes no arguments, got (0.1|axis); call"
+        ) as e:
+            call()
+        assert str(e.value).endswith(f"; call {kind.__name__}()")
+
+
+def test_a_users_part_without_a_constructor_takes_no_arguments():
+    class Own(nnxp.Layer):
+        pass
+
+    class Mixed(nnxp.Layer, dict):
+        pass
+
+    with pytest.raises(TypeError, match=r"Own takes no arguments, got 3; call Own\(\)"):
+        Own(3)
+    assert Mixed(a=1) == {"a": 1}
+
+
+FITTED = nnxp.Trainer(network(), nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+FITTED.fit(Dataset(X, Y), epochs=1, batch_size=10, rng=0)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: nnxp.Trainer(network(), nnxp.SoftmaxWithLoss()),
+        lambda: nnxp.Trainer(network(), nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1), lr=0.1),
+        lambda: trainer().step(X),
+        lambda: trainer().fit(Dataset(X, Y), epochs=1, batch=10, rng=0),
+        lambda: trainer().evaluate(),
+        lambda: trainer().train_epoch(),
+        lambda: trainer().save(),
+        nnxp.Trainer.resume,
+        lambda: nnxp.Trainer.resume("a.safetensors", network()),
+        nnxp.load_network,
+        lambda: network().predict(),
+        lambda: network().predict(X, batch=3),
+        lambda: network().predict(X, 3),
+        lambda: FITTED.network.predict_proba(X, verbose=0),
+        FITTED.network.predict_classes,
+        lambda: network().save(),
+        lambda: network().to(),
+        lambda: network().activations(),
+        lambda: network().load_parameters(),
+        lambda: network().summary(1),
+        lambda: Dataset(X),
+        lambda: Dataset(X, Y, sample_weight=Y),
+        lambda: Dataset(X, Y).split(0.2),
+        lambda: Dataset(X, Y).split(test_size=0.2, rng=0),
+        lambda: nnxp.data.Batches(Dataset(X, Y), 10),
+        lambda: nnxp.data.one_hot(Y),
+        nnxp.data.load_csv,
+        lambda: nnxp.data.load_csv("a.csv", sep=";"),
+        nnxp.data.load_csv_inputs,
+        lambda: nnxp.data.load_mnist("a", download=True),
+        lambda: nnxp.data.load_digits(10),
+        lambda: nnxp.plots.plot_histories(FITTED.history),
+        lambda: nnxp.device("cpu").asarray(),
+        nnxp.register,
+        lambda: nnxp.check_gradients(network()),
+        lambda: nnxp.numerical_gradient(X),
+        lambda: nnxp.testing.check_layer(nnxp.ReLU()),
+        lambda: nnxp.accuracy(X),
+        lambda: nnxp.metrics.confusion_matrix(X),
+        lambda: nnxp.mlp([4, 3]),
+        nnxp.initializers.normal,
+        lambda: nnxp.initializers.he_normal(0.1),
+        lambda: nnxp.callbacks.EarlyStopping("validation_loss", patience=3),
+        lambda: nnxp.callbacks.ReduceOnPlateau(rate=3),
+        nnxp.callbacks.Checkpoint,
+        lambda: nnxp.callbacks.Progress(every=2),
+        lambda: nnxp.callbacks.WeightAverage(1, 2),
+    ],
+)
+def test_functions_and_methods_print_a_call_that_works(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(nnxp.ArgumentError, match=": .*; call ") as raised:
+        call()
+    code = str(raised.value).rpartition("; call ")[2]
+    code = re.split(r", or give|, with the| with ", code)[0]
+    if "safetensors" in code:
+        pytest.importorskip("safetensors")
+        FITTED.save("training.safetensors")
+        FITTED.network.save("network.safetensors")
+    if "plots" in code:
+        pytest.importorskip("matplotlib")
+    if "folder" in code:
+        write_mnist_layout(tmp_path / "folder", *nnxp.data.load_digits())
+    (tmp_path / "table.csv").write_text("1,2,0\n3,4,1\n")
+    inputs = X if "gradient" in code else X.astype("float32")
+    dataset = Dataset(X, Y)
+    names = {
+        "nnxp": nnxp,
+        "network": FITTED.network if "predict" in code else network(dtype=str(inputs.dtype)),
+        "trainer": FITTED if "history" in code else trainer(),
+        "loss": nnxp.SoftmaxWithLoss(),
+        "x": inputs,
+        "inputs": inputs,
+        "labels": Y,
+        "scores": X[:, :3],
+        "train": dataset,
+        "dataset": dataset,
+        "batches": nnxp.data.Batches(dataset, 9, device="cpu", dtype="float32", rng=0),
+        "other": network(),
+        "device": nnxp.device("cpu"),
+        "layer": nnxp.ReLU(),
+        "rng": RNG,
+        "f": np.sum,
+        "mlp": nnxp.mlp,
+        "MyLayer": type("MyLayer", (nnxp.Layer,), {}),
+    }
+    eval(code, names)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: network().predict(X, batch=3), "'batch'; nnxp calls it 'batch_size'; call"),
+        (lambda: Dataset(X, Y).split(test_size=0.2, rng=0), "got 'test_size'; nnxp .* 'share'; c"),
+        (lambda: Dataset(X, Y, lables=Y), "did you mean 'labels'"),
+        (lambda: nnxp.schedules.StepDecay(0.1, step_size=3), "nnxp calls it 'every'"),
+        (lambda: nnxp.ClipNorm(max_norm=1), "nnxp calls it 'limit'"),
+    ],
+)
+def test_unknown_arguments_are_told_nnxps_word(call, words):
+    with pytest.raises(nnxp.ArgumentError, match=words):
+        call()
+
+
+def test_what_other_libraries_have_is_told_nnxps_way():
+    own, net = trainer(), network()
+    names = {"nnxp": nnxp, "trainer": FITTED, "network": net, "x": X.astype("float32")}
+    names |= {"dataset": Dataset(X, Y), "parameters": net.parameters(), "layer": nnxp.ReLU()}
+    for thing, attributes in (
+        (net, "add append compile fit evaluate eval train state_dict load_state_dict"),
+        (own, "predict predict_classes predict_proba score train"),
+    ):
+        for name in attributes.split():
+            assert not hasattr(thing, name)
+            with pytest.raises(AttributeError, match=f"has no '{name}'; use ") as raised:
+                getattr(thing, name)
+            exec(str(raised.value).partition("; use ")[2], names)
+    with pytest.raises(AttributeError, match="'Sequential' object has no attribute 'nothing'"):
+        _ = net.nothing
+    with pytest.raises(AttributeError, match=r"module 'nnxp' .* 'Dense'; nnxp calls it 'Affine'"):
+        _ = nnxp.Dense
+    with pytest.raises(AttributeError, match="has no attribute 'Afine'; did you mean 'Affine'"):
+        _ = nnxp.Afine
+
+    class Broken(nnxp.Sequential):
+        @property
+        def width(self):
+            return self.nothing_at_all
+
+    with pytest.raises(AttributeError, match="nothing_at_all"):
+        _ = Broken(nnxp.ReLU()).width
+
+
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [
+        (lambda: nnxp.Affine(10**9, 10**9, rng=0), "7,450,580,604.4 GiB"),
+        (lambda: nnxp.Affine(10**12, 10**12, rng=0), "GiB"),
+        (lambda: nnxp.TwoLayerNet(10**9, 10**9, 2, rng=0), "7,450,580,604.4 GiB"),
+        (lambda: nnxp.BatchNorm(10**15), "29,802,322.4 GiB"),
+    ],
+)
+def test_arrays_that_are_too_large_are_named_with_their_size(make, size):
+    with pytest.raises(nnxp.OutOfMemoryError, match=f"(Affine|BatchNorm) has .* {size}"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "remedy"),
+    [
+        (nnxp.initializers.normal, r"give (nnxp.initializers.normal\(0.01\)), which makes one$"),
+        (np.zeros, r"give (nnxp.initializers.he_normal) or lambda"),
+        (lambda: 3, r" or (lambda rng, shape: rng.normal\(0, 0.1, shape\))$"),
+    ],
+)
+def test_initializers_of_other_arguments_are_named_and_the_remedy_works(wrong, remedy):
+    with pytest.raises(nnxp.InputError, match="a function of a generator and a shape, got ") as e:
+        nnxp.Affine(4, 3, rng=0, initializer=wrong)
+    initializer = eval(re.search(remedy, str(e.value))[1], {"nnxp": nnxp})
+    assert nnxp.Affine(4, 3, rng=0, initializer=initializer).params["W"].shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: trainer().step(X.tolist(), Y), r"step expects an array, got list; .*asarray\(x\)"),
+        (
+            lambda: nnxp.data.Batches(X, 9, device="cpu", dtype="float32"),
+            "expects a Dataset, got",
+        ),
+        (lambda: nnxp.data.one_hot([[1], [2, 3]], 3), "one_hot expects an array of class numbers"),
+        (
+            lambda: network()["W1"],
+            r"have numbers, got 'W1'; .*.parameters\(\)\['W1'\]",
+        ),
+        (lambda: network().load_parameters(None), "parameters are arrays by name, got None"),
+        (
+            lambda: nnxp.schedules.Chain(nnxp.schedules.Constant(0.1), [3]),
+            "schedules must be a",
+        ),
+        (lambda: nnxp.schedules.Chain([nnxp.schedules.Constant(0.1)], 3), r"must be a .*use \[3\]"),
+        (lambda: trainer(metrics="accuracy"), r"metrics must be a list, got 'accuracy'"),
+        (lambda: trainer(penalty=nnxp.L2), r"make an object: L2\(…\)"),
+        (
+            lambda: trainer(transforms=[lambda grads: grads]),
+            "take parameters and gradients, ",
+        ),
+        (lambda: nnxp.plots.plot_histories(trainer(), "a.png"), "such as trainer.history, got Tra"),
+        (lambda: network(activation=nnxp.ReLU), "did you mean 'relu'"),
+    ],
+)
+def test_other_wrong_calls_are_named(call, message):
+    with pytest.raises(nnxp.InputError, match=message):
+        call()
+
+
+def test_a_first_loss_that_is_infinite_raises_only_nnxps_error():
+    own = nnxp.Trainer(network(), nnxp.MeanSquaredError(), nnxp.SGD(0.1))
+    with pytest.raises(nnxp.DivergenceError, match="diverged at step 1"):  # warnings are errors
+        own.fit([(X, X[:, :3] * 1e30)], epochs=1)
 
 
 # Remedies that are calls

@@ -99,15 +99,18 @@ def test_adapt_takes_real_frames(library):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ([[1.0, 2.0], [3.0, 4.0]], "as a plain NumPy array or a DataFrame, got list; .*asarray$"),
-        ([1.0, 2.0], "got float; convert with numpy.asarray"),
+        (
+            [[1.0, 2.0], [3.0, 4.0]],
+            r"as a plain NumPy array or a DataFrame, got list; .*\(x\)$",
+        ),
+        ([1.0, 2.0], "a DataFrame, got float$"),
         ([(TABLE, LABELS)], "got tuple"),
         ("abc", "got str"),
-        (None, "got NoneType"),
+        (None, "a DataFrame, got None$"),
         (3.0, "got float"),
         ({"a": [1]}, "got str"),
         (Dataset(TABLE, LABELS), "got Dataset; convert with x.inputs"),
-        (np.ma.array(TABLE), r"got MaskedArray; convert with x.filled\(value\)"),
+        (np.ma.array(TABLE), r"got MaskedArray; convert with x.filled\(0\)"),
         (np.array([["a"]]), "inputs as numbers, got <U1; encode text as numbers"),
         (Frame(np.array([[1.0, "x"]], object), "ab"), "got 'x' in column 'b', row 0; encode text"),
         (np.zeros((2, 1), "M8[s]"), r"got datetime64\[s\]; give times as numbers"),

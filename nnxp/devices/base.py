@@ -153,9 +153,10 @@ class Device:
             raise InputError(f"asarray expects an array of numbers: {error}") from None
         name = dtype or array.dtype.name
         if array.dtype.kind not in "biuf" or name not in _ARRAY_DTYPES:
+            code = code_for_numpy(host) if array.dtype.kind == "O" else ""
+            remedy = f"convert with {code}" if code else f"supported are {', '.join(_ARRAY_DTYPES)}"
             raise InputError(
-                f"asarray expects an array of numbers, got dtype {array.dtype}; supported are "
-                f"{', '.join(_ARRAY_DTYPES)}"
+                f"asarray expects an array of numbers, got dtype {array.dtype}; {remedy}"
             )
         return self._from_host(_convert(array, np.dtype(name)))
 

@@ -178,7 +178,7 @@ def data_format_of(dataset: Dataset, step: Step, streamed: bool) -> DataFormat:
     columns = dataset.columns
     if known is not None:
         kept = "trainer.network.data_format.columns"
-        require_columns(known.columns, columns, "the training data", kept)
+        require_columns(known.columns, columns, "the new training data", kept)
         columns = columns or known.columns
     size = None if streamed else size_of(inputs, scale)
     return DataFormat(
