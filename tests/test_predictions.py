@@ -15,6 +15,7 @@ from tables import device_or_skip, devices
 
 import nnxp
 from nnxp.data import Dataset, one_hot
+from nnxp.data_format import size_of
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (60, 8), np.uint8)
@@ -709,3 +710,115 @@ def test_mixed_classes_come_back_as_they_were():
     network.data_format = dataclasses.replace(network.data_format, classes=(1, "a"))
     assert set(map(type, network.predict_classes(TABLE).tolist())) <= {int, str}
     assert set(network.predict_classes(TABLE).tolist()) <= set(labels.tolist())
+
+
+# Sizes
+
+TAILS = {
+    "normal": lambda rng, n: rng.normal(size=(n, 4)),
+    "log-normal": lambda rng, n: np.exp(2 * rng.normal(size=(n, 4))),
+    "log-normal, one column": lambda rng, n: np.exp(2 * rng.normal(size=(n, 1))),
+    "Pareto": lambda rng, n: rng.pareto(0.5, (n, 4)) + 1,
+    "Cauchy": lambda rng, n: rng.standard_cauchy((n, 4)),
+    "rows": lambda rng, n: np.exp(2 * rng.normal(size=(n, 1))) * rng.normal(size=(n, 4)),
+    "sparse": lambda rng, n: (rng.random((n, 4)) < 0.05) * rng.normal(size=(n, 4)),
+}
+
+
+def format_of(inputs, scale=None):
+    """Return the data format of a network that is trained on these inputs."""
+    network = nnxp.mlp([inputs.shape[1], 2], rng=0)
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(1e-6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of large numbers
+        dataset = Dataset(inputs, np.arange(len(inputs)) % 2, scale=scale)
+        trainer.fit(dataset, epochs=1, batch_size=len(inputs), rng=0)
+    return network.data_format
+
+
+def is_warned(known, inputs):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        known.warn_of_size(size_of(inputs, known.scale), "inputs")
+    return len(said) > 0
+
+
+@pytest.mark.parametrize("kind", TAILS)
+@pytest.mark.parametrize("examples", [5, 50, 500])
+def test_tables_with_outliers_are_not_warned_of_and_wrong_scales_are(kind, examples):
+    wrong = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        known = format_of(TAILS[kind](rng, 500))
+        later = TAILS[kind](rng, examples)
+        assert not is_warned(known, later), seed
+        wrong += is_warned(known, later * 255) + is_warned(known, later / 255)
+    if examples == 500:
+        assert wrong == 40
+
+
+@pytest.mark.parametrize("outlier", [1e6, -1e12])
+def test_an_outlier_in_training_or_later_is_no_other_size(outlier):
+    one = TABLE.copy()
+    one[3, 2] = outlier
+    for trained_on, given in ((one, TABLE), (TABLE, one)):
+        known = format_of(trained_on)
+        assert not is_warned(known, given)
+        assert is_warned(known, given * 255)
+        assert is_warned(known, given / 255)
+
+
+def test_validation_with_a_lighter_tail_is_not_warned_of():
+    rng = np.random.default_rng(21)
+    heavy = rng.pareto(1.0, (1000, 1))
+    light = heavy[rng.permutation(1000)[:50]]
+    assert light.max() * 100 < heavy.max()
+    network = nnxp.mlp([1, 2], rng=0)
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(1e-6))
+    train = Dataset(heavy, np.arange(1000) % 2, scale=float(heavy.max()))
+    validation = Dataset(light, np.arange(50) % 2, scale=float(heavy.max()))
+    trainer.fit(train, epochs=1, batch_size=50, rng=0, validation=validation)  # warnings are errors
+    trainer.evaluate(validation)
+    network.predict(light)
+
+
+def test_a_single_image_that_was_not_scaled_is_warned_of():
+    network = trained(pixels("scaled"), LABELS)[0].network
+    network.predict(pixels("scaled")[:1])  # warnings are errors
+    network.predict(pixels("scaled")[:1] / 50)  # one dark image says nothing
+    for given in (pixels("raw"), pixels("int64")):
+        with pytest.warns(UserWarning, match="scale both in the same way"):
+            network.predict(given[:1])
+    with pytest.warns(UserWarning, match="scale both in the same way"):
+        network.predict(pixels("scaled") / 255)
+
+
+def test_sizes_of_few_examples_are_unknown():
+    assert format_of(TABLE[:19]).size is None
+    assert format_of(TABLE[:20]).size is not None
+    assert format_of(np.zeros((60, 8))).size is None
+    assert not is_warned(format_of(TABLE), np.zeros((60, 8)))
+
+
+def test_sizes_of_large_inputs_are_those_of_evenly_spaced_examples():
+    inputs = np.random.default_rng(0).normal(size=(600, 5000))
+    size = size_of(inputs, 2.0)
+    assert size == size_of(inputs[::2] / 2, None)
+    assert size.examples == 300
+
+
+@devices
+def test_train_epoch_lets_the_network_predict_as_fit_does(spec):
+    device_or_skip(spec)
+    place = {"dtype": "float32", "device": spec}
+    dataset = Dataset(IMAGES.astype("int64"), NAMES, scale=255)
+    networks = [nnxp.mlp([8, 6, 2], rng=0, **place) for _ in range(2)]
+    for network in networks:
+        trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam(0.01))
+        if network is networks[0]:
+            trainer.fit(dataset, epochs=1, batch_size=20, rng=0)
+        else:
+            trainer.train_epoch(nnxp.data.Batches(dataset, 20, rng=0, **place))
+    one, other = networks
+    assert one.data_format == other.data_format
+    assert other.predict_classes(IMAGES).tolist() == one.predict_classes(IMAGES).tolist()

@@ -51,7 +51,13 @@ def trained(loss, dataset, spec="cpu", batch_size=None, capture="auto", **option
 
 
 def assert_close(one, other):
-    """Compare up to rounding: sums of 120 terms, 4 steps, 3 layers, within 1e-11 of the largest."""
+    """Compare up to rounding in float64, by a unit of 2**-53 = 1.1e-16.
+
+    A gradient has sums of up to 120 terms and some 30 more roundings: 150 units of a parameter's
+    size, around 1. Momentum adds those of a step 3.4 times in 4 steps, and the next steps multiply
+    them by 10 at most: 150 * 1.1e-16 * 4 * 3.4 * 10 = 2e-12, and 1e-11 with some room. A figure
+    depends on 53 parameters, most of them with a smaller share of the error: 10 times as much.
+    """
     device, to_host = one.network.device, one.network.device.to_host
     for name, x in one.network.parameters().items():
         y = other.network.parameters()[name]
@@ -71,7 +77,7 @@ def test_a_weight_of_two_is_the_example_twice(spec, loss, train_metrics):
     other = trained(loss, repeated(loss), validation=repeated(loss), **options)
     assert_close(one, other)
     mine, its = one.evaluate(weighted(loss)), other.evaluate(repeated(loss))
-    assert dict(mine) == pytest.approx(dict(its), rel=1e-10)
+    assert dict(mine) == pytest.approx(dict(its), rel=1e-10)  # as in `assert_close`
     assert (one.captured == "captured") == (spec in ("cpu", "jax:cpu"))
     unweighted = trained(loss, Dataset(INPUTS, TARGETS[loss]), validation=0.5, **options)
     with pytest.raises(AssertionError):
@@ -104,9 +110,11 @@ def test_class_weights_are_means_over_all_batches(spec, weights, labels):
             weights=None if weights is None else device.asarray(weights, dtype="float64"),
         )
     )
+    # Scores are sums of 6 and 5 terms, a loss is one of 3, and the mean one of 40, in other orders:
+    # 100 units of 2**-53 of numbers up to 10 times the loss, 1e-13, with some room for exp and log.
     assert trainer.evaluate(dataset, batch_size=7).loss == pytest.approx(whole, rel=1e-12)
     assert trainer.history[0].validation_loss == pytest.approx(whole, rel=1e-12)
-    # Rates of 1e-9 change the loss by about as much.
+    # Six steps of 1e-9 times the squared norm of a batch's gradient, of 2 for all, 20 for seven.
     assert trainer.history[0].train_loss == pytest.approx(whole, rel=1e-7)
 
 
@@ -196,7 +204,7 @@ def test_parts_that_take_any_arguments_take_weights():
             trainers.append(made(network, own, nnxp.SGD(0.1), capture=False))
             trainers[-1].fit(dataset, epochs=1, batch_size=10, rng=0)
         W1, expected = (trainer.network.parameters()["W1"] for trainer in trainers)
-        np.testing.assert_allclose(W1, expected, rtol=1e-12)
+        np.testing.assert_array_equal(W1, expected)  # the same steps
 
 
 @pytest.mark.parametrize(
@@ -225,7 +233,8 @@ def test_weights_beyond_float32_are_refused_and_the_remedy_works(size):
         Dataset(INPUTS, LABELS, weights=weights)
     remedy = str(caught.value).rpartition("give ")[2]
     dataset = Dataset(INPUTS, LABELS, weights=eval(remedy, {"weights": weights}))
-    np.testing.assert_allclose(dataset.weights, COUNTS / COUNTS.max())
+    # Two quotients are rounded; the denormal numbers of 1e-310 have steps of 2e-13 of the smallest.
+    np.testing.assert_allclose(dataset.weights, COUNTS / COUNTS.max(), rtol=1e-12)
 
 
 @pytest.mark.parametrize("size", [1e-19, 1.0, 1e16])
@@ -236,6 +245,8 @@ def test_weights_within_float32_train(size):
     trainer = nnxp.Trainer(network, loss(), nnxp.Momentum(0.1), penalty=nnxp.L2(0.01))
     trainer.fit(Dataset(INPUTS, LABELS, weights=scaled), epochs=4, batch_size=40, rng=0)
     expected = one.history[-1].train_loss  # in float64
+    # Scores, losses and their mean, a sum of 40 terms, have some 80 roundings by a unit of 2**-24,
+    # 5e-6. Those of the parameters enter times the rate of 0.1 and the gradient.
     assert trainer.history[-1].train_loss == pytest.approx(expected, rel=1e-5)
 
 
