@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ IMAGE_SCALE = 255.0
 _FAR, _ERRORS = 10, 5
 FEW = 20  # examples from which no deviation is known
 _MANY = 50  # examples of which not all are small by chance
-_SAMPLED = 1 << 20  # numbers that are looked at, in at least 64 examples
+_EXAMPLES, _NUMBERS = 256, 1 << 20  # that are looked at, about, but at least `_MANY` examples
 _SHOWN = 100  # characters of a list of names
 _SMALL_IMAGE = 16  # the largest pixel, up to which uint8 is hardly an image's
 
@@ -90,26 +90,26 @@ class DataFormat:
             return None if is_floating(x) else self.scale
         return IMAGE_SCALE if self.scale is None and is_image(x) else self.scale
 
-    def warn_of_size(self, size: Size, what: str) -> None:
+    def warn_of_size(self, sizes: npt.NDArray[np.float64], what: str) -> None:
         """Warn of inputs that were hardly scaled as the training data were.
 
         Parameters
         ----------
-        size : Size
-            Of the inputs after the division.
+        sizes : (sizes,) array
+            Of the inputs after the division; see `sizes_of`.
         what : str
             The inputs, for the warning.
         """
-        if self.size is None or not size.examples:
+        if self.size is None or not len(sizes):
             return
-        mean, deviation = self.size
-        limit = math.log(_FAR) + _ERRORS * deviation / math.sqrt(size.examples)
-        if size.mean - mean > limit or (size.examples >= _MANY and mean - size.mean > limit):
+        (mean, deviation), own = self.size, float(sizes.mean())
+        limit = math.log(_FAR) + _ERRORS * deviation / math.sqrt(len(sizes))
+        if own - mean > limit or (len(sizes) >= _MANY and mean - own > limit):
             divided = "" if self.scale is None else f" after the division by {self.scale:g}"
             warn(
-                f"an example of {what} has numbers up to about {math.exp(size.mean):.3g}, and one "
-                f"of the training data up to about {math.exp(mean):.3g}{divided}; scale both in "
-                "the same way"
+                f"an example of {what} has numbers up to about {math.exp(own):.3g}, and one of the "
+                f"training data up to about {math.exp(mean):.3g}{divided}; scale both in the same "
+                "way"
             )
 
     def warn_of_images(self, largest: float, what: str) -> None:
@@ -178,30 +178,30 @@ def _shown(names: list[str | int]) -> str:
     return ", ".join(map(repr, names[:5])) + more
 
 
-class Size(NamedTuple):
-    """Mean and deviation of the logarithm of examples' largest magnitudes, and their number."""
-
-    mean: float
-    deviation: float
-    examples: int
-
-
-def size_of(x: Array, scale: float | None, to_host: Callable[[Array], Any] = np.asarray) -> Size:
-    """Return the size of evenly spaced examples, without those of 0, after a division by `scale`.
+def sizes_of(
+    x: Array, scale: float | None, to_host: Callable[[Array], Any] = np.asarray
+) -> npt.NDArray[np.float64]:
+    """Return the logarithm of the largest magnitude of evenly spaced examples, without those of 0.
 
     Parameters
     ----------
     x : (examples, …) array
         Of finite numbers.
     scale : float or None
+        What they are divided by.
     to_host : callable, optional
         Makes a NumPy array of an array of another library.
+
+    Returns
+    -------
+    (sizes,) array
     """
-    step = max(1, min(math.prod(x.shape) // _SAMPLED, x.shape[0] // 64))
+    count = x.shape[0]
+    step = max(1, count // _EXAMPLES, min(math.prod(x.shape) // _NUMBERS, count // _MANY))
     rows = np.abs(to_host(x[::step, ...]).astype("float64"))
     largest = rows.reshape(len(rows), -1).max(axis=1) / (scale or 1)
-    logs = np.log(largest[largest > 0])
-    return Size(float(logs.mean()), float(logs.std()), len(logs)) if len(logs) else Size(0, 0, 0)
+    sizes: npt.NDArray[np.float64] = np.log(largest[largest > 0])
+    return sizes
 
 
 def require_examples(x: Any, known: DataFormat | None) -> Any:
@@ -272,7 +272,7 @@ def prepared_examples(
     if device_of(x) is not None or isinstance(x, np.ndarray):
         to_host = np.asarray if isinstance(x, np.ndarray) else device.to_host
         dtype = str(x.dtype).rpartition(".")[2]
-        known.warn_of_size(size_of(x, scale, to_host), f"inputs of {dtype}")
+        known.warn_of_size(sizes_of(x, scale, to_host), f"inputs of {dtype}")
 
 
 def _largest(part: Array, device: Device, first: int) -> float:

@@ -134,6 +134,9 @@ def _affine_layers(
     dtype: str,
     device: Device | str,
 ) -> list[Layer]:
+    given: object = widths
+    if hasattr(given, "tolist"):  # an array
+        widths = given.tolist()
     if not isinstance(widths, (list, tuple)) or len(widths) < 2:
         raise InputError(
             f"a network needs a list of at least two widths, inputs and outputs, got {widths!r}"

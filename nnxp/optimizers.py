@@ -18,6 +18,7 @@ from nnxp.checks import (
     POSITIVE,
     Selection,
     is_selected,
+    object_remedy,
     require_number,
     require_selection,
 )
@@ -46,6 +47,7 @@ class _Rate(Setting):
             raise InputError(
                 f"learning_rate must be a positive number or a schedule, got {value!r}; use an "
                 "object of nnxp.schedules, or of your own subclass of nnxp.schedules.Schedule"
+                + object_remedy(value)
             )
         else:
             super().__set__(part, value)

@@ -15,7 +15,7 @@ from tables import device_or_skip, devices
 
 import nnxp
 from nnxp.data import Dataset, one_hot
-from nnxp.data_format import size_of
+from nnxp.data_format import sizes_of
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (60, 8), np.uint8)
@@ -739,7 +739,7 @@ def format_of(inputs, scale=None):
 def is_warned(known, inputs):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        known.warn_of_size(size_of(inputs, known.scale), "inputs")
+        known.warn_of_size(sizes_of(inputs, known.scale), "inputs")
     return len(said) > 0
 
 
@@ -802,9 +802,10 @@ def test_sizes_of_few_examples_are_unknown():
 
 def test_sizes_of_large_inputs_are_those_of_evenly_spaced_examples():
     inputs = np.random.default_rng(0).normal(size=(600, 5000))
-    size = size_of(inputs, 2.0)
-    assert size == size_of(inputs[::2] / 2, None)
-    assert size.examples == 300
+    sizes = sizes_of(inputs, 2.0)
+    np.testing.assert_array_equal(sizes, sizes_of(inputs[::2] / 2, None))
+    assert len(sizes) == 300
+    assert len(sizes_of(np.ones((100, 100_000), "uint8"), None)) == 50
 
 
 @devices

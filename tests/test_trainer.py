@@ -204,7 +204,7 @@ def test_regression_has_no_accuracy():
             {"validation": 3},
             r"a data set or a share between 0 and 1, got 3; dataset.split\(.* number of examples",
         ),
-        ({"validation": "3"}, "expected a Dataset, got str"),
+        ({"validation": "3"}, "validation expects a Dataset, got str"),
         (
             {"train": Dataset(np.ones((4, 7)), np.zeros(4, int))},
             r"training data do not suit: Affine expects inputs of shape \(batch, 6\), got \(1, 7\)",

@@ -114,7 +114,8 @@ def test_class_weights_are_means_over_all_batches(spec, weights, labels):
     # 100 units of 2**-53 of numbers up to 10 times the loss, 1e-13, with some room for exp and log.
     assert trainer.evaluate(dataset, batch_size=7).loss == pytest.approx(whole, rel=1e-12)
     assert trainer.history[0].validation_loss == pytest.approx(whole, rel=1e-12)
-    # Six steps of 1e-9 times the squared norm of a batch's gradient, of 2 for all, 20 for seven.
+    # Six steps change the loss by 1e-9 times the product of a batch's gradient, whose norm is up to
+    # 11, and that of all, of norm 1.4: 9e-8.
     assert trainer.history[0].train_loss == pytest.approx(whole, rel=1e-7)
 
 

@@ -21,7 +21,7 @@ from nnxp.data_format import (
     is_image,
     require_columns,
     said_scale,
-    size_of,
+    sizes_of,
 )
 from nnxp.devices import Device
 from nnxp.errors import InputError
@@ -41,11 +41,11 @@ _FLUSHED_STEPS = 500
 _UNSCALED = 25  # the size of numbers from which inputs are taken as never scaled
 
 
-def require_dataset(dataset: object) -> Dataset:
-    """Return `dataset` if it is a `Dataset`."""
+def require_dataset(dataset: object, what: str = "evaluate") -> Dataset:
+    """Return `dataset` if it is a `Dataset`; `what` needs one."""
     if not isinstance(dataset, Dataset):
         raise InputError(
-            f"expected a Dataset, got {type(dataset).__name__}; make one with "
+            f"{what} expects a Dataset, got {type(dataset).__name__}; make one with "
             "nnxp.data.Dataset(inputs, labels)"
         )
     return dataset
@@ -180,7 +180,7 @@ def data_format_of(dataset: Dataset, step: Step, streamed: bool) -> DataFormat:
         kept = "trainer.network.data_format.columns"
         require_columns(known.columns, columns, "the new training data", kept)
         columns = columns or known.columns
-    size = None if streamed else size_of(inputs, scale)
+    sizes = np.zeros(0) if streamed else sizes_of(inputs, scale)
     return DataFormat(
         shape=tuple(inputs.shape[1:]),
         images=is_image(inputs),
@@ -188,7 +188,7 @@ def data_format_of(dataset: Dataset, step: Step, streamed: bool) -> DataFormat:
         largest=0.0 if streamed else dataset.largest / (scale or 1),
         classes=classes,
         probabilities=step.loss.probabilities,
-        size=None if size is None or size.examples < FEW else (size.mean, size.deviation),
+        size=(float(sizes.mean()), float(sizes.std())) if len(sizes) >= FEW else None,
         columns=columns,
     )
 
@@ -225,7 +225,7 @@ def in_format(dataset: Dataset, trained_on: DataFormat, name: str) -> Dataset:
     if not (images and trained_on.images):
         if images and dataset.scale is not None:
             trained_on.warn_of_images(dataset.largest, f"the {name} data")
-        trained_on.warn_of_size(size_of(dataset.inputs, dataset.scale), f"the {name} data")
+        trained_on.warn_of_size(sizes_of(dataset.inputs, dataset.scale), f"the {name} data")
     try:
         return dataset.with_classes(trained_on.classes)
     except InputError as error:

@@ -343,6 +343,8 @@ class Trainer:
         data: list[Batches]  # the only reference: emptied, it frees the device's memory
         held_out: object = validation
         if isinstance(train, Dataset):
+            if batch_size is None:
+                raise InputError("fit needs a batch_size: give batch_size=100, for example")
             size = require_count("batch_size", batch_size)
             rng = self._generator(rng)
             train, held_out = self._examples(train, held_out, rng)
@@ -373,7 +375,7 @@ class Trainer:
         first_sums = {name: zeros(x) for name, x in sums.items() if running}
         trained_on = data_format_of(data[0].dataset, step, isinstance(data[0], BatchStream))
         if held_out is not None:
-            held_out = in_format(require_dataset(held_out), trained_on, "validation")
+            held_out = in_format(require_dataset(held_out, "validation"), trained_on, "validation")
             data.append(self._batches(held_out, EVALUATION_BATCH_SIZE))
             sums = require_suitable(data[1], "validation", step)
             self.measured += tuple(f"validation_{name}" for name in sums)
