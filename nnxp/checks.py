@@ -107,6 +107,7 @@ def require_arguments(
         said = f"{name}: {error}"
         for given in kwargs.keys() - signature.parameters.keys():
             if word := own_word(given, signature.parameters):
+                word = word.rstrip("?")
                 said += f"; {word}" if repr(given) in said else f", got {given!r}; {word}"
                 break
         raise ArgumentError(f"{said}; call {remedy}") from None
@@ -237,6 +238,9 @@ def object_remedy(given: object) -> str:
 def require_list(name: str, values: object) -> tuple[Any, ...]:
     """Return the values of an iterable as a tuple."""
     if not isinstance(values, Iterable) or isinstance(values, str):
-        remedy = object_remedy(values) or f"; use [{values!r}]"
+        remedy = object_remedy(values)
+        if not remedy and not isinstance(values, str):
+            is_code = not repr(values).startswith("<")
+            remedy = f"; use [{values!r}]" if is_code else "; give it in a list"
         raise InputError(f"{name} must be a list, got {values!r}{remedy}")
     return tuple(values)

@@ -138,14 +138,29 @@ def _conversion(x: object, what: str, owner: str) -> str:
         return ", which has no order; give an array in the order of the examples"
     if hasattr(x, "read"):
         return "; read a CSV file with nnxp.data.load_csv(x.name)"
+    if isinstance(x, zip):
+        return ", which has parts of several things; give an array of each"
     if isinstance(x, Iterator):
         return "; convert with numpy.array(list(x))"
     own = {"collect": "x.collect()", "inputs": f"x.{what}", "to_pandas": "x.to_pandas()"}
     code = next((code for name, code in own.items() if hasattr(x, name)), "") or code_for_numpy(x)
-    if code:
-        return f"; convert with {code}"
-    if isinstance(x, (list, tuple)):
-        return " of different lengths or kinds; give each row the same numbers of columns"
+    if not code and isinstance(x, (list, tuple)):
+        code = _code_for_rows(x)
+        if not code:
+            return " of different lengths or kinds; give each row the same numbers of columns"
+    return f"; convert with {code}" if code else ""
+
+
+def _code_for_rows(rows: Sequence[Any]) -> str:
+    """Return code that makes an array of a list `x` of rows, if that needs more than NumPy."""
+    if rows and all(isinstance(row, Mapping) for row in rows):
+        rows = [list(row.values()) for row in rows]
+        return "numpy.array([list(row.values()) for row in x])" if code_for_numpy(rows) else ""
+    if rows and all(hasattr(row, "tolist") for row in rows):
+        made = [row.tolist() for row in rows]
+        return "numpy.array([row.tolist() for row in x])" if code_for_numpy(made) else ""
+    with contextlib.suppress(ValueError):
+        return "numpy.asarray(x)" if np.asarray(rows).size else ""  # of objects, such as dates
     return ""
 
 

@@ -41,6 +41,8 @@ _ELSEWHERE = {
     "evaluate": "trainer.evaluate(dataset)",
     "eval": "network.forward(x)",
     "train": "network.forward(x, training=True)",
+    "get_weights": "network.parameters()",
+    "weights": "network.parameters()",
     "state_dict": "network.parameters()",
     "load_state_dict": "network.load_parameters(parameters)",
 }

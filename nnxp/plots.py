@@ -106,12 +106,16 @@ def _repetitions(
     records: Sequence[Record] | Sequence[Sequence[Record]],
 ) -> list[Sequence[Record]]:
     """Return the histories of a run that have records; those of one seed are one history."""
-    given: object = records
-    if not isinstance(given, Sequence) or isinstance(given, str):
+    given: Any = records
+    single = isinstance(given, Sequence) and any(isinstance(x, Record) for x in given[:1])
+    repeated = [given] if single else given
+    if not isinstance(repeated, Sequence) or not all(
+        isinstance(history, Sequence) and all(isinstance(x, Record) for x in history)
+        for history in repeated
+    ):
         raise InputError(
             f"a history must be a list of records, such as trainer.history, got {given!r:.80}"
         )
-    repeated: Any = [records] if records and isinstance(records[0], Record) else records
     return [history for history in repeated if history]
 
 

@@ -392,7 +392,10 @@ def test_seeds_are_generators():
             {"callbacks": [callbacks.EarlyStopping]},
             r"make an object: EarlyStopping\(…\)",
         ),
-        ({"callbacks": callbacks.Progress()}, r"callbacks must be a list, got .*; use \["),
+        (
+            {"callbacks": callbacks.Progress()},
+            "callbacks must be a list, got .*; give it in a list",
+        ),
         ({"callbacks": [print]}, "a callback must be an object of nnxp.callbacks.Callback"),
         ({"callbacks": [AfterEpoch(print)] * 2}, "the same callback is given twice"),
         (

@@ -183,6 +183,9 @@ def test_remedies_for_labels_tables_and_files_work(tmp_path):
         follow(inputs_of, {"a": [1, 2, 3], "b": [4, 5, 6]})[:, 1], [4, 5, 6]
     )
     assert follow(inputs_of, np.matrix(ONES)).shape == (3, 2)
+    assert follow(inputs_of, [{"a": 1, "b": 2}] * 3).tolist() == [[1, 2]] * 3
+    assert len(follow(labels_of, TIMES.tolist())) == 3
+    assert follow(nnxp.mlp([2, 2], rng=0).predict, {"a": [1, 3], "b": [2, 4]}).shape == (2, 2)
     table = tmp_path / "a.csv"
     table.write_text("a,b,label\n1,2,x\n3,4,y\n")
     for given in (table, str(table), table.open()):
@@ -209,6 +212,11 @@ def test_remedies_for_labels_tables_and_files_work(tmp_path):
         ([[1, 2], [3]], "got list of different lengths or kinds; give each row the same numbers"),
         ((ONES, LABELS), "got tuple of different lengths or kinds"),
         ({"a": [1, 2], "b": [3]}, "got dict$"),
+        (
+            zip(ONES, LABELS, strict=True),
+            "got zip, which has parts of several things; give an arra",
+        ),
+        ([{"a": 1}, {"a": 1, "b": 2}], "got list of different lengths"),
     ],
 )
 def test_what_is_no_table_is_named_without_a_remedy_that_fails(given, message):
@@ -538,11 +546,12 @@ def test_remedies_for_arrays_of_other_libraries_work():
         sparse.csr_matrix(ONES),
         sparse.csr_array(ONES),
         sparse.coo_array(ONES),
+        [torch.ones(2, requires_grad=True)] * 3,
     ):
         np.testing.assert_array_equal(follow(inputs_of, given), ONES)
         assert follow(predict, given).shape == (3, 2)
-        assert nnxp.accuracy(ONES, LABELS) == 1 / 3
-        assert follow(nnxp.device("cpu").asarray, given).shape == (3, 2)
+        if not isinstance(given, list):
+            assert follow(nnxp.device("cpu").asarray, given).shape == (3, 2)
     # These have no numbers.
     for given in (torch.ones(3, 2, device="meta"),):
         with pytest.raises(nnxp.InputError, match="got Tensor$"):

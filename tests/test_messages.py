@@ -359,8 +359,9 @@ def test_what_other_libraries_have_is_told_nnxps_way():
     own, net = trainer(), network()
     names = {"nnxp": nnxp, "trainer": FITTED, "network": net, "x": X.astype("float32")}
     names |= {"dataset": Dataset(X, Y), "parameters": net.parameters(), "layer": nnxp.ReLU()}
+    of_networks = "add append compile fit evaluate eval train weights get_weights state_dict"
     for thing, attributes in (
-        (net, "add append compile fit evaluate eval train state_dict load_state_dict"),
+        (net, f"{of_networks} load_state_dict"),
         (own, "predict predict_classes predict_proba score train"),
     ):
         for name in attributes.split():
@@ -432,13 +433,18 @@ def test_initializers_of_other_arguments_are_named_and_the_remedy_works(wrong, r
             "schedules must be a",
         ),
         (lambda: nnxp.schedules.Chain([nnxp.schedules.Constant(0.1)], 3), r"must be a .*use \[3\]"),
-        (lambda: trainer(metrics="accuracy"), r"metrics must be a list, got 'accuracy'"),
+        (lambda: trainer(metrics="accuracy"), "metrics must be a list, got 'accuracy'$"),
+        (lambda: trainer(transforms=print), "got <built-in function print>; give it in a list$"),
         (lambda: trainer(penalty=nnxp.L2), r"make an object: L2\(…\)"),
         (
             lambda: trainer(transforms=[lambda grads: grads]),
             "take parameters and gradients, ",
         ),
         (lambda: nnxp.plots.plot_histories(trainer(), "a.png"), "such as trainer.history, got Tra"),
+        (lambda: nnxp.plots.plot_histories([1, 2], "a.png"), r"as trainer.history, got \[1, 2\]"),
+        (lambda: nnxp.plots.plot_histories({"a": [1]}, "a.png"), r"as trainer.history, got \[1\]"),
+        (lambda: nnxp.plots.plot_histories("ab", "a.png"), "such as trainer.history, got 'ab'"),
+        (lambda: nnxp.plots.plot_histories(None, "a.png"), "such as trainer.history, got None"),
         (lambda: network(activation=nnxp.ReLU), "did you mean 'relu'"),
     ],
 )

@@ -149,7 +149,7 @@ class Device:
             )
         try:
             array = np.asarray(host)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"asarray expects an array of numbers: {error}") from None
         name = dtype or array.dtype.name
         if array.dtype.kind not in "biuf" or name not in _ARRAY_DTYPES:
