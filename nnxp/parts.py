@@ -192,10 +192,11 @@ def _explained(cls: type[Part]) -> Callable[..., None]:
             bound = inspect.signature(initialize).bind(self, *args, **settings)
             size = cls.array_size(bound.arguments)
             # NumPy has a ValueError for what no memory could hold.
-            if isinstance(error, MemoryError) or 8 * size >= 2**63:
+            if size and (isinstance(error, MemoryError) or 8 * size >= 2**63):
                 raise OutOfMemoryError(
-                    f"{cls.__name__} has {size:,} numbers here, which take "
-                    f"{8 * size / 2**30:,.1f} GiB as they are made, in float64; use smaller sizes"
+                    f"{cls.__name__} does not fit into memory: its {size:,} numbers take "
+                    f"{8 * size / 2**30:,.1f} GiB in float64, in which they are made; use smaller "
+                    "sizes"
                 ) from None
             raise
 

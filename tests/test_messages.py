@@ -395,7 +395,7 @@ def test_what_other_libraries_have_is_told_nnxps_way():
     ],
 )
 def test_arrays_that_are_too_large_are_named_with_their_size(make, size):
-    with pytest.raises(nnxp.OutOfMemoryError, match=f"(Affine|BatchNorm) has .* {size}"):
+    with pytest.raises(nnxp.OutOfMemoryError, match=f"(Affine|BatchNorm) does not fit .*{size}"):
         make()
 
 

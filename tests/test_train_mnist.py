@@ -294,4 +294,4 @@ def test_too_large_a_network_gives_a_one_line_error(tmp_path):
     result = run(
         "train_mnist.py", "--dataset", "digits", "--hidden", 10**11, cwd=tmp_path, status=1
     )  # fmt: skip
-    assert re.match(r"train_mnist.py: error: not enough memory: .*\n$", result.stderr)
+    assert re.match(r"train_mnist.py: error: Affine does not fit into memory: .*\n$", result.stderr)
