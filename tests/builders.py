@@ -107,7 +107,12 @@ def every_layer_trainer(
     widths = [nnxp.Affine(i, o, rng=rng, dtype=dtype) for i, o in [(12, 9), (9, 8), (8, 7), (7, 3)]]
     first, second, third, last = widths
     # No bias before a BatchNorm: its gradient is 0 but for rounding, which Adam would scale up.
-    layers = [nnxp.Flatten(), nnxp.Standardize(dtype=dtype), nnxp.BatchNorm(12, dtype=dtype)]
+    layers = [
+        nnxp.Reshape((1, 3, 4)),
+        nnxp.Flatten(),
+        nnxp.Standardize(dtype=dtype),
+        nnxp.BatchNorm(12, dtype=dtype),
+    ]
     layers += [first, nnxp.ReLU(), second]
     layers += [nnxp.Sigmoid(), nnxp.Residual([nnxp.Identity()]), third, nnxp.Tanh()]
     layers += [nnxp.Dropout(0.2, rng=rng, dtype=dtype), nnxp.Softmax(), last]

@@ -81,6 +81,7 @@ LAYERS = {
     "Flatten": (plain(nnxp.Flatten), (5, 2, 3), (5, 6)),
     "Identity": (plain(nnxp.Identity), (5, 4), (5, 4)),
     "ReLU": (plain(nnxp.ReLU), (5, 4), (5, 4)),
+    "Reshape": (lambda device, dtype: nnxp.Reshape((2, -1)), (5, 6), (5, 2, 3)),
     "Residual": (
         lambda device, dtype: nnxp.Residual([affine(device, dtype), widen(device, dtype)]),
         (5, 4),

@@ -6,7 +6,7 @@ from nnxp.layers.base import Layer
 from nnxp.layers.dropout import Dropout
 from nnxp.layers.nodes import Add, Multiply
 from nnxp.layers.normalization import BatchNorm, Standardize
-from nnxp.layers.shape import Flatten
+from nnxp.layers.shape import Flatten, Reshape
 
 __all__ = [
     "Add",
@@ -18,6 +18,7 @@ __all__ = [
     "Layer",
     "Multiply",
     "ReLU",
+    "Reshape",
     "Sigmoid",
     "Softmax",
     "Standardize",
