@@ -40,6 +40,7 @@ class Array(Protocol):  # noqa: PLW1641 - hashing is not in the standard
     def __rsub__(self, other: Array | float, /) -> Array: ...
     def __mul__(self, other: Array | float, /) -> Array: ...
     def __rmul__(self, other: Array | float, /) -> Array: ...
+    def __mod__(self, other: Array | float, /) -> Array: ...
     def __truediv__(self, other: Array | float, /) -> Array: ...
     def __rtruediv__(self, other: Array | float, /) -> Array: ...
     def __matmul__(self, other: Array, /) -> Array: ...
@@ -76,7 +77,10 @@ class Namespace(Protocol):
     ) -> Array: ...
     def astype(self, x: Array, dtype: DType, /, *, copy: _bool = True) -> Array: ...  # noqa: D102
     def clip(self, x: Array, /, min: float, max: float) -> Array: ...  # noqa: D102
+    def cos(self, x: Array, /) -> Array: ...  # noqa: D102
     def exp(self, x: Array, /) -> Array: ...  # noqa: D102
+    def flip(self, x: Array, /, *, axis: int) -> Array: ...  # noqa: D102
+    def floor(self, x: Array, /) -> Array: ...  # noqa: D102
     def isdtype(self, dtype: DType, kind: str | tuple[str, ...]) -> _bool: ...  # noqa: D102
     def isfinite(self, x: Array, /) -> Array: ...  # noqa: D102
     def log(self, x: Array, /) -> Array: ...  # noqa: D102
@@ -88,10 +92,12 @@ class Namespace(Protocol):
     def min(self, x: Array, /, *, axis: int | None = None) -> Array: ...  # noqa: D102
     def minimum(self, x1: Array, x2: Array | float, /) -> Array: ...  # noqa: D102
     def mean(self, x: Array, /, *, axis: int | None = None) -> Array: ...  # noqa: D102
+    def permute_dims(self, x: Array, /, axes: tuple[int, ...]) -> Array: ...  # noqa: D102
     def reshape(self, x: Array, /, shape: tuple[int, ...]) -> Array: ...  # noqa: D102
     def sign(self, x: Array, /) -> Array: ...  # noqa: D102
+    def sin(self, x: Array, /) -> Array: ...  # noqa: D102
     def sqrt(self, x: Array, /) -> Array: ...  # noqa: D102
-    def concat(self, arrays: list[Array], /) -> Array: ...  # noqa: D102
+    def concat(self, arrays: list[Array], /, *, axis: int = 0) -> Array: ...  # noqa: D102
     def stack(self, arrays: list[Array], /) -> Array: ...  # noqa: D102
     def sum(  # noqa: D102
         self, x: Array, /, *, axis: int | None = None, keepdims: _bool = False
@@ -99,6 +105,9 @@ class Namespace(Protocol):
     def take(self, x: Array, indices: Array, /, *, axis: int) -> Array: ...  # noqa: D102
     def tanh(self, x: Array, /) -> Array: ...  # noqa: D102
     def where(self, condition: Array, x1: Array | float, x2: Array | float, /) -> Array: ...  # noqa: D102
+    def zeros(  # noqa: D102
+        self, shape: tuple[int, ...], *, dtype: DType = None, device: Any = None
+    ) -> Array: ...
     def zeros_like(self, x: Array, /) -> Array: ...  # noqa: D102
 
 

@@ -71,7 +71,7 @@ class Part:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._defined = dict(vars(cls))
-        if is_own(cls) and Part not in cls.__bases__:
+        if is_own(cls) and Part not in cls.__bases__ and not cls.__name__.startswith("_"):
             _registered[type_name(cls)] = cls
 
     def config(self) -> dict[str, Any]:

@@ -107,18 +107,18 @@ def every_layer_trainer(
     widths = [nnxp.Affine(i, o, rng=rng, dtype=dtype) for i, o in [(12, 9), (9, 8), (8, 7), (7, 3)]]
     first, second, third, last = widths
     # No bias before a BatchNorm: its gradient is 0 but for rounding, which Adam would scale up.
-    layers = [
-        nnxp.Reshape((1, 3, 4)),
-        nnxp.Flatten(),
-        nnxp.Standardize(dtype=dtype),
-        nnxp.BatchNorm(12, dtype=dtype),
-    ]
+    drawn = {"rng": rng, "dtype": dtype}
+    layers = [nnxp.Reshape((1, 3, 4)), nnxp.ElasticDistortion(9, 2, **drawn)]
+    layers += [nnxp.RandomRotation(30, **drawn), nnxp.RandomFlip(**drawn)]
+    layers += [nnxp.RandomShift(1, **drawn), nnxp.Flatten()]
+    layers += [nnxp.Standardize(dtype=dtype), nnxp.BatchNorm(12, dtype=dtype)]
     layers += [first, nnxp.ReLU(), second]
     layers += [nnxp.Sigmoid(), nnxp.Residual([nnxp.Identity()]), third, nnxp.Tanh()]
-    layers += [nnxp.Dropout(0.2, rng=rng, dtype=dtype), nnxp.Softmax(), last]
+    layers += [nnxp.Dropout(0.2, **drawn), nnxp.Softmax(), last]
     network = nnxp.Sequential(layers)
-    own = {x for x in nnxp.Layer.__subclasses__() if x.__module__.startswith("nnxp.")}
-    assert {type(layer) for layer in (network, *network.leaves())} == own
+    kinds = {x for x in vars(nnxp).values() if isinstance(x, type) and issubclass(x, nnxp.Layer)}
+    kinds -= {nnxp.Layer, nnxp.ThreeLayerNet, nnxp.TwoLayerNet}
+    assert {type(layer) for layer in (network, *network.all_layers())} == kinds
     trainer = kind(network, loss(), OPTIMIZERS[optimizer]())
     trainer.rng = rng
     return trainer

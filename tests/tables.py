@@ -59,6 +59,11 @@ def standardize(device, dtype):
     return layer
 
 
+def drawing(kind, *settings):
+    """Return what makes a layer that draws random numbers."""
+    return lambda device, dtype: kind(*settings, rng=1, dtype=dtype, device=device)
+
+
 def plain(kind):
     return lambda device, dtype: kind()
 
@@ -71,15 +76,17 @@ LAYERS = {
         (5, 4),
         (5, 4),
     ),
-    "Dropout": (
-        lambda device, dtype: nnxp.Dropout(
-            0.3, rng=np.random.default_rng(1), dtype=dtype, device=device
-        ),
-        (5, 4),
-        (5, 4),
+    "Dropout": (drawing(nnxp.Dropout, 0.3), (5, 4), (5, 4)),
+    "ElasticDistortion": (
+        drawing(nnxp.ElasticDistortion, 8.0, 1.5),
+        (3, 2, 5, 4),
+        (3, 2, 5, 4),
     ),
     "Flatten": (plain(nnxp.Flatten), (5, 2, 3), (5, 6)),
     "Identity": (plain(nnxp.Identity), (5, 4), (5, 4)),
+    "RandomFlip": (drawing(nnxp.RandomFlip), (3, 2, 5, 4), (3, 2, 5, 4)),
+    "RandomRotation": (drawing(nnxp.RandomRotation, 60), (3, 2, 5, 4), (3, 2, 5, 4)),
+    "RandomShift": (drawing(nnxp.RandomShift, 2), (3, 2, 5, 4), (3, 2, 5, 4)),
     "ReLU": (plain(nnxp.ReLU), (5, 4), (5, 4)),
     "Reshape": (lambda device, dtype: nnxp.Reshape((2, -1)), (5, 6), (5, 2, 3)),
     "Residual": (

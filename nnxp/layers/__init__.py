@@ -2,6 +2,12 @@
 
 from nnxp.layers.activations import Identity, ReLU, Sigmoid, Softmax, Tanh
 from nnxp.layers.affine import Affine
+from nnxp.layers.augmentation import (
+    ElasticDistortion,
+    RandomFlip,
+    RandomRotation,
+    RandomShift,
+)
 from nnxp.layers.base import Layer
 from nnxp.layers.dropout import Dropout
 from nnxp.layers.nodes import Add, Multiply
@@ -13,10 +19,14 @@ __all__ = [
     "Affine",
     "BatchNorm",
     "Dropout",
+    "ElasticDistortion",
     "Flatten",
     "Identity",
     "Layer",
     "Multiply",
+    "RandomFlip",
+    "RandomRotation",
+    "RandomShift",
     "ReLU",
     "Reshape",
     "Sigmoid",
