@@ -6,9 +6,10 @@ import re
 
 import numpy as np
 import pytest
+from file_samples import idx_bytes
 
 import nnxp
-from nnxp.data import Dataset
+from nnxp.data import Dataset, read_idx
 from nnxp.layers.images import images_remedy, require_image_shape, require_images
 
 
@@ -221,3 +222,43 @@ def test_reshape_tells_how_to_give_one_length():
     with pytest.raises(nnxp.InputError, match=r"got 784; give \(784,\)$") as raised:
         nnxp.Reshape(784)
     nnxp.Reshape(eval(str(raised.value).rpartition("give ")[2]))
+
+
+# Data sets
+
+
+def test_mnist_and_digits_come_as_images(idx_folder):
+    for load in (lambda **kind: nnxp.data.load_mnist(idx_folder, **kind), nnxp.data.load_digits):
+        for rows, images in zip(load(), load(images=True), strict=True):
+            assert images.inputs.shape == (len(rows), 1, 8, 8)
+            assert images.scale == 255
+            np.testing.assert_array_equal(images.inputs.reshape(len(rows), -1), rows.inputs)
+            np.testing.assert_array_equal(images.labels, rows.labels)
+        fit(nnxp.Sequential([ChannelMeans(1), nnxp.Affine(1, 2, rng=0)]), images.inputs)
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_images_take_no_more_memory_than_the_file(idx_folder, images):
+    train, _ = nnxp.data.load_mnist(idx_folder, images=images)
+    assert train.inputs.base is not None  # a view of what was read
+    assert train.inputs.flags.c_contiguous
+
+
+def test_emnists_images_are_upright(idx_folder, tmp_path):
+    for path in idx_folder.iterdir():
+        values = read_idx(path)
+        if values.ndim == 3:
+            values = values.transpose(0, 2, 1)
+        name = "emnist-digits-" + path.name.replace("t10k", "test")
+        (tmp_path / name).write_bytes(idx_bytes(values))
+    train, _ = nnxp.data.load_mnist(tmp_path, images=True)
+    np.testing.assert_array_equal(train.inputs, nnxp.data.load_digits(images=True)[0].inputs)
+    assert train.inputs.flags.c_contiguous  # captured steps read rows of such arrays fast
+
+
+def test_pixels_of_a_csv_file_become_images_by_a_layer(digits_csv):
+    train = nnxp.data.load_csv(digits_csv)
+    network = nnxp.Sequential([nnxp.Reshape((1, 8, 8)), *of_channels(1)])
+    with pytest.raises(nnxp.InputError, match=r"put nnxp.Reshape\(\(1, 8, 8\)\) before it"):
+        of_channels(1).predict(train.inputs)
+    assert network.predict(train.inputs).shape == (1438, 2)

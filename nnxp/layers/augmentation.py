@@ -182,8 +182,8 @@ class _Warp(_Augmentation):
     def _augment(self, xp: Namespace, x: Array) -> tuple[Array, Any]:
         rows, columns = self._places(xp, x)
         # There is nothing but zeros from one pixel outside of the image on.
-        rows = xp.minimum(xp.maximum(rows, -1.0), float(x.shape[2]))
-        columns = xp.minimum(xp.maximum(columns, -1.0), float(x.shape[3]))
+        rows = xp.clip(rows, -1.0, float(x.shape[2]))
+        columns = xp.clip(columns, -1.0, float(x.shape[3]))
         return _interpolated(xp, x, rows, columns), (rows, columns)
 
     def backward(self, dy: Array) -> Array:
@@ -390,7 +390,8 @@ def _interpolated(xp: Namespace, x: Array, rows: Array, columns: Array) -> Array
     top, left = xp.floor(rows), xp.floor(columns)
     down = xp.reshape(rows - top, (batch, 1, height, width))
     right = xp.reshape(columns - left, (batch, 1, height, width))
-    pixels = xp.astype(top, starts.dtype) * row + xp.astype(left, starts.dtype)
+    # Computed in int32, to which NumPy converts several times faster.
+    pixels = xp.astype(top, xp.int32) * row + xp.astype(left, xp.int32)
     pixels = xp.reshape(pixels, (batch, 1, height * width))
     index = xp.reshape(xp.reshape(starts, (batch, channels, 1)) + pixels, (-1,))
 
