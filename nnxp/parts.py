@@ -71,7 +71,8 @@ class Part:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._defined = dict(vars(cls))
-        if is_own(cls) and Part not in cls.__bases__ and not cls.__name__.startswith("_"):
+        is_base = Part in cls.__bases__ or cls.__name__.startswith("_")
+        if is_own(cls) and not is_base:
             _registered[type_name(cls)] = cls
 
     def config(self) -> dict[str, Any]:

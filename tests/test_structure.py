@@ -249,6 +249,9 @@ def test_base_classes_are_not_registered():
     for base in (nnxp.Layer, nnxp.Loss, nnxp.Optimizer):
         with pytest.raises(nnxp.InputError, match="register expects a subclass"):
             nnxp.register(base)
+    shared = nnxp.RandomShift.__base__  # by some layers of nnxp
+    assert shared.__name__.startswith("_")
+    for base in (nnxp.Layer, nnxp.Loss, nnxp.Optimizer, shared):
         with pytest.raises(nnxp.InputError, match="is not registered"):
             build_part(
                 {"type": f"nnxp.{base.__name__}", "config": {}},

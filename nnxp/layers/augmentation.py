@@ -182,8 +182,8 @@ class _Warp(_Augmentation):
     def _augment(self, xp: Namespace, x: Array) -> tuple[Array, Any]:
         rows, columns = self._places(xp, x)
         # There is nothing but zeros from one pixel outside of the image on.
-        rows = xp.clip(rows, -1.0, float(x.shape[2]))
-        columns = xp.clip(columns, -1.0, float(x.shape[3]))
+        rows = xp.clip(rows, -1.0, x.shape[2])
+        columns = xp.clip(columns, -1.0, x.shape[3])
         return _interpolated(xp, x, rows, columns), (rows, columns)
 
     def backward(self, dy: Array) -> Array:
