@@ -68,11 +68,11 @@ class Part:
     def _unknown_setting(cls, name: str, known: Iterable[str]) -> InputError:
         return unknown_name(f"setting of {cls.__name__}", name, known)
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, base: bool = False, **kwargs: Any) -> None:
+        """Register a class of nnxp, unless it is only the `base` of others."""
         super().__init_subclass__(**kwargs)
         cls._defined = dict(vars(cls))
-        is_base = Part in cls.__bases__ or cls.__name__.startswith("_")
-        if is_own(cls) and not is_base:
+        if is_own(cls) and Part not in cls.__bases__ and not base:
             _registered[type_name(cls)] = cls
 
     def config(self) -> dict[str, Any]:

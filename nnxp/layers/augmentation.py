@@ -10,7 +10,6 @@ from nnxp.arrays import Array, DType, Namespace, device_of, floating_namespace
 from nnxp.checks import NOT_NEGATIVE, POSITIVE, Range, Rng, require_count
 from nnxp.devices import Device
 from nnxp.errors import InputError
-from nnxp.layers.base import Layer
 from nnxp.layers.images import require_image_shape, require_images
 from nnxp.layers.noise import Noise
 from nnxp.parts import Setting
@@ -20,31 +19,11 @@ _NO_SMOOTHING = 0.1  # the Gaussian with this sigma has a weight of 2e-22 for th
 _WIDE = 2.0  # the sum of a Gaussian with this sigma is its integral, up to 1e-34
 
 
-class _Augmentation(Noise, Layer):
+class _Augmentation(Noise, base=True):
     """Base class of layers that change each image in training.
 
-    All channels of an image are changed in the same way. As `Dropout`, the same `rng` draws the
-    same numbers on every library.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator, SeedSequence or int
-        Draws the seed.
-    dtype : str or dtype, optional
-        ``"float32"`` or ``"float64"``, the network's.
-    device : Device or str, optional
-        Where the state is.
-
-    Attributes
-    ----------
-    state : dict of str to int32 array
-        ``seed`` and ``counter``, each of shape (1,).
-    row_offset : int
-        As in `Dropout`.
+    All channels of an image are changed in the same way. The parameters are those of `Noise`.
     """
-
-    def __init__(self, *, rng: Rng, dtype: DType = "float32", device: Device | str = "cpu") -> None:
-        self.start_noise(rng, dtype, device)
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return `x`, in training with each image changed.
@@ -172,7 +151,7 @@ class RandomFlip(_Augmentation):
         return xp.where(flipped, xp.flip(dy, axis=3), dy)
 
 
-class _Warp(_Augmentation):
+class _Warp(_Augmentation, base=True):
     """Base class of layers that read each pixel of an image elsewhere, between four pixels."""
 
     @abstractmethod

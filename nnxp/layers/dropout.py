@@ -5,12 +5,11 @@ from __future__ import annotations
 from nnxp.arrays import Array, DType, floating_namespace
 from nnxp.checks import FRACTION, Rng
 from nnxp.devices import Device
-from nnxp.layers.base import Layer
 from nnxp.layers.noise import Noise
 from nnxp.parts import Setting
 
 
-class Dropout(Noise, Layer):
+class Dropout(Noise):
     """Inverted dropout: in training, ``y = x * mask / (1 - rate)``; otherwise ``y = x``.
 
     Srivastava et al. 2014, sec. 10. Each number of the mask is 0 with probability `rate` and 1
@@ -48,8 +47,8 @@ class Dropout(Noise, Layer):
         dtype: DType = "float32",
         device: Device | str = "cpu",
     ) -> None:
+        super().__init__(rng=rng, dtype=dtype, device=device)
         self.rate = rate
-        self.start_noise(rng, dtype, device)
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return `x`, in training with random numbers set to 0 and the others scaled."""

@@ -11,17 +11,27 @@ import numpy as np
 from nnxp.arrays import Array, DType, Namespace, device_of
 from nnxp.checks import Rng, require_rng
 from nnxp.devices import Device, open_device, require_dtype
+from nnxp.layers.base import Layer
 
 # Odd constants of the finalizer of MurmurHash3 and the golden ratio's, as int32.
 _GOLDEN, _FIRST, _SECOND = -1640531527, -2048144789, -1028477387
 
 
-class Noise:
-    """What layers that draw random numbers have besides `Layer`.
+class Noise(Layer, base=True):
+    """Base class of layers that draw random numbers in training.
 
     The numbers are a hash of a seed, of a counter that each training forward increases, and of
     their index (as Salmon et al. 2011 propose), so that the same `rng` gives the same numbers on
     every library and with captured steps.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator, SeedSequence or int
+        Draws the seed.
+    dtype : str or dtype, optional
+        ``"float32"`` or ``"float64"``, the network's.
+    device : Device or str, optional
+        Where the state is.
 
     Attributes
     ----------
@@ -32,13 +42,7 @@ class Noise:
         one; 0 by default.
     """
 
-    state: dict[str, Array]
-    device: Any  # as in `Layer`
-    dtype: Any
-    row_offset: int
-
-    def start_noise(self, rng: Rng, dtype: DType, device: Device | str) -> None:
-        """Draw the seed; called by the constructor."""
+    def __init__(self, *, rng: Rng, dtype: DType = "float32", device: Device | str = "cpu") -> None:
         generator = require_rng(rng)
         opened = open_device(device)
         self.device, self.dtype = opened, require_dtype(dtype)
