@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeAlias, cast
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -76,6 +78,7 @@ class Namespace(Protocol):
         self, x: object, /, *, dtype: DType = None, device: Any = None, copy: _bool | None = None
     ) -> Array: ...
     def astype(self, x: Array, dtype: DType, /, *, copy: _bool = True) -> Array: ...  # noqa: D102
+    def broadcast_to(self, x: Array, /, shape: tuple[int, ...]) -> Array: ...  # noqa: D102
     def clip(self, x: Array, /, min: float, max: float) -> Array: ...  # noqa: D102
     def cos(self, x: Array, /) -> Array: ...  # noqa: D102
     def exp(self, x: Array, /) -> Array: ...  # noqa: D102
@@ -92,13 +95,16 @@ class Namespace(Protocol):
     def min(self, x: Array, /, *, axis: int | None = None) -> Array: ...  # noqa: D102
     def minimum(self, x1: Array, x2: Array | float, /) -> Array: ...  # noqa: D102
     def mean(self, x: Array, /, *, axis: int | None = None) -> Array: ...  # noqa: D102
+    def full(  # noqa: D102
+        self, shape: tuple[int, ...], fill_value: float, *, dtype: DType = None, device: Any = None
+    ) -> Array: ...
     def permute_dims(self, x: Array, /, axes: tuple[int, ...]) -> Array: ...  # noqa: D102
     def reshape(self, x: Array, /, shape: tuple[int, ...]) -> Array: ...  # noqa: D102
     def sign(self, x: Array, /) -> Array: ...  # noqa: D102
     def sin(self, x: Array, /) -> Array: ...  # noqa: D102
     def sqrt(self, x: Array, /) -> Array: ...  # noqa: D102
     def concat(self, arrays: list[Array], /, *, axis: int = 0) -> Array: ...  # noqa: D102
-    def stack(self, arrays: list[Array], /) -> Array: ...  # noqa: D102
+    def stack(self, arrays: list[Array], /, *, axis: int = 0) -> Array: ...  # noqa: D102
     def sum(  # noqa: D102
         self, x: Array, /, *, axis: int | None = None, keepdims: _bool = False
     ) -> Array: ...
@@ -233,6 +239,24 @@ def require_weights(weights: Array, scores: Array, owner: object) -> None:
             raise InputError(
                 f"{owner} expects weights of at least 0, got {host[wrong[0]]} in row {wrong[0]}"
             )
+
+
+_F = TypeVar("_F", bound=Callable[..., Array])
+
+
+def one_op(function: _F) -> _F:
+    """Decorate a function of arrays so that a captured step records its call as one op.
+
+    It is written in standard calls; a library's ops may compute it in a faster way.
+    """
+
+    @functools.wraps(function)
+    def call(x: Array, *args: Any) -> Array:
+        record = getattr(x, "record_op", None)
+        result: Array = function(x, *args) if record is None else record(call, x, *args)
+        return result
+
+    return cast(_F, call)
 
 
 _BLOCK = 1024  # rows that are added one after the other
