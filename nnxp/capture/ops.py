@@ -49,6 +49,13 @@ def memory_span(x: Any) -> tuple[int, int]:
     return start, end + x.dtype.itemsize
 
 
+def arranged(numbers: Buffer, sample: Buffer) -> Buffer:
+    """Return a vector in the shape of a sample, with its axes in the same order in memory."""
+    order = sorted(range(sample.ndim), key=lambda axis: -sample.strides[axis])
+    x = numbers.reshape([sample.shape[axis] for axis in order])
+    return x.transpose([order.index(axis) for axis in range(sample.ndim)])
+
+
 class Ops(ABC):
     """Base class: computes ops with one array library.
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from nnxp.arrays import Namespace
-from nnxp.capture.ops import Buffer
+from nnxp.arrays import DType, Namespace
+from nnxp.capture.ops import Buffer, arranged
 from nnxp.capture.recorded import Recorded, RecordedNamespace
 from nnxp.devices.base import Device
 
@@ -107,8 +107,15 @@ class Tape:
                 return arg
             if np.may_share_memory(recorded.sample, arg.sample):
                 recorded.owner = arg.owner
+        if recorded.owner is recorded:
+            recorded.sample = _zeros(recorded.sample, recorded.dtype)
         self.ops.append(op)
         return recorded
+
+
+def _zeros(like: Buffer, dtype: DType) -> Buffer:
+    """Return zeros in the shape and order of an array; no memory is used until they are written."""
+    return arranged(np.zeros(like.size, dtype), like)
 
 
 def _sample(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -119,7 +126,10 @@ def _sample(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any
         shapes = [np.shape(x) for x in args]
         dtype = function(*[x[(slice(1),) * x.ndim] if np.ndim(x) else x for x in args]).dtype
         if function.signature is None:  # element by element
-            return np.zeros(np.broadcast_shapes(*shapes), dtype)
+            shape = np.broadcast_shapes(*shapes)
+            like = next((x for x in args if np.shape(x) == shape and np.ndim(x) > 1), None)
+            # As NumPy does, the result has its axes in the argument's order in memory.
+            return np.zeros(shape, dtype) if like is None else _zeros(like, dtype)
         if [len(shape) for shape in shapes] == [2, 2] and shapes[0][1] == shapes[1][0]:
             return np.zeros((shapes[0][0], shapes[1][1]), dtype)  # a matrix product
         return function(*args)

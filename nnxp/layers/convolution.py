@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from nnxp.arrays import Array, DType, conversion, namespace_of
+from nnxp.arrays import Array, DType, conversion, namespace_of, one_op
 from nnxp.checks import Rng, require_count, require_rng
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
 from nnxp.initializers import Initializer, he_normal, require_initializer
 from nnxp.layers.base import Layer
 from nnxp.layers.windows import (
+    Geometry,
     Pair,
     batch_first,
     batch_last,
@@ -128,38 +129,38 @@ class Conv2D(Layer):
         self._require_inputs(x)
         xp = namespace_of(x, self)
         W, b = self.params["W"], self.params["b"]
-        images = batch_last(xp, x)
-        columns = im2col(images, *self._geometry())
-        y = xp.reshape(W, (self.out_channels, -1)) @ columns + b[:, None]
-        counts = window_counts(x.shape[2:], *self._geometry())
-        y = batch_first(xp, xp.reshape(y, (self.out_channels, *counts, x.shape[0])))
+        images, geometry = batch_last(xp, x), self._geometry()
+        rows = convolve(images, xp.reshape(W, (self.out_channels, -1)), b, geometry)
+        counts = window_counts(x.shape[2:], *geometry)
+        y = batch_first(xp, xp.reshape(rows, (self.out_channels, *counts, x.shape[0])))
         if training:
-            self.save_for_backward(y, (columns, images.shape))
+            self.save_for_backward(y, images)
         return y
 
     def backward(self, dy: Array) -> Array:
         """Return the gradient of the images: each window's is ``W.T @ dy``; they are summed."""
-        rows, shape = self._gradients(dy)
+        images, rows = self._gradients(dy)
         xp = namespace_of(dy, self)
         W = xp.reshape(self.params["W"], (self.out_channels, -1))
-        return batch_first(xp, col2im(W.T @ rows, shape, *self._geometry()))
+        return batch_first(xp, gradient_of_images(rows, W, images.shape, self._geometry()))
 
     def backward_parameters(self, dy: Array) -> None:
         """Compute only the gradients: ``dy @ columns.T`` for ``W`` and ``sum(dy)`` for ``b``."""
         self._gradients(dy)
 
-    def _gradients(self, dy: Array) -> tuple[Array, tuple[int, ...]]:
-        """Compute the gradients; return `dy` as a row for each channel, and the images' shape."""
+    def _gradients(self, dy: Array) -> tuple[Array, Array]:
+        """Compute the gradients; return the images, and `dy` as a row for each channel."""
         self._require_here(dy)
-        columns, shape = self.saved(dy)
+        images: Array = self.saved(dy)
         xp = namespace_of(dy, self)
         rows = xp.reshape(batch_last(xp, dy), (self.out_channels, -1))
         if self.trainable:
-            self.grads["W"] = xp.reshape(rows @ columns.T, self.params["W"].shape)
+            gradient = gradient_of_weights(rows, images, self._geometry())
+            self.grads["W"] = xp.reshape(gradient, self.params["W"].shape)
             self.grads["b"] = xp.sum(rows, axis=1)
-        return rows, shape
+        return images, rows
 
-    def _geometry(self) -> tuple[Pair, Pair, Pair]:
+    def _geometry(self) -> Geometry:
         return pair(self.kernel_size), pair(self.stride), pair(self.padding)
 
     def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -188,3 +189,38 @@ class Conv2D(Layer):
                 f"{self!r} computes in {self.dtype}, got inputs of {x.dtype}; convert with "
                 f"{conversion(x, str(self.dtype))}"
             )
+
+
+# A column holds the numbers of one window. Columns take kernel height * kernel width times the
+# memory of the images, so that backward makes them again.
+
+
+@one_op
+def convolve(images: Array, W: Array, b: Array, geometry: Geometry) -> Array:
+    """Return ``W @ columns + b``: (out_channels, windows down * windows across * batch).
+
+    Parameters
+    ----------
+    images : (channels, height, width, batch) array
+    W : (out_channels, channels * kernel height * kernel width) array
+    b : (out_channels,) array
+    geometry : Geometry
+    """
+    xp = namespace_of(images, "convolve")
+    return W @ im2col(xp, images, *geometry) + b[:, None]
+
+
+@one_op
+def gradient_of_weights(dy: Array, images: Array, geometry: Geometry) -> Array:
+    """Return ``dy @ columns.T``, given `dy` with a row for each channel."""
+    xp = namespace_of(dy, "gradient_of_weights")
+    return dy @ im2col(xp, images, *geometry).T
+
+
+@one_op
+def gradient_of_images(
+    dy: Array, W: Array, shape: tuple[int, ...], geometry: Geometry
+) -> Array:
+    """Return the images of `shape` that sum the columns of ``W.T @ dy``."""
+    xp = namespace_of(dy, "gradient_of_images")
+    return col2im(xp, W.T @ dy, shape, *geometry)

@@ -11,11 +11,14 @@ import operator
 from collections.abc import Sequence
 from typing import TypeAlias, cast
 
-from nnxp.arrays import Array, Namespace, device_of, namespace_of, one_op
+from nnxp.arrays import Array, Namespace, device_of
 from nnxp.errors import InputError
 
 Pair: TypeAlias = tuple[int, int]
 """A number for the height and one for the width."""
+
+Geometry: TypeAlias = tuple[Pair, Pair, Pair]
+"""A window's size, the distance between windows, and the padding of images."""
 
 
 def require_pair(name: str, value: object, least: int) -> int | Pair:
@@ -136,12 +139,12 @@ def fold(xp: Namespace, parts: Sequence[Array], axis: int, length: int, stride: 
     return x if longest * stride == length else x[(slice(None),) * axis + (slice(length), ...)]
 
 
-@one_op
-def im2col(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> Array:
+def im2col(xp: Namespace, x: Array, kernel: Pair, stride: Pair, padding: Pair) -> Array:
     """Return the windows of images as the columns of a matrix.
 
     Parameters
     ----------
+    xp : namespace
     x : (channels, height, width, batch) array
     kernel, stride, padding : pair of int
 
@@ -149,7 +152,6 @@ def im2col(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> Array:
     -------
     (channels * kernel height * kernel width, windows down * windows across * batch) array
     """
-    xp = namespace_of(x, "im2col")
     down, across = window_counts(x.shape[1:3], kernel, stride, padding)
     for axis, n in zip((1, 2), padding, strict=True):
         x = pad(xp, x, axis, n, n)
@@ -164,12 +166,15 @@ def im2col(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> Array:
     return xp.reshape(windows, (x.shape[0] * math.prod(kernel), down * across * x.shape[3]))
 
 
-@one_op
 def col2im(
-    columns: Array, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair
+    xp: Namespace,
+    columns: Array,
+    shape: tuple[int, ...],
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
 ) -> Array:
     """Return the images of `shape` that sum what each column has for them: im2col's transpose."""
-    xp = namespace_of(columns, "col2im")
     channels, height, width, batch = shape
     down, across = window_counts((height, width), kernel, stride, padding)
     x = xp.reshape(columns, (channels, *kernel, down, across, batch))
