@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import functools
 import importlib
@@ -79,14 +80,13 @@ def explained(remedy: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def require_count(name: str, value: object) -> int:
-    """Return `value` as an int; raise unless it is a whole number of at least 1."""
-    try:
-        count = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+def require_count(name: str, value: object, least: int = 1) -> int:
+    """Return `value` as an int; raise unless it is a whole number of at least `least`."""
+    count = least - 1
+    with contextlib.suppress(TypeError):
+        count = count if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    if count < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return count
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from nnxp.capture.ops import Buffer, Program
 from nnxp.layers.convolution import convolve, gradient_of_images, gradient_of_weights
-from nnxp.layers.windows import Geometry, Pair, slices, window_counts
+from nnxp.layers.windows import Geometry, window_counts
 
 _BLOCK = 1 << 20  # bytes of a block of columns
 
@@ -88,8 +88,7 @@ class _Windows:
         return self.columns(block).reshape(shape)
 
     def copies(self, images: Buffer) -> tuple[Program, list[Callable[[], object]]]:
-        """Return the calls that prepare the images, and one for each block that makes its columns.
-        """
+        """Return the calls that prepare images, and each block's call that makes its columns."""
         before: Program = []
         if any(self.padding):
             padded = self.padded()
@@ -103,7 +102,13 @@ class _Windows:
         ]
 
 
-def _convolve(images: Buffer, W: Buffer, b: Buffer, geometry: Geometry, out: Buffer) -> Program:
+def _convolve(
+    images: Buffer,
+    W: Buffer,  # noqa: N803 - the parameter's name
+    b: Buffer,
+    geometry: Geometry,
+    out: Buffer,
+) -> Program:
     """Return the calls that compute ``out[...] = W @ columns + b[:, None]``."""
     windows = _Windows(images.shape, images.dtype, geometry)
     program, copies = windows.copies(images)
@@ -117,9 +122,7 @@ def _convolve(images: Buffer, W: Buffer, b: Buffer, geometry: Geometry, out: Buf
     return program
 
 
-def _gradient_of_weights(
-    dy: Buffer, images: Buffer, geometry: Geometry, out: Buffer
-) -> Program:
+def _gradient_of_weights(dy: Buffer, images: Buffer, geometry: Geometry, out: Buffer) -> Program:
     """Return the calls that compute ``out[...] = dy @ columns.T``."""
     windows = _Windows(images.shape, images.dtype, geometry)
     program, copies = windows.copies(images)
@@ -137,7 +140,11 @@ def _gradient_of_weights(
 
 
 def _gradient_of_images(
-    dy: Buffer, W: Buffer, shape: tuple[int, ...], geometry: Geometry, out: Buffer
+    dy: Buffer,
+    W: Buffer,  # noqa: N803
+    shape: tuple[int, ...],
+    geometry: Geometry,
+    out: Buffer,
 ) -> Program:
     """Return the calls that add the columns of ``W.T @ dy`` to the images `out`."""
     windows = _Windows(shape, dy.dtype, geometry)

@@ -13,7 +13,7 @@ from nnxp.checks import Rng, require_count, require_rng
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
 from nnxp.initializers import Initializer, he_normal, require_initializer
-from nnxp.layers.base import Layer
+from nnxp.layers.base import Layer, Work
 from nnxp.layers.windows import (
     Geometry,
     Pair,
@@ -181,6 +181,14 @@ class Conv2D(Layer):
             )
         return (self.out_channels, *require_windows(self, shape, *self._geometry()))
 
+    def work(self, shape: tuple[int, ...] | None) -> Work:
+        """Return the size of the columns, and the multiplications of their product with ``W``."""
+        output = self.output_shape(shape)
+        if output is None:
+            return super().work(shape)
+        windows, weights = math.prod(output[1:]), math.prod(self.params["W"].shape)
+        return Work(windows * weights // self.out_channels, windows * weights)
+
     def _require_inputs(self, x: Array) -> None:
         self._require_here(x)
         self.output_shape(tuple(x.shape[1:]))
@@ -196,7 +204,12 @@ class Conv2D(Layer):
 
 
 @one_op
-def convolve(images: Array, W: Array, b: Array, geometry: Geometry) -> Array:
+def convolve(
+    images: Array,
+    W: Array,  # noqa: N803 - the parameter's name
+    b: Array,
+    geometry: Geometry,
+) -> Array:
     """Return ``W @ columns + b``: (out_channels, windows down * windows across * batch).
 
     Parameters
@@ -219,7 +232,10 @@ def gradient_of_weights(dy: Array, images: Array, geometry: Geometry) -> Array:
 
 @one_op
 def gradient_of_images(
-    dy: Array, W: Array, shape: tuple[int, ...], geometry: Geometry
+    dy: Array,
+    W: Array,  # noqa: N803
+    shape: tuple[int, ...],
+    geometry: Geometry,
 ) -> Array:
     """Return the images of `shape` that sum the columns of ``W.T @ dy``."""
     xp = namespace_of(dy, "gradient_of_images")

@@ -7,11 +7,11 @@ position is one run of memory per row, and all images of a batch are one matrix 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from nnxp.arrays import Array, Namespace, device_of
+from nnxp.checks import require_count
 from nnxp.errors import InputError
 
 Pair: TypeAlias = tuple[int, int]
@@ -23,18 +23,12 @@ Geometry: TypeAlias = tuple[Pair, Pair, Pair]
 
 def require_pair(name: str, value: object, least: int) -> int | Pair:
     """Return `value`: a whole number of at least `least`, or a pair (height, width) of such."""
-    is_pair = isinstance(value, (tuple, list)) and len(value) == 2
-    try:
-        numbers = tuple(operator.index(x) for x in (value if is_pair else [value]))  # type: ignore
-    except TypeError:
-        numbers = ()
-    has_bool = isinstance(value, bool) or (is_pair and any(isinstance(x, bool) for x in value))  # type: ignore
-    if not numbers or has_bool or min(numbers) < least:
-        raise InputError(
-            f"{name} must be a whole number of at least {least}, or a pair of such, "
-            f"(height, width), got {value!r}"
-        )
-    return cast(Pair, numbers) if is_pair else numbers[0]
+    if not isinstance(value, (tuple, list)):
+        return require_count(name, value, least)
+    if len(value) != 2:
+        raise InputError(f"{name} must be one number or a pair (height, width), got {value!r}")
+    height, width = (require_count(f"each number of {name}", x, least) for x in value)
+    return height, width
 
 
 def pair(value: int | Pair) -> Pair:
@@ -87,9 +81,7 @@ def batch_first(xp: Namespace, x: Array) -> Array:
     return xp.permute_dims(x, (3, 0, 1, 2))
 
 
-def pad(
-    xp: Namespace, x: Array, axis: int, before: int, after: int, value: float = 0.0
-) -> Array:
+def pad(xp: Namespace, x: Array, axis: int, before: int, after: int, value: float = 0.0) -> Array:
     """Return `x` with so many slices of `value` before and after it along an axis."""
     parts = [x]
     if before:

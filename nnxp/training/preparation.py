@@ -27,7 +27,7 @@ from nnxp.parts import Part, definition, numbers_of
 from nnxp.penalties import Penalty
 from nnxp.step import Step, evaluated_sums
 from nnxp.training.callbacks import Callback
-from nnxp.training.evaluation import EVALUATION_BATCH_SIZE
+from nnxp.training.evaluation import evaluation_batch_size
 
 _FLUSHED_STEPS = 500
 _UNSCALED = 25  # the size of numbers from which inputs are taken as never scaled
@@ -217,6 +217,7 @@ def fit_statistics(network: Sequential, batches: Batches) -> None:
     """
     device, dataset = batches.device, batches.dataset
     scale = dataset.scale or 1.0
+    size = evaluation_batch_size(network, dataset)
     for i, layer in enumerate(network.layers):
         if not isinstance(layer, Standardize) or layer.is_fitted():
             continue
@@ -228,11 +229,11 @@ def fit_statistics(network: Sequential, batches: Batches) -> None:
         before = network.layers[:i]
         parts: Iterable[Any]
         if all(type(x) is Flatten for x in before):
-            starts = range(0, len(dataset), EVALUATION_BATCH_SIZE)
-            rows: Iterable[Any] = (dataset.inputs[j : j + EVALUATION_BATCH_SIZE] for j in starts)
+            starts = range(0, len(dataset), size)
+            rows: Iterable[Any] = (dataset.inputs[j : j + size] for j in starts)
             parts = (_through(before, x.astype("float64") / scale) for x in rows)
         else:
-            given = batches.in_order(EVALUATION_BATCH_SIZE)
+            given = batches.in_order(size)
             parts = (device.to_host(_through(before, inputs)) for inputs, *_ in given)
         with device.current():
             layer.adapt(parts, dataset.weights)
