@@ -68,14 +68,46 @@ def plain(kind):
     return lambda device, dtype: kind()
 
 
-# name: (makes the layer, shape of its inputs, shape of its outputs)
+def convolution(*sizes, **settings):
+    def make(device, dtype):
+        rng = np.random.default_rng(1)
+        return nnxp.Conv2D(*sizes, **settings, rng=rng, dtype=dtype, device=device)
+
+    return make
+
+
+# name: (makes the layer, shape of its inputs, shape of its outputs); a class may have several rows,
+# "class, what is special".
 LAYERS = {
     "Affine": (affine, (5, 4), (5, 3)),
+    "AveragePool2D": (plain(lambda: nnxp.AveragePool2D(2)), (3, 2, 5, 4), (3, 2, 2, 2)),
+    "AveragePool2D, overlapping": (
+        plain(lambda: nnxp.AveragePool2D((3, 2), stride=(2, 1), padding=1)),
+        (3, 2, 5, 4),
+        (3, 2, 3, 5),
+    ),
     "BatchNorm": (
         lambda device, dtype: nnxp.BatchNorm(4, dtype=dtype, device=device),
         (5, 4),
         (5, 4),
     ),
+    "BatchNorm, images": (
+        lambda device, dtype: nnxp.BatchNorm(2, dtype=dtype, device=device),
+        (3, 2, 2, 3),
+        (3, 2, 2, 3),
+    ),
+    "Conv2D": (convolution(2, 3, 3), (2, 2, 5, 4), (2, 3, 3, 2)),
+    "Conv2D, odd sizes": (
+        convolution(1, 2, (2, 3), stride=(2, 1), padding=(0, 2)),
+        (3, 1, 7, 4),
+        (3, 2, 3, 6),
+    ),
+    "Conv2D, strides beyond the kernel": (
+        convolution(2, 2, 2, stride=(3, 4), padding=1),
+        (2, 2, 6, 7),
+        (2, 2, 3, 2),
+    ),
+    "Conv2D, one pixel": (convolution(3, 2, 1), (2, 3, 1, 1), (2, 2, 1, 1)),
     "Dropout": (drawing(nnxp.Dropout, 0.3), (5, 4), (5, 4)),
     "ElasticDistortion": (
         drawing(nnxp.ElasticDistortion, 8.0, 1.5),
@@ -83,10 +115,17 @@ LAYERS = {
         (3, 2, 5, 4),
     ),
     "Flatten": (plain(nnxp.Flatten), (5, 2, 3), (5, 6)),
+    "GlobalAveragePool2D": (plain(nnxp.GlobalAveragePool2D), (3, 2, 4, 3), (3, 2)),
     "Identity": (plain(nnxp.Identity), (5, 4), (5, 4)),
     "RandomFlip": (drawing(nnxp.RandomFlip), (3, 2, 5, 4), (3, 2, 5, 4)),
     "RandomRotation": (drawing(nnxp.RandomRotation, 60), (3, 2, 5, 4), (3, 2, 5, 4)),
     "RandomShift": (drawing(nnxp.RandomShift, 2), (3, 2, 5, 4), (3, 2, 5, 4)),
+    "MaxPool2D": (plain(lambda: nnxp.MaxPool2D(2)), (3, 2, 5, 4), (3, 2, 2, 2)),
+    "MaxPool2D, overlapping": (
+        plain(lambda: nnxp.MaxPool2D(3, stride=(2, 1), padding=1)),
+        (3, 2, 5, 4),
+        (3, 2, 3, 4),
+    ),
     "ReLU": (plain(nnxp.ReLU), (5, 4), (5, 4)),
     "Reshape": (lambda device, dtype: nnxp.Reshape((2, -1)), (5, 6), (5, 2, 3)),
     "Residual": (
