@@ -118,7 +118,8 @@ class Part:
         """
         from nnxp.initializers import zeros
 
-        size = cls.array_size(config)
+        arguments = decode_settings(config, place)
+        size = cls.array_size(arguments)
         if size > place.size:
             raise InputError(
                 f"{cls.__name__} would have {size:,} numbers, and {place.size:,} are left for it"
@@ -129,7 +130,6 @@ class Part:
             "device": lambda: place.device, "dtype": lambda: place.dtype,
         }  # fmt: skip
         parameters = constructor_parameters(cls)
-        arguments = decode_settings(config, place)
         arguments |= {name: others[name]() for name in others.keys() & parameters.keys()}
         positional = [
             arguments.pop(name) for name, x in parameters.items() if x.kind is x.POSITIONAL_ONLY
@@ -138,7 +138,7 @@ class Part:
 
     @classmethod
     def array_size(cls, config: Mapping[str, Any]) -> int:
-        """Return the number of elements of all arrays that `build` makes; see `Place`."""
+        """Return the number of elements of the arrays that settings make; see `Place`."""
         return 0
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -108,14 +109,20 @@ class Tape:
             if np.may_share_memory(recorded.sample, arg.sample):
                 recorded.owner = arg.owner
         if recorded.owner is recorded:
-            recorded.sample = _zeros(recorded.sample, recorded.dtype)
+            recorded.sample = _unused(recorded.sample, recorded.dtype)
         self.ops.append(op)
         return recorded
 
 
-def _zeros(like: Buffer, dtype: DType) -> Buffer:
-    """Return zeros in the shape and order of an array; no memory is used until they are written."""
-    return arranged(np.zeros(like.size, dtype), like)
+def _unused(like: Buffer, dtype: DType) -> Buffer:
+    """Return zeros in the shape and order of an array, which take no memory before a write.
+
+    `np.zeros` writes them itself where it gets memory that was used before.
+    """
+    nbytes = like.size * np.dtype(dtype).itemsize
+    if nbytes < mmap.PAGESIZE:
+        return arranged(np.zeros(like.size, dtype), like)
+    return arranged(np.frombuffer(mmap.mmap(-1, nbytes), dtype), like)
 
 
 def _sample(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -129,7 +136,7 @@ def _sample(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any
             shape = np.broadcast_shapes(*shapes)
             like = next((x for x in args if np.shape(x) == shape and np.ndim(x) > 1), None)
             # As NumPy does, the result has its axes in the argument's order in memory.
-            return np.zeros(shape, dtype) if like is None else _zeros(like, dtype)
+            return np.zeros(shape, dtype) if like is None else _unused(like, dtype)
         if [len(shape) for shape in shapes] == [2, 2] and shapes[0][1] == shapes[1][0]:
             return np.zeros((shapes[0][0], shapes[1][1]), dtype)  # a matrix product
         return function(*args)

@@ -59,9 +59,9 @@ def require_windows(
     counts = window_counts(shape[1:], kernel, stride, padding)
     if min(counts) < 1:
         raise InputError(
-            f"{layer!r}: the kernel of {kernel[0]} x {kernel[1]} is larger than images of "
-            f"{shape[1]} x {shape[2]} with padding {padding[0]}, {padding[1]}; use a smaller "
-            "kernel or more padding"
+            f"{layer!r}: a window of {kernel[0]} x {kernel[1]} is larger than images of "
+            f"{shape[1]} x {shape[2]} with padding {padding[0]} and {padding[1]}; use a smaller "
+            "window or more padding"
         )
     return counts
 
