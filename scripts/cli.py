@@ -195,6 +195,8 @@ def print_failures(failures: list[str]) -> int:
 
 
 def spread(values: list[float]) -> str:
-    """Return the median of two or more values as text, with the quartiles in brackets."""
+    """Return the median of values as text, with the quartiles in brackets if there are several."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
