@@ -150,14 +150,24 @@ def _gradient_of_images(
     windows = _Windows(shape, dy.dtype, geometry)
     images = windows.padded() if any(windows.padding) else out
     program: Program = [partial(images.fill, 0)]
+    memory = np.empty(images.size, dy.dtype)
     for block in windows.blocks:
         columns, parts = windows.columns(block), windows.parts(block)
         program.append(partial(np.matmul, W.T, dy[:, block.columns], columns))
-        for i, j in itertools.product(*map(range, windows.kernel)):
-            rows = _places(i, block.down, windows.stride[0])
-            places = _places(j, block.across, windows.stride[1])
-            place = images[:, rows, places, block.batch]
-            program.append(partial(np.add, place, parts[:, i, j], place))
+        # As in col2im, the numbers of a row are added first, and then the rows.
+        across = slice(0, block.across.stop - block.across.start)
+        wide = (across.stop - 1) * windows.stride[1] + windows.kernel[1]
+        high, _, batch = block.shape()
+        row = memory[: shape[0] * high * wide * batch].reshape(shape[0], high, wide, batch)
+        first = block.across.start * windows.stride[1]
+        places = slice(first, first + wide)
+        for i in range(windows.kernel[0]):
+            program.append(partial(row.fill, 0))
+            for j in range(windows.kernel[1]):
+                place = row[:, :, _places(j, across, windows.stride[1])]
+                program.append(partial(np.add, place, parts[:, i, j], place))
+            place = images[:, _places(i, block.down, windows.stride[0]), places, block.batch]
+            program.append(partial(np.add, place, row, place))
     if images is not out:
         program.append(partial(out.__setitem__, ..., windows.inner(images)))
     return program

@@ -133,10 +133,12 @@ def _sample(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any
         shapes = [np.shape(x) for x in args]
         dtype = function(*[x[(slice(1),) * x.ndim] if np.ndim(x) else x for x in args]).dtype
         if function.signature is None:  # element by element
-            shape = np.broadcast_shapes(*shapes)
-            like = next((x for x in args if np.shape(x) == shape and np.ndim(x) > 1), None)
-            # As NumPy does, the result has its axes in the argument's order in memory.
-            return np.zeros(shape, dtype) if like is None else _unused(like, dtype)
+            allocated = [["readonly"]] * len(args) + [["writeonly", "allocate"]]
+            # The iterator gives the result's axes NumPy's order in memory.
+            iterator = np.nditer(
+                [*args, None], ["zerosize_ok"], allocated, [None] * len(args) + [dtype]
+            )
+            return iterator.operands[-1]
         if [len(shape) for shape in shapes] == [2, 2] and shapes[0][1] == shapes[1][0]:
             return np.zeros((shapes[0][0], shapes[1][1]), dtype)  # a matrix product
         return function(*args)

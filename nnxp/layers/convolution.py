@@ -14,6 +14,7 @@ from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
 from nnxp.initializers import Initializer, he_normal, require_initializer
 from nnxp.layers.base import Layer, Work
+from nnxp.layers.images import require_image_shape, require_images
 from nnxp.layers.windows import (
     Geometry,
     Pair,
@@ -22,7 +23,6 @@ from nnxp.layers.windows import (
     col2im,
     im2col,
     pair,
-    require_image,
     require_pair,
     require_windows,
     window_counts,
@@ -174,11 +174,7 @@ class Conv2D(Layer):
         """
         if shape is None:
             return None
-        require_image(self, shape)
-        if shape[0] != self.in_channels:
-            raise InputError(
-                f"{self!r} expects images of shape ({self.in_channels}, height, width), got {shape}"
-            )
+        require_image_shape(shape, self, self.in_channels)
         return (self.out_channels, *require_windows(self, shape, *self._geometry()))
 
     def work(self, shape: tuple[int, ...] | None) -> Work:
@@ -191,7 +187,8 @@ class Conv2D(Layer):
 
     def _require_inputs(self, x: Array) -> None:
         self._require_here(x)
-        self.output_shape(tuple(x.shape[1:]))
+        require_images(x, self, self.in_channels)
+        require_windows(self, tuple(x.shape[1:]), *self._geometry())
         if x.dtype != self.params["W"].dtype:
             raise InputError(
                 f"{self!r} computes in {self.dtype}, got inputs of {x.dtype}; convert with "

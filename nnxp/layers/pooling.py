@@ -8,6 +8,7 @@ import math
 from nnxp.arrays import Array, Namespace, floating_namespace
 from nnxp.errors import InputError
 from nnxp.layers.base import Layer
+from nnxp.layers.images import require_image_shape, require_images
 from nnxp.layers.windows import (
     Geometry,
     Pair,
@@ -16,7 +17,6 @@ from nnxp.layers.windows import (
     fold,
     pad,
     pair,
-    require_image,
     require_pair,
     require_windows,
     slices,
@@ -54,7 +54,7 @@ class _Pool2D(Layer):
         """
         if shape is None:
             return None
-        require_image(self, shape)
+        require_image_shape(shape, self)
         return (shape[0], *require_windows(self, shape, *self._geometry()))
 
     def _geometry(self) -> Geometry:
@@ -62,7 +62,8 @@ class _Pool2D(Layer):
 
     def _padded(self, xp: Namespace, x: Array) -> Array:
         """Return images as (channels, height, width, batch), with padding."""
-        self.output_shape(tuple(x.shape[1:]))
+        require_images(x, self, x.shape[1] if x.ndim == 4 else None)  # any channels
+        require_windows(self, tuple(x.shape[1:]), *self._geometry())
         x = batch_last(xp, x)
         for axis, n in zip((1, 2), pair(self.padding), strict=True):
             x = pad(xp, x, axis, n, n, self._border)
@@ -226,9 +227,11 @@ class GlobalAveragePool2D(Layer):
             If `x` has another number of axes, or images are empty.
         """
         xp = floating_namespace(x, self)
-        self.output_shape(tuple(x.shape[1:]))
+        require_images(x, self, x.shape[1] if x.ndim == 4 else None)  # any channels
         images = batch_last(xp, x)
         size = x.shape[2] * x.shape[3]
+        if not size:
+            raise InputError(f"{self!r} expects images with pixels, got {tuple(x.shape)}")
         y = xp.sum(xp.reshape(images, (x.shape[1], size, x.shape[0])), axis=1).T * (1.0 / size)
         if training:
             self.save_for_backward(y, images.shape)
@@ -245,5 +248,5 @@ class GlobalAveragePool2D(Layer):
         """Return ``(channels,)``; None if `shape` is unknown."""
         if shape is None:
             return None
-        require_image(self, shape)
+        require_image_shape(shape, self)
         return (shape[0],)

@@ -44,14 +44,6 @@ def window_counts(size: Sequence[int], kernel: Pair, stride: Pair, padding: Pair
     return height, width
 
 
-def require_image(layer: object, shape: tuple[int, ...]) -> None:
-    """Raise an `InputError` unless `shape` is that of one image, (channels, height, width)."""
-    if len(shape) != 3 or min(shape) < 1:
-        raise InputError(
-            f"{layer!r} expects images of shape (channels, height, width), got {shape}"
-        )
-
-
 def require_windows(
     layer: object, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair
 ) -> Pair:
