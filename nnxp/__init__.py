@@ -26,6 +26,8 @@ from nnxp.errors import (
 from nnxp.gradients import check_gradients, numerical_gradient
 from nnxp.history import Record
 from nnxp.layers import (
+    ELU,
+    GELU,
     Add,
     Affine,
     AveragePool2D,
@@ -37,6 +39,8 @@ from nnxp.layers import (
     GlobalAveragePool2D,
     Identity,
     Layer,
+    LayerNorm,
+    LeakyReLU,
     MaxPool2D,
     Multiply,
     RandomFlip,
@@ -45,7 +49,9 @@ from nnxp.layers import (
     ReLU,
     Reshape,
     Sigmoid,
+    SiLU,
     Softmax,
+    Softplus,
     Standardize,
     Tanh,
 )
@@ -76,6 +82,8 @@ from nnxp.training import Evaluation, Trainer, callbacks
 from nnxp.transforms import ClipNorm, ClipValue
 
 __all__ = [
+    "ELU",
+    "GELU",
     "L1",
     "L2",
     "SGD",
@@ -108,6 +116,8 @@ __all__ = [
     "InputError",
     "Layer",
     "LayerError",
+    "LayerNorm",
+    "LeakyReLU",
     "Loss",
     "MaxPool2D",
     "MeanSquaredError",
@@ -127,10 +137,12 @@ __all__ = [
     "Reshape",
     "Residual",
     "Sequential",
+    "SiLU",
     "Sigmoid",
     "SigmoidWithLoss",
     "Softmax",
     "SoftmaxWithLoss",
+    "Softplus",
     "Standardize",
     "Tanh",
     "ThreeLayerNet",

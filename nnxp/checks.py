@@ -26,7 +26,8 @@ _WORDS = {
     "beta_1": "beta1", "beta_2": "beta2", "rho": "decay", "l2": "weight_decay",
     "seed": "rng", "random_state": "rng", "generator": "rng", "p": "rate", "prob": "rate",
     "in_features": "inputs", "out_features": "outputs", "units": "outputs",
-    "num_features": "features", "weight": "class_weights", "class_weight": "class_weights",
+    "num_features": "features", "normalized_shape": "features", "negative_slope": "slope",
+    "weight": "class_weights", "class_weight": "class_weights",
     "validation_data": "validation", "validation_split": "validation", "n_epochs": "epochs",
     "max_iter": "epochs", "weight_init_std": "initializer",
 }  # fmt: skip

@@ -25,10 +25,12 @@ class ThreeLayerNet(Sequential):
     rng : numpy.random.Generator, SeedSequence or int
         Draws the weights on the host.
     activation : str, optional
-        ``"relu"`` (default), ``"sigmoid"``, ``"tanh"`` or ``"identity"``.
+        ``"relu"`` (default), ``"sigmoid"``, ``"tanh"``, ``"identity"``, ``"leaky_relu"``,
+        ``"elu"``, ``"gelu"``, ``"silu"`` or ``"softplus"``.
     initializer : str or callable, optional
         ``"he"``, ``"xavier"``, ``"normal"`` (N(0, 0.01²)), ``"zeros"``, or a function as in
-        `nnxp.initializers`; by default `he_normal` for ReLU and `xavier_uniform` otherwise.
+        `nnxp.initializers`; by default `xavier_uniform` for sigmoid, tanh and identity, and
+        `he_normal` for those like ReLU.
     dtype : str or dtype, optional
         ``"float32"`` (default) or ``"float64"``.
     device : Device or str, optional
@@ -140,15 +142,19 @@ def _affine_layers(
         )
     if str(activation) not in ACTIVATIONS:
         raise unknown_name("activation", activation, ACTIVATIONS)
-    draw = initializer
-    if draw is None:
-        draw = he_normal if activation == "relu" else xavier_uniform
+    if initializer is None:
+        initializer = xavier_uniform if activation in _XAVIER else he_normal
     opened, generator = open_device(device), require_rng(rng)
-    layers: list[Layer] = []
-    for inputs, outputs in itertools.pairwise(widths):
-        if layers:
-            layers.append(ACTIVATIONS[activation]())
-        layers.append(
-            Affine(inputs, outputs, rng=generator, initializer=draw, dtype=dtype, device=opened)
-        )
+    first, *others = [
+        Affine(inputs, outputs, rng=generator, initializer=initializer, dtype=dtype, device=opened)
+        for inputs, outputs in itertools.pairwise(widths)
+    ]
+    layers: list[Layer] = [first]
+    for affine in others:
+        layers.append(ACTIVATIONS[activation]())
+        layers.append(affine)
     return layers
+
+
+# Activations that are linear about 0; the others are 0 for half of the numbers, or nearly so.
+_XAVIER = {"sigmoid", "tanh", "identity"}

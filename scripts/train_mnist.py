@@ -116,7 +116,8 @@ def new_parser() -> Parser:
     option("--activation", type=name_of("activation", ACTIVATIONS), default="relu",
            help=f"{', '.join(ACTIVATIONS)} (default: relu)")  # fmt: skip
     option("--init", type=name_of("initializer", INITIALIZERS),
-           help=f"{', '.join(INITIALIZERS)} (default: he for relu, else xavier)")  # fmt: skip
+           help=f"{', '.join(INITIALIZERS)} (default: xavier for sigmoid, tanh and identity, "
+           "else he)")  # fmt: skip
     option("--optimizer", type=name_of("optimizer", OPTIMIZERS), default="sgd",
            help=f"{', '.join(OPTIMIZERS)} (default: sgd)")  # fmt: skip
     option("--learning-rate", type=float,

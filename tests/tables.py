@@ -64,6 +64,14 @@ def drawing(kind, *settings):
     return lambda device, dtype: kind(*settings, rng=1, dtype=dtype, device=device)
 
 
+def varied(layer):
+    """Return the layer with random parameters: a wrong gradient could hide behind a gamma of 1."""
+    rng = np.random.default_rng(4)
+    for name, x in layer.params.items():
+        layer.params[name] = layer.device.asarray(rng.normal(size=x.shape), dtype=layer.dtype)
+    return layer
+
+
 def plain(kind):
     return lambda device, dtype: kind()
 
@@ -76,8 +84,8 @@ def convolution(*sizes, **settings):
     return make
 
 
-# name: (makes the layer, shape of its inputs, shape of its outputs); a class may have several rows,
-# "class, what is special".
+# name: (makes the layer, shape of its inputs, shape of its outputs). A name is that of the class,
+# and what distinguishes a second row of the class after a comma.
 LAYERS = {
     "Affine": (affine, (5, 4), (5, 3)),
     "AveragePool2D": (plain(lambda: nnxp.AveragePool2D(2)), (3, 2, 5, 4), (3, 2, 2, 2)),
@@ -87,7 +95,7 @@ LAYERS = {
         (3, 2, 3, 5),
     ),
     "BatchNorm": (
-        lambda device, dtype: nnxp.BatchNorm(4, dtype=dtype, device=device),
+        lambda device, dtype: varied(nnxp.BatchNorm(4, dtype=dtype, device=device)),
         (5, 4),
         (5, 4),
     ),
@@ -114,9 +122,9 @@ LAYERS = {
         (3, 2, 5, 4),
         (3, 2, 5, 4),
     ),
+    "ELU": (lambda device, dtype: nnxp.ELU(0.7), (5, 4), (5, 4)),
     "Flatten": (plain(nnxp.Flatten), (5, 2, 3), (5, 6)),
     "GlobalAveragePool2D": (plain(nnxp.GlobalAveragePool2D), (3, 2, 4, 3), (3, 2)),
-    "Identity": (plain(nnxp.Identity), (5, 4), (5, 4)),
     "RandomFlip": (drawing(nnxp.RandomFlip), (3, 2, 5, 4), (3, 2, 5, 4)),
     "RandomRotation": (drawing(nnxp.RandomRotation, 60), (3, 2, 5, 4), (3, 2, 5, 4)),
     "RandomShift": (drawing(nnxp.RandomShift, 2), (3, 2, 5, 4), (3, 2, 5, 4)),
@@ -126,6 +134,20 @@ LAYERS = {
         (3, 2, 5, 4),
         (3, 2, 3, 4),
     ),
+    "GELU": (plain(nnxp.GELU), (5, 4), (5, 4)),
+    "GELU, tanh": (lambda device, dtype: nnxp.GELU("tanh"), (5, 4), (5, 4)),
+    "Identity": (plain(nnxp.Identity), (5, 4), (5, 4)),
+    "LayerNorm": (
+        lambda device, dtype: varied(nnxp.LayerNorm(4, dtype=dtype, device=device)),
+        (5, 4),
+        (5, 4),
+    ),
+    "LayerNorm, images": (
+        lambda device, dtype: varied(nnxp.LayerNorm((2, 3, 4), dtype=dtype, device=device)),
+        (5, 2, 3, 4),
+        (5, 2, 3, 4),
+    ),
+    "LeakyReLU": (lambda device, dtype: nnxp.LeakyReLU(0.3), (5, 4), (5, 4)),
     "ReLU": (plain(nnxp.ReLU), (5, 4), (5, 4)),
     "Reshape": (lambda device, dtype: nnxp.Reshape((2, -1)), (5, 6), (5, 2, 3)),
     "Residual": (
@@ -138,8 +160,10 @@ LAYERS = {
         (5, 4),
         (5, 3),
     ),
+    "SiLU": (plain(nnxp.SiLU), (5, 4), (5, 4)),
     "Sigmoid": (plain(nnxp.Sigmoid), (5, 4), (5, 4)),
     "Softmax": (plain(nnxp.Softmax), (5, 2, 4), (5, 2, 4)),
+    "Softplus": (plain(nnxp.Softplus), (5, 4), (5, 4)),
     "Standardize": (standardize, (5, 4), (5, 4)),
     "Tanh": (plain(nnxp.Tanh), (5, 4), (5, 4)),
 }

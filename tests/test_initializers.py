@@ -114,7 +114,10 @@ def test_deviation_must_be_a_positive_number(std):
 
 @pytest.mark.parametrize(
     ("activation", "initializer"),
-    [("relu", he_normal), ("sigmoid", xavier_uniform), ("tanh", xavier_uniform)],
+    [
+        *[(name, he_normal) for name in ("relu", "leaky_relu", "elu", "gelu", "silu", "softplus")],
+        *[(name, xavier_uniform) for name in ("sigmoid", "tanh", "identity")],
+    ],
 )
 def test_default_initializer_depends_on_the_activation(activation, initializer):
     def first_weights(**options):

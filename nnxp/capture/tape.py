@@ -133,7 +133,7 @@ def _sample(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any
         shapes = [np.shape(x) for x in args]
         dtype = function(*[x[(slice(1),) * x.ndim] if np.ndim(x) else x for x in args]).dtype
         if function.signature is None:  # element by element
-            allocated = [["readonly"]] * len(args) + [["writeonly", "allocate"]]
+            allocated: Any = [["readonly"]] * len(args) + [["writeonly", "allocate"]]
             # The iterator gives the result's axes NumPy's order in memory.
             iterator = np.nditer(
                 [*args, None], ["zerosize_ok"], allocated, [None] * len(args) + [dtype]

@@ -164,6 +164,136 @@ class BatchNorm(Layer):
         return shape
 
 
+class LayerNorm(Layer):
+    """Layer normalization: ``y = gamma * (x - mean) / sqrt(variance + epsilon) + beta``.
+
+    Ba, Kiros and Hinton 2016, sec. 3. Mean and (biased) variance are those of each example's
+    features, as in PyTorch; training and inference do the same.
+
+    Parameters
+    ----------
+    features : int or tuple of int
+        The lengths of the last axes, over which to normalize: 8 for inputs (batch, …, 8); or
+        (channels, height, width) for images.
+    epsilon : float, optional
+        Added to the variance.
+    dtype : str or dtype, optional
+        ``"float32"`` or ``"float64"``.
+    device : Device or str, optional
+        Where the parameters are.
+
+    Attributes
+    ----------
+    params : dict of str to array
+        ``gamma``, 1 at first, and ``beta``, 0 at first, each of the shape `features`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nnxp import LayerNorm
+    >>> LayerNorm(3).forward(np.array([[1, 2, 3], [20, 20, 20]], dtype="float32")).round(3)
+    array([[-1.225,  0.   ,  1.225],
+           [ 0.   ,  0.   ,  0.   ]], dtype=float32)
+    """
+
+    epsilon = Setting(POSITIVE)
+
+    def __init__(
+        self,
+        features: int | tuple[int, ...],
+        *,
+        epsilon: float = 1e-5,
+        dtype: DType = "float32",
+        device: Device | str = "cpu",
+    ) -> None:
+        if isinstance(features, (tuple, list)) and features:
+            self.features: int | tuple[int, ...] = tuple(
+                require_count("each of features", n) for n in features
+            )
+        else:
+            self.features = require_count("features", features)
+        self.epsilon = epsilon
+        opened = open_device(device)
+        self.device, self.dtype = opened, require_dtype(dtype)
+        self.params["gamma"] = opened.asarray(np.ones(self.features), dtype=dtype)
+        self.params["beta"] = opened.asarray(np.zeros(self.features), dtype=dtype)
+
+    @classmethod
+    def array_size(cls, config: Mapping[str, Any]) -> int:
+        """Return the number of elements of the parameters."""
+        features = config["features"]
+        shape = features["tuple"] if isinstance(features, dict) else [features]
+        return 2 * math.prod(map(int, shape))
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """Return the normalized inputs.
+
+        Parameters
+        ----------
+        x : (batch, …, *features) array
+        training : bool, optional
+            Save what `backward` needs.
+
+        Raises
+        ------
+        InputError
+            If the last axes of `x` are not `features`, or there is no axis before them.
+        DeviceError
+            If `x` is on another device.
+        """
+        xp = floating_namespace(x, self)
+        self._require_here(x)
+        shape = self.params["gamma"].shape
+        first = x.ndim - len(shape)
+        if first < 1 or tuple(x.shape[first:]) != tuple(shape):
+            remedy = "; give x[None] for one example" if x.shape == shape else ""
+            raise InputError(
+                f"{self!r} expects inputs of shape (batch, …, {', '.join(map(str, shape))}), got "
+                f"{tuple(x.shape)}{remedy}"
+            )
+        size = math.prod(shape)
+        rows = xp.reshape(x, (math.prod(x.shape[:first]), size))
+        centred = rows - xp.sum(rows, axis=1, keepdims=True) / size
+        # The mean of large numbers is rounded; that of their small differences corrects it.
+        centred = centred - xp.sum(centred, axis=1, keepdims=True) / size
+        variance = xp.sum(centred * centred, axis=1, keepdims=True) / size
+        inverse = 1.0 / xp.sqrt(variance + self.epsilon)
+        normalized = centred * inverse
+        gamma, beta = (xp.reshape(self.params[name], (size,)) for name in ("gamma", "beta"))
+        y = xp.reshape(normalized * gamma + beta, x.shape)
+        if training:
+            self.save_for_backward(y, (normalized, inverse))
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """Return the gradient of the inputs, after those of ``gamma`` and ``beta``.
+
+        ``inverse * (g - mean(g) - normalized * mean(g * normalized))`` with ``g = dy * gamma``, the
+        means being over the features.
+        """
+        normalized: Array
+        inverse: Array
+        normalized, inverse = self.saved(dy)
+        xp = floating_namespace(dy, self)
+        size = normalized.shape[1]
+        gamma = self.params["gamma"]
+        rows = xp.reshape(dy, normalized.shape)
+        if self.trainable:
+            self.grads["beta"] = xp.reshape(sum_rows(xp, rows), gamma.shape)
+            self.grads["gamma"] = xp.reshape(sum_rows(xp, rows * normalized), gamma.shape)
+        g = rows * xp.reshape(gamma, (size,))
+        mean = xp.sum(g, axis=1, keepdims=True) / size
+        product = xp.sum(g * normalized, axis=1, keepdims=True) / size
+        return xp.reshape(inverse * (g - mean - normalized * product), dy.shape)
+
+    def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """Return `shape`; a known one must end with `features`."""
+        own = tuple(self.params["gamma"].shape)
+        if shape is not None and tuple(shape[-len(own) :]) != own:
+            raise InputError(f"{self!r} expects {self.features} features, got {shape}")
+        return shape
+
+
 class Standardize(Layer):
     """Standardization: ``y = (x - mean) / std``, feature by feature.
 
