@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Sequence
 
 from nnxp.arrays import DType
-from nnxp.checks import Rng, explained, require_rng, unknown_name
+from nnxp.checks import FRACTION, Rng, explained, require_number, require_rng, unknown_name
 from nnxp.devices import Device, open_device
 from nnxp.errors import InputError
 from nnxp.initializers import Initializer, he_normal, xavier_uniform
-from nnxp.layers import Affine, Layer
+from nnxp.layers import Affine, BatchNorm, Dropout, Layer
 from nnxp.layers.activations import ACTIVATIONS
 from nnxp.network import Sequential
 
@@ -106,6 +106,8 @@ def mlp(
     rng: Rng,
     activation: str = "relu",
     initializer: Initializer | str | None = None,
+    batch_norm: bool = False,
+    dropout: float = 0.0,
     dtype: DType = "float32",
     device: Device | str = "cpu",
 ) -> Sequential:
@@ -117,6 +119,12 @@ def mlp(
         Numbers of features from input to output, such as ``[784, 128, 64, 10]``.
     rng, activation, initializer, dtype, device
         As in `ThreeLayerNet`.
+    batch_norm : bool, optional
+        Put a `BatchNorm` before each activation. The affine layer before it keeps its bias, which
+        the normalization cancels.
+    dropout : float, optional
+        If above 0, put a `Dropout` of this rate after each activation. The first weights are the
+        same as without.
 
     Examples
     --------
@@ -124,8 +132,12 @@ def mlp(
     >>> import nnxp
     >>> nnxp.mlp([784, 100, 10], rng=np.random.default_rng(0), activation="tanh")
     Sequential(Affine(784, 100), Tanh(), Affine(100, 10))
+    >>> nnxp.mlp([784, 100, 10], rng=0, batch_norm=True, dropout=0.2).layers[1:4]
+    (BatchNorm(100, momentum=0.1, epsilon=1e-05), ReLU(), Dropout(0.2))
     """
-    return Sequential(_affine_layers(widths, rng, activation, initializer, dtype, device))
+    return Sequential(
+        _affine_layers(widths, rng, activation, initializer, dtype, device, batch_norm, dropout)
+    )
 
 
 def _affine_layers(
@@ -135,6 +147,8 @@ def _affine_layers(
     initializer: Initializer | str | None,
     dtype: str,
     device: Device | str,
+    batch_norm: bool = False,
+    dropout: float = 0.0,
 ) -> list[Layer]:
     if not isinstance(widths, (list, tuple)) or len(widths) < 2:
         raise InputError(
@@ -142,6 +156,7 @@ def _affine_layers(
         )
     if str(activation) not in ACTIVATIONS:
         raise unknown_name("activation", activation, ACTIVATIONS)
+    rate = require_number("dropout", dropout, FRACTION)
     if initializer is None:
         initializer = xavier_uniform if activation in _XAVIER else he_normal
     opened, generator = open_device(device), require_rng(rng)
@@ -151,7 +166,11 @@ def _affine_layers(
     ]
     layers: list[Layer] = [first]
     for affine in others:
+        if batch_norm:
+            layers.append(BatchNorm(affine.inputs, dtype=dtype, device=opened))
         layers.append(ACTIVATIONS[activation]())
+        if rate:
+            layers.append(Dropout(rate, rng=generator, dtype=dtype, device=opened))
         layers.append(affine)
     return layers
 

@@ -37,12 +37,14 @@ FEW, EPOCHS_OF_FEW = 10_000, 50  # an epoch of few images has few steps
 # options can override the changeable ones.
 FIXED = {
     "hidden": list, "activation": str, "init": (str, type(None)), "optimizer": str,
-    "learning_rate": float, "batch_size": int, "seed": int, "dtype": str,
+    "learning_rate": float, "batch_size": int, "seed": int, "dtype": str, "batch_norm": bool,
+    "dropout": float,
 }  # fmt: skip
 CHANGEABLE = {
     "dataset": str, "epochs": int, "device": str, "capture": (bool, str),
     "checkpoint_every": (int, type(None)),
 }  # fmt: skip
+ADDED = {"batch_norm": False, "dropout": 0.0}  # older runs do not have these settings
 
 
 class Training(NamedTuple):
@@ -118,6 +120,9 @@ def new_parser() -> Parser:
     option("--init", type=name_of("initializer", INITIALIZERS),
            help=f"{', '.join(INITIALIZERS)} (default: xavier for sigmoid, tanh and identity, "
            "else he)")  # fmt: skip
+    option("--batch-norm", action="store_true", help="normalize the batches before activations")
+    option("--dropout", type=float, default=0.0, metavar="RATE",
+           help="share of hidden outputs set to 0 in a training step (default: 0)")  # fmt: skip
     option("--optimizer", type=name_of("optimizer", OPTIMIZERS), default="sgd",
            help=f"{', '.join(OPTIMIZERS)} (default: sgd)")  # fmt: skip
     option("--learning-rate", type=float,
@@ -146,7 +151,7 @@ def new_parser() -> Parser:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the settings of the run in a folder, from its checkpoint."""
     try:
-        config = nnxp.Trainer.resume(folder / CHECKPOINT).config
+        config = ADDED | nnxp.Trainer.resume(folder / CHECKPOINT).config
     except nnxp.CheckpointError as error:
         raise nnxp.InputError(f"{folder} holds no run to resume ({error})") from error
     kinds = FIXED | CHANGEABLE | {"data_source": (str, type(None)), "data_sha256": str}
@@ -173,6 +178,8 @@ def start_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
         rng=rng,
         activation=args.activation,
         initializer=INITIALIZERS[args.init] if args.init else None,
+        batch_norm=args.batch_norm,
+        dropout=args.dropout,
         dtype=args.dtype,
         device=device,
     )

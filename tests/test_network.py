@@ -150,6 +150,32 @@ def test_a_device_is_opened_once_for_all_layers(monkeypatch):
     assert len(opened) == 2
 
 
+def test_mlp_with_batch_norm_and_dropout():
+    network = nnxp.mlp([6, 5, 4, 3], rng=0, activation="gelu", batch_norm=True, dropout=0.25)
+    assert repr(network) == (
+        "Sequential(Affine(6, 5), BatchNorm(5, momentum=0.1, epsilon=1e-05), "
+        "GELU(approximate='none'), Dropout(0.25), Affine(5, 4), "
+        "BatchNorm(4, momentum=0.1, epsilon=1e-05), GELU(approximate='none'), Dropout(0.25), "
+        "Affine(4, 3))"
+    )
+    assert (network[3].state["seed"] != network[7].state["seed"]).all()
+    plain = nnxp.mlp([6, 5, 4, 3], rng=0, activation="gelu")
+    for name, x in plain.parameters().items():
+        np.testing.assert_array_equal(x, network.parameters()[name])
+    only = nnxp.mlp([6, 5, 3], rng=0, dropout=0.25, dtype="float64", device="strict:device1")
+    assert [type(layer).__name__ for layer in only.layers] == [
+        "Affine",
+        "ReLU",
+        "Dropout",
+        "Affine",
+    ]
+    assert only[2].dtype == "float64"
+    assert str(only[2].device) == str(only.device)
+    for wrong in (-0.1, 1.0, "much"):
+        with pytest.raises(nnxp.InputError, match="dropout must be a number of at least 0 and b"):
+            nnxp.mlp([6, 5, 3], rng=0, dropout=wrong)
+
+
 def test_names_of_activations_and_widths_are_checked():
     rng = np.random.default_rng(0)
     with pytest.raises(nnxp.InputError, match="unknown activation 'rellu'; did you mean 'relu'"):

@@ -72,13 +72,14 @@ def test_every_option_reaches_the_training(tmp_path):
     result = run(
         "train_mnist.py", "--dataset", "digits", "--epochs", 6, "--hidden", 16, 8, "--optimizer",
         "adam", "--learning-rate", 0.02, "--activation", "tanh", "--init", "normal", "--seed", 5,
-        "--batch-size", 32, "--dtype", "float64", "--device", "cpu", "--out", tmp_path / "a",
+        "--batch-size", 32, "--dtype", "float64", "--device", "cpu", "--batch-norm", "--dropout",
+        0.1, "--out", tmp_path / "a",
     )  # fmt: skip
     rng = np.random.default_rng(5)
     train, test = nnxp.data.load_digits()
     network = nnxp.mlp(
         [64, 16, 8, 10], rng=rng, activation="tanh", dtype="float64",
-        initializer=nnxp.initializers.normal(0.01),
+        initializer=nnxp.initializers.normal(0.01), batch_norm=True, dropout=0.1,
     )  # fmt: skip
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam(0.02))
     expected = trainer.fit(
@@ -219,6 +220,7 @@ def test_train_on_a_folder_and_on_csv(tmp_path, idx_folder, digits_csv):
     [
         (["--activation", "relo"], 2, "unknown activation 'relo'; did you mean 'relu'?"),
         (["--optimizer", "adm"], 2, "unknown optimizer 'adm'; did you mean 'adam'?"),
+        (["--dropout", "1"], 1, "dropout must be a number of at least 0 and below 1, got 1.0"),
         (["--init", "hee"], 2, "unknown initializer 'hee'; did you mean 'he'?"),
         (["--dtype", "float"], 2, "unknown dtype 'float'; did you mean 'float"),
         (["--epochs", "0"], 2, "argument --epochs: must be a whole number of at least 1, got '0'"),
