@@ -116,8 +116,9 @@ def every_layer_trainer(
     layers += [nnxp.Reshape((1, 3, 4)), nnxp.Conv2D(1, 12, 2, **drawn)]
     layers += [nnxp.MaxPool2D((2, 1), stride=1), nnxp.AveragePool2D((1, 2), stride=1)]
     layers += [nnxp.GlobalAveragePool2D()]
-    layers += [first, nnxp.ReLU(), second]
+    layers += [first, nnxp.LayerNorm(9, dtype=dtype), nnxp.ReLU(), second]
     layers += [nnxp.Sigmoid(), nnxp.Residual([nnxp.Identity()]), third, nnxp.Tanh()]
+    layers += [nnxp.LeakyReLU(), nnxp.ELU(), nnxp.GELU(), nnxp.SiLU(), nnxp.Softplus()]
     layers += [nnxp.Dropout(0.2, **drawn), nnxp.Softmax(), last]
     network = nnxp.Sequential(layers)
     kinds = {x for x in vars(nnxp).values() if isinstance(x, type) and issubclass(x, nnxp.Layer)}

@@ -12,7 +12,7 @@ from nnxp.arrays import Array, DType, conversion, namespace_of, one_op
 from nnxp.checks import Rng, require_count, require_rng
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
-from nnxp.initializers import Initializer, he_normal, require_initializer
+from nnxp.initializers import Initializer, draw_weights, he_normal
 from nnxp.layers.base import Layer, Work
 from nnxp.layers.images import require_image_shape, require_images
 from nnxp.layers.windows import (
@@ -89,13 +89,10 @@ class Conv2D(Layer):
         self.stride = require_pair("stride", stride, 1)
         self.padding = require_pair("padding", padding, 0)
         generator = require_rng(rng)
-        draw = require_initializer(initializer)
         opened = open_device(device)
         self.device, self.dtype = opened, require_dtype(dtype)
         shape = (self.out_channels, self.in_channels, *pair(self.kernel_size))
-        weights = np.array(draw(generator, shape))
-        if weights.shape != shape:
-            raise InputError(f"the initializer must return shape {shape}, got {weights.shape}")
+        weights = draw_weights(initializer, generator, shape)
         self.params["W"] = opened.asarray(weights, dtype=self.dtype)
         self.params["b"] = opened.asarray(np.zeros(out_channels), dtype=self.dtype)
 

@@ -222,8 +222,7 @@ class LayerNorm(Layer):
     def array_size(cls, config: Mapping[str, Any]) -> int:
         """Return the number of elements of the parameters."""
         features = config["features"]
-        shape = features["tuple"] if isinstance(features, dict) else [features]
-        return 2 * math.prod(map(int, shape))
+        return 2 * math.prod(features if isinstance(features, tuple) else (features,))
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return the normalized inputs.
