@@ -11,6 +11,7 @@ import pytest
 import nnxp
 from nnxp.devices import DTYPES
 from nnxp.layers.activations import ACTIVATIONS
+from nnxp.parts import Part, Place, build_part
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
@@ -186,3 +187,13 @@ def test_a_setting_that_changes_takes_effect_at_once(capture):
         losses.append(trainer.history[-1].train_loss)
         assert losses[-1] == pytest.approx(expected, rel=1e-12)
     assert losses[0] != losses[1]
+
+
+def test_the_base_class_cannot_be_made_from_a_file():
+    base = nnxp.GELU.__base__
+    assert base not in (nnxp.Layer, Part)
+    with pytest.raises(nnxp.InputError, match=f"'nnxp.{base.__name__}' is not registered"):
+        build_part(
+            {"type": f"nnxp.{base.__name__}", "config": {}},
+            Place(nnxp.device("cpu"), "float32", 100),
+        )

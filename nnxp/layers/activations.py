@@ -141,7 +141,7 @@ class Softplus(Layer):
         return dy * sigmoid(floating_namespace(dy, self), x)
 
 
-class _Gate(Layer):
+class _Gate(Layer, base=True):
     """Base class: ``y = x * F(x)`` with a distribution function F, for which F(-x) = 1 - F(x).
 
     Computed as ``max(x, 0) - a * F(-a)`` with ``a = |x|``, so that large negative inputs lose no
