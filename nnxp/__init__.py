@@ -64,7 +64,7 @@ from nnxp.losses import (
     SoftmaxWithLoss,
 )
 from nnxp.metrics import accuracy
-from nnxp.models import ThreeLayerNet, TwoLayerNet, mlp
+from nnxp.models import ThreeLayerNet, TwoLayerNet, lenet, mlp
 from nnxp.network import Residual, Sequential
 from nnxp.optimizers import (
     SGD,
@@ -154,6 +154,7 @@ __all__ = [
     "data",
     "device",
     "initializers",
+    "lenet",
     "load_network",
     "metrics",
     "mlp",

@@ -526,10 +526,22 @@ class Sequential(Layer):
             copies[name] = own.matching_copy(name, device.asarray(given[name]))
         return copies
 
-    def summary(self) -> Table:
-        """Return a table of layers, output shapes and parameter counts, as text."""
+    def summary(self, shape: tuple[int, ...] | None = None) -> Table:
+        """Return a table of layers, output shapes and parameter counts, as text.
+
+        Parameters
+        ----------
+        shape : tuple of int, optional
+            That of one example; by default that of the training data, once there were any.
+
+        Raises
+        ------
+        InputError
+            If a layer does not take examples of this shape.
+        """
         rows = [("layer", "output", "parameters", "count")]
-        shape: tuple[int, ...] | None = None
+        if shape is None and self.data_format is not None:
+            shape = self.data_format.shape
         parameters = self.parameters()
         for layer in self.layers:
             shape = layer.output_shape(shape)

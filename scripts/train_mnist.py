@@ -36,15 +36,15 @@ FEW, EPOCHS_OF_FEW = 10_000, 50  # an epoch of few images has few steps
 # The settings in a checkpoint, with their types. --resume takes those of the run as defaults;
 # options can override the changeable ones.
 FIXED = {
-    "hidden": list, "activation": str, "init": (str, type(None)), "optimizer": str,
-    "learning_rate": float, "batch_size": int, "seed": int, "dtype": str, "batch_norm": bool,
-    "dropout": float,
+    "model": str, "hidden": (list, type(None)), "activation": str, "init": (str, type(None)),
+    "optimizer": str, "learning_rate": float, "batch_size": int, "seed": int, "dtype": str,
+    "batch_norm": bool, "dropout": float,
 }  # fmt: skip
 CHANGEABLE = {
     "dataset": str, "epochs": int, "device": str, "capture": (bool, str),
     "checkpoint_every": (int, type(None)),
 }  # fmt: skip
-ADDED = {"batch_norm": False, "dropout": 0.0}  # older runs do not have these settings
+MODELS = ("mlp", "lenet")
 
 
 class Training(NamedTuple):
@@ -103,6 +103,10 @@ def parse() -> argparse.Namespace:
         source = config["data_source"]
         if args.dataset in ("auto", "mnist") and source and Path(source).is_dir():
             args.data_dir = args.data_dir or Path(source)
+    if args.model == "mlp":
+        args.hidden = args.hidden or [50, 30]
+    elif args.hidden:
+        parser.error(f"argument --hidden: is for --model mlp, not for {args.model}")
     if args.seed < 0:
         parser.error(f"argument --seed: must be 0 or more, got {args.seed}")
     return args
@@ -113,8 +117,10 @@ def new_parser() -> Parser:
     option = parser.add_argument
     add_device_option(parser)
     add_data_options(parser)
-    option("--hidden", type=whole_number, nargs="+", default=[50, 30], metavar="WIDTH",
-           help="widths of the hidden layers (default: 50 30)")  # fmt: skip
+    option("--model", type=name_of("model", MODELS), default="mlp",
+           help="mlp, affine layers, or lenet, with two convolutions (default: mlp)")  # fmt: skip
+    option("--hidden", type=whole_number, nargs="+", metavar="WIDTH",
+           help="widths of an mlp's hidden layers (default: 50 30)")  # fmt: skip
     option("--activation", type=name_of("activation", ACTIVATIONS), default="relu",
            help=f"{', '.join(ACTIVATIONS)} (default: relu)")  # fmt: skip
     option("--init", type=name_of("initializer", INITIALIZERS),
@@ -151,7 +157,7 @@ def new_parser() -> Parser:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the settings of the run in a folder, from its checkpoint."""
     try:
-        config = ADDED | nnxp.Trainer.resume(folder / CHECKPOINT).config
+        config = nnxp.Trainer.resume(folder / CHECKPOINT).config
     except nnxp.CheckpointError as error:
         raise nnxp.InputError(f"{folder} holds no run to resume ({error})") from error
     kinds = FIXED | CHANGEABLE | {"data_source": (str, type(None)), "data_sha256": str}
@@ -169,20 +175,21 @@ def start_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
     optimizer = OPTIMIZERS[args.optimizer](
         **({} if args.learning_rate is None else {"learning_rate": args.learning_rate})
     )
-    data = load_dataset(args.dataset, args.data_dir)
+    data = load_dataset(args.dataset, args.data_dir, images=args.model == "lenet")
     if args.epochs is None:
         args.epochs = EPOCHS_OF_FEW if len(data.train) < FEW else 10
     rng = np.random.default_rng(args.seed)
-    network = nnxp.mlp(
-        data.widths(args.hidden),
-        rng=rng,
-        activation=args.activation,
-        initializer=INITIALIZERS[args.init] if args.init else None,
-        batch_norm=args.batch_norm,
-        dropout=args.dropout,
-        dtype=args.dtype,
-        device=device,
-    )
+    settings = {
+        "rng": rng, "activation": args.activation, "batch_norm": args.batch_norm,
+        "initializer": INITIALIZERS[args.init] if args.init else None, "dropout": args.dropout,
+        "dtype": args.dtype, "device": device,
+    }  # fmt: skip
+    if args.model == "mlp":
+        network = nnxp.mlp(data.widths(args.hidden), **settings)
+    else:
+        image = data.train.inputs.shape[1:]
+        padding = 0 if min(image[1:]) >= 16 else 2
+        network = nnxp.lenet(data.classes, image=image, padding=padding, **settings)
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer, capture=args.capture)
     trainer.config = config_of(args, device, trainer, data)
     folder = new_run_folder(args.out, trainer.config)
@@ -195,7 +202,7 @@ def resume_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
     """Return the run in the folder ``--resume``; its data set must be the same."""
     folder = args.resume
     checkpoint = folder / CHECKPOINT
-    data = load_dataset(args.dataset, args.data_dir)
+    data = load_dataset(args.dataset, args.data_dir, images=args.model == "lenet")
     trainer = nnxp.Trainer.resume(checkpoint, device=device, capture=args.capture)
     if trainer.rng is None:
         raise nnxp.InputError(f"{checkpoint} has no random generator to resume with")
@@ -248,7 +255,7 @@ def train(training: Training, args: argparse.Namespace) -> int:
     if not args.quiet:
         print(f"nnxp {nnxp.__version__} on {trainer.network.device}")
         print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images")
-        print(trainer.network.summary())
+        print(trainer.network.summary(data.train.inputs.shape[1:]))
     status = 0
     try:
         stop = nnxp.callbacks.StopOnSignal()
@@ -293,11 +300,12 @@ def write_results(trainer: nnxp.Trainer, data: Data, folder: Path) -> None:
     if not trainer.history:
         return
     write_history(folder / "history.json", trainer.history)
-    weights = [x.shape for x in trainer.network.parameters().values() if x.ndim == 2]
-    widths = [str(inputs) for inputs, _ in weights] + [str(weights[-1][1])]
+    model = trainer.config["model"]
+    if model == "mlp":
+        model = "-".join(map(str, data.widths(trainer.config["hidden"])))
     optimizer = trainer.optimizer
     name = f"{type(optimizer).__name__}, learning rate {optimizer.learning_rate:g}"
-    title = f"{data.name}, {'-'.join(widths)}, {name}"
+    title = f"{data.name}, {model}, {name}"
     with optional_output("curves.png"):
         nnxp.plots.plot_histories({"": trainer.history}, folder / "curves.png", title=title)
 

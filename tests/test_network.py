@@ -240,6 +240,42 @@ def test_summary_counts_parameters():
     assert lines[-1].startswith("41,090 parameters of float32 on cpu (NumPy")
 
 
+def test_lenet_has_the_layers_that_its_settings_name():
+    network = nnxp.lenet(3, image=(2, 8, 9), padding=2, rng=0, batch_norm=True, dropout=0.5)
+    names = [type(layer).__name__ for layer in network.layers]
+    block = ["MaxPool2D", "BatchNorm", "ReLU"]
+    ends = ["Flatten", "Affine", "BatchNorm", "ReLU", "Dropout", "Affine"]
+    assert names == ["Conv2D", *block, "Conv2D", *block, *ends]
+    x = np.random.default_rng(0).normal(size=(4, 2, 8, 9)).astype("float32")
+    assert network.forward(x, training=True).shape == (4, 3)
+    plain = nnxp.lenet(3, image=(2, 8, 9), padding=2, rng=0)
+    assert (network.layers[0].params["W"] == plain.layers[0].params["W"]).all()
+    # He: N(0, 2 / 50) of 1,000 weights; the deviation's own deviation is 1 / sqrt(2000) of it.
+    deviation = plain.layers[0].params["W"].std() / (2 / 50) ** 0.5
+    assert abs(deviation - 1) < 5 / 2000**0.5
+    small = nnxp.lenet(rng=0, activation="tanh", dtype="float64", device="strict:device1")
+    assert (small.dtype, small.device.spec) == ("float64", "strict:device1")
+    with pytest.raises(nnxp.InputError, match="a window of 5 x 5 is larger than images of 2 x 2"):
+        nnxp.lenet(rng=0, image=(1, 8, 8))
+    for wrong in ((28, 28), 28, (1, 28, 0)):
+        with pytest.raises(nnxp.InputError):
+            nnxp.lenet(rng=0, image=wrong)
+
+
+def test_summary_of_images_shows_their_shapes():
+    network = nnxp.lenet(rng=0)
+    assert "(batch, 50, 4, 4)" not in network.summary()
+    lines = network.summary((1, 28, 28)).splitlines()
+    assert "(batch, 50, 4, 4)" in lines[5]
+    assert lines[-1] == "431,080 parameters of float32 on cpu (NumPy " + np.__version__ + ")"
+    with pytest.raises(nnxp.InputError, match="expects images of shape"):
+        network.summary((784,))
+    data = nnxp.data.Dataset(np.ones((4, 1, 28, 28)), np.arange(4))
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.01))
+    trainer.fit(data, epochs=1, batch_size=4, rng=0)
+    assert network.summary().splitlines() == lines
+
+
 def test_summary_of_unknown_shapes():
     network = nnxp.Sequential([nnxp.Flatten(), nnxp.ReLU()])
     assert "(batch, …)" in network.summary()

@@ -96,6 +96,30 @@ def test_every_option_reaches_the_training(tmp_path):
     assert f"(best {best.validation_accuracy:.4f}, epoch {best.epoch})" in result.stdout
 
 
+def test_lenet_trains_on_images_and_resumes(tmp_path):
+    options = ("--model", "lenet", "--dataset", "digits", "--quiet", "--out")
+    run("train_mnist.py", *options, tmp_path / "a", "--epochs", 2)
+    printed = run("train_mnist.py", *options[:-2], "--out", tmp_path / "b", "--epochs", 1).stdout
+    assert "(batch, 50, 2, 2)" in printed  # images of 8 x 8 need padding
+    run("train_mnist.py", "--resume", tmp_path / "b", "--epochs", 2, "--quiet")
+    network = nnxp.load_network(tmp_path / "a" / "checkpoint.safetensors")
+    resumed = nnxp.load_network(tmp_path / "b" / "checkpoint.safetensors")
+    for name, x in network.parameters().items():
+        assert (resumed.parameters()[name] == x).all(), name
+    _, test = nnxp.data.load_digits(images=True)
+    # Two epochs of 15 steps reach 0.73; chance is 0.1, and its deviation over 359 images 0.016.
+    assert (network.predict_classes(test.inputs) == test.labels).mean() > 0.5
+
+
+def test_lenet_takes_a_table_of_square_images_only(tmp_path, digits_csv):
+    options = ("--model", "lenet", "--epochs", 1, "--quiet", "--out")
+    run("train_mnist.py", "--dataset", digits_csv, *options, tmp_path / "a")
+    table = tmp_path / "t.csv"
+    table.write_text("label,a,b,c\n" + "0,1,2,3\n1,2,3,4\n" * 20)
+    result = run("train_mnist.py", "--dataset", table, *options, tmp_path / "b", status=1)
+    assert "t.csv has 3 columns of inputs, which are no square image; use --model" in result.stderr
+
+
 def test_unavailable_capture_is_reported_in_one_line(tmp_path):
     options = ("--dataset", "digits", "--epochs", "2", "--device", "strict", "--quiet", "--out")
     result = run("train_mnist.py", *options, tmp_path / "one", "--capture")
@@ -218,6 +242,8 @@ def test_train_on_a_folder_and_on_csv(tmp_path, idx_folder, digits_csv):
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
+        (["--model", "lenet5"], 2, "unknown model 'lenet5'; did you mean 'lenet'?"),
+        (["--model", "lenet", "--hidden", "9"], 2, "--hidden: is for --model mlp, not for lenet"),
         (["--activation", "relo"], 2, "unknown activation 'relo'; did you mean 'relu'?"),
         (["--optimizer", "adm"], 2, "unknown optimizer 'adm'; did you mean 'adam'?"),
         (["--dropout", "1"], 1, "dropout must be a number of at least 0 and below 1, got 1.0"),

@@ -218,16 +218,6 @@ def test_broken_config_gives_a_one_line_error(tmp_path, change):
     )
 
 
-def test_run_of_a_version_without_batch_norm_and_dropout_is_resumed(tmp_path):
-    out = tmp_path / "run"
-    run("train_mnist.py", "--dataset", "digits", "--epochs", 1, "--quiet", "--out", out)
-    trainer = nnxp.Trainer.resume(out / "checkpoint.safetensors")
-    del trainer.config["batch_norm"], trainer.config["dropout"]
-    trainer.save(out / "checkpoint.safetensors")
-    run("train_mnist.py", "--resume", out, "--epochs", 2, "--quiet")
-    assert len(json.loads((out / "history.json").read_text())) == 2
-
-
 def test_refused_resume_does_not_disturb_the_running_process(tmp_path):
     out = tmp_path / "run"
     with training("--epochs", "1000000", "--out", out, until="epoch   2"):

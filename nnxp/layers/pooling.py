@@ -23,7 +23,7 @@ from nnxp.layers.windows import (
 )
 
 
-class _Pool2D(Layer):
+class _Pool2D(Layer, base=True):
     """Base class of `MaxPool2D` and `AveragePool2D`: windows in each channel."""
 
     _border = 0.0  # what padding consists of
