@@ -102,6 +102,8 @@ class DataFormat:
 
     def labels_of(self, scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the predicted label of each row of scores; see `Sequential.predict_classes`."""
+        if self.classes is not None:  # layers may have been replaced since the training
+            require_outputs(self.classes, scores.shape[1:])
         numbers: npt.NDArray[Any]
         if self.probabilities == "softmax":
             numbers = np.argmax(scores, axis=1)
@@ -113,6 +115,16 @@ class DataFormat:
         mixed = len({isinstance(x, str) for x in self.classes}) > 1  # text would be made of numbers
         labels: npt.NDArray[Any] = np.array(self.classes, object if mixed else None)[numbers]
         return labels
+
+
+def require_outputs(classes: tuple[Label, ...], outputs: tuple[int, ...]) -> None:
+    """Raise an `InputError` unless there is an output for each of these classes."""
+    expected = 2 if outputs == (1,) else outputs[0]  # a single logit tells two classes apart
+    if len(classes) != expected:
+        raise InputError(
+            f"the network tells {expected} classes apart, and the labels are {len(classes)}: "
+            f"{classes!r:.60}; give the network {len(classes)} outputs"
+        )
 
 
 def require_examples(x: Any, known: DataFormat | None) -> Any:

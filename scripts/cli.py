@@ -96,7 +96,7 @@ def open_streams() -> None:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run `main` and exit: an expected error prints one line (status 1), Ctrl-C has status 130."""
+    """Run `main` and exit: an expected error prints one line (status 1), and so does a signal."""
     program = Path(sys.argv[0]).name
     open_streams()
     logging.basicConfig(format="%(message)s")
@@ -105,17 +105,18 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     # An overflow of the loss raises DivergenceError; NumPy's warnings would only repeat it.
     np.seterr(over="ignore", invalid="ignore")
     try:
-        interrupts.raise_keyboard_interrupt()
+        interrupts.handler.raises = True
         status = main()
         sys.stdout.flush()
+        interrupts.handler.raises = False  # nothing would catch it
         sys.exit(status)
     except OutputError as error:
         if error.status == 1:
             print(f"{program}: error: {error}", file=sys.stderr)
         sys.exit(error.status)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(f"{program}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(interrupts.status_of(error))
     except (nnxp.NnxpError, OSError) as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cli import OutputError, Parser, file_path, name_of, optional_output, run, whole_number
+from interrupts import status_of
 
 import argparse
 import contextlib
@@ -275,8 +276,8 @@ def train(training: Training, args: argparse.Namespace) -> int:
         )
         if stop.received and trainer.epochs < args.epochs:
             status = 128 + stop.received
-    except KeyboardInterrupt:
-        status = 130
+    except KeyboardInterrupt as error:
+        status = status_of(error)
     finally:
         write_results(trainer, data, folder)
     return status

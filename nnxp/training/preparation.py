@@ -14,7 +14,7 @@ from nnxp.checks import object_remedy, require_list, warn
 from nnxp.data.batches import Batches, prepare_batch
 from nnxp.data.dataset import Dataset
 from nnxp.data.stream import BatchStream
-from nnxp.data_format import DataFormat, Label, is_image
+from nnxp.data_format import DataFormat, is_image, require_outputs
 from nnxp.devices import Device
 from nnxp.errors import InputError
 from nnxp.layers import BatchNorm, Flatten, Layer, Standardize
@@ -82,7 +82,7 @@ def require_suitable(batches: Batches, name: str, step: Step) -> dict[str, Array
             scores = step.network.forward(inputs)
             outputs = tuple(scores.shape[1:])
             if dataset.classes is not None and step.loss.probabilities is not None:
-                _require_outputs(dataset.classes, outputs)
+                require_outputs(dataset.classes, outputs)
             step.loss.check_labels(dataset.labels, outputs)
             if isinstance(batches, BatchStream):
                 batches.check_labels = lambda labels: step.loss.check_labels(labels, outputs)
@@ -117,16 +117,6 @@ def require_weights_taken(
         raise InputError(
             f"the {name} data have weights, which {what} does not take; give it a parameter "
             "weights=None"
-        )
-
-
-def _require_outputs(classes: tuple[Label, ...], outputs: tuple[int, ...]) -> None:
-    """Raise an `InputError` unless there is an output for each of these classes."""
-    expected = 2 if outputs == (1,) else outputs[0]  # a single logit tells two classes apart
-    if len(classes) != expected:
-        raise InputError(
-            f"the network tells {expected} classes apart, and the labels are {len(classes)}: "
-            f"{classes!r:.60}; give the network {len(classes)} outputs"
         )
 
 
