@@ -314,7 +314,7 @@ def test_file_larger_than_its_header_states_is_refused_unread(tmp_path, describe
     size = path.stat().st_size
     for other in (1 << 40, size - 1):
         os.truncate(path, other)  # of a sparse file, which takes no space
-        wanted = rf"a.safetensors .* damaged \(it has {other:,} bytes, and its header states {size:,}"
+        wanted = rf"damaged \(it has {other:,} bytes, and its header states {size:,}"
         with pytest.raises(nnxp.CheckpointError, match=wanted):
             nnxp.load_network(path)
 

@@ -108,8 +108,15 @@ def test_ascii_output_escapes_other_characters(tmp_path, env):
         assert "l\\xe4uft already holds a run" in result.stderr
 
 
-@pytest.mark.parametrize("script", ALL_SCRIPTS)
-def test_ctrl_c_during_the_imports_is_one_line(tmp_path, script):
+@pytest.mark.parametrize(
+    ("script", "number"),
+    [
+        *((script, signal.SIGINT) for script in ALL_SCRIPTS),
+        ("train_mnist.py", signal.SIGTERM),
+        ("train_mnist.py", signal.SIGHUP),
+    ],
+)
+def test_signal_during_the_imports_is_one_line(tmp_path, script, number):
     # The first import that takes long; the script waits in it.
     (tmp_path / "numpy.py").write_text(
         "import signal\nprint('importing', flush=True)\nwhile True:\n    signal.pause()\n"
@@ -124,9 +131,41 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path, script):
     finally:
         signal.signal(signal.SIGINT, handler)
     assert process.stdout.readline() == "importing\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate()
-    assert (process.returncode, err) == (130, f"{script}: interrupted\n")
+    assert (process.returncode, err) == (128 + number, f"{script}: interrupted\n")
+
+
+# Runs a script whose process gets a signal just after it has renamed a file of this name.
+SIGNALLED = """
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # see script_runner
+number, name, path = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+events = []
+def hook(event, args):
+    if events == ["renamed"]:
+        events.append("signalled")
+        signal.raise_signal(number)
+    if event == "os.rename" and str(args[1]).endswith(name):
+        events.append("renamed")
+sys.addaudithook(hook)
+sys.path.insert(0, os.path.dirname(path))
+sys.argv = sys.argv[3:]
+runpy.run_path(path, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_before_the_first_checkpoint_leaves_no_folder(tmp_path, number):
+    options = ["--dataset", "digits", "--epochs", "1", "--out", tmp_path / "run"]
+    command = [str(int(number)), "config.json", SCRIPTS / "train_mnist.py", *options]
+    result = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, *command],
+        env=ENVIRONMENT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (128 + number, "train_mnist.py: interrupted\n")
+    assert not list(tmp_path.iterdir())
+    run("train_mnist.py", *options)
 
 
 def test_closed_terminal_saves_as_sigterm_does(tmp_path):
