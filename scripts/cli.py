@@ -105,10 +105,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     # An overflow of the loss raises DivergenceError; NumPy's warnings would only repeat it.
     np.seterr(over="ignore", invalid="ignore")
     try:
-        interrupts.handler.raises = True
-        status = main()
-        sys.stdout.flush()
-        interrupts.handler.raises = False  # nothing would catch it
+        with interrupts.raised():
+            status = main()
+            sys.stdout.flush()
         sys.exit(status)
     except OutputError as error:
         if error.status == 1:
@@ -160,8 +159,10 @@ def run_worker(command: list[Any], environment: Mapping[str, str], failure: str)
     NnxpError
         If the command fails; the message starts with `failure`.
     """
+    # In a group of its own, since a terminal sends its signals to the whole group: this process
+    # alone reports them, and ends the worker.
     result = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, text=True, check=False
+        command, env=environment, stdout=subprocess.PIPE, text=True, check=False, process_group=0
     )
     if result.returncode:
         raise nnxp.NnxpError(f"{failure}, see above")

@@ -1,7 +1,7 @@
 """Interrupts: Ctrl-C, SIGTERM and SIGHUP end a script with one line and the signal's status.
 
 `cli` imports this module first, and each script imports `cli` first: while the others are imported,
-a signal ends the process at once.
+and after a first signal, a signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 
 # How Python has a signal that nothing else has handled or ignored; SIGHUP is not on Windows.
 _USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL} | (
@@ -32,7 +33,22 @@ class _Handler:
         os._exit(128 + number)
 
 
-handler = _Handler()
+_handler = _Handler()
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """Raise a KeyboardInterrupt at the first signal; ignore signals after the context.
+
+    A process that only has to say how it ended, and to remove what it leaves, ends soon.
+    """
+    _handler.raises = True
+    try:
+        yield
+    finally:
+        for number in _USUAL:
+            if signal.getsignal(number) is _handler:
+                signal.signal(number, signal.SIG_IGN)
 
 
 def status_of(error: KeyboardInterrupt) -> int:
@@ -44,8 +60,9 @@ def _folder(path: str) -> str:
     return os.path.dirname(os.path.realpath(path))  # noqa: PTH120
 
 
-# Not in a process that only imports a script, such as a test.
-if _folder(sys.argv[0]) == _folder(__file__):
+# Not in a process that only imports a script, such as a test or a worker of multiprocessing's.
+_is_worker = "--multiprocessing-fork" in sys.orig_argv
+if _folder(sys.argv[0]) == _folder(__file__) and not _is_worker:
     for _number, _usual in _USUAL.items():
         if signal.getsignal(_number) is _usual:  # what is ignored, as by nohup, stays ignored
-            signal.signal(_number, handler)
+            signal.signal(_number, _handler)

@@ -168,6 +168,68 @@ def test_signal_before_the_first_checkpoint_leaves_no_folder(tmp_path, number):
     run("train_mnist.py", *options)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_second_signal_ends_the_process_and_later_ones_are_ignored(tmp_path, number):
+    (tmp_path / "a.py").write_text(
+        "import cli, signal, sys\n"
+        "def main():\n"
+        "    try:\n"
+        "        signal.raise_signal(int(sys.argv[1]))\n"
+        "    finally:\n"
+        "        if sys.argv[2] == 'within':\n"
+        "            signal.raise_signal(int(sys.argv[1]))\n"
+        "        print('removed', flush=True)\n"
+        "try:\n"
+        "    cli.run(main)\n"
+        "finally:\n"
+        "    signal.raise_signal(int(sys.argv[1]))\n"
+        "    print('ended')\n"
+    )
+    for name in ("cli.py", "interrupts.py"):
+        (tmp_path / name).write_bytes((SCRIPTS / name).read_bytes())
+    code = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # see script_runner
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
+    )
+    for place, out in (("within", ""), ("after", "removed\nended\n")):
+        result = subprocess.run(
+            [sys.executable, "-c", code, tmp_path / "a.py", str(int(number)), place],
+            env=ENVIRONMENT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (result.returncode, result.stdout) == (128 + number, out)
+        assert result.stderr == "a.py: interrupted\n"
+
+
+@pytest.mark.parametrize("function", ["killpg", "kill"])
+@pytest.mark.parametrize(
+    "options", [["benchmark.py", "--quick", "--out", "run"], ["portability.py", "--steps", "1"]]
+)
+def test_signal_of_a_terminal_is_reported_once_and_ends_the_workers(tmp_path, options, function):
+    # A worker sends the signal, as a terminal does to all processes or `kill` to one, and waits.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "if {'--multiprocessing-fork', '--worker'} & set(sys.orig_argv):\n"
+        f"    os.{function}(os.getppid(), signal.SIGINT)\n"
+        "    while True:\n"
+        "        signal.pause()\n"
+    )
+    cwd = tmp_path / "empty"
+    cwd.mkdir()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # see script_runner
+    try:
+        process = subprocess.Popen(
+            [sys.executable, SCRIPTS / options[0], *options[1:], "--dataset", "digits"], cwd=cwd,
+            env=ENVIRONMENT | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{SCRIPTS.parent}"}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (130, f"{options[0]}: interrupted\n")
+    assert not list(cwd.iterdir())
+
+
 def test_closed_terminal_saves_as_sigterm_does(tmp_path):
     out = tmp_path / "run"
     with training("--epochs", "1000000", "--out", out, until="epoch   2") as process:
