@@ -105,7 +105,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     # An overflow of the loss raises DivergenceError; NumPy's warnings would only repeat it.
     np.seterr(over="ignore", invalid="ignore")
     try:
-        with interrupts.raised():
+        with interrupts.handler:
             status = main()
             sys.stdout.flush()
         sys.exit(status)

@@ -1,16 +1,15 @@
 """Interrupts: Ctrl-C, SIGTERM and SIGHUP end a script with one line and the signal's status.
 
 `cli` imports this module first, and each script imports `cli` first: while the others are imported,
-and after a first signal, a signal ends the process at once.
+and after a first signal, a signal ends the process at once. This module imports only what Python
+has loaded anyway, so that it handles signals as early as possible.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
 
 # How Python has a signal that nothing else has handled or ignored; SIGHUP is not on Windows.
 _USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL} | (
@@ -19,36 +18,33 @@ _USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_
 
 
 class _Handler:
-    """A signal handler that ends the process; if it `raises`, the first signal is raised."""
+    """A signal handler that ends the process.
 
-    raises = False
+    As a context, it raises a KeyboardInterrupt with the number of the first signal instead, and has
+    signals ignored afterwards: the process then only says how it ended and removes what it leaves.
+    """
+
+    _raises = False
 
     def __call__(self, number: int, _: object) -> None:
-        """Raise a KeyboardInterrupt with the number, or print a line and end the process."""
-        if self.raises:
-            self.raises = False
+        if self._raises:
+            self._raises = False
             raise KeyboardInterrupt(number)
-        with contextlib.suppress(OSError):  # of a standard error that is closed or full
+        try:
             os.write(2, f"{os.path.basename(sys.argv[0])}: interrupted\n".encode())  # noqa: PTH119
-        os._exit(128 + number)
+        finally:  # also if standard error is closed or full
+            os._exit(128 + number)
 
+    def __enter__(self) -> None:
+        self._raises = True
 
-_handler = _Handler()
-
-
-@contextlib.contextmanager
-def raised() -> Iterator[None]:
-    """Raise a KeyboardInterrupt at the first signal; ignore signals after the context.
-
-    A process that only has to say how it ended, and to remove what it leaves, ends soon.
-    """
-    _handler.raises = True
-    try:
-        yield
-    finally:
+    def __exit__(self, *_: object) -> None:
         for number in _USUAL:
-            if signal.getsignal(number) is _handler:
+            if signal.getsignal(number) is self:
                 signal.signal(number, signal.SIG_IGN)
+
+
+handler = _Handler()
 
 
 def status_of(error: KeyboardInterrupt) -> int:
@@ -65,4 +61,4 @@ _is_worker = "--multiprocessing-fork" in sys.orig_argv
 if _folder(sys.argv[0]) == _folder(__file__) and not _is_worker:
     for _number, _usual in _USUAL.items():
         if signal.getsignal(_number) is _usual:  # what is ignored, as by nohup, stays ignored
-            signal.signal(_number, _handler)
+            signal.signal(_number, handler)
