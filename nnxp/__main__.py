@@ -134,7 +134,11 @@ def _blas() -> str:
         text += ", its default number of threads"
     else:
         pools = [p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
-        text += "".join(f", {pool['num_threads']} threads" for pool in pools)
+        # The library that is loaded may be another one than NumPy was built with.
+        text += "".join(
+            f", {pool['num_threads']} threads of {pool['internal_api']} {pool['version']}"
+            for pool in pools
+        )
     return ", ".join([text, *settings])
 
 

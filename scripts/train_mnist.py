@@ -253,12 +253,12 @@ def config_of(
 def train(training: Training, args: argparse.Namespace) -> int:
     """Train the remaining epochs, save the results after each, and return the exit status."""
     trainer, rng, data, folder, checkpoint = training
-    if not args.quiet:
-        print(f"nnxp {nnxp.__version__} on {trainer.network.device}")
-        print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images")
-        print(trainer.network.summary(data.train.inputs.shape[1:]))
     status = 0
     try:
+        if not args.quiet:
+            print(f"nnxp {nnxp.__version__} on {trainer.network.device}")
+            print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images")
+            print(trainer.network.summary(data.train.inputs.shape[1:]))
         stop = nnxp.callbacks.StopOnSignal()
         if checkpoint and not checkpoint.exists():
             trainer.save(checkpoint)  # a run that is killed in its first epoch can be resumed

@@ -241,7 +241,7 @@ def compare(repository, *options):
     return subprocess.run(
         [sys.executable, repository / "scripts" / "compare_commits.py", *options],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(repository)},
-        capture_output=True, text=True, check=False, timeout=600,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 

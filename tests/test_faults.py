@@ -60,7 +60,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     result = subprocess.run(
         [*shell, sys.executable, "-c", COMMON + textwrap.dedent(code), *map(str, arguments)],
-        capture_output=True, text=True, timeout=600,
+        capture_output=True, text=True,
         env={
             "OPENBLAS_NUM_THREADS": "1",
             "PATH": os.defpath,

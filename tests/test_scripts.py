@@ -63,11 +63,10 @@ def test_full_batch_learns_from_a_csv_file(digits_csv):
     result = run("full_batch.py", "--dataset", digits_csv, "--hidden", 32, "--epochs", 199)
     out = result.stdout
     assert "Affine(32, 10), Sigmoid()), all 1198 examples in each step" in out
-    assert "several minutes on MNIST" in result.stderr
-    assert "%|" not in result.stderr  # a bar is for a terminal
+    assert result.stderr == ""
     losses = [float(loss) for loss in re.findall(r"train loss (\S+)", out)]
     epochs = [int(epoch) for epoch in re.findall(r"^epoch +(\d+)", out, re.M)]
-    assert epochs == [*range(10, 200, 10), 199]
+    assert epochs == [1, *range(10, 200, 10), 199]
     assert losses[-1] < losses[0] / 2
     assert float(re.findall(r"validation accuracy (\S+)", out)[-1]) > 0.85
 
@@ -80,7 +79,7 @@ def test_full_batch_takes_one_step_an_epoch():
     layers = nnxp.mlp([64, 16, 8, 10], rng=rng, activation="sigmoid").layers
     network, loss = nnxp.Sequential([*layers, nnxp.Sigmoid()]), nnxp.MeanSquaredError()
     trainer = nnxp.Trainer(network, loss, nnxp.SGD(30.0))
-    expected = [float(trainer.step(x, targets)) for _ in range(10)][1:]
+    expected = [float(trainer.step(x, targets)) for _ in range(9)]
     losses = [float(figure) for figure in re.findall(r"train loss (\S+)", out)]
     assert losses == pytest.approx(expected, abs=6e-5)  # printed to four decimals
     assert losses[0] - losses[-1] > 1e-3

@@ -18,7 +18,6 @@ from builders import (
 import nnxp
 from nnxp.devices import threads
 
-
 pytestmark = pytest.mark.skipif(
     not any(x["user_api"] == "blas" for x in threadpoolctl.threadpool_info()),
     reason="NumPy's BLAS: none, or not known to threadpoolctl",

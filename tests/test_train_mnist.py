@@ -300,7 +300,7 @@ def test_simultaneous_runs_get_separate_folders(tmp_path):
                "--quiet"]  # fmt: skip
     for _ in range(2):
         processes = [subprocess.Popen(command, cwd=tmp_path) for _ in range(4)]
-        assert [process.wait(timeout=600) for process in processes] == [0] * 4
+        assert [process.wait() for process in processes] == [0] * 4
     folders = list((tmp_path / "runs").iterdir())
     assert len(folders) == 8
     assert all((folder / "history.json").exists() for folder in folders)

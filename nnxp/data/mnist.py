@@ -232,12 +232,12 @@ def _download(folder: Path) -> None:
 
     logger = logging.getLogger("nnxp")
 
-    missing = {
-        name: folder / f"{name}.gz"
-        for name in FILES
-        if not (folder / name).is_file() and not (folder / f"{name}.gz").is_file()
-    }
     try:
+        missing = {
+            name: folder / f"{name}.gz"
+            for name in FILES
+            if not (folder / name).is_file() and not (folder / f"{name}.gz").is_file()
+        }
         folder.mkdir(parents=True, exist_ok=True)
         for path in missing.values():
             require_writable(path)
