@@ -319,6 +319,23 @@ def test_file_larger_than_its_header_states_is_refused_unread(tmp_path, describe
             nnxp.load_network(path)
 
 
+def test_file_that_is_replaced_while_it_is_read_is_the_one_that_was_opened(
+    tmp_path, described, monkeypatch
+):
+    path = signed(tmp_path / "a.safetensors", *described)
+    longer = signed(tmp_path / "b", described[0] | {"config": {"a": "x" * 99}}, described[1])
+    read = json.loads
+
+    def replace(*arguments, **options):
+        if longer.exists():  # at the header, before the arrays are read
+            longer.replace(path)
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(json, "loads", replace)
+    assert nnxp.Trainer.resume(path).config == {}
+    assert nnxp.Trainer.resume(path).config == {"a": "x" * 99}
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="resource: POSIX limits the address space")
 def test_file_that_does_not_fit_into_memory_is_named(tmp_path):
     size = 1 << 36

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -225,10 +226,13 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]
             described = json.loads(start[8:])
             header = described.pop("__metadata__", {})
             stated = 8 + size + max((x["data_offsets"][1] for x in described.values()), default=0)
-            if path.stat().st_size != stated:  # before a file that may be huge is read
+            # Before the file is read, which may be huge; and of the open one, since a training may
+            # have replaced it.
+            length = os.fstat(stream.fileno()).st_size
+            if length != stated:
                 raise CheckpointError(
-                    f"{path} is not a checkpoint, or is damaged (it has {path.stat().st_size:,} "
-                    f"bytes, and its header states {stated:,})"
+                    f"{path} is not a checkpoint, or is damaged (it has {length:,} bytes, and its "
+                    f"header states {stated:,})"
                 )
             # Not by a memory map: a file that is truncated meanwhile would end the process.
             data = start + stream.read(stated - len(start))
