@@ -96,7 +96,7 @@ def _lower_join(
     """Return the calls that copy the parts of a stack or of a concatenation to their places."""
     x = np.moveaxis(out, axis, 0)
     if function is np.stack:
-        return [_copy(x[i], part) for i, part in enumerate(parts)]
+        return [_copy(x[i, ...], part) for i, part in enumerate(parts)]
     program: Program = []
     start = 0
     for part in parts:

@@ -74,10 +74,11 @@ class Ops(ABC):
     chunk: ClassVar = sys.maxsize
 
     def function(self, numpy_function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return this library's counterpart of a NumPy function; the function itself if none."""
-        counterpart: Callable[..., Any] = getattr(
-            self.module, numpy_function.__name__, numpy_function
-        )
+        """Return this library's counterpart of a NumPy function; another function itself."""
+        name = numpy_function.__name__
+        if getattr(np, name, None) is not numpy_function:  # `nnxp.layers.convolution.convolve`
+            return numpy_function
+        counterpart: Callable[..., Any] = getattr(self.module, name, numpy_function)
         return counterpart
 
     def array(self, x: Any) -> Buffer:
