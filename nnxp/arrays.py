@@ -245,15 +245,16 @@ _F = TypeVar("_F", bound=Callable[..., Array])
 
 
 def one_op(function: _F) -> _F:
-    """Decorate a function of arrays so that a captured step records its call as one op.
+    """Decorate a function of arrays, which a captured step may record as one op.
 
-    It is written in standard calls; a library's ops may compute it in a faster way.
+    It is written in standard calls. These are recorded, unless the library of the captured step
+    has a faster way to compute the whole; see `nnxp.capture.ops.Ops.whole`.
     """
 
     @functools.wraps(function)
     def call(x: Array, *args: Any) -> Array:
-        record = getattr(x, "record_op", None)
-        result: Array = function(x, *args) if record is None else record(call, x, *args)
+        call_whole = getattr(x, "call_whole", None)
+        result: Array = function(x, *args) if call_whole is None else call_whole(call, x, *args)
         return result
 
     return cast(_F, call)

@@ -24,6 +24,7 @@ class NumpyOps(Ops):
     module = np
     accumulates = True
     chunk = 1 << 15  # float32 vectors of this length stay in the cache
+    whole = CONVOLUTIONS.keys()
 
     def allocate(self, size: int) -> Buffer:
         """Return `size` bytes of memory, aligned to a cache line."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import Any, ClassVar, TypeAlias
 
@@ -67,16 +67,19 @@ class Ops(ABC):
         Whether one call can subtract a matrix product from a matrix.
     chunk : int
         How many numbers of a flattened vector the optimizer updates at a time.
+    whole : collection of callable
+        The functions of `nnxp.arrays.one_op` that are computed as one op.
     """
 
     module: ModuleType
     accumulates: ClassVar = False
     chunk: ClassVar = sys.maxsize
+    whole: ClassVar[Collection[Callable[..., Any]]] = ()
 
     def function(self, numpy_function: Callable[..., Any]) -> Callable[..., Any]:
         """Return this library's counterpart of a NumPy function; another function itself."""
         name = numpy_function.__name__
-        if getattr(np, name, None) is not numpy_function:  # `nnxp.layers.convolution.convolve`
+        if getattr(np, name, None) is not numpy_function:  # such as nnxp's own `convolve`
             return numpy_function
         counterpart: Callable[..., Any] = getattr(self.module, name, numpy_function)
         return counterpart

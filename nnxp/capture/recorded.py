@@ -22,17 +22,20 @@ class Recorder(Protocol):
     def record(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Record the call of a NumPy function and return its result, a recorded array."""
 
+    def call_whole(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function of `one_op`, and return its result, a recorded array."""
+
 
 def _operator(function: Callable[..., Any]) -> Callable[..., Recorded]:
     """Return the method that records a function of the array, and of another one if there is."""
-    return lambda self, *others: self.record_op(function, self, *others)
+    return lambda self, *others: self._record(function, self, *others)
 
 
 def _operators(
     function: Callable[..., Any],
 ) -> tuple[Callable[..., Recorded], Callable[..., Recorded]]:
     """Return the methods of a binary operator and of its reflection."""
-    return _operator(function), lambda self, other: self.record_op(function, other, self)
+    return _operator(function), lambda self, other: self._record(function, other, self)
 
 
 class Recorded:
@@ -84,13 +87,16 @@ class Recorded:
     @property
     def T(self) -> Recorded:  # noqa: N802 - the standard's name
         """The transpose of a matrix."""
-        return self.record_op(np.transpose, self)
+        return self._record(np.transpose, self)
 
     def __array_namespace__(self, api_version: str | None = None) -> Namespace:
         return self.tape.namespace
 
-    def record_op(self, function: Callable[..., Any], *args: Any) -> Recorded:
-        """Record the call of a function of this array; see `nnxp.arrays.one_op`."""
+    def call_whole(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function of this array, as one op if it can be; see `nnxp.arrays.one_op`."""
+        return self.tape.call_whole(function, *args)
+
+    def _record(self, function: Callable[..., Any], *args: Any) -> Recorded:
         result: Recorded = self.tape.record(function, *args)
         return result
 
@@ -114,7 +120,7 @@ class Recorded:
     __ne__: Callable[..., Any] = _operator(np.not_equal)
 
     def __eq__(self, other: object) -> Any:
-        return self.record_op(np.equal, self, other)
+        return self._record(np.equal, self, other)
 
     __hash__ = object.__hash__  # by identity, although == compares elements
 
@@ -122,7 +128,7 @@ class Recorded:
         keys = key if isinstance(key, tuple) else (key,)
         if any(isinstance(x, Recorded) and x.dtype == np.bool_ for x in keys):
             self.refuse()  # the number of rows that a mask selects depends on the numbers
-        return self.record_op(operator.getitem, self, key)
+        return self._record(operator.getitem, self, key)
 
     def refuse(self, *_: object, **__: object) -> NoReturn:
         """Refuse to give the array's numbers, which do not exist while a step is recorded."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -50,6 +51,11 @@ class Op:
 class Tape:
     """The ops between recorded arrays, in their order.
 
+    Parameters
+    ----------
+    whole : collection of callable, optional
+        The functions of `nnxp.arrays.one_op` to record as one op.
+
     Attributes
     ----------
     ops : list of Op
@@ -60,7 +66,8 @@ class Tape:
         recorded arrays.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whole: Collection[Callable[..., Any]] = ()) -> None:
+        self._whole = whole
         self.ops: list[Op] = []
         self.buffers: dict[Recorded, Buffer] = {}
         self.namespace = cast(Namespace, RecordedNamespace(self))
@@ -112,6 +119,12 @@ class Tape:
             recorded.sample = _unused(recorded.sample, recorded.dtype)
         self.ops.append(op)
         return recorded
+
+    def call_whole(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Record the call of a function of `one_op`, or the calls of which it consists."""
+        if function in self._whole:
+            return self.record(function, *args)
+        return inspect.unwrap(function)(*args)
 
 
 def _unused(like: Buffer, dtype: DType) -> Buffer:
