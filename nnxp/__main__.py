@@ -8,7 +8,8 @@ import itertools
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m nnxp", description=__doc__)
     parser.add_argument("command", choices=["doctor"])
     parser.parse_args()
-    if sys.stdout is None:  # closed
-        return doctor()
     try:
         status = doctor()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("nnxp doctor: interrupted", file=sys.stderr)
+        status = 130
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # of a reader that has seen enough
@@ -60,10 +63,8 @@ def doctor() -> int:
     except nnxp.NnxpError as error:
         print(f"  --    {error}")
     print("\ntraining on the CPU")
-    try:
-        _train()
-    except Exception as error:  # noqa: BLE001 (every error is reported)
-        print(f"  FAIL  {one_line(error)}")
+    if failure := _failure(_train):
+        print(f"  FAIL  {failure}")
         return 1
     print("  ok    a small network learns the embedded digits")
     return 0
@@ -76,19 +77,28 @@ def _packages(extra: str, group: list[Requirement]) -> None:
     for requirement in group:
         package, text = requirement.package, requirement.text
         try:
-            installed = version(package)
+            installed: str | None = version(package)
         except PackageNotFoundError:
             print(f"    --    {package} is not installed")
             unsuitable.append(text)
+            continue
+        except Exception:  # noqa: BLE001 (which one depends on the version of Python)
+            installed = None
+        if installed is None:
+            folder = distribution(package).locate_file("")
+            print(
+                f"    FAIL  {package} was installed in part; delete its .dist-info folders that "
+                f"have no file METADATA, in {folder}"
+            )
+            broken.append(text)
             continue
         if not requirement.accepts(installed):
             print(f"    FAIL  {package} {installed} is installed, and {text} is needed")
             unsuitable.append(text)
             continue
-        try:
-            importlib.import_module(MODULES.get(package, package.replace("-", "_")))
-        except Exception as error:  # noqa: BLE001 (every error is reported)
-            print(f"    FAIL  {package} {installed} does not import ({one_line(error)})")
+        module = MODULES.get(package, package.replace("-", "_"))
+        if failure := _failure(importlib.import_module, module):
+            print(f"    FAIL  {package} {installed} does not import ({failure})")
             broken.append(text)
             continue
         print(f"    ok    {package} {installed}")
@@ -99,10 +109,23 @@ def _packages(extra: str, group: list[Requirement]) -> None:
         print(f"    remedy: {pip('install', '--force-reinstall', *broken)}")
 
 
+def _failure(call: Callable[..., object], *arguments: object) -> str:
+    """Return the error that a call raises, on one line; "" if it raises none."""
+    try:
+        call(*arguments)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 (also an exit, or a panic of Rust)
+        return one_line(error)
+    return ""
+
+
 def _blas() -> str:
     """Return NumPy's BLAS and its number of threads."""
     config: Any = np.show_config(mode="dicts")
     blas = config["Build Dependencies"]["blas"]
+    if blas["name"] == "none":
+        return "none: this NumPy was built without a BLAS, and its matrix products are slow"
     text = f"{blas['name']} {blas['version']}"
     settings = [f"{name}={os.environ[name]}" for name in THREADS if name in os.environ]
     try:
@@ -111,20 +134,27 @@ def _blas() -> str:
         text += ", its default number of threads"
     else:
         pools = [p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
-        text += "".join(f", {pool['num_threads']} threads" for pool in pools)
+        # The library that is loaded may be another one than NumPy was built with.
+        text += "".join(
+            f", {pool['num_threads']} threads of {pool['internal_api']} {pool['version']}"
+            for pool in pools
+        )
     return ", ".join([text, *settings])
 
 
 def _device(spec: str) -> None:
     """Print each step of opening a device, and the remedy if one fails."""
     print(f"  {spec}")
+    if failure := _failure(_open, spec):
+        print(f"    FAIL  {failure}")
+
+
+def _open(spec: str) -> None:
     try:
         for step in opening(spec):
             print(f"    ok    {step}")
     except nnxp.DeviceError as error:
         print(f"    --    {error}")
-    except Exception as error:  # noqa: BLE001 (every error is reported)
-        print(f"    FAIL  {one_line(error)}")
 
 
 def _train() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -42,6 +43,7 @@ class Array(Protocol):  # noqa: PLW1641 - hashing is not in the standard
     def __rsub__(self, other: Array | float, /) -> Array: ...
     def __mul__(self, other: Array | float, /) -> Array: ...
     def __rmul__(self, other: Array | float, /) -> Array: ...
+    def __mod__(self, other: Array | float, /) -> Array: ...
     def __truediv__(self, other: Array | float, /) -> Array: ...
     def __rtruediv__(self, other: Array | float, /) -> Array: ...
     def __matmul__(self, other: Array, /) -> Array: ...
@@ -77,8 +79,12 @@ class Namespace(Protocol):
         self, x: object, /, *, dtype: DType = None, device: Any = None, copy: _bool | None = None
     ) -> Array: ...
     def astype(self, x: Array, dtype: DType, /, *, copy: _bool = True) -> Array: ...  # noqa: D102
+    def broadcast_to(self, x: Array, /, shape: tuple[int, ...]) -> Array: ...  # noqa: D102
     def clip(self, x: Array, /, min: float, max: float) -> Array: ...  # noqa: D102
+    def cos(self, x: Array, /) -> Array: ...  # noqa: D102
     def exp(self, x: Array, /) -> Array: ...  # noqa: D102
+    def flip(self, x: Array, /, *, axis: int) -> Array: ...  # noqa: D102
+    def floor(self, x: Array, /) -> Array: ...  # noqa: D102
     def isdtype(self, dtype: DType, kind: str | tuple[str, ...]) -> _bool: ...  # noqa: D102
     def isfinite(self, x: Array, /) -> Array: ...  # noqa: D102
     def log(self, x: Array, /) -> Array: ...  # noqa: D102
@@ -90,17 +96,25 @@ class Namespace(Protocol):
     def min(self, x: Array, /, *, axis: int | None = None) -> Array: ...  # noqa: D102
     def minimum(self, x1: Array, x2: Array | float, /) -> Array: ...  # noqa: D102
     def mean(self, x: Array, /, *, axis: int | None = None) -> Array: ...  # noqa: D102
+    def full(  # noqa: D102
+        self, shape: tuple[int, ...], fill_value: float, *, dtype: DType = None, device: Any = None
+    ) -> Array: ...
+    def permute_dims(self, x: Array, /, axes: tuple[int, ...]) -> Array: ...  # noqa: D102
     def reshape(self, x: Array, /, shape: tuple[int, ...]) -> Array: ...  # noqa: D102
     def sign(self, x: Array, /) -> Array: ...  # noqa: D102
+    def sin(self, x: Array, /) -> Array: ...  # noqa: D102
     def sqrt(self, x: Array, /) -> Array: ...  # noqa: D102
-    def concat(self, arrays: list[Array], /) -> Array: ...  # noqa: D102
-    def stack(self, arrays: list[Array], /) -> Array: ...  # noqa: D102
+    def concat(self, arrays: list[Array], /, *, axis: int = 0) -> Array: ...  # noqa: D102
+    def stack(self, arrays: list[Array], /, *, axis: int = 0) -> Array: ...  # noqa: D102
     def sum(  # noqa: D102
         self, x: Array, /, *, axis: int | None = None, keepdims: _bool = False
     ) -> Array: ...
     def take(self, x: Array, indices: Array, /, *, axis: int) -> Array: ...  # noqa: D102
     def tanh(self, x: Array, /) -> Array: ...  # noqa: D102
     def where(self, condition: Array, x1: Array | float, x2: Array | float, /) -> Array: ...  # noqa: D102
+    def zeros(  # noqa: D102
+        self, shape: tuple[int, ...], *, dtype: DType = None, device: Any = None
+    ) -> Array: ...
     def zeros_like(self, x: Array, /) -> Array: ...  # noqa: D102
 
 
@@ -256,6 +270,25 @@ def require_weights(weights: Array, scores: Array, owner: object) -> None:
             raise InputError(
                 f"{owner} expects weights of at least 0, got {host[wrong[0]]} in row {wrong[0]}"
             )
+
+
+_F = TypeVar("_F", bound=Callable[..., Array])
+
+
+def one_op(function: _F) -> _F:
+    """Decorate a function of arrays, which a captured step may record as one op.
+
+    It is written in standard calls. These are recorded, unless the library of the captured step
+    has a faster way to compute the whole; see `nnxp.capture.ops.Ops.whole`.
+    """
+
+    @functools.wraps(function)
+    def call(x: Array, *args: Any) -> Array:
+        call_whole = getattr(x, "call_whole", None)
+        result: Array = function(x, *args) if call_whole is None else call_whole(call, x, *args)
+        return result
+
+    return cast(_F, call)
 
 
 _BLOCK = 1024  # rows that are added one after the other

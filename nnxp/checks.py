@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import functools
 import importlib
@@ -25,7 +26,8 @@ _WORDS = {
     "beta_1": "beta1", "beta_2": "beta2", "rho": "decay", "l2": "weight_decay",
     "seed": "rng", "random_state": "rng", "generator": "rng", "p": "rate", "prob": "rate",
     "in_features": "inputs", "out_features": "outputs", "units": "outputs",
-    "num_features": "features", "weight": "class_weights", "class_weight": "class_weights",
+    "num_features": "features", "normalized_shape": "features", "negative_slope": "slope",
+    "weight": "class_weights", "class_weight": "class_weights",
     "validation_data": "validation", "validation_split": "validation", "n_epochs": "epochs",
     "max_iter": "epochs", "weight_init_std": "initializer", "batch": "batch_size",
     "num_epochs": "epochs", "model": "network", "criterion": "loss", "sample_weight": "weights",
@@ -124,14 +126,13 @@ def missing_attribute(owner: object, name: str, elsewhere: Mapping[str, str]) ->
     return object.__getattribute__(owner, name)  # raises again, also what a property has raised
 
 
-def require_count(name: str, value: object) -> int:
-    """Return `value` as an int; raise unless it is a whole number of at least 1."""
-    try:
-        count = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+def require_count(name: str, value: object, least: int = 1) -> int:
+    """Return `value` as an int; raise unless it is a whole number of at least `least`."""
+    count = least - 1
+    with contextlib.suppress(TypeError):
+        count = count if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    if count < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return count
 
 

@@ -107,9 +107,8 @@ class DataFormat:
         if own - mean > limit or (len(sizes) >= _MANY and mean - own > limit):
             divided = "" if self.scale is None else f" after the division by {self.scale:g}"
             warn(
-                f"an example of {what} has numbers up to about {math.exp(own):.3g}, and one of the "
-                f"training data up to about {math.exp(mean):.3g}{divided}; scale both in the same "
-                "way"
+                f"an example of {what} has numbers up to about {_exp(own)}, and one of the "
+                f"training data up to about {_exp(mean)}{divided}; scale both in the same way"
             )
 
     def warn_of_images(self, largest: float, what: str) -> None:
@@ -126,6 +125,8 @@ class DataFormat:
 
     def labels_of(self, scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the predicted label of each row of scores; see `Sequential.predict_classes`."""
+        if self.classes is not None:  # layers may have been replaced since the training
+            require_outputs(self.classes, scores.shape[1:])
         numbers: npt.NDArray[Any]
         if self.probabilities == "softmax":
             numbers = np.argmax(scores, axis=1)
@@ -137,6 +138,16 @@ class DataFormat:
         mixed = len({isinstance(x, str) for x in self.classes}) > 1  # text would be made of numbers
         labels: npt.NDArray[Any] = np.array(self.classes, object if mixed else None)[numbers]
         return labels
+
+
+def require_outputs(classes: tuple[Label, ...], outputs: tuple[int, ...]) -> None:
+    """Raise an `InputError` unless there is an output for each of these classes."""
+    expected = 2 if outputs == (1,) else outputs[0]  # a single logit tells two classes apart
+    if len(classes) != expected:
+        raise InputError(
+            f"the network tells {expected} classes apart, and the labels are {len(classes)}: "
+            f"{classes!r:.60}; give the network {len(classes)} outputs"
+        )
 
 
 def require_columns(trained: Columns | None, own: Columns | None, what: str, kept: str) -> None:
@@ -170,6 +181,10 @@ def require_columns(trained: Columns | None, own: Columns | None, what: str, kep
     else:
         fault = "have the columns of the training in another order"
     raise InputError(f"{what} {fault}" + ("" if missing else f"; give {remedy}"))
+
+
+def _exp(logarithm: float) -> str:
+    return f"{math.exp(min(logarithm, 709)):.3g}"  # beyond, it would overflow
 
 
 def _shown(names: list[str | int]) -> str:

@@ -17,7 +17,7 @@ from typing import BinaryIO, cast
 
 from nnxp.errors import DataError, InputError
 
-READ_ERRORS = (OSError, EOFError, zlib.error)
+READ_ERRORS = (OSError, EOFError, zlib.error, MemoryError)
 """The errors that reading a file can raise, with or without gzip."""
 
 _WINDOWS = os.name == "nt"

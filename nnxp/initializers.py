@@ -1,7 +1,9 @@
 """Initializers: functions that draw the first weights.
 
-An initializer takes a generator and a shape ``(inputs, outputs)`` and returns float64 weights. They
-are drawn on the host, so a seed gives the same weights on every device.
+An initializer takes a generator and the weights' shape, and returns float64 weights:
+``initializer(rng, shape)``. They are drawn on the host, so a seed gives the same weights on every
+device. A layer of your own draws its weights with `draw_weights`; an initializer of your own that
+depends on the numbers of inputs and outputs gets them from `fans`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,45 @@ from nnxp.errors import InputError
 Weights: TypeAlias = npt.NDArray[np.float64]
 # Quoted, because evaluating it would import numpy.random and slow down `import nnxp`.
 Initializer: TypeAlias = "Callable[[np.random.Generator, tuple[int, ...]], Weights]"
+
+
+def fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return how many inputs each output has, and how many outputs each input has.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        That of a matrix, ``(inputs, outputs)`` as in `nnxp.Affine`; or that of a convolution's
+        weights, ``(outputs, inputs, height, width)`` as in PyTorch and ONNX, with any number of
+        axes after the first two. For weights in another order, draw them in one of these and
+        transpose them.
+
+    Returns
+    -------
+    tuple of int
+        ``(fan_in, fan_out)``: (inputs, outputs) of a matrix; (inputs · height · width,
+        outputs · height · width) of a convolution (He et al. 2015, sec. 2.2).
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two axes.
+
+    Examples
+    --------
+    >>> from nnxp.initializers import fans
+    >>> fans((784, 50)), fans((16, 3, 5, 5))
+    ((784, 50), (75, 400))
+    """
+    if len(shape) < 2:
+        raise InputError(
+            "fans needs the shape of a matrix, (inputs, outputs), or of a convolution, "
+            f"(outputs, inputs, height, width), got {shape}"
+        )
+    if len(shape) == 2:
+        return shape[0], shape[1]
+    outputs, inputs, *kernel = shape
+    return inputs * math.prod(kernel), outputs * math.prod(kernel)
 
 
 @explained("nnxp.initializers.normal(0.01)")
@@ -41,14 +82,14 @@ def normal(std: float) -> Initializer:
 
 @explained("nnxp.initializers.he_normal(rng, (784, 50)), or give it itself as initializer")
 def he_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
-    """Draw from N(0, 2 / inputs): keeps the variance through ReLU (He et al. 2015, eq. 10)."""
-    return rng.normal(0.0, math.sqrt(2.0 / shape[0]), shape)
+    """Draw from N(0, 2 / fan_in): keeps the variance through ReLU (He et al. 2015, eq. 10)."""
+    return rng.normal(0.0, math.sqrt(2.0 / fans(shape)[0]), shape)
 
 
 @explained("nnxp.initializers.xavier_uniform(rng, (784, 50)), or give it itself as initializer")
 def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
-    """Draw from U(-a, a), a² = 6 / (inputs + outputs) (Glorot and Bengio 2010, eq. 16)."""
-    bound = math.sqrt(6.0 / (shape[0] + shape[1]))
+    """Draw from U(-a, a), a² = 6 / (fan_in + fan_out) (Glorot and Bengio 2010, eq. 16)."""
+    bound = math.sqrt(6.0 / sum(fans(shape)))
     return rng.uniform(-bound, bound, shape)
 
 
@@ -101,3 +142,26 @@ def require_initializer(initializer: object) -> Initializer:
         f'initializer must be a name such as "he", or a function such as '
         f"nnxp.initializers.he_normal, got {initializer!r}{remedy}"
     )
+
+
+def draw_weights(initializer: object, rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
+    """Return the first weights of a layer, a new array.
+
+    Parameters
+    ----------
+    initializer : str or callable
+        A name, or a function: ``initializer(rng, shape)`` returns the weights.
+    rng : numpy.random.Generator
+    shape : tuple of int
+        In one of the orders of `fans`.
+
+    Raises
+    ------
+    InputError
+        If there is no such initializer, or it returns another shape.
+    """
+    # Copied: training changes the weights in place, and an initializer may reuse its array.
+    weights = np.array(require_initializer(initializer)(rng, shape))
+    if weights.shape != shape:
+        raise InputError(f"the initializer must return shape {shape}, got {weights.shape}")
+    return weights

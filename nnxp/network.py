@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import math
@@ -20,7 +21,7 @@ from nnxp.devices import Device, open_device
 from nnxp.errors import ArgumentError, CallOrderError, DeviceError, InputError
 from nnxp.layers import Layer, Softmax
 from nnxp.layers.activations import sigmoid
-from nnxp.layers.base import require_no_layers
+from nnxp.layers.base import Work, require_no_layers
 from nnxp.parameters import Parameters, Slots, States
 from nnxp.parts import (
     Place,
@@ -46,6 +47,8 @@ _ELSEWHERE = {
     "state_dict": "network.parameters()",
     "load_state_dict": "network.load_parameters(parameters)",
 }
+
+_MAX_NUMBERS = 1 << 23  # of an array in predictions and evaluations: 32 MiB of float32
 
 
 class Sequential(Layer):
@@ -286,6 +289,22 @@ class Sequential(Layer):
             shape = layer.output_shape(shape)
         return shape
 
+    def work(self, shape: tuple[int, ...] | None) -> Work:
+        """Return the largest array and the largest product of all layers for one example."""
+        works = [Work(1, 0)]
+        with contextlib.suppress(InputError):  # forward tells of a shape that does not suit
+            for layer in self.layers:
+                works.append(layer.work(shape))
+                shape = layer.output_shape(shape)
+        return Work(max(x.numbers for x in works), max(x.multiplications for x in works))
+
+    def examples_at_once(self, shape: tuple[int, ...]) -> int:
+        """Return how many examples of a shape to compute at once, so that no array is large.
+
+        The largest array then has at most 2**23 numbers, 32 MiB of float32.
+        """
+        return max(1, _MAX_NUMBERS // self.work(shape).numbers)
+
     @explained('network.to("cpu")')
     def to(self, device: Device | str, *, dtype: DType | None = None) -> Self:
         """Return a copy of the network on another device, or in another dtype.
@@ -328,7 +347,8 @@ class Sequential(Layer):
         x : (batch, inputs) array or DataFrame
             On the host or on the network's device.
         batch_size : int, optional
-            How many examples to compute at a time, which bounds the memory; by default all.
+            How many examples to compute at a time, which bounds the memory; by default as many as
+            `examples_at_once` says.
 
         Returns
         -------
@@ -344,10 +364,12 @@ class Sequential(Layer):
         """
         known, device, dtype = self.data_format, self.device, self.dtype
         x = require_examples(x, known)
-        count = x.shape[0]
-        size = count if batch_size is None else require_count("batch_size", batch_size)
         if device is None or dtype is None:  # a network without arrays takes any
             return self.forward(x)
+        if batch_size is None:
+            size = self.examples_at_once(tuple(x.shape[1:]))
+        else:
+            size = require_count("batch_size", batch_size)
         parts = [self.forward(part) for part in prepared_examples(x, size, known, device, dtype)]
         return namespace_of(parts[0], self).concat(parts) if len(parts) > 1 else parts[0]
 
@@ -541,10 +563,22 @@ class Sequential(Layer):
         return copies
 
     @explained("network.summary()")
-    def summary(self) -> Table:
-        """Return a table of layers, output shapes and parameter counts, as text."""
+    def summary(self, shape: tuple[int, ...] | None = None) -> Table:
+        """Return a table of layers, output shapes and parameter counts, as text.
+
+        Parameters
+        ----------
+        shape : tuple of int, optional
+            That of one example; by default that of the training data, once there were any.
+
+        Raises
+        ------
+        InputError
+            If a layer does not take examples of this shape.
+        """
         rows = [("layer", "output", "parameters", "count")]
-        shape: tuple[int, ...] | None = None
+        if shape is None and self.data_format is not None:
+            shape = self.data_format.shape
         parameters = self.parameters()
         for layer in self.layers:
             shape = layer.output_shape(shape)

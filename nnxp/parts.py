@@ -23,13 +23,13 @@ _NOT_SETTINGS = {"rng", "initializer", "device", "dtype"}
 # Required constructor parameters in the calls that errors print; one of a class alone comes first.
 _EXAMPLES = {
     "Chain.steps": "[100]",
-    "every": "100", "factor": "0.9", "features": "50", "hidden": "50", "hidden1": "50",
-    "hidden2": "50", "inputs": "784", "l1": "1e-4", "l2": "1e-4",
-    "learning_rate": "0.1",
-    "layers": "[nnxp.Affine(50, 50, rng=0), nnxp.ReLU()]", "limit": "1.0", "outputs": "10",
-    "peak": "0.1", "rate": "0.1", "rng": "0",
+    "alpha": "36.0", "degrees": "10.0", "every": "100", "factor": "0.9", "features": "50",
+    "hidden": "50", "hidden1": "50", "hidden2": "50", "in_channels": "1", "inputs": "784",
+    "kernel_size": "5", "l1": "1e-4", "l2": "1e-4",
+    "layers": "[nnxp.Affine(50, 50, rng=0), nnxp.ReLU()]", "learning_rate": "0.1", "limit": "1.0",
+    "out_channels": "20", "outputs": "10", "peak": "0.1", "pixels": "2", "rate": "0.1", "rng": "0",
     "schedules": "[nnxp.schedules.LinearWarmup(0.1, 100), nnxp.schedules.Cosine(0.1, 900)]",
-    "start": "0.1", "steps": "1000",
+    "shape": "(1, 28, 28)", "sigma": "6.0", "size": "2", "start": "0.1", "steps": "1000",
 }  # fmt: skip
 
 
@@ -88,12 +88,13 @@ class Part:
     def _unknown_setting(cls, name: str, known: Iterable[str]) -> ArgumentError:
         return ArgumentError(str(unknown_name(f"setting of {cls.__name__}", name, known)))
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, base: bool = False, **kwargs: Any) -> None:
+        """Register a class of nnxp, unless it is only the `base` of others."""
         super().__init_subclass__(**kwargs)
         if is_own(cls) and "__init__" in vars(cls):
             type.__setattr__(cls, "__init__", _explained(cls))
         cls._defined = dict(vars(cls))
-        if is_own(cls) and Part not in cls.__bases__:
+        if is_own(cls) and Part not in cls.__bases__ and not base:
             _registered[type_name(cls)] = cls
 
     def config(self) -> dict[str, Any]:
@@ -139,7 +140,8 @@ class Part:
         """
         from nnxp.initializers import zeros
 
-        size = cls.array_size(config)
+        arguments = decode_settings(config, place)
+        size = cls.array_size(arguments)
         if size > place.size:
             raise InputError(
                 f"{cls.__name__} would have {size:,} numbers, and {place.size:,} are left for it"
@@ -150,7 +152,6 @@ class Part:
             "device": lambda: place.device, "dtype": lambda: place.dtype,
         }  # fmt: skip
         parameters = constructor_parameters(cls)
-        arguments = decode_settings(config, place)
         arguments |= {name: others[name]() for name in others.keys() & parameters.keys()}
         positional = [
             arguments.pop(name) for name, x in parameters.items() if x.kind is x.POSITIONAL_ONLY
@@ -159,7 +160,7 @@ class Part:
 
     @classmethod
     def array_size(cls, config: Mapping[str, Any]) -> int:
-        """Return the number of elements of all arrays that `build` makes; see `Place`."""
+        """Return the number of elements of the arrays that settings make; see `Place`."""
         return 0
 
     def __repr__(self) -> str:

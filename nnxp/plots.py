@@ -67,7 +67,7 @@ def plot_histories(
     MissingExtraError
         If matplotlib is not installed.
     InputError
-        If there is no record.
+        If there is no record, or `path` cannot be written.
     """
     if not isinstance(histories, Mapping):
         histories = {"": histories}
@@ -221,7 +221,18 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure to a PNG file, atomically."""
+    """Write a figure to a PNG file, atomically.
+
+    Raises
+    ------
+    InputError
+        If `path` is no path, or cannot be written.
+    """
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
-    write_atomically(expand_home(path), picture.getvalue())
+    file = expand_home(path)
+    try:
+        write_atomically(file, picture.getvalue())
+    except (OSError, ValueError) as error:  # ValueError for a NUL
+        reason = getattr(error, "strerror", error)
+        raise InputError(f"{file} cannot be written ({reason}); choose another path") from error

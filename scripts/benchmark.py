@@ -12,6 +12,7 @@ import argparse
 import importlib.metadata
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import platform
 import signal
@@ -169,7 +170,11 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._connection, other_end = context.Pipe()
         self._process = context.Process(target=answer_calls, args=(other_end, name), daemon=True)
+        # A terminal's signals are for the main process, which ends this one.
+        multiprocessing.resource_tracker.ensure_running()  # its start would unblock SIGINT
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         self._process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         other_end.close()
 
     def call(self, method: str, *arguments: Any) -> Any:
@@ -196,7 +201,6 @@ class Worker:
 
 def answer_calls(connection: multiprocessing.connection.Connection, name: str) -> None:
     """Run the calls of a `Worker`, in its process, until the connection is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, which ends this
     runner = PeerRunner(name)
     while True:
         try:
@@ -425,10 +429,17 @@ def measure_cold_starts(
     for _ in progress(count, "round"):
         for name in starting:
             start = time.perf_counter()
-            process = subprocess.Popen([sys.executable, peers.__file__, name, folder, args.device])
+            process = subprocess.Popen(
+                [sys.executable, peers.__file__, name, folder, args.device],
+                process_group=0,  # as in `run_worker`
+            )
             # Linux counts the memory of this process for a child until the child executes its own
             # program. That does not raise the child's peak: only the workers hold data sets.
-            _, status, usage = os.wait4(process.pid, 0)
+            try:
+                _, status, usage = os.wait4(process.pid, 0)
+            except KeyboardInterrupt:
+                process.kill()
+                raise
             process.returncode = os.waitstatus_to_exitcode(status)
             if process.returncode:
                 raise nnxp.NnxpError(f"the cold start of {name} failed, see above")

@@ -96,7 +96,7 @@ def open_streams() -> None:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run `main` and exit: an expected error prints one line (status 1), Ctrl-C has status 130."""
+    """Run `main` and exit: an expected error prints one line (status 1), and so does a signal."""
     program = Path(sys.argv[0]).name
     open_streams()
     logging.basicConfig(format="%(message)s")
@@ -105,17 +105,17 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     # An overflow of the loss raises DivergenceError; NumPy's warnings would only repeat it.
     np.seterr(over="ignore", invalid="ignore")
     try:
-        interrupts.raise_keyboard_interrupt()
-        status = main()
-        sys.stdout.flush()
+        with interrupts.handler:
+            status = main()
+            sys.stdout.flush()
         sys.exit(status)
     except OutputError as error:
         if error.status == 1:
             print(f"{program}: error: {error}", file=sys.stderr)
         sys.exit(error.status)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(f"{program}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(interrupts.status_of(error))
     except (nnxp.NnxpError, OSError) as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -159,8 +159,10 @@ def run_worker(command: list[Any], environment: Mapping[str, str], failure: str)
     NnxpError
         If the command fails; the message starts with `failure`.
     """
+    # In a group of its own, since a terminal sends its signals to the whole group: this process
+    # alone reports them, and ends the worker.
     result = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, text=True, check=False
+        command, env=environment, stdout=subprocess.PIPE, text=True, check=False, process_group=0
     )
     if result.returncode:
         raise nnxp.NnxpError(f"{failure}, see above")
@@ -195,6 +197,8 @@ def print_failures(failures: list[str]) -> int:
 
 
 def spread(values: list[float]) -> str:
-    """Return the median of two or more values as text, with the quartiles in brackets."""
+    """Return the median of values as text, with the quartiles in brackets if there are several."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"

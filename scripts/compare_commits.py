@@ -10,6 +10,7 @@ from cli import Parser, announce, progress, run, run_worker, spread
 
 import contextlib
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -64,13 +65,15 @@ def checkout(revision: str) -> Iterator[Path]:
         f"commit {revision} has no Trainer.train_epoch(batches)",
         "grep", "-q", "def train_epoch(self, batches", commit, "--", "nnxp",
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as parent:
-        folder = Path(parent) / "checkout"
+    folder = Path(tempfile.mkdtemp(), "checkout")
+    try:
         git(f"cannot check out {revision}", "worktree", "add", "--detach", str(folder), commit)
-        try:
-            yield folder
-        finally:
-            git(f"cannot remove {folder}", "worktree", "remove", "--force", str(folder))
+        yield folder
+    finally:
+        shutil.rmtree(folder.parent)
+        # Now that its folder is gone, git forgets the worktree even if it was only half made.
+        with contextlib.suppress(nnxp.NnxpError):
+            git("", "worktree", "remove", "--force", "--force", str(folder))
 
 
 def git(failure: str, *arguments: str) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from cli import Parser, announce, progress, run, whole_number
+from cli import Parser, run, whole_number
 
 import math
-import time
 
 import numpy as np
 from runs import add_data_options, load_dataset
 
 import nnxp
-from nnxp.data import Batches, Dataset, one_hot
+from nnxp.data import Dataset, one_hot
 
 # High because the gradient is small: it is a mean over all outputs, and each sigmoid multiplies it
 # by 1/4 or less.
@@ -38,21 +37,26 @@ def main() -> None:
     network = nnxp.Sequential([*layers, nnxp.Sigmoid()])
     trainer = nnxp.Trainer(network, nnxp.MeanSquaredError(classes=True), nnxp.SGD(LEARNING_RATE))
     print(f"{data.name}: {network!r}, all {len(train)} examples in each step")
-    announce("300 epochs take seconds on the digits, and several minutes on MNIST")
-    batches = Batches(train, len(train), device=network.device, dtype=network.dtype, rng=rng)
-    every = math.ceil(args.epochs / LINES)
-    for done in range(0, args.epochs, every):
-        start = time.perf_counter()
-        count = min(every, args.epochs - done)
-        for _ in progress(count, "step"):
-            trainer.train_epoch(batches)
-        figures = {
-            f"{name}_{key}": x
-            for name, dataset in (("train", train), ("validation", test))
-            for key, x in trainer.evaluate(dataset).items()
-        }
-        seconds = time.perf_counter() - start
-        print(nnxp.Record(done + count, **figures, seconds=seconds), flush=True)
+    trainer.fit(
+        train,
+        epochs=args.epochs,
+        batch_size=len(train),
+        validation=test,
+        rng=rng,
+        callbacks=[PrintSome(args.epochs)],
+    )
+
+
+class PrintSome(nnxp.callbacks.Callback):
+    """Print the first epoch's record, which tells how long an epoch takes, and some 20 others."""
+
+    def __init__(self, epochs: int) -> None:
+        every = math.ceil(epochs / LINES)
+        self.shown = {1, *range(every, epochs, every), epochs}
+
+    def epoch(self, trainer: nnxp.Trainer, record: nnxp.Record) -> None:
+        if record.epoch in self.shown:
+            print(record)
 
 
 if __name__ == "__main__":

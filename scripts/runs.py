@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
@@ -78,8 +79,12 @@ class Data(NamedTuple):
 
     def widths(self, hidden: list[int]) -> list[int]:
         """Return the widths of a network for these data with the `hidden` layers."""
-        classes = int(max(self.train.labels.max(), self.test.labels.max())) + 1
-        return [self.train.inputs.shape[1], *hidden, classes]
+        return [self.train.inputs.shape[1], *hidden, self.classes]
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return int(max(self.train.labels.max(), self.test.labels.max())) + 1
 
     def config(self) -> dict[str, Any]:
         """Return the name, the source and the SHA-256 of the data, for config.json."""
@@ -95,26 +100,41 @@ class Data(NamedTuple):
         }
 
 
-def load_dataset(name: str, folder: Path | None) -> Data:
-    """Return the data set of the options ``--dataset`` and ``--data-dir``."""
+def load_dataset(name: str, folder: Path | None, *, images: bool = False) -> Data:
+    """Return the data set of the options ``--dataset`` and ``--data-dir``; if asked, as images."""
     if name not in ("auto", "mnist", "digits") and not name.lower().endswith((".csv", ".csv.gz")):
         raise unknown_name("dataset", name, ["auto", "mnist", "digits", "FILE.csv"])
     if folder and name not in ("auto", "mnist"):
         raise nnxp.InputError(f"--data-dir is for MNIST files, not for --dataset {name}")
     if name == "digits":
-        return Data("digits", *nnxp.data.load_digits(), None)
+        return Data("digits", *nnxp.data.load_digits(images=images), None)
     if name not in ("auto", "mnist"):
         file = expand_home(name)
-        return Data(name, *nnxp.data.load_csv(file).split(1 / 6, rng=0), file)
+        table = nnxp.data.load_csv(file)
+        if images:
+            table = square_images(table, file)
+        return Data(name, *table.split(1 / 6, rng=0), file)
     try:
-        datasets = nnxp.data.load_mnist(folder)
+        datasets = nnxp.data.load_mnist(folder, images=images)
         found = os.path.commonpath(nnxp.data.find_mnist(folder).values())
         return Data("mnist", *datasets, Path(found))
     except nnxp.DataUnavailableError as error:
         if name == "mnist" or folder or os.environ.get("NNXP_DATA_DIR"):
             raise
         print(f"training on the embedded 8 x 8 digits instead of MNIST: {error}", file=sys.stderr)
-        return Data("digits", *nnxp.data.load_digits(), None)
+        return Data("digits", *nnxp.data.load_digits(images=images), None)
+
+
+def square_images(table: Dataset, file: Path) -> Dataset:
+    """Return a table whose rows are the pixels of square grey images as a data set of images."""
+    pixels = table.inputs.shape[1]
+    side = math.isqrt(pixels)
+    if side * side != pixels:
+        raise nnxp.InputError(
+            f"{file} has {pixels} columns of inputs, which are no square image; use --model mlp"
+        )
+    inputs = table.inputs.reshape(-1, 1, side, side)
+    return Dataset(inputs, table.labels, scale=table.scale, classes=table.classes)
 
 
 def new_run_folder(out: Path | None, config: dict[str, Any]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cli import OutputError, Parser, file_path, name_of, optional_output, run, whole_number
+from interrupts import status_of
 
 import argparse
 import contextlib
@@ -36,13 +37,15 @@ FEW, EPOCHS_OF_FEW = 10_000, 50  # an epoch of few images has few steps
 # The settings in a checkpoint, with their types. --resume takes those of the run as defaults;
 # options can override the changeable ones.
 FIXED = {
-    "hidden": list, "activation": str, "init": (str, type(None)), "optimizer": str,
-    "learning_rate": float, "batch_size": int, "seed": int, "dtype": str,
+    "model": str, "hidden": (list, type(None)), "activation": str, "init": (str, type(None)),
+    "optimizer": str, "learning_rate": float, "batch_size": int, "seed": int, "dtype": str,
+    "batch_norm": bool, "dropout": float,
 }  # fmt: skip
 CHANGEABLE = {
     "dataset": str, "epochs": int, "device": str, "capture": (bool, str),
     "checkpoint_every": (int, type(None)),
 }  # fmt: skip
+MODELS = ("mlp", "lenet")
 
 
 class Training(NamedTuple):
@@ -101,6 +104,10 @@ def parse() -> argparse.Namespace:
         source = config["data_source"]
         if args.dataset in ("auto", "mnist") and source and Path(source).is_dir():
             args.data_dir = args.data_dir or Path(source)
+    if args.model == "mlp":
+        args.hidden = args.hidden or [50, 30]
+    elif args.hidden:
+        parser.error(f"argument --hidden: is for --model mlp, not for {args.model}")
     if args.seed < 0:
         parser.error(f"argument --seed: must be 0 or more, got {args.seed}")
     return args
@@ -111,12 +118,18 @@ def new_parser() -> Parser:
     option = parser.add_argument
     add_device_option(parser)
     add_data_options(parser)
-    option("--hidden", type=whole_number, nargs="+", default=[50, 30], metavar="WIDTH",
-           help="widths of the hidden layers (default: 50 30)")  # fmt: skip
+    option("--model", type=name_of("model", MODELS), default="mlp",
+           help="mlp, affine layers, or lenet, with two convolutions (default: mlp)")  # fmt: skip
+    option("--hidden", type=whole_number, nargs="+", metavar="WIDTH",
+           help="widths of an mlp's hidden layers (default: 50 30)")  # fmt: skip
     option("--activation", type=name_of("activation", ACTIVATIONS), default="relu",
            help=f"{', '.join(ACTIVATIONS)} (default: relu)")  # fmt: skip
     option("--init", type=name_of("initializer", INITIALIZERS),
-           help=f"{', '.join(INITIALIZERS)} (default: he for relu, else xavier)")  # fmt: skip
+           help=f"{', '.join(INITIALIZERS)} (default: xavier for sigmoid, tanh and identity, "
+           "else he)")  # fmt: skip
+    option("--batch-norm", action="store_true", help="normalize the batches before activations")
+    option("--dropout", type=float, default=0.0, metavar="RATE",
+           help="share of hidden outputs set to 0 in a training step (default: 0)")  # fmt: skip
     option("--optimizer", type=name_of("optimizer", OPTIMIZERS), default="sgd",
            help=f"{', '.join(OPTIMIZERS)} (default: sgd)")  # fmt: skip
     option("--learning-rate", type=float,
@@ -163,18 +176,21 @@ def start_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
     optimizer = OPTIMIZERS[args.optimizer](
         **({} if args.learning_rate is None else {"learning_rate": args.learning_rate})
     )
-    data = load_dataset(args.dataset, args.data_dir)
+    data = load_dataset(args.dataset, args.data_dir, images=args.model == "lenet")
     if args.epochs is None:
         args.epochs = EPOCHS_OF_FEW if len(data.train) < FEW else 10
     rng = np.random.default_rng(args.seed)
-    network = nnxp.mlp(
-        data.widths(args.hidden),
-        rng=rng,
-        activation=args.activation,
-        initializer=INITIALIZERS[args.init] if args.init else None,
-        dtype=args.dtype,
-        device=device,
-    )
+    settings = {
+        "rng": rng, "activation": args.activation, "batch_norm": args.batch_norm,
+        "initializer": INITIALIZERS[args.init] if args.init else None, "dropout": args.dropout,
+        "dtype": args.dtype, "device": device,
+    }  # fmt: skip
+    if args.model == "mlp":
+        network = nnxp.mlp(data.widths(args.hidden), **settings)
+    else:
+        image = data.train.inputs.shape[1:]
+        padding = 0 if min(image[1:]) >= 16 else 2
+        network = nnxp.lenet(data.classes, image=image, padding=padding, **settings)
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer, capture=args.capture)
     trainer.config = config_of(args, device, trainer, data)
     folder = new_run_folder(args.out, trainer.config)
@@ -187,7 +203,7 @@ def resume_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
     """Return the run in the folder ``--resume``; its data set must be the same."""
     folder = args.resume
     checkpoint = folder / CHECKPOINT
-    data = load_dataset(args.dataset, args.data_dir)
+    data = load_dataset(args.dataset, args.data_dir, images=args.model == "lenet")
     trainer = nnxp.Trainer.resume(checkpoint, device=device, capture=args.capture)
     if trainer.rng is None:
         raise nnxp.InputError(f"{checkpoint} has no random generator to resume with")
@@ -237,12 +253,12 @@ def config_of(
 def train(training: Training, args: argparse.Namespace) -> int:
     """Train the remaining epochs, save the results after each, and return the exit status."""
     trainer, rng, data, folder, checkpoint = training
-    if not args.quiet:
-        print(f"nnxp {nnxp.__version__} on {trainer.network.device}")
-        print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images")
-        print(trainer.network.summary())
     status = 0
     try:
+        if not args.quiet:
+            print(f"nnxp {nnxp.__version__} on {trainer.network.device}")
+            print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images")
+            print(trainer.network.summary(data.train.inputs.shape[1:]))
         stop = nnxp.callbacks.StopOnSignal()
         if checkpoint and not checkpoint.exists():
             trainer.save(checkpoint)  # a run that is killed in its first epoch can be resumed
@@ -260,8 +276,8 @@ def train(training: Training, args: argparse.Namespace) -> int:
         )
         if stop.received and trainer.epochs < args.epochs:
             status = 128 + stop.received
-    except KeyboardInterrupt:
-        status = 130
+    except KeyboardInterrupt as error:
+        status = status_of(error)
     finally:
         write_results(trainer, data, folder)
     return status
@@ -285,11 +301,12 @@ def write_results(trainer: nnxp.Trainer, data: Data, folder: Path) -> None:
     if not trainer.history:
         return
     write_history(folder / "history.json", trainer.history)
-    weights = [x.shape for x in trainer.network.parameters().values() if x.ndim == 2]
-    widths = [str(inputs) for inputs, _ in weights] + [str(weights[-1][1])]
+    model = trainer.config["model"]
+    if model == "mlp":
+        model = "-".join(map(str, data.widths(trainer.config["hidden"])))
     optimizer = trainer.optimizer
     name = f"{type(optimizer).__name__}, learning rate {optimizer.learning_rate:g}"
-    title = f"{data.name}, {'-'.join(widths)}, {name}"
+    title = f"{data.name}, {model}, {name}"
     with optional_output("curves.png"):
         nnxp.plots.plot_histories({"": trainer.history}, folder / "curves.png", title=title)
 

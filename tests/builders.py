@@ -107,13 +107,23 @@ def every_layer_trainer(
     widths = [nnxp.Affine(i, o, rng=rng, dtype=dtype) for i, o in [(12, 9), (9, 8), (8, 7), (7, 3)]]
     first, second, third, last = widths
     # No bias before a BatchNorm: its gradient is 0 but for rounding, which Adam would scale up.
-    layers = [nnxp.Flatten(), nnxp.Standardize(dtype=dtype), nnxp.BatchNorm(12, dtype=dtype)]
-    layers += [first, nnxp.ReLU(), second]
+    drawn = {"rng": rng, "dtype": dtype}
+    layers = [nnxp.Reshape((1, 3, 4)), nnxp.ElasticDistortion(9, 2, **drawn)]
+    layers += [nnxp.RandomRotation(30, **drawn), nnxp.RandomFlip(**drawn)]
+    layers += [nnxp.RandomShift(1, **drawn), nnxp.Flatten()]
+    layers += [nnxp.Standardize(dtype=dtype), nnxp.BatchNorm(12, dtype=dtype)]
+    # No padding: without it, captured convolutions add in the order of plain ones, to the bit.
+    layers += [nnxp.Reshape((1, 3, 4)), nnxp.Conv2D(1, 12, 2, **drawn)]
+    layers += [nnxp.MaxPool2D((2, 1), stride=1), nnxp.AveragePool2D((1, 2), stride=1)]
+    layers += [nnxp.GlobalAveragePool2D()]
+    layers += [first, nnxp.LayerNorm(9, dtype=dtype), nnxp.ReLU(), second]
     layers += [nnxp.Sigmoid(), nnxp.Residual([nnxp.Identity()]), third, nnxp.Tanh()]
-    layers += [nnxp.Dropout(0.2, rng=rng, dtype=dtype), nnxp.Softmax(), last]
+    layers += [nnxp.LeakyReLU(), nnxp.ELU(), nnxp.GELU(), nnxp.SiLU(), nnxp.Softplus()]
+    layers += [nnxp.Dropout(0.2, **drawn), nnxp.Softmax(), last]
     network = nnxp.Sequential(layers)
-    own = {x for x in nnxp.Layer.__subclasses__() if x.__module__.startswith("nnxp.")}
-    assert {type(layer) for layer in (network, *network.leaves())} == own
+    kinds = {x for x in vars(nnxp).values() if isinstance(x, type) and issubclass(x, nnxp.Layer)}
+    kinds -= {nnxp.Layer, nnxp.ThreeLayerNet, nnxp.TwoLayerNet}
+    assert {type(layer) for layer in (network, *network.all_layers())} == kinds
     trainer = kind(network, loss(), OPTIMIZERS[optimizer]())
     trainer.rng = rng
     return trainer

@@ -59,28 +59,97 @@ def standardize(device, dtype):
     return layer
 
 
+def drawing(kind, *settings):
+    """Return what makes a layer that draws random numbers."""
+    return lambda device, dtype: kind(*settings, rng=1, dtype=dtype, device=device)
+
+
+def varied(layer):
+    """Return the layer with random parameters: a wrong gradient could hide behind a gamma of 1."""
+    rng = np.random.default_rng(4)
+    for name, x in layer.params.items():
+        layer.params[name] = layer.device.asarray(rng.normal(size=x.shape), dtype=layer.dtype)
+    return layer
+
+
 def plain(kind):
     return lambda device, dtype: kind()
 
 
-# name: (makes the layer, shape of its inputs, shape of its outputs)
+def convolution(*sizes, **settings):
+    def make(device, dtype):
+        rng = np.random.default_rng(1)
+        return nnxp.Conv2D(*sizes, **settings, rng=rng, dtype=dtype, device=device)
+
+    return make
+
+
+# name: (makes the layer, shape of its inputs, shape of its outputs). A name is that of the class,
+# and what distinguishes a second row of the class after a comma.
 LAYERS = {
     "Affine": (affine, (5, 4), (5, 3)),
+    "AveragePool2D": (plain(lambda: nnxp.AveragePool2D(2)), (3, 2, 5, 4), (3, 2, 2, 2)),
+    "AveragePool2D, overlapping": (
+        plain(lambda: nnxp.AveragePool2D((3, 2), stride=(2, 1), padding=1)),
+        (3, 2, 5, 4),
+        (3, 2, 3, 5),
+    ),
     "BatchNorm": (
-        lambda device, dtype: nnxp.BatchNorm(4, dtype=dtype, device=device),
+        lambda device, dtype: varied(nnxp.BatchNorm(4, dtype=dtype, device=device)),
         (5, 4),
         (5, 4),
     ),
-    "Dropout": (
-        lambda device, dtype: nnxp.Dropout(
-            0.3, rng=np.random.default_rng(1), dtype=dtype, device=device
-        ),
-        (5, 4),
-        (5, 4),
+    "BatchNorm, images": (
+        lambda device, dtype: nnxp.BatchNorm(2, dtype=dtype, device=device),
+        (3, 2, 2, 3),
+        (3, 2, 2, 3),
     ),
+    "Conv2D": (convolution(2, 3, 3), (2, 2, 5, 4), (2, 3, 3, 2)),
+    "Conv2D, odd sizes": (
+        convolution(1, 2, (2, 3), stride=(2, 1), padding=(0, 2)),
+        (3, 1, 7, 4),
+        (3, 2, 3, 6),
+    ),
+    "Conv2D, strides beyond the kernel": (
+        convolution(2, 2, 2, stride=(3, 4), padding=1),
+        (2, 2, 6, 7),
+        (2, 2, 3, 2),
+    ),
+    "Conv2D, one pixel": (convolution(3, 2, 1), (2, 3, 1, 1), (2, 2, 1, 1)),
+    "Dropout": (drawing(nnxp.Dropout, 0.3), (5, 4), (5, 4)),
+    "ElasticDistortion": (
+        drawing(nnxp.ElasticDistortion, 8.0, 1.5),
+        (3, 2, 5, 4),
+        (3, 2, 5, 4),
+    ),
+    "ELU": (lambda device, dtype: nnxp.ELU(0.7), (5, 4), (5, 4)),
     "Flatten": (plain(nnxp.Flatten), (5, 2, 3), (5, 6)),
+    "GlobalAveragePool2D": (plain(nnxp.GlobalAveragePool2D), (3, 2, 4, 3), (3, 2)),
+    "RandomFlip": (drawing(nnxp.RandomFlip), (3, 2, 5, 4), (3, 2, 5, 4)),
+    "RandomRotation": (drawing(nnxp.RandomRotation, 60), (3, 2, 5, 4), (3, 2, 5, 4)),
+    "RandomShift": (drawing(nnxp.RandomShift, 2), (3, 2, 5, 4), (3, 2, 5, 4)),
+    "MaxPool2D": (plain(lambda: nnxp.MaxPool2D(2)), (3, 2, 5, 4), (3, 2, 2, 2)),
+    "MaxPool2D, overlapping": (
+        plain(lambda: nnxp.MaxPool2D(3, stride=(2, 1), padding=1)),
+        (3, 2, 5, 4),
+        (3, 2, 3, 4),
+    ),
+    "GELU": (plain(nnxp.GELU), (5, 4), (5, 4)),
+    "GELU, tanh": (lambda device, dtype: nnxp.GELU("tanh"), (5, 4), (5, 4)),
     "Identity": (plain(nnxp.Identity), (5, 4), (5, 4)),
+    "LayerNorm": (
+        lambda device, dtype: varied(nnxp.LayerNorm(4, dtype=dtype, device=device)),
+        (5, 4),
+        (5, 4),
+    ),
+    "LayerNorm, images": (
+        lambda device, dtype: varied(nnxp.LayerNorm((2, 3, 4), dtype=dtype, device=device)),
+        (5, 2, 3, 4),
+        (5, 2, 3, 4),
+    ),
+    "LeakyReLU": (lambda device, dtype: nnxp.LeakyReLU(0.3), (5, 4), (5, 4)),
     "ReLU": (plain(nnxp.ReLU), (5, 4), (5, 4)),
+    "Reshape": (lambda device, dtype: nnxp.Reshape((2, -1)), (5, 6), (5, 2, 3)),
     "Residual": (
         lambda device, dtype: nnxp.Residual([affine(device, dtype), widen(device, dtype)]),
         (5, 4),
@@ -91,8 +160,10 @@ LAYERS = {
         (5, 4),
         (5, 3),
     ),
+    "SiLU": (plain(nnxp.SiLU), (5, 4), (5, 4)),
     "Sigmoid": (plain(nnxp.Sigmoid), (5, 4), (5, 4)),
     "Softmax": (plain(nnxp.Softmax), (5, 2, 4), (5, 2, 4)),
+    "Softplus": (plain(nnxp.Softplus), (5, 4), (5, 4)),
     "Standardize": (standardize, (5, 4), (5, 4)),
     "Tanh": (plain(nnxp.Tanh), (5, 4), (5, 4)),
 }

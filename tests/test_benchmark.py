@@ -241,7 +241,7 @@ def compare(repository, *options):
     return subprocess.run(
         [sys.executable, repository / "scripts" / "compare_commits.py", *options],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(repository)},
-        capture_output=True, text=True, check=False, timeout=600,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
@@ -257,6 +257,29 @@ def test_compare_commits_prints_ratios(repository, one_core):
         ["git", "worktree", "list"], cwd=repository, capture_output=True, text=True, check=True
     )
     assert worktrees.stdout.count("\n") == 1
+
+
+def test_interrupted_checkout_leaves_no_worktree(repository):
+    # A git that makes half a worktree, and interrupts the script.
+    tools = repository / "tools"
+    tools.mkdir()
+    (tools / "git").write_text(
+        f'#!/bin/sh\n"{shutil.which("git")}" "$@" || exit 1\n'
+        '[ "$4" = add ] || exit 0\nrm "$6/.git"\nkill -TERM $PPID\nexec sleep 60\n'
+    )
+    (tools / "git").chmod(0o755)
+    result = subprocess.run(
+        [sys.executable, repository / "scripts" / "compare_commits.py", "HEAD", "--quick"],
+        env={"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(repository),
+             "TMPDIR": str(repository)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (143, "compare_commits.py: interrupted\n")
+    worktrees = subprocess.run(
+        ["git", "worktree", "list"], cwd=repository, capture_output=True, text=True, check=True
+    )
+    assert worktrees.stdout.count("\n") == 1
+    assert not list(repository.glob("tmp*"))
 
 
 def test_commits_that_cannot_be_compared_give_a_one_line_error(repository):

@@ -50,9 +50,38 @@ class Module:
         def called(*args, **kwargs):
             if self.graph is None:
                 return function(*args, **kwargs)
-            return self.graph.append(partial(function, *args, **kwargs))
+            if writes(function, args, kwargs):
+                return self.graph.append(partial(function, *args, **kwargs))
+            # In memory of the pool; a capture computes nothing, so that the numbers do not matter.
+            result = function(*zeros(args), **kwargs)
+            self.graph.append(partial(write_to(result), function, *args, **kwargs))
+            return result
 
         return called
+
+
+def writes(function, args, kwargs):
+    """Return whether a call writes to one of its arguments."""
+    if function is np.copyto or "out" in kwargs:
+        return True
+    inputs = function.nin if isinstance(function, np.ufunc) else {np.take: 3}.get(function)
+    return inputs is not None and len(args) > inputs
+
+
+def zeros(x):
+    """Return arrays of zeros in place of arrays, also within lists."""
+    if isinstance(x, list | tuple):
+        return type(x)(map(zeros, x))
+    return np.zeros_like(x) if isinstance(x, np.ndarray) else x
+
+
+def write_to(result):
+    """Return a call of a function that writes what it returns to the memory of its first result."""
+
+    def call(function, *args, **kwargs):
+        result[...] = function(*args, **kwargs)
+
+    return call
 
 
 class Stream:

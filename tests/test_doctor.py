@@ -227,6 +227,50 @@ def test_unusable_packages_are_reported_with_a_remedy(tmp_path, project):
     ]
 
 
+def test_packages_that_end_the_process_or_are_installed_in_part_are_reported(tmp_path):
+    # As a library of Rust panics: its exception is no Exception.
+    panic = "class Panic(BaseException): ...\nraise Panic('\\x1b[31m' + 'x' * 999)\n"
+    add_package(tmp_path, "safetensors", "9.0", panic)
+    add_package(tmp_path, "matplotlib", "9.0", "raise SystemExit(3)\n")
+    add_package(tmp_path, "jax", "9.0", "raise SystemExit('no GPU')\n")
+    (tmp_path / "filelock-9.0.dist-info").mkdir()
+    out = doctor(PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert "    FAIL  matplotlib 9.0 does not import (SystemExit: 3)\n" in out
+    assert f"    FAIL  safetensors 9.0 does not import (Panic:  [31m{'x' * 195})\n" in out
+    assert "jax:cpu\n    FAIL  SystemExit: no GPU\n" in out
+    assert (
+        "    FAIL  filelock was installed in part; delete its .dist-info folders that have no file "
+        f"METADATA, in {tmp_path}\n"
+    ) in out
+    texts = [x.text for x in requirements() if x.extra == "checkpoint"]
+    assert f"    remedy: {pip('install', '--force-reinstall', *texts)}\n" in out
+    (tmp_path / "filelock-9.0.dist-info").rmdir()
+    assert "filelock was installed in part" not in doctor(
+        PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}"
+    )
+
+
+def test_numpy_without_blas_is_reported(tmp_path):
+    # What NumPy says of itself if it is built with -Dblas=none.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import numpy\n"
+        "built = {'Build Dependencies': {'blas': {'name': 'none'}, 'lapack': {'name': 'none'}}}\n"
+        "numpy.show_config = lambda mode: built\n"
+    )
+    out = doctor(PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert "BLAS\n  none: this NumPy was built without a BLAS, and its matrix products are" in out
+    assert out.endswith("ok    a small network learns the embedded digits\n")
+
+
+def test_ctrl_c_is_one_line(tmp_path):
+    (tmp_path / "jax.py").write_text("raise KeyboardInterrupt\n")
+    result = subprocess.run(
+        [sys.executable, "-m", "nnxp", "doctor"], capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (130, "nnxp doctor: interrupted\n")
+
+
 def test_remedies_name_extras_that_exist_and_a_folder_that_has_them(project, monkeypatch, tmp_path):
     sources = [*(ROOT / "nnxp").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
     named = {

@@ -248,6 +248,7 @@ WRONG = {
     "escapes": (
         lambda handler: handler.send_error(500, "\x1b[31mred"), r"answered 500 \(\\x1b\[31mred\)"
     ),
+    "long": (lambda handler: handler.send_error(500, "a" * 60_000), r"answered 500 \(aaa"),
     "truncated": (truncated, "the file is truncated .*4 bytes read, 8996 more expected"),
     "hung up": (hang_up, "the connection was broken|no encrypted connection"),
     "no HTTP": (no_http, "the answer is not HTTP"),
@@ -278,6 +279,7 @@ def test_wrong_answers_are_named_and_leave_nothing(mirrors, cache, answer, messa
     assert text.count(first_file("second")) >= 1
     assert text.endswith("name it with --data-dir or $NNXP_DATA_DIR")
     assert text.isprintable()
+    assert len(text) < 1200
     assert names_in(cache) == []
     assert mirrors.sent < 60 << 20  # of both mirrors, with what waits in buffers
 
@@ -355,7 +357,7 @@ def test_killed_download_leaves_nothing(mirrors, cache):
 
 
 def test_two_processes_download_at_once(mirrors, cache):
-    meeting = threading.Barrier(2, timeout=300)
+    meeting = threading.Barrier(2)
     for name in mnist.FILES:
         whole = mirrors.answers[f"/first/{name}.gz"]
 
@@ -367,6 +369,13 @@ def test_two_processes_download_at_once(mirrors, cache):
 
         mirrors.answers[f"/first/{name}.gz"] = together
     processes = [start(), start()]
+
+    def end_meeting(process):
+        if process.wait():  # the other one would wait for it
+            meeting.abort()
+
+    for process in processes:
+        threading.Thread(target=end_meeting, args=[process], daemon=True).start()
     for process in processes:
         out, err = process.communicate()
         assert out == "1438\n", err
@@ -385,6 +394,12 @@ def test_cache_that_cannot_be_written_is_named_before_the_download(mirrors, tmp_
     with pytest.raises(nnxp.DataUnavailableError, match="downloaded to .*cache.*Permission denied"):
         nnxp.data.load_mnist()
     assert capfd.readouterr().err == ""
+
+
+def test_cache_whose_name_is_too_long_is_named(mirrors, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ("x" * 300)))
+    with pytest.raises(nnxp.DataUnavailableError, match="downloaded to .*x/nnxp/mnist .File name "):
+        nnxp.data.load_mnist()
 
 
 def test_full_disk_is_named_and_leaves_no_part(mirrors, cache):

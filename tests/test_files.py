@@ -139,6 +139,18 @@ def test_empty_history_and_missing_matplotlib_raise(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("", "Not a regular file"), ("none/a.png", "No such file or directory"),
+     ("a\0b", "embedded null byte"), ("x" * 300, "File name too long")],
+)  # fmt: skip
+def test_picture_that_cannot_be_written_is_named(tmp_path, name, reason):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    with pytest.raises(nnxp.InputError, match=f"cannot be written .*{reason}.*; choose another"):
+        nnxp.plots.plot_histories(RECORDS, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def draw(tmp_path, monkeypatch):
     """Draw histories, and return matplotlib's figure as it is saved."""

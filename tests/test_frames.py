@@ -790,8 +790,10 @@ def test_names_that_tell_no_columns_apart_are_not_kept(names):
         ("columns", ["a", 1.5], "columns are not a list of names"),
         ("columns", ["a", True], "columns are not a list of names"),
         ("columns", ["a", "a"], "columns are not different names"),
-        ("size", [1.0], "data format is damaged"),
+        ("size", [1.0], "cannot be used"),
         ("size", [1.0, "2"], "data format is damaged"),
+        ("size", [1e4, 1.0], "data format is damaged"),
+        ("size", [1.0, -1.0], "data format is damaged"),
         ("size", 3, "cannot be used"),
     ],
 )

@@ -9,6 +9,8 @@ import os
 import random
 import socket
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 import warnings
@@ -19,6 +21,7 @@ import pytest
 from file_samples import KINDS, checkpoint_bytes, contents, csv_bytes, signed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from script_runner import ENVIRONMENT
 
 import nnxp
 from nnxp.data import Dataset, load_csv, read_idx
@@ -221,6 +224,12 @@ def test_oversized_header_is_refused_before_allocation(tmp_path):
     assert load("safetensors", path) is None
 
 
+DATA = {
+    "shape": [6], "images": True, "scale": 255.0, "largest": 1.0, "classes": None,
+    "probabilities": "softmax",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -230,6 +239,9 @@ def test_oversized_header_is_refused_before_allocation(tmp_path):
         ({"batch": 2**63}, "its batch must be from 0 to .*, got 922337"),
         ({"examples": -1}, "its examples must be from 0 to .*, got -1"),
         ({"seconds": None}, "its epoch has lasted None seconds"),
+        ({"seconds": 10**400}, "its epoch has lasted 1000"),
+        ({"data": DATA | {"scale": 10**400}}, "its inputs are divided by 1000"),
+        ({"data": DATA | {"largest": 10**400}}, "its data format is damaged"),
         ({"seconds": float("inf")}, "its metadata have Infinity, which JSON has not; use null or"),
         ({"steps": 10**400}, "its steps must be from 0 to"),
         ({"rng": None}, "another type of generator than its rng"),
@@ -286,6 +298,74 @@ def test_optimizer_state_of_another_shape_or_dtype_is_refused(tmp_path, describe
     arrays = described[1] | {"state/mean/W1": np.zeros(shape, dtype)}
     with pytest.raises(nnxp.CheckpointError, match="its state of W1 has another shape or dtype"):
         nnxp.Trainer.resume(signed(tmp_path / "a.safetensors", described[0], arrays))
+
+
+@pytest.mark.parametrize("classes", [[], ["a", "b"], ["a", "b", "c", "d"]])
+def test_classes_that_are_not_those_of_the_outputs_are_named(tmp_path, described, classes):
+    about = described[0] | {"data": DATA | {"classes": classes}}
+    path = signed(tmp_path / "a.safetensors", about, described[1])
+    wanted = f"tells 3 classes apart, and the labels are {len(classes)}: .*; give the network"
+    with pytest.raises(nnxp.InputError, match=wanted):
+        nnxp.load_network(path).predict_classes(np.eye(6))
+
+
+def test_file_larger_than_its_header_states_is_refused_unread(tmp_path, described):
+    path = signed(tmp_path / "a.safetensors", *described)
+    size = path.stat().st_size
+    for other in (1 << 40, size - 1):
+        os.truncate(path, other)  # of a sparse file, which takes no space
+        wanted = rf"damaged \(it has {other:,} bytes, and its header states {size:,}"
+        with pytest.raises(nnxp.CheckpointError, match=wanted):
+            nnxp.load_network(path)
+
+
+def test_file_that_is_replaced_while_it_is_read_is_the_one_that_was_opened(
+    tmp_path, described, monkeypatch
+):
+    path = signed(tmp_path / "a.safetensors", *described)
+    longer = signed(tmp_path / "b", described[0] | {"config": {"a": "x" * 99}}, described[1])
+    read = json.loads
+
+    def replace(*arguments, **options):
+        if longer.exists():  # at the header, before the arrays are read
+            longer.replace(path)
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(json, "loads", replace)
+    assert nnxp.Trainer.resume(path).config == {}
+    assert nnxp.Trainer.resume(path).config == {"a": "x" * 99}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="resource: POSIX limits the address space")
+def test_file_that_does_not_fit_into_memory_is_named(tmp_path):
+    size = 1 << 36
+    header = json.dumps({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    heads = {
+        "a.idx": b"\0\0\x08\x03" + struct.pack(">III", 1 << 16, 1 << 10, 1 << 10),
+        "a.safetensors": struct.pack("<Q", len(header)) + header,
+    }
+    for name, head in heads.items():
+        (tmp_path / name).write_bytes(head)
+        os.truncate(tmp_path / name, len(head) + size)
+    code = """
+import resource, sys
+import nnxp, safetensors.numpy
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+for name, read in (("a.idx", nnxp.data.read_idx), ("a.safetensors", nnxp.load_network)):
+    try:
+        read(f"{sys.argv[1]}/{name}")
+    except (nnxp.DataError, nnxp.CheckpointError) as error:
+        print(error)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], env=ENVIRONMENT, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == [
+        f"{tmp_path}/a.idx cannot be read (MemoryError: )",
+        f"{tmp_path}/a.safetensors cannot be read (not enough memory)",
+    ]
 
 
 def test_pipe_is_refused_as_checkpoint(tmp_path):

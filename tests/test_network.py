@@ -150,6 +150,32 @@ def test_a_device_is_opened_once_for_all_layers(monkeypatch):
     assert len(opened) == 2
 
 
+def test_mlp_with_batch_norm_and_dropout():
+    network = nnxp.mlp([6, 5, 4, 3], rng=0, activation="gelu", batch_norm=True, dropout=0.25)
+    assert repr(network) == (
+        "Sequential(Affine(6, 5), BatchNorm(5, momentum=0.1, epsilon=1e-05), "
+        "GELU(approximate='none'), Dropout(0.25), Affine(5, 4), "
+        "BatchNorm(4, momentum=0.1, epsilon=1e-05), GELU(approximate='none'), Dropout(0.25), "
+        "Affine(4, 3))"
+    )
+    assert (network[3].state["seed"] != network[7].state["seed"]).all()
+    plain = nnxp.mlp([6, 5, 4, 3], rng=0, activation="gelu")
+    for name, x in plain.parameters().items():
+        np.testing.assert_array_equal(x, network.parameters()[name])
+    only = nnxp.mlp([6, 5, 3], rng=0, dropout=0.25, dtype="float64", device="strict:device1")
+    assert [type(layer).__name__ for layer in only.layers] == [
+        "Affine",
+        "ReLU",
+        "Dropout",
+        "Affine",
+    ]
+    assert only[2].dtype == "float64"
+    assert str(only[2].device) == str(only.device)
+    for wrong in (-0.1, 1.0, "much"):
+        with pytest.raises(nnxp.InputError, match="dropout must be a number of at least 0 and b"):
+            nnxp.mlp([6, 5, 3], rng=0, dropout=wrong)
+
+
 def test_names_of_activations_and_widths_are_checked():
     rng = np.random.default_rng(0)
     with pytest.raises(nnxp.InputError, match="unknown activation 'rellu'; did you mean 'relu'"):
@@ -212,6 +238,42 @@ def test_summary_counts_parameters():
     assert "W1 (784, 50), b1 (50,)" in lines[1]
     assert lines[1].endswith("39,250")
     assert lines[-1].startswith("41,090 parameters of float32 on cpu (NumPy")
+
+
+def test_lenet_has_the_layers_that_its_settings_name():
+    network = nnxp.lenet(3, image=(2, 8, 9), padding=2, rng=0, batch_norm=True, dropout=0.5)
+    names = [type(layer).__name__ for layer in network.layers]
+    block = ["MaxPool2D", "BatchNorm", "ReLU"]
+    ends = ["Flatten", "Affine", "BatchNorm", "ReLU", "Dropout", "Affine"]
+    assert names == ["Conv2D", *block, "Conv2D", *block, *ends]
+    x = np.random.default_rng(0).normal(size=(4, 2, 8, 9)).astype("float32")
+    assert network.forward(x, training=True).shape == (4, 3)
+    plain = nnxp.lenet(3, image=(2, 8, 9), padding=2, rng=0)
+    assert (network.layers[0].params["W"] == plain.layers[0].params["W"]).all()
+    # He: N(0, 2 / 50) of 1,000 weights; the deviation's own deviation is 1 / sqrt(2000) of it.
+    deviation = plain.layers[0].params["W"].std() / (2 / 50) ** 0.5
+    assert abs(deviation - 1) < 5 / 2000**0.5
+    small = nnxp.lenet(rng=0, activation="tanh", dtype="float64", device="strict:device1")
+    assert (small.dtype, small.device.spec) == ("float64", "strict:device1")
+    with pytest.raises(nnxp.InputError, match="a window of 5 x 5 is larger than images of 2 x 2"):
+        nnxp.lenet(rng=0, image=(1, 8, 8))
+    for wrong in ((28, 28), 28, (1, 28, 0)):
+        with pytest.raises(nnxp.InputError):
+            nnxp.lenet(rng=0, image=wrong)
+
+
+def test_summary_of_images_shows_their_shapes():
+    network = nnxp.lenet(rng=0)
+    assert "(batch, 50, 4, 4)" not in network.summary()
+    lines = network.summary((1, 28, 28)).splitlines()
+    assert "(batch, 50, 4, 4)" in lines[5]
+    assert lines[-1] == "431,080 parameters of float32 on cpu (NumPy " + np.__version__ + ")"
+    with pytest.raises(nnxp.InputError, match="expects images of shape"):
+        network.summary((784,))
+    data = nnxp.data.Dataset(np.ones((4, 1, 28, 28)), np.arange(4))
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.01))
+    trainer.fit(data, epochs=1, batch_size=4, rng=0)
+    assert network.summary().splitlines() == lines
 
 
 def test_summary_of_unknown_shapes():

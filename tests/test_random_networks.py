@@ -32,6 +32,8 @@ CASES = [
 # an error by at most 1e3, leave more than three digits to this bound.
 BOUND = 1e-7
 
+SMOOTH = [nnxp.Sigmoid, nnxp.Tanh, nnxp.Identity, nnxp.ELU, nnxp.GELU, nnxp.SiLU, nnxp.Softplus]
+
 
 def random_layers(rng, width, place, depth=0):
     """Return up to four random layers from `width` features, and the width of their outputs."""
@@ -44,6 +46,8 @@ def random_layers(rng, width, place, depth=0):
             width = outputs
         elif kind == "norm" and width > 1:
             layers.append(nnxp.BatchNorm(width, momentum=float(rng.uniform(0.05, 1)), **place))
+            if rng.random() < 0.5:
+                layers[-1] = nnxp.LayerNorm(width, epsilon=float(rng.uniform(0.01, 1)), **place)
         elif kind == "dropout":
             layers.append(nnxp.Dropout(float(rng.uniform(0, 0.6)), rng=rng, **place))
         elif kind == "residual" and depth < 2:
@@ -54,7 +58,7 @@ def random_layers(rng, width, place, depth=0):
             inner, width = random_layers(rng, width, place, depth + 1)
             layers.append(nnxp.Sequential(inner))
         else:
-            layers.append(rng.choice([nnxp.Sigmoid, nnxp.Tanh, nnxp.Identity])())
+            layers.append(rng.choice(SMOOTH)())
     return layers, width
 
 

@@ -18,7 +18,7 @@ from pairs import Swish, assert_equal, devices, fit, trainer
 import nnxp
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.optimizers import OPTIMIZERS
-from nnxp.parts import Place, build_part, describe_part
+from nnxp.parts import Part, Place, build_part, describe_part
 
 
 def affine(inputs=4, outputs=4, seed=0, **options):
@@ -249,6 +249,9 @@ def test_base_classes_are_not_registered():
     for base in (nnxp.Layer, nnxp.Loss, nnxp.Optimizer):
         with pytest.raises(nnxp.InputError, match="register expects a subclass"):
             nnxp.register(base)
+    shared = set(nnxp.ElasticDistortion.__mro__) - {nnxp.ElasticDistortion, Part, object}
+    assert len(shared) > 1
+    for base in (nnxp.Layer, nnxp.Loss, nnxp.Optimizer, *shared):
         with pytest.raises(nnxp.InputError, match="is not registered"):
             build_part(
                 {"type": f"nnxp.{base.__name__}", "config": {}},

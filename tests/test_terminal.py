@@ -108,8 +108,15 @@ def test_ascii_output_escapes_other_characters(tmp_path, env):
         assert "l\\xe4uft already holds a run" in result.stderr
 
 
-@pytest.mark.parametrize("script", ALL_SCRIPTS)
-def test_ctrl_c_during_the_imports_is_one_line(tmp_path, script):
+@pytest.mark.parametrize(
+    ("script", "number"),
+    [
+        *((script, signal.SIGINT) for script in ALL_SCRIPTS),
+        ("train_mnist.py", signal.SIGTERM),
+        ("train_mnist.py", signal.SIGHUP),
+    ],
+)
+def test_signal_during_the_imports_is_one_line(tmp_path, script, number):
     # The first import that takes long; the script waits in it.
     (tmp_path / "numpy.py").write_text(
         "import signal\nprint('importing', flush=True)\nwhile True:\n    signal.pause()\n"
@@ -124,16 +131,110 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path, script):
     finally:
         signal.signal(signal.SIGINT, handler)
     assert process.stdout.readline() == "importing\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate()
-    assert (process.returncode, err) == (130, f"{script}: interrupted\n")
+    assert (process.returncode, err) == (128 + number, f"{script}: interrupted\n")
+
+
+# Runs a script whose process gets a signal just after it has renamed a file of this name.
+SIGNALLED = """
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # see script_runner
+number, name, path = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+events = []
+def hook(event, args):
+    if events == ["renamed"]:
+        events.append("signalled")
+        signal.raise_signal(number)
+    if event == "os.rename" and str(args[1]).endswith(name):
+        events.append("renamed")
+sys.addaudithook(hook)
+sys.path.insert(0, os.path.dirname(path))
+sys.argv = sys.argv[3:]
+runpy.run_path(path, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_before_the_first_checkpoint_leaves_no_folder(tmp_path, number):
+    options = ["--dataset", "digits", "--epochs", "1", "--out", tmp_path / "run"]
+    command = [str(int(number)), "config.json", SCRIPTS / "train_mnist.py", *options]
+    result = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, *command],
+        env=ENVIRONMENT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (128 + number, "train_mnist.py: interrupted\n")
+    assert not list(tmp_path.iterdir())
+    run("train_mnist.py", *options)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_second_signal_ends_the_process_and_later_ones_are_ignored(tmp_path, number):
+    (tmp_path / "a.py").write_text(
+        "import cli, signal, sys\n"
+        "def main():\n"
+        "    try:\n"
+        "        signal.raise_signal(int(sys.argv[1]))\n"
+        "    finally:\n"
+        "        if sys.argv[2] == 'within':\n"
+        "            signal.raise_signal(int(sys.argv[1]))\n"
+        "        print('removed', flush=True)\n"
+        "try:\n"
+        "    cli.run(main)\n"
+        "finally:\n"
+        "    signal.raise_signal(int(sys.argv[1]))\n"
+        "    print('ended')\n"
+    )
+    for name in ("cli.py", "interrupts.py"):
+        (tmp_path / name).write_bytes((SCRIPTS / name).read_bytes())
+    code = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # see script_runner
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
+    )
+    for place, out in (("within", ""), ("after", "removed\nended\n")):
+        result = subprocess.run(
+            [sys.executable, "-c", code, tmp_path / "a.py", str(int(number)), place],
+            env=ENVIRONMENT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (result.returncode, result.stdout) == (128 + number, out)
+        assert result.stderr == "a.py: interrupted\n"
+
+
+@pytest.mark.parametrize("function", ["killpg", "kill"])
+@pytest.mark.parametrize(
+    "options", [["benchmark.py", "--quick", "--out", "run"], ["portability.py", "--steps", "1"]]
+)
+def test_signal_of_a_terminal_is_reported_once_and_ends_the_workers(tmp_path, options, function):
+    # A worker sends the signal, as a terminal does to all processes or `kill` to one, and waits.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "if {'--multiprocessing-fork', '--worker'} & set(sys.orig_argv):\n"
+        f"    os.{function}(os.getppid(), signal.SIGINT)\n"
+        "    while True:\n"
+        "        signal.pause()\n"
+    )
+    cwd = tmp_path / "empty"
+    cwd.mkdir()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # see script_runner
+    try:
+        process = subprocess.Popen(
+            [sys.executable, SCRIPTS / options[0], *options[1:], "--dataset", "digits"], cwd=cwd,
+            env=ENVIRONMENT | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{SCRIPTS.parent}"}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (130, f"{options[0]}: interrupted\n")
+    assert not list(cwd.iterdir())
 
 
 def test_closed_terminal_saves_as_sigterm_does(tmp_path):
     out = tmp_path / "run"
     with training("--epochs", "1000000", "--out", out, until="epoch   2") as process:
         process.send_signal(signal.SIGHUP)
-        _, err = process.communicate(timeout=600)
+        _, err = process.communicate()
     assert process.returncode == 129, err
     steps = nnxp.Trainer.resume(out / "checkpoint.safetensors").optimizer.steps
     assert err == f"stopped after {steps} steps; to resume: --resume {out}\n"

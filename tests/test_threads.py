@@ -18,6 +18,11 @@ from builders import (
 import nnxp
 from nnxp.devices import threads
 
+pytestmark = pytest.mark.skipif(
+    not any(x["user_api"] == "blas" for x in threadpoolctl.threadpool_info()),
+    reason="NumPy's BLAS: none, or not known to threadpoolctl",
+)
+
 
 # Of 6 inputs and 40 or 20 examples: 2^24 multiplications are 69,906 and 139,811 wide.
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from nnxp.capture.blas import accumulating_product
+from nnxp.capture.numpy_convolution import CONVOLUTIONS
 from nnxp.capture.ops import Buffer, Ops, Program, add_product, subtract_product
 
 _ALIGNMENT = 64  # bytes of a cache line
@@ -23,6 +24,7 @@ class NumpyOps(Ops):
     module = np
     accumulates = True
     chunk = 1 << 15  # float32 vectors of this length stay in the cache
+    whole = CONVOLUTIONS.keys()
 
     def allocate(self, size: int) -> Buffer:
         """Return `size` bytes of memory, aligned to a cache line."""
@@ -49,6 +51,12 @@ class NumpyOps(Ops):
                 return [partial(function, *numbers, out)]
             case np.astype:
                 return [_copy(out, args[0])]
+            case np.reshape if len(args) == 2 and not kwargs and out.flags.c_contiguous:
+                return [_copy(out.reshape(args[0].shape), args[0])]
+            case np.stack | np.concat if len(args) == 1 and kwargs.keys() <= {"axis"}:
+                return _lower_join(function, args[0], kwargs.get("axis", 0), out)
+            case _ if function in CONVOLUTIONS:
+                return CONVOLUTIONS[function](*args, out)
             case np.where:
                 return [
                     _copy(out, args[2]),
@@ -81,6 +89,22 @@ class NumpyOps(Ops):
 def _copy(out: Buffer, x: Buffer) -> Callable[[], object]:
     """Return the call that computes ``out[...] = x``; `np.copyto` takes longer to call."""
     return partial(out.__setitem__, ..., x)
+
+
+def _lower_join(
+    function: Callable[..., Any], parts: Sequence[Buffer], axis: int, out: Buffer
+) -> Program:
+    """Return the calls that copy the parts of a stack or of a concatenation to their places."""
+    x = np.moveaxis(out, axis, 0)
+    if function is np.stack:
+        return [_copy(x[i, ...], part) for i, part in enumerate(parts)]
+    program: Program = []
+    start = 0
+    for part in parts:
+        end = start + part.shape[axis]
+        program.append(_copy(x[start:end], np.moveaxis(part, axis, 0)))
+        start = end
+    return program
 
 
 def _lower_reduction(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import Any, ClassVar, TypeAlias
 
@@ -49,6 +49,13 @@ def memory_span(x: Any) -> tuple[int, int]:
     return start, end + x.dtype.itemsize
 
 
+def arranged(numbers: Buffer, sample: Buffer) -> Buffer:
+    """Return a vector in the shape of a sample, with its axes in the same order in memory."""
+    order = sorted(range(sample.ndim), key=lambda axis: -sample.strides[axis])
+    x = numbers.reshape([sample.shape[axis] for axis in order])
+    return x.transpose([order.index(axis) for axis in range(sample.ndim)])
+
+
 class Ops(ABC):
     """Base class: computes ops with one array library.
 
@@ -60,17 +67,21 @@ class Ops(ABC):
         Whether one call can subtract a matrix product from a matrix.
     chunk : int
         How many numbers of a flattened vector the optimizer updates at a time.
+    whole : collection of callable
+        The functions of `nnxp.arrays.one_op` that are computed as one op.
     """
 
     module: ModuleType
     accumulates: ClassVar = False
     chunk: ClassVar = sys.maxsize
+    whole: ClassVar[Collection[Callable[..., Any]]] = ()
 
     def function(self, numpy_function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return this library's counterpart of a NumPy function; the function itself if none."""
-        counterpart: Callable[..., Any] = getattr(
-            self.module, numpy_function.__name__, numpy_function
-        )
+        """Return this library's counterpart of a NumPy function; another function itself."""
+        name = numpy_function.__name__
+        if getattr(np, name, None) is not numpy_function:  # such as nnxp's own `convolve`
+            return numpy_function
+        counterpart: Callable[..., Any] = getattr(self.module, name, numpy_function)
         return counterpart
 
     def array(self, x: Any) -> Buffer:

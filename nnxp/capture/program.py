@@ -14,7 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nnxp.capture.ops import Buffer, Ops, Program, add_product, memory_span, subtract_product
+from nnxp.capture.ops import (
+    Buffer,
+    Ops,
+    Program,
+    add_product,
+    arranged,
+    memory_span,
+    subtract_product,
+)
 from nnxp.capture.recorded import Recorded
 from nnxp.capture.tape import Op, Tape
 
@@ -77,14 +85,15 @@ class _Producers:
 
 
 def _fuse_bias(ops: list[Op], outputs: set[Recorded]) -> list[Op]:
-    """Fuse each ``a @ b + row``, an affine layer, to one op."""
+    """Fuse each ``a @ b + row`` or ``a @ b + column``, an affine layer, to one op."""
     producers = _Producers(ops, outputs)
     fused: dict[int, Op | None] = {}  # in place of the op with this id
     for op in [op for op in ops if op.function is np.add]:
         product, row = producers.find(op.args[0], np.matmul), op.args[1]
         if product is None or not isinstance(row, Recorded):
             continue
-        if (row.shape, row.dtype) == (product.result.shape[1:], product.result.dtype):
+        shape = product.result.shape
+        if row.shape in (shape[1:], (shape[0], 1)) and row.dtype == product.result.dtype:
             fused[id(op)] = Op(add_product, (row, *product.args), {}, op.result)
             fused[id(product)] = None
     return [x for x in (fused.get(id(op), op) for op in ops) if x is not None]
@@ -207,7 +216,7 @@ def _lower(
             # The result may overwrite an argument; with another dtype, NumPy would copy the
             # argument first.
             for x in unused:
-                if (x.shape, x.dtype) == (result.shape, result.dtype):
+                if (x.sample.strides, x.dtype) == (result.sample.strides, result.dtype):
                     free.add(blocks.pop(x))
         view = None
         if result.owner is not result:
@@ -222,7 +231,7 @@ def _lower(
                 block = free.take(size)
                 nbytes += size if block is None else 0
                 blocks[result] = library.allocate(size) if block is None else block
-                arrays[result] = blocks[result][:size].view(result.dtype).reshape(result.shape)
+                arrays[result] = arranged(blocks[result][:size].view(result.dtype), result.sample)
             program += library.lower(op.function, args, kwargs, arrays[result])
         for x in unused & blocks.keys():
             free.add(blocks.pop(x))

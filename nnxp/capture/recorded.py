@@ -22,6 +22,9 @@ class Recorder(Protocol):
     def record(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Record the call of a NumPy function and return its result, a recorded array."""
 
+    def call_whole(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function of `one_op`, and return its result, a recorded array."""
+
 
 def _operator(function: Callable[..., Any]) -> Callable[..., Recorded]:
     """Return the method that records a function of the array, and of another one if there is."""
@@ -88,6 +91,10 @@ class Recorded:
 
     def __array_namespace__(self, api_version: str | None = None) -> Namespace:
         return self.tape.namespace
+
+    def call_whole(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function of this array, as one op if it can be; see `nnxp.arrays.one_op`."""
+        return self.tape.call_whole(function, *args)
 
     def _record(self, function: Callable[..., Any], *args: Any) -> Recorded:
         result: Recorded = self.tape.record(function, *args)

@@ -213,7 +213,7 @@ class Replay(CapturedSteps):
         """Return buffers for a batch of the examples, and the program of a step with them."""
         zeros = self._ops.module.zeros
         batch = tuple(zeros((batch_size, *x.shape[1:]), x.dtype) for x in examples)
-        tape = Tape()
+        tape = Tape(self._ops.whole)
         optimizer = with_numbers(self._optimizer, map(tape.read, self._numbers))
         step = self._whole_step.with_copies(self._network.to(tape.device), optimizer)
         parameters, states = step.network.arrays()
@@ -262,7 +262,7 @@ class Replay(CapturedSteps):
         size = self._ops.chunk
         for start in range(0, group.parameters.vector.size, size):
             chunk = slice(start, start + size)
-            tape = Tape()
+            tape = Tape(self._ops.whole)
             optimizer = with_numbers(self._optimizer, map(tape.read, self._numbers))
             vector = group.parameters.vector[chunk]
             state = {slot: flat.vector[chunk] for slot, flat in group.state.items()}

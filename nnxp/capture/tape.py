@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+import mmap
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 import numpy as np
 
-from nnxp.arrays import Namespace
-from nnxp.capture.ops import Buffer
+from nnxp.arrays import DType, Namespace
+from nnxp.capture.ops import Buffer, arranged
 from nnxp.capture.recorded import Recorded, RecordedNamespace
 from nnxp.devices.base import Device
 
@@ -49,6 +51,11 @@ class Op:
 class Tape:
     """The ops between recorded arrays, in their order.
 
+    Parameters
+    ----------
+    whole : collection of callable, optional
+        The functions of `nnxp.arrays.one_op` to record as one op.
+
     Attributes
     ----------
     ops : list of Op
@@ -59,7 +66,8 @@ class Tape:
         recorded arrays.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whole: Collection[Callable[..., Any]] = ()) -> None:
+        self._whole = whole
         self.ops: list[Op] = []
         self.buffers: dict[Recorded, Buffer] = {}
         self.namespace = cast(Namespace, RecordedNamespace(self))
@@ -107,8 +115,27 @@ class Tape:
                 return arg
             if np.may_share_memory(recorded.sample, arg.sample):
                 recorded.owner = arg.owner
+        if recorded.owner is recorded:
+            recorded.sample = _unused(recorded.sample, recorded.dtype)
         self.ops.append(op)
         return recorded
+
+    def call_whole(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Record the call of a function of `one_op`, or the calls of which it consists."""
+        if function in self._whole:
+            return self.record(function, *args)
+        return inspect.unwrap(function)(*args)
+
+
+def _unused(like: Buffer, dtype: DType) -> Buffer:
+    """Return zeros in the shape and order of an array, which take no memory before a write.
+
+    `np.zeros` writes them itself where it gets memory that was used before.
+    """
+    nbytes = like.size * np.dtype(dtype).itemsize
+    if nbytes < mmap.PAGESIZE:
+        return arranged(np.zeros(like.size, dtype), like)
+    return arranged(np.frombuffer(mmap.mmap(-1, nbytes), dtype), like)
 
 
 def _sample(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -119,7 +146,12 @@ def _sample(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any
         shapes = [np.shape(x) for x in args]
         dtype = function(*[x[(slice(1),) * x.ndim] if np.ndim(x) else x for x in args]).dtype
         if function.signature is None:  # element by element
-            return np.zeros(np.broadcast_shapes(*shapes), dtype)
+            allocated: Any = [["readonly"]] * len(args) + [["writeonly", "allocate"]]
+            # The iterator gives the result's axes NumPy's order in memory.
+            iterator = np.nditer(
+                [*args, None], ["zerosize_ok"], allocated, [None] * len(args) + [dtype]
+            )
+            return iterator.operands[-1]
         if [len(shape) for shape in shapes] == [2, 2] and shapes[0][1] == shapes[1][0]:
             return np.zeros((shapes[0][0], shapes[1][1]), dtype)  # a matrix product
         return function(*args)

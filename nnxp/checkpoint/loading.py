@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -46,6 +47,7 @@ from nnxp.penalties import Penalty
 from nnxp.random import generator
 from nnxp.transforms import GradientTransform, Transform
 
+_LARGEST = sys.float_info.max  # a JSON integer may be larger, and is then no float
 # The errors that wrong contents of a file may raise.
 _CONTENT_ERRORS = (
     AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError,
@@ -221,10 +223,21 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]
                 raise CheckpointError(
                     f"{path} is not a checkpoint, or is damaged (its header is too long)"
                 )
+            start += stream.read(size)
+            described = json.loads(start[8:])
+            header = described.pop("__metadata__", {})
+            stated = 8 + size + max((x["data_offsets"][1] for x in described.values()), default=0)
+            # Before the file is read, which may be huge; and of the open one, since a training may
+            # have replaced it.
+            length = os.fstat(stream.fileno()).st_size
+            if length != stated:
+                raise CheckpointError(
+                    f"{path} is not a checkpoint, or is damaged (it has {length:,} bytes, and its "
+                    f"header states {stated:,})"
+                )
             # Not by a memory map: a file that is truncated meanwhile would end the process.
-            data = start + stream.read()
+            data = start + stream.read(stated - len(start))
         arrays = dict(sorted(safetensors.numpy.load(data).items()))  # they have no order
-        header = json.loads(data[8 : 8 + size]).get("__metadata__", {})
         if METADATA_KEY not in header:
             raise CheckpointError(f"{path} is not a checkpoint of nnxp")
         metadata = json.loads(header[METADATA_KEY], parse_constant=_refuse_constant)
@@ -241,6 +254,8 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]
         return metadata, arrays
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
+    except MemoryError as error:
+        raise CheckpointError(f"{path} cannot be read (not enough memory)") from error
     except CheckpointError:
         raise
     except (*_CONTENT_ERRORS, safetensors.SafetensorError) as error:
@@ -355,7 +370,7 @@ def _read_data_format(described: Mapping[str, Any] | None) -> DataFormat | None:
     shape = tuple(_require_integer("shape", n) for n in described["shape"])
     if type(described["images"]) is not bool or kind not in (None, "softmax", "sigmoid"):
         raise CheckpointError("its data format is damaged")
-    if scale is not None and not (type(scale) in (int, float) and 0 < scale < math.inf):
+    if scale is not None and not (type(scale) in (int, float) and 0 < scale <= _LARGEST):
         raise CheckpointError(f"its inputs are divided by {scale!r:.40}")
     if classes is not None:
         if not isinstance(classes, list) or not all(
@@ -366,13 +381,16 @@ def _read_data_format(described: Mapping[str, Any] | None) -> DataFormat | None:
         if len(set(classes)) < len(classes):
             raise CheckpointError("its classes are not different labels")
     largest = described["largest"]
-    if type(largest) not in (int, float) or not 0 <= largest < math.inf:
+    if type(largest) not in (int, float) or not 0 <= largest <= _LARGEST:
         raise CheckpointError("its data format is damaged")
     size = described["size"]
     if size is not None:
-        if len(size) != 2 or not all(type(x) is float and math.isfinite(x) for x in size):
+        mean, deviation = size  # of logarithms
+        if not type(mean) is type(deviation) is float or not (
+            abs(mean) < 1000 and 0 <= deviation < 1000
+        ):
             raise CheckpointError("its data format is damaged")
-        size = tuple(size)
+        size = mean, deviation
     columns = described["columns"]
     if columns is not None:
         if not isinstance(columns, list) or not all(type(x) in (str, int) for x in columns):
@@ -487,8 +505,8 @@ def _read_progress(position: Mapping[str, Any], rng: np.random.Generator | None)
     for kept in sums.values():
         if len(kept) > MAX_RECORDS or not all(type(x) is float for x in kept):
             raise CheckpointError("its sums of metrics are not numbers")
-    if type(progress.seconds) not in (int, float) or not 0 <= progress.seconds < math.inf:
-        raise CheckpointError(f"its epoch has lasted {progress.seconds!r} seconds")
+    if type(progress.seconds) not in (int, float) or not 0 <= progress.seconds <= _LARGEST:
+        raise CheckpointError(f"its epoch has lasted {progress.seconds!r:.40} seconds")
     if streamed:
         return progress
     if rng is None or type(generator(progress.order).bit_generator) is not type(rng.bit_generator):

@@ -16,14 +16,19 @@ from nnxp.data.dataset import Dataset
 
 
 @explained("nnxp.data.load_digits()")
-def load_digits() -> tuple[Dataset, Dataset]:
+def load_digits(*, images: bool = False) -> tuple[Dataset, Dataset]:
     """Load the embedded digits; a fifth of each class is the test set.
+
+    Parameters
+    ----------
+    images : bool, optional
+        Whether inputs are images, as convolutions take them, and not rows.
 
     Returns
     -------
     train, test : Dataset
-        1,438 and 359 examples. Inputs are an (examples, 64) uint8 array, labels an (examples,)
-        int32 array.
+        1,438 and 359 examples. Inputs are an (examples, 64) uint8 array, or (examples, 1, 8, 8) if
+        `images`; labels an (examples,) int32 array.
 
     Examples
     --------
@@ -33,8 +38,10 @@ def load_digits() -> tuple[Dataset, Dataset]:
     """
     digits = load_csv(Path(__file__).with_name("digits.csv.gz"), scale=16)
     # The file's pixels are from 0 to 16, those of nnxp from 0 to 255.
-    images = np.rint(digits.inputs * (255 / 16)).astype(np.uint8)
+    inputs = np.rint(digits.inputs * (255 / 16)).astype(np.uint8)
+    if images:
+        inputs = inputs.reshape(-1, 1, 8, 8)
     labels = digits.labels.astype(np.int32)
-    test = np.zeros(len(images), dtype=bool)
+    test = np.zeros(len(inputs), dtype=bool)
     test[np.argsort(labels, kind="stable")[4::5]] = True
-    return Dataset(images[~test], labels[~test]), Dataset(images[test], labels[test])
+    return Dataset(inputs[~test], labels[~test]), Dataset(inputs[test], labels[test])

@@ -61,7 +61,8 @@ def download(url: str, sha256: str) -> bytes:
         proxied = urllib.request.getproxies().get("https")
         direct = urllib.request.proxy_bypass(urllib.parse.urlsplit(url).hostname or "")
         proxy = ", through the proxy for https" if proxied and not direct else ""
-        raise DataUnavailableError(f"{url}{proxy}: {_reason(result)}") from result
+        # A server may send a reason of any length.
+        raise DataUnavailableError(f"{url}{proxy}: {_reason(result):.300}") from result
     if hashlib.sha256(result).hexdigest() != sha256:
         raise DataUnavailableError(f"{url} has another SHA-256 than published")
     return result

@@ -38,7 +38,9 @@ _REMEDY = "put the four files into a folder and name it with --data-dir or $NNXP
 
 
 @explained('nnxp.data.load_mnist("folder")')
-def load_mnist(folder: str | Path | None = None) -> tuple[Dataset, Dataset]:
+def load_mnist(
+    folder: str | Path | None = None, *, images: bool = False
+) -> tuple[Dataset, Dataset]:
     """Load MNIST, or another data set in the same files, as a training and a test set.
 
     Parameters
@@ -48,13 +50,16 @@ def load_mnist(folder: str | Path | None = None) -> tuple[Dataset, Dataset]:
         differ from MNIST's, as in Fashion-MNIST or a subset. By default the folder in
         ``$NNXP_DATA_DIR``; if that is not set, the user's cache, to which missing files are
         downloaded.
+    images : bool, optional
+        Whether inputs are images, as convolutions take them, and not rows.
 
     Returns
     -------
     train, test : Dataset
-        Inputs are an (examples, pixels) uint8 array, labels an (examples,) array of integers:
-        uint8, or int32 from QMNIST. EMNIST's images, which are stored column by column, are
-        transposed; its labels are those of the files, from 1 to 26 for its letters.
+        Inputs are an (examples, pixels) uint8 array, or (examples, 1, height, width) if `images`;
+        labels an (examples,) array of integers: uint8, or int32 from QMNIST. EMNIST's images, which
+        are stored column by column, are transposed; its labels are those of the files, from 1 to 26
+        for its letters.
 
     Raises
     ------
@@ -64,7 +69,7 @@ def load_mnist(folder: str | Path | None = None) -> tuple[Dataset, Dataset]:
         If a file is damaged, or the files do not belong together.
     """
     if folder or os.environ.get("NNXP_DATA_DIR"):
-        return _read(find_mnist(folder))
+        return _read(find_mnist(folder), images)
     cache = _cache()
     try:
         try:
@@ -72,7 +77,7 @@ def load_mnist(folder: str | Path | None = None) -> tuple[Dataset, Dataset]:
         except DataUnavailableError:
             _download(cache)
             paths = _find_in(cache)
-        return _read(paths)
+        return _read(paths, images)
     except DataUnavailableError:
         raise
     except DataError as error:
@@ -184,7 +189,7 @@ def _cache() -> Path:
     return folder
 
 
-def _read(paths: dict[str, Path]) -> tuple[Dataset, Dataset]:
+def _read(paths: dict[str, Path], as_images: bool) -> tuple[Dataset, Dataset]:
     datasets, sizes = [], []
     for part in ("train", "t10k"):
         images_name, labels_name = (name for name in FILES if name.startswith(part))
@@ -204,13 +209,14 @@ def _read(paths: dict[str, Path]) -> tuple[Dataset, Dataset]:
         if columns:
             labels = labels[:, 0].copy()
         if paths[images_name].name.startswith("emnist-"):
-            images = images.transpose(0, 2, 1)
+            images = np.ascontiguousarray(images.transpose(0, 2, 1))
         if len(images) != len(labels):
             raise DataError(
                 f"{paths[images_name]} holds {len(images)} images, {paths[labels_name]} "
                 f"{len(labels)} labels; are they of one set?"
             )
-        datasets.append(Dataset(images.reshape(len(images), -1), labels, scale=IMAGE_SCALE))
+        shape = (1, *images.shape[1:]) if as_images else (-1,)
+        datasets.append(Dataset(images.reshape(len(images), *shape), labels, scale=IMAGE_SCALE))
         sizes.append(images.shape[1:])
     if sizes[0] != sizes[1]:
         raise DataError(
@@ -228,12 +234,12 @@ def _download(folder: Path) -> None:
 
     logger = logging.getLogger("nnxp")
 
-    missing = {
-        name: folder / f"{name}.gz"
-        for name in FILES
-        if not (folder / name).is_file() and not (folder / f"{name}.gz").is_file()
-    }
     try:
+        missing = {
+            name: folder / f"{name}.gz"
+            for name in FILES
+            if not (folder / name).is_file() and not (folder / f"{name}.gz").is_file()
+        }
         folder.mkdir(parents=True, exist_ok=True)
         for path in missing.values():
             require_writable(path)

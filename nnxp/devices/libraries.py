@@ -355,7 +355,8 @@ def _require_two(result: float, step: str) -> None:
         raise DeviceError(f"{step} returned {result}, not 2: the installation is broken")
 
 
-def one_line(error: Exception) -> str:
-    """Return the type of an error and the first line of its message."""
+def one_line(error: BaseException) -> str:
+    """Return the type of an error and the first line of its message, short and printable."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    text = "".join(x if x.isprintable() else " " for x in lines[0][:200]) if lines else ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

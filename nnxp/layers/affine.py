@@ -11,7 +11,7 @@ from nnxp.arrays import Array, DType, conversion, namespace_of, sum_rows
 from nnxp.checks import Rng, require_count, require_rng
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
-from nnxp.initializers import Initializer, he_normal, require_initializer, zeros
+from nnxp.initializers import Initializer, draw_weights, he_normal, zeros
 from nnxp.layers.base import Layer
 
 
@@ -57,15 +57,9 @@ class Affine(Layer):
         self.inputs = require_count("inputs", inputs)
         self.outputs = require_count("outputs", outputs)
         generator = require_rng(rng)
-        draw = require_initializer(initializer)
         opened = open_device(device)
         self.device, self.dtype = opened, require_dtype(dtype)
-        # Copied: training changes the weights in place, and an initializer may reuse its array.
-        weights = np.array(draw(generator, (inputs, outputs)))
-        if weights.shape != (inputs, outputs):
-            raise InputError(
-                f"the initializer must return shape {(inputs, outputs)}, got {weights.shape}"
-            )
+        weights = draw_weights(initializer, generator, (inputs, outputs))
         self.params["W"] = opened.asarray(weights, dtype=self.dtype)
         self.params["b"] = opened.asarray(np.zeros(outputs), dtype=self.dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import deque
 from collections.abc import Collection
 from typing import Any, ClassVar, NamedTuple, Self
@@ -20,6 +21,21 @@ class _Saved(NamedTuple):
     dtype: DType
     device: Any
     values: Any
+
+
+class Work(NamedTuple):
+    """What a forward takes for one example.
+
+    Attributes
+    ----------
+    numbers : int
+        The elements of the largest array.
+    multiplications : int
+        Those of the largest matrix product.
+    """
+
+    numbers: int
+    multiplications: int
 
 
 class Layer(Part):
@@ -133,6 +149,18 @@ class Layer(Part):
     def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Return the shape of one example's output for an input's shape; None means unknown."""
         return shape
+
+    def work(self, shape: tuple[int, ...] | None) -> Work:
+        """Return what forward takes for one example of an input's shape.
+
+        It decides how many examples are evaluated at once and how many threads compute. By default,
+        the largest array is the inputs or the outputs, and each parameter is used once.
+        """
+        shapes = [x for x in (shape, self.output_shape(shape)) if x is not None]
+        return Work(
+            max(map(math.prod, shapes), default=1),
+            max((math.prod(x.shape) for x in self.params.values()), default=0),
+        )
 
     def to(self, device: Device | str, *, dtype: DType | None = None) -> Self:
         """Return a copy of the layer on another device, or in another dtype.

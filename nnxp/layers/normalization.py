@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.arrays import Array, DType, floating_namespace, sum_rows
+from nnxp.arrays import Array, DType, Namespace, floating_namespace, sum_rows
 from nnxp.checks import POSITIVE, Range, require_count, warn
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
 from nnxp.frames import host_array, host_weights, require_finite, require_numbers
 from nnxp.layers.base import Layer
+from nnxp.layers.windows import batch_first, batch_last
 from nnxp.parts import Setting
 
 _BLOCK = 1 << 20  # numbers whose statistics are computed at a time, to take little memory
@@ -32,7 +33,8 @@ class BatchNorm(Layer):
     Parameters
     ----------
     features : int
-        Number of features; inputs are (batch, features).
+        Number of features; inputs are (batch, features), or images (batch, features, height, width)
+        with a feature for each channel, whose statistics are over all pixels of a batch.
     momentum : float, optional
         Above 0 and at most 1.
     epsilon : float, optional
@@ -88,8 +90,8 @@ class BatchNorm(Layer):
 
         Parameters
         ----------
-        x : (batch, features) array
-            In training a batch of at least 2.
+        x : (batch, features) or (batch, features, height, width) array
+            In training with at least 2 numbers of each feature.
         training : bool, optional
             Use the batch's mean and variance, and update the running ones.
 
@@ -99,23 +101,26 @@ class BatchNorm(Layer):
             If `x` has another shape, or a training batch has one example.
         """
         xp = floating_namespace(x, self)
-        if x.ndim != 2 or x.shape[1] != self.features:
+        if x.ndim not in (2, 4) or x.shape[1] != self.features:
             raise InputError(
-                f"{self!r} expects inputs of shape (batch, {self.features}), got {tuple(x.shape)}"
+                f"{self!r} expects inputs of shape (batch, {self.features}), or (batch, "
+                f"{self.features}, height, width), got {tuple(x.shape)}"
             )
         gamma, beta = self.params["gamma"], self.params["beta"]
+        rows = self._rows(xp, x)
         if not training:
             scale = gamma / xp.sqrt(self.state["running_var"] + self.epsilon)
-            return x * scale + (beta - self.state["running_mean"] * scale)
-        count = x.shape[0]
+            y = rows * scale + (beta - self.state["running_mean"] * scale)
+            return self._in_shape(xp, y, x.shape)
+        count = rows.shape[0]
         if count < self.min_batch_size:
             raise InputError(f"{self!r} needs at least 2 examples in a training batch, got {count}")
-        mean = sum_rows(xp, x) / count
-        centred = x - mean
+        mean = sum_rows(xp, rows) / count
+        centred = rows - mean
         variance = sum_rows(xp, centred * centred) / count
         inverse = 1.0 / xp.sqrt(variance + self.epsilon)
         normalized = centred * inverse
-        y = normalized * gamma + beta
+        y = self._in_shape(xp, normalized * gamma + beta, x.shape)
         new, old = self.momentum, 1.0 - self.momentum
         unbiased = variance * (count / (count - 1))
         self.state["running_mean"] = old * self.state["running_mean"] + new * mean
@@ -132,18 +137,160 @@ class BatchNorm(Layer):
         inverse: Array
         normalized, inverse = self.saved(dy)
         xp = floating_namespace(dy, self)
-        sum_dy, sum_product = sum_rows(xp, dy), sum_rows(xp, dy * normalized)
+        rows = self._rows(xp, dy)
+        sum_dy, sum_product = sum_rows(xp, rows), sum_rows(xp, rows * normalized)
         if self.trainable:
             self.grads["beta"], self.grads["gamma"] = sum_dy, sum_product
-        count = dy.shape[0]
+        count = rows.shape[0]
         scale: Array = self.params["gamma"] * inverse
-        return scale * (dy - sum_dy / count - normalized * (sum_product / count))
+        dx = scale * (rows - sum_dy / count - normalized * (sum_product / count))
+        return self._in_shape(xp, dx, dy.shape)
+
+    def _rows(self, xp: Namespace, x: Array) -> Array:
+        """Return a row of features for each example, or for each pixel of images."""
+        return x if x.ndim == 2 else xp.reshape(batch_last(xp, x), (self.features, -1)).T
+
+    def _in_shape(self, xp: Namespace, rows: Array, shape: tuple[int, ...]) -> Array:
+        """Return rows of features in the shape of the inputs: the inverse of `_rows`."""
+        if len(shape) == 2:
+            return rows
+        batch, *image = shape
+        return batch_first(xp, xp.reshape(rows.T, (*image, batch)))
 
     def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        """Return ``(features,)``; a known input shape must be the same."""
-        if shape not in (None, (self.features,)):
+        """Return the shape of the inputs, ``(features,)`` or ``(features, height, width)``."""
+        if shape is not None and (len(shape) not in (1, 3) or shape[0] != self.features):
             raise InputError(f"{self!r} expects {self.features} features, got {shape}")
-        return (self.features,)
+        return shape
+
+
+class LayerNorm(Layer):
+    """Layer normalization: ``y = gamma * (x - mean) / sqrt(variance + epsilon) + beta``.
+
+    Ba, Kiros and Hinton 2016, sec. 3. Mean and (biased) variance are those of each example's
+    features, as in PyTorch; training and inference do the same.
+
+    Parameters
+    ----------
+    features : int or tuple of int
+        The lengths of the last axes, over which to normalize: 8 for inputs (batch, …, 8); or
+        (channels, height, width) for images.
+    epsilon : float, optional
+        Added to the variance.
+    dtype : str or dtype, optional
+        ``"float32"`` or ``"float64"``.
+    device : Device or str, optional
+        Where the parameters are.
+
+    Attributes
+    ----------
+    params : dict of str to array
+        ``gamma``, 1 at first, and ``beta``, 0 at first, each of the shape `features`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nnxp import LayerNorm
+    >>> LayerNorm(3).forward(np.array([[1, 2, 3], [20, 20, 20]], dtype="float32")).round(3)
+    array([[-1.225,  0.   ,  1.225],
+           [ 0.   ,  0.   ,  0.   ]], dtype=float32)
+    """
+
+    epsilon = Setting(POSITIVE)
+
+    def __init__(
+        self,
+        features: int | tuple[int, ...],
+        *,
+        epsilon: float = 1e-5,
+        dtype: DType = "float32",
+        device: Device | str = "cpu",
+    ) -> None:
+        if isinstance(features, (tuple, list)) and features:
+            self.features: int | tuple[int, ...] = tuple(
+                require_count("each of features", n) for n in features
+            )
+        else:
+            self.features = require_count("features", features)
+        self.epsilon = epsilon
+        opened = open_device(device)
+        self.device, self.dtype = opened, require_dtype(dtype)
+        self.params["gamma"] = opened.asarray(np.ones(self.features), dtype=dtype)
+        self.params["beta"] = opened.asarray(np.zeros(self.features), dtype=dtype)
+
+    @classmethod
+    def array_size(cls, config: Mapping[str, Any]) -> int:
+        """Return the number of elements of the parameters."""
+        features = config["features"]
+        return 2 * math.prod(features if isinstance(features, tuple) else (features,))
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """Return the normalized inputs.
+
+        Parameters
+        ----------
+        x : (batch, …, *features) array
+        training : bool, optional
+            Save what `backward` needs.
+
+        Raises
+        ------
+        InputError
+            If the last axes of `x` are not `features`, or there is no axis before them.
+        DeviceError
+            If `x` is on another device.
+        """
+        xp = floating_namespace(x, self)
+        self._require_here(x)
+        shape = self.params["gamma"].shape
+        first = x.ndim - len(shape)
+        if first < 1 or tuple(x.shape[first:]) != tuple(shape):
+            remedy = "; give x[None] for one example" if x.shape == shape else ""
+            raise InputError(
+                f"{self!r} expects inputs of shape (batch, …, {', '.join(map(str, shape))}), got "
+                f"{tuple(x.shape)}{remedy}"
+            )
+        size = math.prod(shape)
+        rows = xp.reshape(x, (math.prod(x.shape[:first]), size))
+        centred = rows - xp.sum(rows, axis=1, keepdims=True) / size
+        # The mean of large numbers is rounded; that of their small differences corrects it.
+        centred = centred - xp.sum(centred, axis=1, keepdims=True) / size
+        variance = xp.sum(centred * centred, axis=1, keepdims=True) / size
+        inverse = 1.0 / xp.sqrt(variance + self.epsilon)
+        normalized = centred * inverse
+        gamma, beta = (xp.reshape(self.params[name], (size,)) for name in ("gamma", "beta"))
+        y = xp.reshape(normalized * gamma + beta, x.shape)
+        if training:
+            self.save_for_backward(y, (normalized, inverse))
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """Return the gradient of the inputs, after those of ``gamma`` and ``beta``.
+
+        ``inverse * (g - mean(g) - normalized * mean(g * normalized))`` with ``g = dy * gamma``, the
+        means being over the features.
+        """
+        normalized: Array
+        inverse: Array
+        normalized, inverse = self.saved(dy)
+        xp = floating_namespace(dy, self)
+        size = normalized.shape[1]
+        gamma = self.params["gamma"]
+        rows = xp.reshape(dy, normalized.shape)
+        if self.trainable:
+            self.grads["beta"] = xp.reshape(sum_rows(xp, rows), gamma.shape)
+            self.grads["gamma"] = xp.reshape(sum_rows(xp, rows * normalized), gamma.shape)
+        g = rows * xp.reshape(gamma, (size,))
+        mean = xp.sum(g, axis=1, keepdims=True) / size
+        product = xp.sum(g * normalized, axis=1, keepdims=True) / size
+        return xp.reshape(inverse * (g - mean - normalized * product), dy.shape)
+
+    def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """Return `shape`; a known one must end with `features`."""
+        own = tuple(self.params["gamma"].shape)
+        if shape is not None and tuple(shape[-len(own) :]) != own:
+            raise InputError(f"{self!r} expects {self.features} features, got {shape}")
+        return shape
 
 
 class Standardize(Layer):

@@ -11,14 +11,20 @@ from typing import NamedTuple
 
 from nnxp.arrays import Array
 from nnxp.data.batches import Batches
+from nnxp.data.dataset import Dataset
 from nnxp.devices import Device
 from nnxp.history import Figures
 from nnxp.metrics import Metric
+from nnxp.network import Sequential
 from nnxp.step import Step, evaluated_sums
 from nnxp.training.divergence import is_finite, parameters_and_state
 
-EVALUATION_BATCH_SIZE = 1000
-"""How many examples are evaluated at a time."""
+_BATCH_SIZE = 1000
+
+
+def evaluation_batch_size(network: Sequential, dataset: Dataset) -> int:
+    """Return how many examples to evaluate at once: 1000, or fewer if their arrays are large."""
+    return min(_BATCH_SIZE, network.examples_at_once(tuple(dataset.inputs.shape[1:])))
 
 
 class Evaluation(Figures):

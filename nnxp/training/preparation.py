@@ -17,9 +17,9 @@ from nnxp.data.stream import BatchStream
 from nnxp.data_format import (
     FEW,
     DataFormat,
-    Label,
     is_image,
     require_columns,
+    require_outputs,
     said_scale,
     sizes_of,
 )
@@ -35,7 +35,7 @@ from nnxp.parts import Part, definition, numbers_of
 from nnxp.penalties import Penalty
 from nnxp.step import Step, evaluated_sums
 from nnxp.training.callbacks import Callback
-from nnxp.training.evaluation import EVALUATION_BATCH_SIZE
+from nnxp.training.evaluation import evaluation_batch_size
 
 _FLUSHED_STEPS = 500
 _UNSCALED = 25  # the size of numbers from which inputs are taken as never scaled
@@ -90,7 +90,7 @@ def require_suitable(batches: Batches, name: str, step: Step) -> dict[str, Array
             scores = step.network.forward(inputs)
             outputs = tuple(scores.shape[1:])
             if dataset.classes is not None and step.loss.probabilities is not None:
-                _require_outputs(dataset.classes, outputs)
+                require_outputs(dataset.classes, outputs)
             step.loss.check_labels(dataset.labels, outputs)
             if isinstance(batches, BatchStream):
                 batches.check_labels = lambda labels: step.loss.check_labels(labels, outputs)
@@ -125,16 +125,6 @@ def require_weights_taken(
         raise InputError(
             f"the {name} data have weights, which {what} does not take; give it a parameter "
             "weights=None"
-        )
-
-
-def _require_outputs(classes: tuple[Label, ...], outputs: tuple[int, ...]) -> None:
-    """Raise an `InputError` unless there is an output for each of these classes."""
-    expected = 2 if outputs == (1,) else outputs[0]  # a single logit tells two classes apart
-    if len(classes) != expected:
-        raise InputError(
-            f"the network tells {expected} classes apart, and the labels are {len(classes)}: "
-            f"{classes!r:.60}; give the network {len(classes)} outputs"
         )
 
 
@@ -240,6 +230,7 @@ def fit_statistics(network: Sequential, batches: Batches) -> None:
     """
     device, dataset = batches.device, batches.dataset
     scale = dataset.scale or 1.0
+    size = evaluation_batch_size(network, dataset)
     for i, layer in enumerate(network.layers):
         if not isinstance(layer, Standardize) or layer.is_fitted():
             continue
@@ -251,11 +242,11 @@ def fit_statistics(network: Sequential, batches: Batches) -> None:
         before = network.layers[:i]
         parts: Iterable[Any]
         if all(type(x) is Flatten for x in before):
-            starts = range(0, len(dataset), EVALUATION_BATCH_SIZE)
-            rows: Iterable[Any] = (dataset.inputs[j : j + EVALUATION_BATCH_SIZE] for j in starts)
+            starts = range(0, len(dataset), size)
+            rows: Iterable[Any] = (dataset.inputs[j : j + size] for j in starts)
             parts = (_through(before, x.astype("float64") / scale) for x in rows)
         else:
-            given = batches.in_order(EVALUATION_BATCH_SIZE)
+            given = batches.in_order(size)
             parts = (device.to_host(_through(before, inputs)) for inputs, *_ in given)
         with device.current():
             layer.adapt(parts, dataset.weights)

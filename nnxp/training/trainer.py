@@ -47,7 +47,7 @@ from nnxp.penalties import Penalty
 from nnxp.step import Step
 from nnxp.training.callbacks import Callback, Checkpoint, Progress
 from nnxp.training.divergence import Snapshot, parameters_and_state, raise_at_divergence
-from nnxp.training.evaluation import EVALUATION_BATCH_SIZE, Evaluation, evaluate
+from nnxp.training.evaluation import Evaluation, evaluate, evaluation_batch_size
 from nnxp.training.preparation import (
     data_format_of,
     describe_work,
@@ -376,7 +376,8 @@ class Trainer:
         trained_on = data_format_of(data[0].dataset, step, isinstance(data[0], BatchStream))
         if held_out is not None:
             held_out = in_format(require_dataset(held_out, "validation"), trained_on, "validation")
-            data.append(self._batches(held_out, EVALUATION_BATCH_SIZE))
+            size = evaluation_batch_size(self.network, held_out)
+            data.append(self._batches(held_out, size))
             sums = require_suitable(data[1], "validation", step)
             self.measured += tuple(f"validation_{name}" for name in sums)
         self.measured += ("seconds",) if self.penalty is None else ("penalty", "seconds")
@@ -447,17 +448,20 @@ class Trainer:
             self._train(do_step, batches, progress, [])
 
     @explained("trainer.evaluate(dataset) with dataset = nnxp.data.Dataset(X, y)")
-    def evaluate(self, dataset: Dataset, batch_size: int = EVALUATION_BATCH_SIZE) -> Evaluation:
+    def evaluate(self, dataset: Dataset, batch_size: int | None = None) -> Evaluation:
         """Return the figures of all examples: loss, accuracy if there are classes, and metrics.
 
         Parameters
         ----------
         dataset : Dataset
         batch_size : int, optional
-            How many examples are evaluated at a time.
+            How many examples are evaluated at a time; by default 1000, or fewer if that takes much
+            memory.
         """
         if self.network.data_format is not None:
             dataset = in_format(require_dataset(dataset), self.network.data_format, "given")
+        if batch_size is None:
+            batch_size = evaluation_batch_size(self.network, require_dataset(dataset))
         data = [self._batches(dataset, batch_size)]
         step = self._whole_step()
         step.sums = {}
@@ -701,9 +705,10 @@ class Trainer:
 
         At the end `data` is emptied, so that the data sets leave the device's memory.
         """
-        batch_size = data[0].batch_size
+        batch_size, dataset = data[0].batch_size, data[0].dataset
+        evaluated = evaluation_batch_size(self.network, dataset)
         with contextlib.ExitStack() as stack:
-            work = partial(describe_work, self.network, batch_size, EVALUATION_BATCH_SIZE)
+            work = partial(describe_work, self.network, batch_size, evaluated)
             stack.enter_context(self._device.session(work))
             stack.callback(data.clear)
             if not self._training:  # not when a callback evaluates
@@ -715,9 +720,8 @@ class Trainer:
                 self._training = True
                 stack.callback(setattr, self, "_training", False)
             if self._device.is_host:
-                parameters = self.network.parameters().values()
-                largest = max(math.prod(x.shape) for x in parameters)
-                stack.enter_context(limit_blas_threads(batch_size * largest))
+                work_of_one = self.network.work(tuple(dataset.inputs.shape[1:]))
+                stack.enter_context(limit_blas_threads(batch_size * work_of_one.multiplications))
             try:
                 yield
             except BaseException:
@@ -756,7 +760,7 @@ class Trainer:
                 vectors = [] if observers else self._stepper.vectors()
                 measured = evaluate(
                     self._whole_step(),
-                    [x.in_order(EVALUATION_BATCH_SIZE) for x in evaluated],
+                    [x.in_order(evaluation_batch_size(self.network, x.dataset)) for x in evaluated],
                     self._device,
                     batches.total_weight,
                     vectors or parameters_and_state(self.network, self.optimizer).values(),

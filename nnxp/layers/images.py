@@ -1,0 +1,103 @@
+"""Images: the check of arrays of shape (batch, channels, height, width), and its remedies."""
+
+from __future__ import annotations
+
+import math
+
+from nnxp.arrays import Array
+from nnxp.errors import InputError
+
+_USUAL_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
+
+
+def require_images(x: Array, owner: object, channels: int | None = None) -> None:
+    """Raise an `InputError` unless `x` is of shape (batch, channels, height, width).
+
+    Parameters
+    ----------
+    x : array
+    owner : object
+        Named in the error, such as a layer.
+    channels : int, optional
+        The number of channels that is wanted; by default any, but images that seem to have their
+        channels last are refused.
+    """
+    shape = tuple(x.shape)
+    suits = len(shape) == 4 and channels in (None, shape[1])
+    if suits and (channels is not None or not _has_channels_last(shape, _USUAL_CHANNELS)):
+        return
+    raise InputError(
+        f"{owner} expects images of shape (batch, {channels or 'channels'}, height, width), got "
+        f"{shape}{images_remedy(shape, channels)}"
+    )
+
+
+def require_image_shape(
+    shape: tuple[int, ...] | None, owner: object, channels: int | None = None
+) -> None:
+    """Raise an `InputError` unless the shape of one example is None or (channels, height, width).
+
+    For `output_shape` of a layer that calls `require_images`: the shape is that of the layer
+    before.
+    """
+    if shape is None or (len(shape) == 3 and channels in (None, shape[0])):
+        return
+    image = _image_of(math.prod(shape), channels) if len(shape) == 1 else None
+    remedy = f"; put nnxp.Reshape({image}) before it" if image else ""
+    raise InputError(
+        f"{owner} expects images of shape ({channels or 'channels'}, height, width), got {shape}"
+        f"{remedy}"
+    )
+
+
+def images_remedy(shape: tuple[int, ...], channels: int | None = None) -> str:
+    """Return the end of an error: the call that makes images of an array `x`; "" if none is known.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The shape of `x`, which is not (batch, channels, height, width).
+    channels : int, optional
+        The number of channels that is wanted; by default 1, 3 or 4.
+
+    Examples
+    --------
+    >>> from nnxp.layers.images import images_remedy
+    >>> images_remedy((100, 28, 28))
+    '; give x[:, None]'
+    >>> images_remedy((100, 32, 32, 3))
+    '; give numpy.moveaxis(x, -1, 1)'
+    """
+    wanted = _USUAL_CHANNELS if channels is None else (channels,)
+    if len(shape) == 4 and _has_channels_last(shape, wanted):
+        return "; give numpy.moveaxis(x, -1, 1)"
+    if len(shape) == 3:
+        if _has_channels_last((1, *shape), wanted):
+            return "; give numpy.moveaxis(x, -1, 0)[None] for one image"
+        if 1 in wanted:
+            return "; give x[:, None]"
+        if shape[0] == channels:
+            return "; give x[None] for one image"
+    if len(shape) in (1, 2):
+        if image := _image_of(shape[-1], channels):
+            return (
+                f"; give x.reshape(-1, {', '.join(map(str, image))}), or put nnxp.Reshape({image}) "
+                "before it"
+            )
+        if shape[0] == shape[-1] and len(shape) == 2 and 1 in wanted:
+            return "; give x[None, None] for one image"
+    return ""
+
+
+def _has_channels_last(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Return whether a batch seems to be of shape (batch, height, width, channels)."""
+    return shape[3] in wanted and min(shape[1:3]) > max(_USUAL_CHANNELS)
+
+
+def _image_of(pixels: int, channels: int | None) -> tuple[int, int, int] | None:
+    """Return the shape of a square image with so many numbers; None if there is none."""
+    for each in _USUAL_CHANNELS if channels is None else (channels,):
+        side = math.isqrt(pixels // each)
+        if side > 1 and each * side**2 == pixels:
+            return each, side, side
+    return None

@@ -1,0 +1,66 @@
+"""Every layer of the table in a network: captured against plain steps, copies, files, resuming."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from builders import numbers
+from pairs import assert_equal, devices
+from tables import LAYERS, device_or_skip
+
+import nnxp
+
+layers = pytest.mark.parametrize(
+    ("make", "inputs", "outputs"), list(LAYERS.values()), ids=list(LAYERS)
+)
+
+
+def train(make, inputs, outputs, spec="cpu", epochs=2, **options):
+    """Return a trainer of the layer and an affine layer after it, and its data set."""
+    device_or_skip(spec)
+    rng = np.random.default_rng(0)
+    place = {"device": spec, "dtype": "float64"}
+    last = nnxp.Affine(math.prod(outputs[1:]), 3, rng=rng, **place)
+    network = nnxp.Sequential([make(nnxp.device(spec), "float64"), nnxp.Flatten(), last])
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Momentum(0.1), **options)
+    dataset = nnxp.data.Dataset(rng.normal(size=(22, *inputs[1:])), rng.integers(0, 3, 22))
+    trainer.fit(dataset, epochs=epochs, batch_size=8, rng=1)
+    return trainer, dataset
+
+
+@devices
+@layers
+def test_captured_steps_equal_plain_ones(spec, make, inputs, outputs):
+    captured, _ = train(make, inputs, outputs, spec)
+    plain, _ = train(make, inputs, outputs, spec, capture=False)
+    assert captured.captured == "captured"
+    assert captured.optimizer.steps == 6
+    assert_equal(captured, plain)
+
+
+@layers
+def test_copies_and_files_predict_the_same_bits(tmp_path, make, inputs, outputs):
+    pytest.importorskip("safetensors")
+    trainer, dataset = train(make, inputs, outputs)
+    network = trainer.network
+    network.save(tmp_path / "a.safetensors")
+    loaded = nnxp.load_network(tmp_path / "a.safetensors")
+    assert repr(loaded) == repr(network)
+    for other in (loaded, network.to("cpu"), network.to("strict:device1").to("cpu")):
+        np.testing.assert_array_equal(
+            other.predict(dataset.inputs), network.predict(dataset.inputs)
+        )
+
+
+@layers
+def test_resume_gives_the_same_bits(tmp_path, make, inputs, outputs):
+    pytest.importorskip("safetensors")
+    whole, dataset = train(make, inputs, outputs, epochs=3)
+    half, _ = train(make, inputs, outputs, epochs=1)
+    half.save(tmp_path / "a.safetensors")
+    resumed = nnxp.Trainer.resume(tmp_path / "a.safetensors")
+    for trainer in (half, resumed):
+        trainer.fit(dataset, epochs=2, batch_size=8, rng=trainer.rng)
+        np.testing.assert_equal(numbers(trainer), numbers(whole))
