@@ -213,8 +213,10 @@ def sizes_of(
     """
     count = x.shape[0]
     step = max(1, count // _EXAMPLES, min(math.prod(x.shape) // _NUMBERS, count // _MANY))
-    rows = np.abs(to_host(x[::step, ...]).astype("float64"))
-    largest = rows.reshape(len(rows), -1).max(axis=1) / (scale or 1)
+    rows = to_host(x[::step, ...])
+    axes = tuple(range(1, rows.ndim))  # no array of all magnitudes, which may be large
+    ends = rows.max(axis=axes).astype("float64"), -rows.min(axis=axes).astype("float64")
+    largest = np.maximum(*ends) / (scale or 1)
     sizes: npt.NDArray[np.float64] = np.log(largest[largest > 0])
     return sizes
 

@@ -226,7 +226,7 @@ def test_oversized_header_is_refused_before_allocation(tmp_path):
 
 DATA = {
     "shape": [6], "images": True, "scale": 255.0, "largest": 1.0, "classes": None,
-    "probabilities": "softmax",
+    "probabilities": "softmax", "size": None, "columns": None,
 }  # fmt: skip
 
 
