@@ -96,7 +96,7 @@ def test_mutated_files_load_unchanged_or_are_refused(tmp_path, kind, count):
     path.write_bytes(whole)
     wanted = load(kind, path)
     assert wanted is not None
-    chance = random.Random(0)
+    chance = random.Random(2)
     refused = 0
     for _ in range(count):
         path.write_bytes(mutated(whole, chance))
