@@ -35,7 +35,7 @@ NETWORKS: dict[str, list[tuple[Any, ...]]] = {
         ("flatten",), ("affine", 10),
     ],
 }  # fmt: skip
-Epoch = Callable[[], object]
+Run = Callable[[int], list[float]]  # trains so many epochs, and returns the seconds of each
 
 
 def main() -> None:
@@ -92,13 +92,23 @@ def measure(name: str, network: str, batch_size: int, steps: int) -> dict[str, f
     labels = rng.integers(0, 10, len(images))
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    epoch, imported = PEERS[name](NETWORKS[network], images, labels, batch_size)
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        epoch()
-        times.append((time.perf_counter() - start) / steps * 1e3)
-    return {"milliseconds": min(times[1:]), "mebibytes": used_memory() - imported}
+    train, imported = PEERS[name](NETWORKS[network], images, labels, batch_size)
+    seconds = train(6)[1:]  # without the first, in which libraries compile
+    return {"milliseconds": min(seconds) / steps * 1e3, "mebibytes": used_memory() - imported}
+
+
+def timed(epoch: Callable[[], object]) -> Run:
+    """Return the `Run` of a function that trains an epoch."""
+
+    def run_epochs(count: int) -> list[float]:
+        seconds = []
+        for _ in range(count):
+            start = time.perf_counter()
+            epoch()
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    return run_epochs
 
 
 def print_table(title: str, rounds: list[dict[str, dict[str, float]]]) -> None:
@@ -145,7 +155,7 @@ def nnxp_epoch(
     batch_size: int,
     capture: bool,
     device: str = "cpu",
-) -> tuple[Epoch, float]:
+) -> tuple[Run, float]:
     rng = np.random.default_rng(0)
     place: dict[str, Any] = {"rng": rng, "device": device}
     kinds: dict[str, Callable[..., nnxp.Layer]] = {
@@ -159,8 +169,12 @@ def nnxp_epoch(
     imported = used_memory()
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.01), capture=capture)
     data = nnxp.data.Dataset(images, labels)
-    batches = nnxp.data.Batches(data, batch_size, device=device, dtype="float32", rng=rng)
-    return lambda: trainer.train_epoch(batches), imported
+
+    def run_epochs(count: int) -> list[float]:  # in one call, which compiles once
+        history = trainer.fit(data, epochs=count, batch_size=batch_size, rng=rng)
+        return [record.seconds for record in history]
+
+    return run_epochs, imported
 
 
 def torch_epoch(
@@ -169,7 +183,7 @@ def torch_epoch(
     labels: np.ndarray,
     batch_size: int,
     channels_last: bool,
-) -> tuple[Epoch, float]:
+) -> tuple[Run, float]:
     import torch
 
     nn = torch.nn
@@ -193,12 +207,12 @@ def torch_epoch(
             loss(model(x[rows].to(memory_format=form)), y[rows]).backward()
             optimizer.step()
 
-    return epoch, imported
+    return timed(epoch), imported
 
 
 def jax_epoch(
     layers: list[tuple[Any, ...]], images: np.ndarray, labels: np.ndarray, batch_size: int
-) -> tuple[Epoch, float]:
+) -> tuple[Run, float]:
     import jax
     import jax.numpy as jnp
 
@@ -248,10 +262,10 @@ def jax_epoch(
             params = step(params, x, y, rows)
         jax.block_until_ready(params)
 
-    return epoch, imported
+    return timed(epoch), imported
 
 
-PEERS: dict[str, Callable[..., tuple[Epoch, float]]] = {
+PEERS: dict[str, Callable[..., tuple[Run, float]]] = {
     "nnxp, captured": lambda *task: nnxp_epoch(*task, capture=True),
     "nnxp, plain steps": lambda *task: nnxp_epoch(*task, capture=False),
     "nnxp on JAX": lambda *task: nnxp_epoch(*task, capture=True, device="jax:cpu"),
