@@ -112,5 +112,6 @@ def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("HOME", "XDG_CACHE_HOME", "NNXP_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), PATHS]))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # else of sitecustomize.py
     monkeypatch.chdir(folder)
     return folder

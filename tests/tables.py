@@ -9,6 +9,7 @@ import pytest
 
 import nnxp
 from nnxp.data import one_hot
+from nnxp.optimizers import OPTIMIZERS
 
 BACKENDS = {
     "numpy": ("cpu", ()),
@@ -218,6 +219,17 @@ TARGETS = {
     nnxp.Huber: np.linspace(-3, 3, 150).reshape(50, 3),
     nnxp.AbsoluteError: np.linspace(-1, 1, 150).reshape(50, 3),
 }
+
+# Each loss with SGD, each optimizer with SoftmaxWithLoss; the other pairs in `nox -s tests-long`.
+losses_and_optimizers = pytest.mark.parametrize(
+    ("loss", "optimizer"),
+    [
+        pytest.param(loss, optimizer, marks=() if usual else pytest.mark.long)
+        for loss in TARGETS
+        for optimizer in OPTIMIZERS
+        for usual in [loss is nnxp.SoftmaxWithLoss or optimizer == "sgd"]
+    ],
+)
 
 
 def halve(params, grads):

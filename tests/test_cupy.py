@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import pytest
 from builders import PlainTrainer, Stopping, assert_same, bound, every_layer_trainer, train_epoch
-from tables import TARGETS
+from tables import TARGETS, losses_and_optimizers
 
 import nnxp
 from nnxp.capture import cupy as gpu
@@ -152,8 +152,7 @@ def images():
     return np.random.default_rng(1).integers(0, 256, (50, 3, 4), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("loss", TARGETS)
+@losses_and_optimizers
 def test_graph_replay_equals_plain_steps(cupy, images, loss, optimizer):
     one, other = (
         every_layer_trainer(kind, loss=loss, optimizer=optimizer)

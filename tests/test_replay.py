@@ -15,13 +15,12 @@ from builders import (
     train_epoch,
     trainer_with,
 )
-from tables import TARGETS
+from tables import TARGETS, losses_and_optimizers
 
 import nnxp
 from nnxp.capture import blas, choose, replay
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.data import Batches, Dataset, one_hot
-from nnxp.optimizers import OPTIMIZERS
 
 
 def trained(kind, *, inputs, labels=None, **parts):
@@ -33,8 +32,7 @@ def trained(kind, *, inputs, labels=None, **parts):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("loss", TARGETS)
+@losses_and_optimizers
 def test_captured_steps_equal_plain_steps(loss, optimizer, dtype):
     images = np.random.default_rng(1).integers(0, 256, (50, 3, 4), dtype=np.uint8)
     settings = {"loss": loss, "optimizer": optimizer, "inputs": images, "dtype": dtype}
