@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import itertools
 import os
 import platform
@@ -17,7 +16,7 @@ import numpy as np
 
 import nnxp
 from nnxp.devices import one_line, opening
-from nnxp.extras import Requirement, install_extra, pip, requirements
+from nnxp.extras import Requirement, import_package, install_extra, pip, requirements
 
 # The modules whose names differ from their packages' by more than a hyphen.
 MODULES = {"cupy-cuda12x": "cupy", "cupy-cuda13x": "cupy", "scikit-learn": "sklearn"}
@@ -97,7 +96,7 @@ def _packages(extra: str, group: list[Requirement]) -> None:
             unsuitable.append(text)
             continue
         module = MODULES.get(package, package.replace("-", "_"))
-        if failure := _failure(importlib.import_module, module):
+        if failure := _failure(import_package, module):
             print(f"    FAIL  {package} {installed} does not import ({failure})")
             broken.append(text)
             continue

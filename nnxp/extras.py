@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
 import shlex
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 _ROOT = Path(__file__).resolve().parent.parent
+
+
+def import_package(module: str) -> ModuleType:
+    """Import an optional package.
+
+    Raises
+    ------
+    OSError
+        If CuPy would make a folder named ~ for its cache, since there is no home folder.
+    """
+    home = os.path.expanduser("~")  # noqa: PTH111 - without a home folder, Path.expanduser raises
+    has_home = home != "~" or os.environ.get("CUPY_CACHE_DIR")
+    if module == "cupy" and not has_home:
+        raise OSError("no home folder for its cache; set HOME or CUPY_CACHE_DIR")
+    return importlib.import_module(module)
 
 
 class Requirement(NamedTuple):

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from nnxp.arrays import NUMPY, Array, Namespace
 from nnxp.devices.base import Device
 from nnxp.errors import DeviceError, InputError
-from nnxp.extras import install_extra, pip
+from nnxp.extras import import_package, install_extra, pip
 
 Opening: TypeAlias = Generator[str, None, Device]
 
@@ -308,12 +308,14 @@ def _import(module: str, name: str, remedy: Callable[[], str]) -> ModuleType:
     # A broken installation may raise any error, such as AttributeError or OSError. A partly removed
     # one imports as an empty namespace.
     try:
-        imported = importlib.import_module(module)
+        imported = import_package(module)
         _ = imported.__version__
         return imported
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == module:
             raise DeviceError(f"{name} is not installed; {remedy()}") from None
+        if isinstance(error, OSError) and "CUPY_CACHE_DIR" in str(error):
+            raise DeviceError(f"{name} has {error}") from None
         sys.modules.pop(module, None)  # array-api-compat would fail on the broken module
         raise DeviceError(
             f"{name} is installed but does not import ({one_line(error)}); reinstall it: "
