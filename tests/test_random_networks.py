@@ -23,7 +23,7 @@ from nnxp.schedules import (
 
 CASES = [
     ("cpu", range(30)),
-    pytest.param("cpu", range(2000), marks=pytest.mark.long),
+    pytest.param("cpu", range(1000), marks=pytest.mark.long),
     pytest.param("jax:cpu", range(10), marks=pytest.mark.interop),
     pytest.param("jax:cpu", range(200), marks=[pytest.mark.interop, pytest.mark.long]),
 ]

@@ -268,7 +268,7 @@ print(trainer.optimizer.steps)
         error, steps = result.stdout.splitlines()
         assert error == (
             "Sequential(Affine(1, 20000), ReLU(), Affine(20000, 2)) with 80,002 parameters and "
-            "batches of 20,000 (evaluated 1,000 at a time) does not fit into the memory of cpu; "
+            "batches of 20,000 (evaluated 419 at a time) does not fit into the memory of cpu; "
             "use a smaller batch_size"
         )
         assert steps == "200"

@@ -135,7 +135,11 @@ def _unused(like: Buffer, dtype: DType) -> Buffer:
     nbytes = like.size * np.dtype(dtype).itemsize
     if nbytes < mmap.PAGESIZE:
         return arranged(np.zeros(like.size, dtype), like)
-    return arranged(np.frombuffer(mmap.mmap(-1, nbytes), dtype), like)
+    try:
+        memory = mmap.mmap(-1, nbytes)
+    except OSError as error:
+        raise MemoryError(f"{nbytes:,} bytes for a recorded array: {error}") from None
+    return arranged(np.frombuffer(memory, dtype), like)
 
 
 def _sample(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
