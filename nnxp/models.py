@@ -12,7 +12,7 @@ from nnxp.checks import (
     FRACTION,
     Rng,
     explained,
-    require_list,
+    require_count,
     require_number,
     require_rng,
     unknown_name,
@@ -197,9 +197,9 @@ def lenet(
     (64, 10)
     """
     maker = _Maker(rng, activation, initializer, dtype, device, batch_norm, dropout)
-    shape: Any = require_list("image", image)
-    if len(shape) != 3:
+    if not isinstance(image, (tuple, list)) or len(image) != 3:
         raise InputError(f"image must be (channels, height, width), got {image!r}")
+    shape: Any = tuple(require_count("each number of image", x) for x in image)
     layers: list[Layer] = []
     for channels in (20, 50):
         layers.append(Conv2D(shape[0], channels, 5, padding=padding, **maker.weights))

@@ -143,7 +143,7 @@ def new_parser() -> Parser:
     option("--dtype", type=name_of("dtype", DTYPES), default="float32",
            help="float32 or float64 (default: float32)")  # fmt: skip
     option("--capture", action=argparse.BooleanOptionalAction, default="auto",
-           help="take captured steps (default: if they are known to be faster)")  # fmt: skip
+           help="take captured steps (default: on devices that have them)")  # fmt: skip
     add_out_option(parser)
     option("--checkpoint-every", type=whole_number, metavar="STEPS",
            help="save every STEPS steps, too "

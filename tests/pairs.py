@@ -10,7 +10,12 @@ from tables import device_or_skip
 import nnxp
 
 devices = pytest.mark.parametrize(
-    "spec", ["cpu", pytest.param("jax:cpu", marks=pytest.mark.interop)]
+    "spec",
+    [
+        "cpu",
+        pytest.param("jax:cpu", marks=pytest.mark.interop),
+        pytest.param("cuda", marks=pytest.mark.gpu),
+    ],
 )
 
 

@@ -450,7 +450,6 @@ def test_settings_are_checked_when_they_are_assigned():
     ("shape", "call"),
     [
         ((9, 12, 12), "x[:, None]"),
-        ((9, 12, 10, 3), "numpy.moveaxis(x, -1, 1)"),
         ((9, 144), "x.reshape(-1, 1, 12, 12)"),
         ((9, 2, 2, 8, 8), None),
     ],
@@ -471,6 +470,30 @@ def test_what_is_no_image_is_refused_with_the_remedy(make, training, shape, call
         layer.output_shape((144,))
     assert layer.output_shape(None) is None
     assert layer.output_shape((3, 12, 10)) == (3, 12, 10)
+
+
+@kinds
+def test_a_data_set_with_channels_last_is_refused(make):
+    layer, x = make(rng=0, dtype="float32"), noise(8, 12, 10, 3).astype("float32")
+    trainer = nnxp.Trainer(
+        nnxp.Sequential([layer, nnxp.Flatten(), nnxp.Affine(360, 2, rng=0)]),
+        nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1),
+    )  # fmt: skip
+    with pytest.raises(nnxp.InputError, match=r"give numpy.moveaxis\(x, -1, 1\)"):
+        trainer.fit(nnxp.data.Dataset(x, np.arange(8) % 2), epochs=1, batch_size=4, rng=0)
+    assert trainer.optimizer.steps == 0
+
+
+@kinds
+def test_feature_maps_of_any_size_are_changed(make):
+    layer = make(rng=0, dtype="float32")
+    network = nnxp.Sequential(
+        [nnxp.Conv2D(1, 6, 1, rng=0), layer, nnxp.Flatten(), nnxp.Affine(6 * 9 * 4, 2, rng=0)]
+    )
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+    data = nnxp.data.Dataset(noise(8, 1, 9, 4).astype("float32"), np.arange(8) % 2)
+    trainer.fit(data, epochs=1, batch_size=4, rng=0)
+    assert trainer.captured == "captured"
 
 
 @pytest.mark.parametrize(("size", "most"), [((4, 9), 3), ((9, 4), 3), ((2, 2), 1), ((1, 9), None)])

@@ -346,6 +346,54 @@ def test_wrong_images_are_refused(layer, shape, message):
         layer.forward(np.zeros(shape, "float32"), training=True)
 
 
+@pytest.mark.parametrize(("size", "most"), [(2, 100), (150, 150)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda padding: nnxp.Conv2D(1, 2, 3, padding=padding, rng=0),
+        lambda padding: nnxp.MaxPool2D((1, 2 * padding), padding=(0, padding)),
+        lambda padding: nnxp.AveragePool2D((2 * padding, 1), padding=(padding, 0)),
+    ],
+)
+def test_padding_of_no_use_is_refused(make, size, most):
+    x = np.zeros((1, 1, size, size), "float32")
+    make(most).forward(x)
+    for padding in (most + 1, 10**9, 10**30):
+        message = f"padding of {padding} is more than images .* can use; use at most {most}$"
+        for call in (make(padding).forward, lambda x: make(padding).output_shape(x.shape[1:])):  # noqa: B023
+            with pytest.raises(nnxp.InputError, match=message):
+                call(x)
+
+
+@pytest.mark.parametrize("stride", [7, 200_000, 10**30])
+@pytest.mark.parametrize("capture", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda stride: nnxp.Conv2D(1, 2, 3, stride=stride, rng=0, dtype="float64"),
+        lambda stride: nnxp.MaxPool2D(3, stride=stride),
+        lambda stride: nnxp.AveragePool2D(3, stride=stride),
+    ],
+)
+def test_a_stride_beyond_the_images_gives_one_window(make, stride, capture):
+    x = normal((6, 1, 7, 8))
+
+    def trained(stride):
+        layer = make(stride)
+        channels = layer.output_shape((1, 7, 8))[0]
+        network = nnxp.Sequential(
+            [nnxp.Conv2D(1, 1, 1, rng=0, dtype="float64"), layer, nnxp.Flatten(),
+             nnxp.Affine(channels, 2, rng=0, dtype="float64")]
+        )  # fmt: skip
+        trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1), capture=capture)
+        trainer.fit(Dataset(x, np.arange(6) % 2), epochs=2, batch_size=3, rng=0)
+        return network.parameters()
+
+    expected = trained(6)  # the largest stride that any image has room for, and one window
+    for name, parameter in trained(stride).items():
+        np.testing.assert_array_equal(parameter, expected[name])
+
+
 def test_wrong_images_are_refused_before_any_step():
     network = nnxp.Sequential(
         [nnxp.Conv2D(1, 2, 3, rng=0), nnxp.Flatten(), nnxp.Affine(8, 2, rng=0)]

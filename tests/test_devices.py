@@ -251,7 +251,7 @@ def test_a_real_gpu():
         nnxp.device("cuda:99")
     layer = nnxp.Affine(2, 1, rng=np.random.default_rng(0), device=gpu)
     with pytest.raises(
-        nnxp.DeviceError, match=r"on cuda:0, got an array of numpy on cpu; .*cuda:0"
+        nnxp.DeviceError, match=r"on cuda:0, got an array of numpy on cpu, .*; convert .*cuda:0"
     ):
         layer.forward(np.ones((1, 2), "float32"))
     with pytest.raises(nnxp.DeviceError, match="on cpu, got an array of cupy"):

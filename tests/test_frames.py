@@ -88,7 +88,7 @@ def test_objects_of_booleans_are_labels():
         pytest.param(10**5000, "at most 64 bits, got one of 16610 bits in row 1", id="huge"),
         (None, "a missing value in row 1, column 0; drop the row or fill in a value$"),
         (np.nan, "a missing value in row 1"),
-        (np.datetime64("NaT"), "a missing value in row 1"),
+        (np.datetime64("NaT", "s"), "a missing value in row 1"),
         (Decimal("NaN"), "a missing value in row 1"),
         (Decimal("sNaN"), "a missing value in row 1"),
     ],

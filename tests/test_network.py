@@ -257,9 +257,14 @@ def test_lenet_has_the_layers_that_its_settings_name():
     assert (small.dtype, small.device.spec) == ("float64", "strict:device1")
     with pytest.raises(nnxp.InputError, match="a window of 5 x 5 is larger than images of 2 x 2"):
         nnxp.lenet(rng=0, image=(1, 8, 8))
-    for wrong in ((28, 28), 28, (1, 28, 0)):
-        with pytest.raises(nnxp.InputError):
+    for wrong in ((28, 28), 28, None, "abc", np.ones(3)):
+        with pytest.raises(
+            nnxp.InputError, match=r"image must be \(channels, height, width\), got"
+        ):
             nnxp.lenet(rng=0, image=wrong)
+    for wrong in (0, -5, 28.0, "a", None):
+        with pytest.raises(nnxp.InputError, match="each number of image must be a whole number"):
+            nnxp.lenet(rng=0, image=(1, wrong, 28))
 
 
 def test_summary_of_images_shows_their_shapes():

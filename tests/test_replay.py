@@ -159,7 +159,7 @@ def test_shared_or_strided_parameters_train_uncaptured(small, arrange, late):
             train_epoch(trainer, small, 16, rng)
         arrange(trainer.network)
         batches = Batches(small, 16, device="cpu", dtype="float32")
-        way, why = choose(True, trainer._whole_step(), batches)
+        way, why = choose(trainer._whole_step(), batches)
         assert way is None
         assert "share an array" in why or "overlap in memory" in why
         train_epoch(trainer, small, 16, rng)

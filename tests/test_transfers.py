@@ -63,7 +63,7 @@ def test_epoch_transfers_once_and_synchronizes_once(monkeypatch, images, spec, b
 
         kind = type(device.xp.empty(0))
         for name in ("__bool__", "__float__", "__int__", "__index__", "__complex__"):
-            monkeypatch.setattr(kind, name, wait)
+            monkeypatch.setattr(kind, name, wait, raising=False)
     seen = []
 
     class Watched(list):
@@ -76,8 +76,10 @@ def test_epoch_transfers_once_and_synchronizes_once(monkeypatch, images, spec, b
     rng = np.random.default_rng(0)
     trainer.fit(images, epochs=3, batch_size=batch_size, validation=images, rng=rng)
     first, second, third = seen
+    # For each batch size, a graph is captured with copies of six parameters and states.
+    copies = 6 * len({batch_size, 40 % batch_size or batch_size}) if spec == "cuda" else 0
     # A first example of either set is tried; then both go over, inputs and labels, and the order.
-    assert first == {"to the device": 2 * 2 + 2 * 2 + 1, "to the host": 1}
+    assert first == {"to the device": 2 * 2 + 2 * 2 + 1, "to the host": 1 + copies}
     for before, after in ((first, second), (second, third)):
         assert after["to the device"] - before["to the device"] == 1
         assert after["to the host"] - before["to the host"] == 1
@@ -296,7 +298,9 @@ def test_gpu_memory_does_not_grow_and_is_freed(gpu, capture):
     for _ in range(10_000 // 20):
         trainer.fit(data, epochs=1, batch_size=100, rng=rng)
         used.append((pool.used_bytes(), pool.total_bytes()))
-    assert len(set(used[2:])) == 1
+    assert len({in_use for in_use, _ in used[2:]}) == 1
+    # `fit` returns unused chunks of the pool; parts of the others are free for the next epoch.
+    assert all(total <= 2 * in_use for in_use, total in used[2:])
     trainer._stepper.captured = None  # with its own memory, and cuBLAS's
     gc.collect()
     # Parameters, Adam's state and gradients are left, each array in blocks of 512 bytes.

@@ -11,21 +11,16 @@ from nnxp.data.batches import Batches
 from nnxp.step import Step
 
 
-def choose(
-    capture: bool | str, step: Step, batches: Batches
-) -> tuple[type[CapturedSteps] | None, str]:
+def choose(step: Step, batches: Batches) -> tuple[type[CapturedSteps] | None, str]:
     """Return the class of captured steps to train with; or None, and the reason.
 
     Parameters
     ----------
-    capture : bool or "auto"
-        As in `Trainer`.
     step : Step
     batches : Batches
     """
     library = batches.device.spec.partition(":")[0]
-    # CUDA graphs have not been measured on a GPU yet, so "auto" does not use them.
-    if library not in ("cpu", "jax", "cuda") or (library == "cuda" and capture == "auto"):
+    if library not in ("cpu", "jax", "cuda"):
         return None, f"there are no captured steps for {batches.device.spec}"
     if library != "cpu" and batches.resident is None:
         return None, "the data set is not on the device"

@@ -8,15 +8,17 @@ call cuBLAS directly, with a handle and a workspace of their own.
 from __future__ import annotations
 
 import ctypes
+import itertools
+import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from nnxp.capture.ops import Buffer, Ops, Program, add_product
+from nnxp.capture.ops import Buffer, Ops, Program, add_product, address, places_of_parts
 from nnxp.capture.replay import Replay
 from nnxp.checks import warn
 from nnxp.data.batches import Batches
@@ -65,6 +67,16 @@ class CupyOps(Ops):
                 return [partial(self.function(function), *args, out=out)]
             case np.astype:
                 return [partial(cp.copyto, out, args[0], "unsafe")]
+            case np.stack | np.concat if len(args) == 1 and kwargs.keys() <= {"axis"}:
+                # CuPy's own join sends the addresses of the parts, which a capture refuses.
+                (parts,) = args
+                places = places_of_parts(function, parts, kwargs.get("axis", 0), out)
+                columns = _first_row(parts)
+                source, target = (self._as_one_view(x, columns) for x in (parts, places))
+                if source is None or target is None:
+                    return [partial(cp.copyto, *each) for each in zip(places, parts, strict=True)]
+                # The call keeps the parts alive: the view has only the address of the first.
+                return [partial(self._copy, target, source, parts)]
             case np.where:
                 return [
                     partial(cp.copyto, out, args[2]),
@@ -80,6 +92,37 @@ class CupyOps(Ops):
             case _:
                 counterpart = self.function(function)
                 return [lambda: cp.copyto(out, counterpart(*args, **kwargs))]
+
+    def _as_one_view(self, parts: Sequence[Buffer], columns: int) -> Buffer | None:
+        """Return one view of all parts, (rows, columns, ...); None if no strides give it.
+
+        A convolution stacks the slices of its windows, whose places in memory are a grid: one
+        kernel then copies them all.
+        """
+        if len({(x.shape, x.strides, x.dtype) for x in parts}) > 1:
+            return None
+        starts = np.asarray([address(x) for x in parts])
+        across = starts[1] - starts[0] if columns > 1 else 0
+        down = starts[columns] - starts[0] if len(parts) > columns else 0
+        i = np.arange(len(parts))
+        if (starts != starts[0] + i // columns * down + i % columns * across).any():
+            return None
+        shape = (-(-len(parts) // columns), columns, *parts[0].shape)
+        if math.prod(shape[:2]) != len(parts):
+            return None
+        view: Buffer = self.module.lib.stride_tricks.as_strided(
+            parts[0], shape, (int(down), int(across), *parts[0].strides)
+        )
+        return view
+
+    def _copy(self, target: Buffer, source: Buffer, _parts: object) -> None:
+        self.module.copyto(target, source)
+
+
+def _first_row(parts: Sequence[Buffer]) -> int:
+    """Return how many parts follow each other at the same distance in memory."""
+    distances = [address(b) - address(a) for a, b in itertools.pairwise(parts)]
+    return next((i for i, x in enumerate(distances, 1) if x != distances[0]), len(parts))
 
 
 def gemm_arguments(out: Buffer, a: Buffer, b: Buffer) -> list[Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,14 @@ import numpy as np
 
 from nnxp.capture.blas import accumulating_product
 from nnxp.capture.numpy_convolution import CONVOLUTIONS
-from nnxp.capture.ops import Buffer, Ops, Program, add_product, subtract_product
+from nnxp.capture.ops import (
+    Buffer,
+    Ops,
+    Program,
+    add_product,
+    places_of_parts,
+    subtract_product,
+)
 
 _ALIGNMENT = 64  # bytes of a cache line
 _SHORT_ROW = 32
@@ -54,7 +61,8 @@ class NumpyOps(Ops):
             case np.reshape if len(args) == 2 and not kwargs and out.flags.c_contiguous:
                 return [_copy(out.reshape(args[0].shape), args[0])]
             case np.stack | np.concat if len(args) == 1 and kwargs.keys() <= {"axis"}:
-                return _lower_join(function, args[0], kwargs.get("axis", 0), out)
+                places = places_of_parts(function, args[0], kwargs.get("axis", 0), out)
+                return [_copy(*each) for each in zip(places, args[0], strict=True)]
             case _ if function in CONVOLUTIONS:
                 return CONVOLUTIONS[function](*args, out)
             case np.where:
@@ -89,22 +97,6 @@ class NumpyOps(Ops):
 def _copy(out: Buffer, x: Buffer) -> Callable[[], object]:
     """Return the call that computes ``out[...] = x``; `np.copyto` takes longer to call."""
     return partial(out.__setitem__, ..., x)
-
-
-def _lower_join(
-    function: Callable[..., Any], parts: Sequence[Buffer], axis: int, out: Buffer
-) -> Program:
-    """Return the calls that copy the parts of a stack or of a concatenation to their places."""
-    x = np.moveaxis(out, axis, 0)
-    if function is np.stack:
-        return [_copy(x[i, ...], part) for i, part in enumerate(parts)]
-    program: Program = []
-    start = 0
-    for part in parts:
-        end = start + part.shape[axis]
-        program.append(_copy(x[start:end], np.moveaxis(part, axis, 0)))
-        start = end
-    return program
 
 
 def _lower_reduction(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
 from typing import Any, ClassVar, TypeAlias
 
@@ -28,6 +29,17 @@ def subtract_product(x: Array, factor: Array, a: Array, b: Array) -> Array:
 def add_product(x: Array, a: Array, b: Array) -> Array:
     """Return ``x + a @ b``; as an op it is one call of BLAS."""
     return x + a @ b
+
+
+def places_of_parts(
+    function: Callable[..., Any], parts: Sequence[Buffer], axis: int, out: Buffer
+) -> list[Buffer]:
+    """Return the views of `out` to which `np.stack` or `np.concat` copies each part."""
+    before: tuple[Any, ...] = (slice(None),) * (axis % out.ndim)
+    if function is np.stack:
+        return [out[(*before, i, ...)] for i in range(len(parts))]
+    ends = list(itertools.accumulate(part.shape[axis] for part in parts))
+    return [out[(*before, slice(*each))] for each in itertools.pairwise([0, *ends])]
 
 
 def address(x: Any) -> int:

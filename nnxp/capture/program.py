@@ -53,7 +53,9 @@ def compile_program(
     # What is already where it is wanted, such as a frozen parameter, needs no copy.
     recorded = [(x, buffer) for x, buffer in recorded if tape.buffers.get(x) is not buffer]
     outputs = {x for x, _ in recorded}
-    ops = _fuse_descent(_fuse_bias(_live(tape.ops, outputs), outputs), outputs)
+    ops = _fuse_bias(_live(tape.ops, outputs), outputs)
+    if library.accumulates:
+        ops = _fuse_descent(ops, outputs)
     return _assign_buffers(ops, tape.buffers, recorded, library)
 
 

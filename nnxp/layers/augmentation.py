@@ -19,7 +19,7 @@ _NO_SMOOTHING = 0.1  # the Gaussian with this sigma has a weight of 2e-22 for th
 _WIDE = 2.0  # the sum of a Gaussian with this sigma is its integral, up to 1e-34
 
 
-class _Augmentation(Noise, base=True):
+class Augmentation(Noise, base=True):
     """Base class of layers that change each image in training.
 
     All channels of an image are changed in the same way. The parameters are those of `Noise`.
@@ -63,7 +63,7 @@ class _Augmentation(Noise, base=True):
         """Return the images changed, and what `backward` needs."""
 
 
-class RandomShift(_Augmentation):
+class RandomShift(Augmentation):
     """Shift each image at random in training; what comes in at the edges is 0.
 
     Each of the ``(2 * pixels + 1)**2`` shifts is as likely. All channels of an image are shifted
@@ -118,7 +118,7 @@ class RandomShift(_Augmentation):
             )
 
 
-class RandomFlip(_Augmentation):
+class RandomFlip(Augmentation):
     """Mirror each image, left to right, with probability 1/2 in training.
 
     As `Dropout`, the same `rng` mirrors the same images on every library.
@@ -151,7 +151,7 @@ class RandomFlip(_Augmentation):
         return xp.where(flipped, xp.flip(dy, axis=3), dy)
 
 
-class _Warp(_Augmentation, base=True):
+class _Warp(Augmentation, base=True):
     """Base class of layers that read each pixel of an image elsewhere, between four pixels."""
 
     @abstractmethod

@@ -19,14 +19,26 @@ def require_images(x: Array, owner: object, channels: int | None = None) -> None
     owner : object
         Named in the error, such as a layer.
     channels : int, optional
-        The number of channels that is wanted; by default any, but images that seem to have their
-        channels last are refused.
+        The number of channels that is wanted; by default any.
     """
     shape = tuple(x.shape)
-    suits = len(shape) == 4 and channels in (None, shape[1])
-    if suits and (channels is not None or not _has_channels_last(shape, _USUAL_CHANNELS)):
-        return
-    raise InputError(
+    if len(shape) != 4 or channels not in (None, shape[1]):
+        raise _no_images(shape, owner, channels)
+
+
+def require_channels_first(x: Array, owner: object) -> None:
+    """Raise an `InputError` if `x`, a batch of a data set, seems to have its channels last.
+
+    For a layer that takes any number of channels. Behind another layer, images such as
+    (batch, 8, 8, 3) may be feature maps of 3 columns.
+    """
+    shape = tuple(x.shape)
+    if len(shape) == 4 and _has_channels_last(shape, _USUAL_CHANNELS):
+        raise _no_images(shape, owner, None)
+
+
+def _no_images(shape: tuple[int, ...], owner: object, channels: int | None) -> InputError:
+    return InputError(
         f"{owner} expects images of shape (batch, {channels or 'channels'}, height, width), got "
         f"{shape}{images_remedy(shape, channels)}"
     )

@@ -62,7 +62,7 @@ class _Pool2D(Layer, base=True):
 
     def _padded(self, xp: Namespace, x: Array) -> Array:
         """Return images as (channels, height, width, batch), with padding."""
-        require_images(x, self, x.shape[1] if x.ndim == 4 else None)  # any channels
+        require_images(x, self)
         require_windows(self, tuple(x.shape[1:]), *self._geometry())
         x = batch_last(xp, x)
         for axis, n in zip((1, 2), pair(self.padding), strict=True):
@@ -227,7 +227,7 @@ class GlobalAveragePool2D(Layer):
             If `x` has another number of axes, or images are empty.
         """
         xp = floating_namespace(x, self)
-        require_images(x, self, x.shape[1] if x.ndim == 4 else None)  # any channels
+        require_images(x, self)
         images = batch_last(xp, x)
         size = x.shape[2] * x.shape[3]
         if not size:

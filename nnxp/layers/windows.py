@@ -21,6 +21,9 @@ Geometry: TypeAlias = tuple[Pair, Pair, Pair]
 """A window's size, the distance between windows, and the padding of images."""
 
 
+_MOST_PADDING = 100  # of images that are smaller
+
+
 def require_pair(name: str, value: object, least: int) -> int | Pair:
     """Return `value`: a whole number of at least `least`, or a pair (height, width) of such."""
     if not isinstance(value, (tuple, list)):
@@ -47,7 +50,16 @@ def window_counts(size: Sequence[int], kernel: Pair, stride: Pair, padding: Pair
 def require_windows(
     layer: object, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair
 ) -> Pair:
-    """Return how many windows there are down and across; raise an `InputError` if there is none."""
+    """Return how many windows there are down and across; raise an `InputError` if there is none.
+
+    Also if the padding is so large that the padded images would need a multiple of the memory.
+    """
+    for n, p in zip(shape[1:], padding, strict=True):
+        if p > max(n, _MOST_PADDING):
+            raise InputError(
+                f"{layer!r}: padding of {p} is more than images of {shape[1]} x {shape[2]} can "
+                f"use; use at most {max(n, _MOST_PADDING)}"
+            )
     counts = window_counts(shape[1:], kernel, stride, padding)
     if min(counts) < 1:
         raise InputError(
@@ -90,6 +102,7 @@ def _filled(xp: Namespace, like: Array, axis: int, length: int, value: float) ->
 
 def slices(size: int, stride: int, count: int) -> list[slice]:
     """Return, for each number of a window of `size`, where it is in each of `count` windows."""
+    stride = stride if count > 1 else 1  # not one that is too large for a library
     return [slice(i, i + stride * (count - 1) + 1, stride) for i in range(size)]
 
 
@@ -106,20 +119,20 @@ def fold(xp: Namespace, parts: Sequence[Array], axis: int, length: int, stride: 
     stride : int
     """
     # Parts whose places are the same modulo the stride are added; the others do not overlap.
-    count, longest = parts[0].shape[axis], -(-length // stride)
+    stride = min(stride, length)  # with one window, it has no effect
+    shape = parts[0].shape
+    count, longest = shape[axis], -(-length // stride)
     phases = []
-    for phase in range(stride):
+    for phase in range(min(stride, len(parts))):
         own = [
             pad(xp, part, axis, shift, longest - count - shift)
             for shift, part in enumerate(parts[phase::stride])
         ]
-        phases.append(sum(own[1:], own[0]) if own else _filled(xp, parts[0], axis, longest, 0.0))
+        phases.append(sum(own[1:], own[0]))
     if stride == 1:
         return phases[0]
-    shape = parts[0].shape
-    x = xp.reshape(
-        xp.stack(phases, axis=axis + 1), (*shape[:axis], longest * stride, *shape[axis + 1 :])
-    )
+    x = pad(xp, xp.stack(phases, axis=axis + 1), axis + 1, 0, stride - len(phases))
+    x = xp.reshape(x, (*shape[:axis], longest * stride, *shape[axis + 1 :]))
     return x if longest * stride == length else x[(slice(None),) * axis + (slice(length), ...)]
 
 

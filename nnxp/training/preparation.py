@@ -26,7 +26,9 @@ from nnxp.data_format import (
 from nnxp.devices import Device
 from nnxp.errors import InputError
 from nnxp.layers import BatchNorm, Flatten, Layer, Standardize
+from nnxp.layers.augmentation import Augmentation
 from nnxp.layers.base import require_no_layers
+from nnxp.layers.images import require_channels_first
 from nnxp.losses import Loss
 from nnxp.metrics import Metric
 from nnxp.network import Sequential
@@ -87,6 +89,9 @@ def require_suitable(batches: Batches, name: str, step: Step) -> dict[str, Array
             inputs, labels, *weights = prepare_batch(
                 [x[:1] for x in dataset.arrays], dataset.scale, device, dtype
             )
+            first = step.network.leaves()[0]
+            if isinstance(first, Augmentation):
+                require_channels_first(inputs, first)
             scores = step.network.forward(inputs)
             outputs = tuple(scores.shape[1:])
             if dataset.classes is not None and step.loss.probabilities is not None:

@@ -134,7 +134,7 @@ class Stepper:
         if kept is not None and kept.is_same(step, batches):
             return kept
         self._chosen_for = chosen_for
-        kind, reason = choose(capture, step, batches)
+        kind, reason = choose(step, batches)
         causes: list[object] = [reason]
         if kind is not None and own_step:
             reason = "the trainer has a step of its own"

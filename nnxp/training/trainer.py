@@ -99,8 +99,8 @@ class Trainer:
         Whether `fit` prepares a step once and repeats it (a captured step): with fixed buffers on
         NumPy, compiled on JAX, as a CUDA graph on CuPy. They agree with plain steps up to
         rounding; parts of your own are captured if a trial before each epoch agrees. "auto"
-        captures where that was measured to be faster, which it was not yet on CuPy; True captures
-        there too, and warns if no step can be captured; False never captures.
+        captures where the device has captured steps; True warns where it has none; False never
+        captures.
 
     Attributes
     ----------
