@@ -197,9 +197,10 @@ def lenet(
     (64, 10)
     """
     maker = _Maker(rng, activation, initializer, dtype, device, batch_norm, dropout)
-    if not isinstance(image, (tuple, list)) or len(image) != 3:
+    shape: Any = image
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3:
         raise InputError(f"image must be (channels, height, width), got {image!r}")
-    shape: Any = tuple(require_count("each number of image", x) for x in image)
+    shape = tuple(require_count("each number of image", x) for x in shape)
     layers: list[Layer] = []
     for channels in (20, 50):
         layers.append(Conv2D(shape[0], channels, 5, padding=padding, **maker.weights))
