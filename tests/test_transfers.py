@@ -240,6 +240,21 @@ def test_out_of_memory_drops_the_captured_steps(images, monkeypatch):
     assert trainer._stepper.captured is None
 
 
+@pytest.mark.parametrize(
+    ("free", "kept"), [(None, False), (8 * 250_000_000, False), (8 * 300_000_000, True)]
+)
+def test_captured_steps_of_much_memory_are_kept_if_much_is_free(free, kept):
+    device = replace(nnxp.device("cpu"), _free_memory=lambda: free)
+    rng = np.random.default_rng(0)
+    layers = [nnxp.Affine(4, 4000, rng=rng, device=device), nnxp.Affine(4000, 2, rng=rng)]
+    trainer = nnxp.Trainer(nnxp.Sequential(layers), nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+    data = Dataset(rng.normal(size=(8000, 4)).astype("float32"), np.arange(8000) % 2)
+    trainer.fit(data, epochs=1, batch_size=8000, rng=rng)
+    # Two arrays of 8,000 x 4,000 numbers: the hidden layer and its gradient.
+    assert trainer.captured == "captured"
+    assert (trainer._stepper.captured is not None) == kept
+
+
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
 def test_out_of_memory_error_names_the_batch_and_a_smaller_one_trains():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nnxp.arrays import Array
 from nnxp.checks import warn
 from nnxp.data.batches import Batches
+from nnxp.devices import Device
 from nnxp.errors import DivergenceError, InputError
 from nnxp.step import Step
 from nnxp.training.divergence import Snapshot
@@ -25,7 +26,8 @@ def require_capture(capture: object) -> bool | str:
     return capture
 
 
-_MAX_KEPT = 32 << 20  # bytes
+_MAX_KEPT = 128 << 20  # bytes
+_KEPT_SHARE = 8  # or this part of the device's free memory
 
 
 class Stepper:
@@ -109,9 +111,12 @@ class Stepper:
         """Return those of the captured steps, while bound; see `CapturedSteps.vectors`."""
         return [] if self.captured is None else self.captured.vectors()
 
-    def release(self) -> None:
-        """Free captured steps that hold much memory; small ones are kept for the next call."""
-        if self.captured is not None and self.captured.nbytes > _MAX_KEPT:
+    def release(self, device: Device) -> None:
+        """Free captured steps that hold much memory; others are kept for the next call."""
+        free = device.free_memory() or 0
+        if self.captured is not None and self.captured.nbytes > max(
+            _MAX_KEPT, free // _KEPT_SHARE
+        ):
             self.captured = None
 
     def _choose(

@@ -712,7 +712,7 @@ class Trainer:
             stack.enter_context(self._device.session(work))
             stack.callback(data.clear)
             if not self._training:  # not when a callback evaluates
-                stack.callback(self._stepper.release)
+                stack.callback(self._stepper.release, self._device)
             if training:
                 require_trainable(self._whole_step())
                 replace_unusable_arrays(self.network, self.optimizer, self._device)
