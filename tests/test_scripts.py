@@ -25,6 +25,7 @@ NAMES = [path.name for path in sorted(SCRIPTS.glob("*.py")) if "__main__" in pat
 def test_every_script_is_run():
     assert {path.name for path in SCRIPTS.glob("*.py")} - set(NAMES) == {
         "cli.py",
+        "comparisons.py",
         "interrupts.py",
         "runs.py",
     }

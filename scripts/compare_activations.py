@@ -1,0 +1,94 @@
+"""Compare activations, each at the learning rate that suits it.
+
+Which activation learns best? A network of three hidden layers of 100 units is trained with each
+activation. Each starts from the weights that suit it, Xavier's or He's, and is judged at the
+learning rate of several whose training loss is the lowest at the end: sigmoid, whose slope is at
+most 1/4, needs a larger one than ReLU.
+
+In the picture, on the left: the test accuracy, epoch by epoch, at each activation's best rate. On
+the right: the test accuracy at the end for every rate; the star marks the best rate.
+"""
+
+from __future__ import annotations
+
+from cli import run
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from comparisons import (
+    Comparison,
+    Result,
+    best_rates,
+    draw_curves,
+    draw_legend,
+    draw_rates,
+    mean_and_deviation,
+    print_table,
+    seeds_in_which,
+)
+
+import nnxp
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HIDDEN = [100] * 3
+IMAGES, BATCH_SIZE, EPOCHS = 10_000, 100, 5
+ACTIVATIONS = ["sigmoid", "tanh", "relu", "leaky_relu", "elu", "gelu"]
+RATES = [0.03, 0.1, 0.3, 1.0]
+
+
+def main() -> None:
+    comparison = Comparison(__doc__, epochs=EPOCHS)
+    data, device = comparison.data, comparison.device
+
+    def new_trainer(setting: tuple[str, float], seed: int) -> nnxp.Trainer:
+        activation, rate = setting
+        network = nnxp.mlp(data.widths(HIDDEN), rng=seed, activation=activation, device=device)
+        return nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(rate))
+
+    settings = {(name, rate): (name, rate) for name in ACTIVATIONS for rate in RATES}
+    results = comparison.train(settings, new_trainer, batch_size=BATCH_SIZE, images=IMAGES)
+    best = best_rates(results)
+    chosen = {name: results[name, best[name]] for name in ACTIVATIONS}
+    print_table(
+        ["activation", "best rate", "training loss", "training accuracy", "test accuracy"],
+        [
+            [
+                name,
+                f"{best[name]:g}",
+                *(
+                    mean_and_deviation(result.last(figure))
+                    for figure in ("train_loss", "train_accuracy", "test_accuracy")
+                ),
+            ]
+            for name, result in chosen.items()
+        ],
+    )
+    comparison.draw(
+        lambda figure: draw(figure, results, best),
+        title="Activations: test accuracy",
+        width=11,
+        height=4.2,
+    )
+    accuracies = {name: result.last("test_accuracy") for name, result in chosen.items()}
+    order = sorted(accuracies, key=lambda name: -float(np.mean(accuracies[name])))
+    first, last = (accuracies[name] for name in (order[0], order[-1]))
+    comparison.finish(
+        f"highest test accuracy first, each at its best rate: {', '.join(order)}; {order[0]} is "
+        f"above {order[-1]} {seeds_in_which(first > last)}, on average by "
+        f"{np.mean(first - last):.4f}",
+    )
+
+
+def draw(figure: Figure, results: dict[tuple[str, float], Result], best: dict[str, float]) -> None:
+    left, right = figure.subplots(1, 2)
+    chosen = {f"{name}, rate {rate:g}": results[name, rate] for name, rate in best.items()}
+    draw_curves(left, chosen, "test_accuracy")
+    draw_rates(right, results, best, "test_accuracy")
+    draw_legend(figure, left)
+
+
+if __name__ == "__main__":
+    run(main)

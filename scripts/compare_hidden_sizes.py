@@ -1,0 +1,104 @@
+"""Compare numbers of hidden units.
+
+How many hidden units does a network need? Networks of one hidden layer of 5 to 640 ReLUs are
+trained alike. More units fit the training images better. What they gain on the test images becomes
+smaller with each doubling, while parameters and time double.
+
+In the picture, on the left: the training and the test accuracy at the end, for each number of
+hidden units; the area between both curves is the overfitting. On the right: the test accuracy,
+epoch by epoch.
+"""
+
+from __future__ import annotations
+
+from cli import run
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+from comparisons import (
+    OVERFITTING,
+    PARTS,
+    Comparison,
+    Result,
+    draw_curve,
+    draw_curves,
+    draw_legend,
+    label,
+    mean_and_deviation,
+    overfitting_row,
+    parameter_count,
+    print_table,
+    seeds_in_which,
+)
+
+import nnxp
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+IMAGES, BATCH_SIZE, EPOCHS = 10_000, 100, 10
+RATE = 0.1
+SIZES = [5, 10, 20, 40, 80, 160, 320, 640]
+
+
+def main() -> None:
+    comparison = Comparison(__doc__, epochs=EPOCHS)
+    data, device = comparison.data, comparison.device
+
+    def new_trainer(size: int, seed: int) -> nnxp.Trainer:
+        network = nnxp.mlp(data.widths([size]), rng=seed, device=device)
+        return nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(RATE))
+
+    settings = {str(size): size for size in SIZES}
+    results = comparison.train(settings, new_trainer, batch_size=BATCH_SIZE, images=IMAGES)
+    print_table(
+        ["hidden units", "parameters", *OVERFITTING,
+         "seconds"],
+        [
+            [
+                name,
+                f"{parameter_count(result.networks[0]):,}",
+                *overfitting_row(result),
+                mean_and_deviation(result.last("seconds"), 2),
+            ]
+            for name, result in results.items()
+        ],
+        left=0,
+    )  # fmt: skip
+    comparison.draw(
+        lambda figure: draw(figure, results),
+        title="Hidden units: accuracy",
+        width=11,
+        height=4.2,
+    )
+    gains = [
+        results[str(b)].last("test_accuracy") - results[str(a)].last("test_accuracy")
+        for a, b in itertools.pairwise(SIZES)
+    ]
+    widest, before = results[str(SIZES[-1])], results[str(SIZES[-2])]
+    comparison.finish(
+        f"doubling {SIZES[0]} units adds {np.mean(gains[0]):.4f} to the test accuracy, doubling "
+        f"{SIZES[-2]} adds {np.mean(gains[-1]):.4f} (more than 0 {seeds_in_which(gains[-1] > 0)}) "
+        f"and takes {widest.last('seconds').mean() / before.last('seconds').mean():.1f} times as "
+        "long",
+    )
+
+
+def draw(figure: Figure, results: dict[str, Result]) -> None:
+    left, right = figure.subplots(1, 2)
+    for number, (part, name) in enumerate(PARTS.items()):
+        values = np.stack([results[str(size)].last(f"{part}_accuracy") for size in SIZES], axis=1)
+        draw_curve(left, number, name, SIZES, values)
+    label(left, "hidden units", "accuracy at the end")
+    left.set_xscale("log")
+    left.set_xticks(SIZES, [str(size) for size in SIZES])
+    left.minorticks_off()
+    left.legend(fontsize="small")
+    draw_curves(right, results, "test_accuracy")
+    draw_legend(figure, right)
+
+
+if __name__ == "__main__":
+    run(main)
