@@ -9,8 +9,9 @@ In the picture, each panel has the histograms of one activation and of one kind 
 at the top and layer 5 at the bottom. A network can learn if its layers look alike and spread their
 outputs. Weights that are too large drive sigmoid and tanh to the ends of their range, where their
 slope is 0, and let ReLU's outputs grow from layer to layer; weights that are too small let all
-outputs of the deep layers be the same. ReLU's zeros are not counted, and outputs above 2 count as
-2. Above each panel is the test accuracy after the training.
+outputs of the deep layers be the same. For sigmoid, to look alike is not enough: its slope of at
+most 1/4 shrinks the gradient in each layer. ReLU's zeros are not counted, and outputs above 2 count
+as 2. Above each panel is the test accuracy after the training.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 HIDDEN = [100] * 5
 IMAGES, BATCH_SIZE, EPOCHS = 10_000, 100, 5
-RATE = 0.1
+RATE = 0.03
 ACTIVATIONS = ["sigmoid", "tanh", "relu"]
 WEIGHTS = {
     "std 1": nnxp.initializers.normal(1.0),
@@ -115,7 +116,7 @@ def draw(figure: Figure, outputs: dict[Key, Rows], results: dict[Key, Result]) -
             if activation == "relu":
                 shown = np.where(shown > 0, shown, np.nan)
             draw_histograms(axes, shown, *ranges[activation])
-            accuracy = mean_and_deviation(results[key].last("test_accuracy"), 3)
+            accuracy = mean_and_deviation(results[key].last("test_accuracy"))
             axes.set_title(f"{activation}, {weights}: {accuracy}", fontsize="small")
 
 

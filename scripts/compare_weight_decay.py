@@ -32,7 +32,7 @@ import nnxp
 
 HIDDEN = [100] * 6
 IMAGES, BATCH_SIZE, EPOCHS = 300, 100, 300
-RATE = 0.03
+RATE = 0.01
 DECAYS = {"no decay": 0.0, "decay 0.01": 0.01, "decay 0.03": 0.03, "decay 0.1": 0.1}
 
 

@@ -174,14 +174,14 @@ class Comparison:
         draw : callable
             Draws into the figure.
         title : str
-            The names of the data set and of the bands are appended.
+            The data set and the number of seeds are appended.
         width, height : float
             In inches.
         """
         with optional_output("picture.png"):
             figure = new_figure(width, height)
             draw(figure)
-            spread = "; bands and bars: standard deviation" if self.seeds > 1 else ""
+            spread = ", mean ± standard deviation" if self.seeds > 1 else ""
             text = f"{title} ({self.data.name}, {count(self.seeds)}{spread})"
             text = text.encode(errors="replace").decode()  # a file's name may have surrogates
             figure.suptitle(text, fontsize="medium", parse_math=False)
