@@ -5,8 +5,8 @@ trained alike. More units fit the training images better. What they gain on the 
 smaller with each doubling, while parameters and time double.
 
 In the picture, on the left: the training and the test accuracy at the end, for each number of
-hidden units; the area between both curves is the overfitting. On the right: the test accuracy,
-epoch by epoch.
+hidden units; the area between both curves is the overfitting. On the right: the seconds of
+training.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from comparisons import (
     Comparison,
     Result,
     draw_curve,
-    draw_curves,
-    draw_legend,
     label,
     mean_and_deviation,
     overfitting_row,
@@ -91,13 +89,17 @@ def draw(figure: Figure, results: dict[str, Result]) -> None:
     for number, (part, name) in enumerate(PARTS.items()):
         values = np.stack([results[str(size)].last(f"{part}_accuracy") for size in SIZES], axis=1)
         draw_curve(left, number, name, SIZES, values)
+    seconds = np.stack([results[str(size)].last("seconds") for size in SIZES], axis=1)
+    draw_curve(right, 2, "seconds", SIZES, seconds)
+    right.set_yscale("log")
     label(left, "hidden units", "accuracy at the end")
-    left.set_xscale("log")
-    left.set_xticks(SIZES, [str(size) for size in SIZES])
-    left.minorticks_off()
+    label(right, "hidden units", "seconds of training")
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_xticks(SIZES, [str(size) for size in SIZES])
+        axes.tick_params(which="minor", bottom=False)
+        axes.yaxis.set_major_formatter("{x:g}")
     left.legend(fontsize="small")
-    draw_curves(right, results, "test_accuracy")
-    draw_legend(figure, right)
 
 
 if __name__ == "__main__":
