@@ -89,7 +89,7 @@ def main() -> int:
             status, reason = error.status, f" ({error})"
         if status:
             report_interruption(training, reason)
-        else:
+        elif args.model != "plain":
             write_pictures(training)
     if training.trainer.history and not args.quiet:
         print_summary(training.trainer.history)
@@ -142,8 +142,8 @@ def new_parser() -> Parser:
     add_data_options(parser)
     option("--model", type=name_of("model", MODELS), default="plain",
            help="plain: affine layers; mlp: wider ones, and lenet: convolutions, both with a "
-           "recipe for high accuracy, whose settings the options below can replace "
-           "(default: plain)")  # fmt: skip
+           "recipe for high accuracy, whose settings the options below can replace, and with "
+           "pictures of mistakes and weights (default: plain)")  # fmt: skip
     option("--hidden", type=whole_number, nargs="+", metavar="WIDTH",
            help=f"widths of the hidden layers of plain and mlp {of_models('hidden')}")  # fmt: skip
     option("--activation", type=name_of("activation", ACTIVATIONS), default="relu",
