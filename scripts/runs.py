@@ -79,7 +79,7 @@ class Data(NamedTuple):
 
     def widths(self, hidden: list[int]) -> list[int]:
         """Return the widths of a network for these data with the `hidden` layers."""
-        return [self.train.inputs.shape[1], *hidden, self.classes]
+        return [math.prod(self.train.inputs.shape[1:]), *hidden, self.classes]
 
     @property
     def classes(self) -> int:
@@ -131,7 +131,7 @@ def square_images(table: Dataset, file: Path) -> Dataset:
     side = math.isqrt(pixels)
     if side * side != pixels:
         raise nnxp.InputError(
-            f"{file} has {pixels} columns of inputs, which are no square image; use --model mlp"
+            f"{file} has {pixels} columns of inputs, which are no square image; use --model plain"
         )
     inputs = table.inputs.reshape(-1, 1, side, side)
     return Dataset(inputs, table.labels, scale=table.scale, classes=table.classes)
