@@ -2,7 +2,7 @@
 
 How many hidden units does a network need? Networks of one hidden layer of 5 to 640 ReLUs are
 trained alike. More units fit the training images better. What they gain on the test images becomes
-smaller with each doubling, while parameters and time double.
+smaller with each doubling, while the parameters double, and for many units the time.
 
 In the picture, on the left: the training and the test accuracy at the end, for each number of
 hidden units; the area between both curves is the overfitting. On the right: the seconds of
