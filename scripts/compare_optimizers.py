@@ -81,12 +81,13 @@ def main() -> None:
 
     textbook_order = sorted(OPTIMIZERS, key=lambda name: loss(name, TEXTBOOK[name]))
     order = sorted(OPTIMIZERS, key=lambda name: loss(name, best[name]))
-    first, last = (results[name, best[name]].last("train_loss") for name in (order[0], order[-1]))
+    first, second, last = (results[order[i], best[order[i]]].last("train_loss") for i in (0, 1, -1))
     comparison.finish(
         f"lowest training loss first, at the textbook's rates: {', '.join(textbook_order)}",
         f"at the best rates: {', '.join(order)}; the loss of {order[0]} is below that of "
-        f"{order[-1]} {seeds_in_which(first < last)}, by a factor of "
-        f"{np.mean(last) / np.mean(first):.2f} on average",
+        f"{order[1]} {seeds_in_which(first < second)} and below that of {order[-1]} "
+        f"{seeds_in_which(first < last)}, by factors of {np.mean(second) / np.mean(first):.2f} "
+        f"and {np.mean(last) / np.mean(first):.2f} on average",
     )
 
 
