@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 HIDDEN = [100, 100, 100, 100]
 IMAGES, BATCH_SIZE, EPOCHS = 10_000, 100, 4
-RATES = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
+RATES = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
 OPTIMIZERS = {
     "SGD": nnxp.SGD, "Momentum": nnxp.Momentum, "AdaGrad": nnxp.AdaGrad, "Adam": nnxp.Adam,
 }  # fmt: skip
