@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from script_runner import ENVIRONMENT, PATHS
 
 import nnxp
-from nnxp.capture import numpy_convolution
+from nnxp.capture import numpy_images
 from nnxp.data import Dataset
 from nnxp.layers.windows import pair
 from nnxp.training.evaluation import evaluation_batch_size
@@ -188,7 +188,7 @@ def test_captured_convolutions_in_blocks_equal_plain_steps(
 ):
     if columns is not None:  # of the first layer; the others have fewer to a block
         size = np.dtype(dtype).itemsize
-        monkeypatch.setattr(numpy_convolution, "_BLOCK", columns * 2 * 9 * size)
+        monkeypatch.setattr(numpy_images, "_BLOCK", columns * 2 * 9 * size)
     data = Dataset(normal((37, 2, 9, 8)).astype(dtype), np.arange(37) % 3)
     results = []
     for kind in (nnxp.Trainer, PlainTrainer):
@@ -206,12 +206,12 @@ def test_captured_convolutions_in_blocks_equal_plain_steps(
 
 def test_wrong_block_is_seen(monkeypatch):
     """The test above fails if one block of many is wrong."""
-    right = numpy_convolution._places
+    right = numpy_images._places
 
     def wrong(first, windows, stride):
         return right(first, slice(0, windows.stop - windows.start), stride)
 
-    monkeypatch.setattr(numpy_convolution, "_places", wrong)
+    monkeypatch.setattr(numpy_images, "_places", wrong)
     with pytest.raises(AssertionError):
         test_captured_convolutions_in_blocks_equal_plain_steps(monkeypatch, 7, 1, 0, "float64")
 

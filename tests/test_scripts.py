@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import os
 import re
@@ -26,6 +27,7 @@ def test_every_script_is_run():
     assert {path.name for path in SCRIPTS.glob("*.py")} - set(NAMES) == {
         "cli.py",
         "interrupts.py",
+        "recipes.py",
         "runs.py",
     }
 
@@ -228,6 +230,26 @@ def test_portability_fails_when_a_library_differs():
     ]:
         (text,) = module.check_row(row, rows)
         assert text.startswith(wrong)
+
+
+@pytest.mark.parametrize(
+    "held_out", [[], pytest.param(["--held-out"], marks=pytest.mark.interop)]
+)  # with PyTorch, where it is installed
+def test_mnist_results_of_two_seeds(tmp_path, held_out):
+    peers = ["nnxp", "PyTorch"] if importlib.util.find_spec("torch") else ["nnxp"]
+    options = ("--dataset", "digits", "--seeds", 2, "--epochs", 4, "--out", tmp_path / "out")
+    printed = run("mnist_results.py", *options, *held_out).stdout
+    results = json.loads((tmp_path / "out" / "mnist_results.json").read_text())
+    assert list(results) == ["mlp", "lenet"]
+    for model, trained in results.items():
+        assert list(trained) == peers
+        assert f"| {model}, 2 seeds | {'held-out' if held_out else 'test'} accuracy |" in printed
+        for each in trained.values():
+            accuracies = [100 * x["accuracy"] for x in each]
+            assert min(accuracies) > 50  # chance is 10, and its deviation over 240 images 2
+            assert accuracies[0] != accuracies[1]
+            mean, deviation = np.mean(accuracies), np.std(accuracies, ddof=1)
+            assert f"| {mean:.2f} ± {deviation:.2f} % |" in printed
 
 
 def test_convolution_speed_prints_a_table_for_each_network(tmp_path):
