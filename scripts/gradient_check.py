@@ -9,7 +9,7 @@ differences.
 
 from __future__ import annotations
 
-from cli import Parser, run, whole_number
+from cli import Parser, announce, run, whole_number
 
 import time
 
@@ -39,6 +39,7 @@ def main() -> None:
         network.backward(loss.backward())
     backward_seconds = (time.perf_counter() - start) / REPEATS
 
+    announce("computing the differences, which takes up to a minute with MNIST …")
     start = time.perf_counter()
     errors = nnxp.check_gradients(network, loss, inputs, labels)  # computes both gradients
     numerical_seconds = time.perf_counter() - start
