@@ -95,14 +95,14 @@ class TextFile(HistoryFile):
         try:
             self._stream = self.path.open("ab", buffering=0)
             self._lock(self._stream)
-            header, rows, size = self._read()
+            rows, size = self._read()
         except OSError as error:
             raise InputError(
                 f"{self.path} cannot be written ({error.strerror}); choose another path"
             ) from error
         kept = _kept(f"{self.path}, or remove it", [row for row, _ in rows], history, resumed)
-        if size > header and not (kept or resumed):
-            raise InputError(f"{self.path} is no file of epochs; choose another path")
+        if size and not (kept or resumed):
+            raise InputError(f"{self.path} has no whole epoch; choose another path, or remove it")
         self._end = rows[kept - 1][1] if kept else 0
         last = rows[kept - 1][0]["epoch"] if kept else 0
         self._missing = [record for record in history if record.epoch > last]
@@ -143,20 +143,19 @@ class TextFile(HistoryFile):
         except OSError:  # a file system without locks
             pass
 
-    def _read(self) -> tuple[int, list[tuple[dict[str, float], int]], int]:
-        """Return the header's length, each row with the offset of its end, and the file's size."""
+    def _read(self) -> tuple[list[tuple[dict[str, float], int]], int]:
+        """Return each row with the offset of its end, and the file's size."""
         rows: list[tuple[dict[str, float], int]] = []
-        header = end = number = 0
+        end = number = 0
         with self.path.open("rb") as file:
             while line := file.readline(_MAX_LINE):
                 number += 1
                 if not line.endswith(b"\n") and len(line) < _MAX_LINE:
-                    return header, rows, end + len(line)  # of a process that was killed
+                    return rows, end + len(line)  # of a process that was killed
                 end += len(line)
                 try:
                     row = self._parse(line.decode())
                     if row is None:
-                        header = end
                         continue
                     previous = rows[-1][0]["epoch"] if rows else 0
                     if not (row["epoch"] > previous and row["epoch"].is_integer()):
@@ -166,7 +165,7 @@ class TextFile(HistoryFile):
                         f"{self.path} is no file of epochs (line {number}); choose another path"
                     ) from error
                 rows.append((row, end))
-        return header, rows, end
+        return rows, end
 
     def _set_figures(self, names: list[str]) -> None:
         """Take the names of the figures that are written."""
