@@ -7,6 +7,7 @@ from interrupts import status_of
 
 import argparse
 import contextlib
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ from nnxp.checks import optional_import
 from nnxp.devices import DTYPES
 from nnxp.initializers import INITIALIZERS
 from nnxp.layers.activations import ACTIVATIONS
+from nnxp.metrics import confusion_matrix
 from nnxp.optimizers import OPTIMIZERS
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -87,6 +89,8 @@ def main() -> int:
             status, reason = error.status, f" ({error})"
         if status:
             report_interruption(training, reason)
+        else:
+            write_pictures(training)
     if training.trainer.history and not args.quiet:
         print_summary(training.trainer.history)
         print_files(training.folder)
@@ -335,6 +339,26 @@ def write_results(trainer: nnxp.Trainer, data: Data, folder: Path) -> None:
     title = f"{data.name}, {model}, {optimizer}"
     with optional_output("curves.png"):
         nnxp.plots.plot_histories({"": trainer.history}, folder / "curves.png", title=title)
+
+
+def write_pictures(training: Training) -> None:
+    """Draw the confusion matrix of the test images, the wrong ones, and the first weights."""
+    trainer, _, data, folder, _ = training
+    scores = trainer.network.predict(data.test.inputs)
+    labels, classes, title = data.test.labels, data.train.classes, data.name
+    with contextlib.suppress(nnxp.MissingExtraError):  # write_results printed it
+        counts = confusion_matrix(scores, labels)
+        path = folder / "confusion.png"
+        nnxp.plots.plot_confusion_matrix(counts, path, classes=classes, title=title)
+        pixels = math.prod(data.test.inputs.shape[1:])
+        if data.test.inputs.ndim == 2 and math.isqrt(pixels) ** 2 != pixels:
+            return  # rows of a table
+        nnxp.plots.plot_weights(trainer.network, folder / "weights.png", title=title)
+        if (scores.argmax(axis=1) != labels).any():
+            nnxp.plots.plot_mistakes(
+                data.test.inputs, labels, scores, folder / "mistakes.png", classes=classes,
+                title=title,
+            )  # fmt: skip
 
 
 def write_history(path: Path, history: list[nnxp.Record]) -> None:

@@ -245,7 +245,8 @@ def test_a_users_part_without_a_constructor_takes_no_arguments():
 
 
 FITTED = nnxp.Trainer(network(), nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
-FITTED.fit(Dataset(X, Y), epochs=1, batch_size=10, rng=0)
+WATCH = nnxp.callbacks.WatchLayers(Dataset(X, Y))
+FITTED.fit(Dataset(X, Y), epochs=1, batch_size=10, rng=0, callbacks=[WATCH])
 
 
 @pytest.mark.parametrize(
@@ -284,6 +285,14 @@ FITTED.fit(Dataset(X, Y), epochs=1, batch_size=10, rng=0)
         lambda: nnxp.data.load_mnist("a", download=True),
         lambda: nnxp.data.load_digits(10),
         lambda: nnxp.plots.plot_histories(FITTED.history),
+        lambda: nnxp.plots.plot_confusion_matrix("a.png"),
+        lambda: nnxp.plots.plot_mistakes(X, Y),
+        lambda: nnxp.plots.plot_weights("a.png"),
+        nnxp.plots.plot_layers,
+        lambda: nnxp.plots.plot_schedules(nnxp.schedules.Constant(0.1), "a.png"),
+        nnxp.plots.plot_learning_rate_range,
+        lambda: nnxp.learning_rate_range(trainer()),
+        nnxp.callbacks.WatchLayers,
         lambda: nnxp.device("cpu").asarray(),
         nnxp.register,
         lambda: nnxp.check_gradients(network()),
@@ -327,6 +336,10 @@ def test_functions_and_methods_print_a_call_that_works(call, tmp_path, monkeypat
         "inputs": inputs,
         "labels": Y,
         "scores": X[:, :3],
+        "counts": np.eye(3),
+        "images": X,
+        "watch": WATCH,
+        "found": nnxp.LearningRateRange(Y[1:3], Y[1:3], Y[1:3], False),
         "train": dataset,
         "dataset": dataset,
         "batches": nnxp.data.Batches(dataset, 9, device="cpu", dtype="float32", rng=0),

@@ -263,3 +263,53 @@ def test_convolution_speed_prints_a_table_for_each_network(tmp_path):
     assert [row[3].strip() for row in rows] == ["1.00", "1.00"]
     results = json.loads((tmp_path / "out" / "convolution_speed.json").read_text())
     assert all(x["milliseconds"] > 0 for x in results["3x3, batch 4"][0].values())
+
+
+def test_vanishing_gradients_prints_a_table_for_each_activation_and_draws_them(tmp_path):
+    options = ("--dataset", "digits", "--depth", 5, "--width", 20, "--epochs", 2)
+    out = run("vanishing_gradients.py", *options, "--out", tmp_path / "out").stdout
+    assert "digits, 5 hidden layers of 20 units, 2 epochs" in out
+    names = re.findall(r"^(\w+), weights by (\w+): test accuracy 0\.\d{4}$", out, re.M)
+    assert names == [("sigmoid", "xavier"), ("tanh", "xavier"), ("relu", "he")]
+    rows = re.findall(r"^(affine\d) +(\S+) +(\S+) +(\S+) +(\S+)$", out, re.M)
+    assert [row[0] for row in rows] == [f"affine{i}" for i in range(1, 7)] * 3
+    first = dict(zip(names, (float(row[2]) for row in rows[::6]), strict=True))
+    assert first["sigmoid", "xavier"] < 1e-2
+    assert min(first["tanh", "xavier"], first["relu", "he"]) > 0.1
+    assert (tmp_path / "out" / "layers.png").exists()
+    assert config_of(tmp_path / "out")["depth"] == 5
+
+
+def test_learning_rate_range_prints_a_suggestion_and_draws_it(tmp_path):
+    options = ("--dataset", "digits", "--steps", 60, "--optimizer", "momentum", "--hidden", 20)
+    out = run("learning_rate_range.py", *options, "--out", tmp_path / "out").stdout
+    assert "digits, momentum, batches of 100" in out
+    assert "the loss diverged" in out
+    suggestion = float(re.search(r"^suggested learning rate (\S+), a tenth of that$", out, re.M)[1])
+    assert 1e-4 < suggestion < 1
+    result = json.loads((tmp_path / "out" / "range.json").read_text())
+    assert result["suggestion"] == pytest.approx(suggestion, rel=0.05)
+    assert len(result["rates"]) == len(result["losses"]) <= 60
+    assert (tmp_path / "out" / "range.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "picture"),
+    [("vanishing_gradients.py", "layers.png"), ("learning_rate_range.py", "range.png")],
+)
+def test_scripts_without_matplotlib_say_that_there_is_no_picture(tmp_path, name, picture):
+    (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError(name='matplotlib')\n")
+    environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PATHS}"}
+    epochs = ("--epochs", 1) if name == "vanishing_gradients.py" else ()
+    result = run(name, "--dataset", "digits", *epochs, "--out", tmp_path / "out", env=environment)
+    assert f"no {picture}: matplotlib is not installed; " in result.stderr
+    assert not (tmp_path / "out" / picture).exists()
+
+
+def test_learning_rate_range_of_few_steps_is_refused_on_one_line(tmp_path):
+    options = ("--dataset", "digits", "--steps", 5, "--out", tmp_path / "out")
+    result = run("learning_rate_range.py", *options, status=1)
+    assert result.stderr == (
+        "learning_rate_range.py: error: steps must be a whole number of at least 20, got 5\n"
+    )
+    assert not (tmp_path / "out").exists()

@@ -27,7 +27,10 @@ def test_train_on_the_digits(tmp_path):
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"nnxp {nnxp.__version__} on cpu (NumPy")
     epochs = [line for line in lines if line.startswith("epoch")]
-    files = "checkpoint.safetensors, config.json, curves.png, history.json"
+    files = (
+        "checkpoint.safetensors, config.json, confusion.png, curves.png, history.json, "
+        "mistakes.png, weights.png"
+    )
     assert lines[-1] == f"files in {out}: {files}"
     shown = [path.name for path in out.iterdir() if path.name[0] != "."]
     assert sorted(shown) == files.split(", ")
@@ -44,6 +47,17 @@ def test_train_on_the_digits(tmp_path):
     title = "digits, 64-50-30-10, SGD, learning rate 0.1"
     nnxp.plots.plot_histories({"": records}, tmp_path / "expected.png", title=title)
     assert (out / "curves.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+    network = nnxp.load_network(out / "checkpoint.safetensors")
+    _, test = nnxp.data.load_digits()
+    scores = network.predict(test.inputs)
+    counts = nnxp.metrics.confusion_matrix(scores, test.labels)
+    nnxp.plots.plot_confusion_matrix(counts, tmp_path / "confusion.png", title="digits")
+    nnxp.plots.plot_weights(network, tmp_path / "weights.png", title="digits")
+    nnxp.plots.plot_mistakes(
+        test.inputs, test.labels, scores, tmp_path / "mistakes.png", title="digits"
+    )
+    for name in ("confusion.png", "weights.png", "mistakes.png"):
+        assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 @pytest.mark.long

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,54 +26,31 @@ from nnxp.checks import (
 from nnxp.errors import DivergenceError, InputError
 from nnxp.history import Record
 from nnxp.network import Sequential
-from nnxp.training.history_files import CSVFile, EventFolder, HistoryFile, JSONLinesFile
+from nnxp.training.callback import Callback
+from nnxp.training.watching import WatchLayers
+from nnxp.training.writing import WriteCSV, WriteJSONLines, WriteTensorBoard
 
 if TYPE_CHECKING:
     from nnxp.training.trainer import Trainer
 
+__all__ = [
+    "CALLBACKS",
+    "Callback",
+    "Checkpoint",
+    "EarlyStopping",
+    "Progress",
+    "ReduceOnPlateau",
+    "StopOnSignal",
+    "WatchLayers",
+    "WeightAverage",
+    "WriteCSV",
+    "WriteJSONLines",
+    "WriteTensorBoard",
+    "is_better",
+    "require_measured",
+]
+
 _SHARE: Range = (lambda x: 0 < x < 1, "a number between 0 and 1")
-
-
-class Callback:
-    """Base class of all callbacks of `Trainer.fit`.
-
-    Each method may return True to stop the training. A callback may evaluate, predict and save; the
-    learning rate and other settings that it changes take effect at once.
-
-    Attributes
-    ----------
-    state : dict of str to object
-        What the callback remembers: JSON, arrays of NumPy, or dictionaries of these arrays. It is
-        saved in checkpoints; after `Trainer.resume`, `fit` gives it back to the callback of the
-        same class at the same place.
-    every_step : bool
-        Whether `step` is called.
-    """
-
-    every_step: bool = False
-    state: dict[str, Any]
-
-    def __new__(cls, *_: Any, **__: Any) -> Self:
-        """Make the state, also for a subclass whose __init__ does not call this class's."""
-        callback = super().__new__(cls)
-        callback.state = {}
-        return callback
-
-    def saved_state(self, trainer: Trainer) -> dict[str, Any]:
-        """Return what a checkpoint keeps as `state`; by default `state` itself."""
-        return self.state
-
-    def start(self, trainer: Trainer) -> bool | None:
-        """Run before the first step of a call of `fit`."""
-
-    def step(self, trainer: Trainer) -> bool | None:
-        """Run after each step, if `every_step` is True."""
-
-    def epoch(self, trainer: Trainer, record: Record) -> bool | None:
-        """Run after each epoch, whose record is in the history."""
-
-    def finish(self, trainer: Trainer, error: BaseException | None) -> None:
-        """Run at the end of `fit`; `error` is the exception that ended it, if one did."""
 
 
 class _Monitor(Callback):
@@ -334,109 +311,6 @@ class Progress(Callback):
                 warn(f"the progress cannot be printed ({error}); the training continues without it")
 
 
-class _Writer(Callback):
-    """Base class of callbacks that write the record of each epoch into a file.
-
-    The figures are those of the epoch's record, since others would make each step wait for the
-    device.
-
-    Parameters
-    ----------
-    path : str or Path
-    """
-
-    _kind: type[HistoryFile]
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = path
-        self._file: HistoryFile | None = None
-
-    def saved_state(self, trainer: Trainer) -> dict[str, Any]:
-        """Return the file in the first epoch, after which the records say whose file it is."""
-        return {} if self._file is None or trainer.epochs else {"path": str(self._file.path)}
-
-    def start(self, trainer: Trainer) -> bool | None:
-        """Open the file, and check that it is one of this training."""
-        self._file = self._kind(self.path)
-        resumed = self.state.pop("path", None) == str(self._file.path)
-        self._file.open(trainer.history, trainer.measured, resumed)
-        return None
-
-    def epoch(self, trainer: Trainer, record: Record) -> bool | None:
-        """Write the record."""
-        if self._file is not None:
-            self._file.append(record)
-        return None
-
-    def finish(self, trainer: Trainer, error: BaseException | None) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-        self._file = None
-
-
-class WriteCSV(_Writer):
-    """Write the record of each epoch into a CSV file, as soon as the epoch is over.
-
-    The first line has the figures' names. All lines are whole, also after a crash. The file holds
-    the trainer's history: `fit` continues it, also after `Trainer.resume`, writes epochs that it
-    lacks, and cuts off those that a checkpoint does not have. A file of another training is
-    refused before the first step. So is one without a column for a figure, such as a new metric:
-    another path then gets all epochs; a figure that a record does not have is an empty cell.
-
-    Parameters
-    ----------
-    path : str or Path
-        In a folder that exists. No other process may write this file meanwhile.
-    """
-
-    _kind = CSVFile
-
-    @explained('nnxp.callbacks.WriteCSV("history.csv")')
-    def __init__(self, path: str | Path) -> None:
-        super().__init__(path)
-
-
-class WriteJSONLines(_Writer):
-    """Write the record of each epoch into a file of JSON lines, as soon as the epoch is over.
-
-    As `WriteCSV`, but each line has its own names, and so may have other figures. JSON has no nan
-    and no inf: both are null.
-
-    Parameters
-    ----------
-    path : str or Path
-        In a folder that exists. No other process may write this file meanwhile.
-    """
-
-    _kind = JSONLinesFile
-
-    @explained('nnxp.callbacks.WriteJSONLines("history.jsonl")')
-    def __init__(self, path: str | Path) -> None:
-        super().__init__(path)
-
-
-class WriteTensorBoard(_Writer):
-    """Write the record of each epoch into a folder for TensorBoard, as soon as the epoch is over.
-
-    Figures are scalars by epoch, tagged ``loss/train``, ``loss/validation`` and so on. A resumed
-    training continues the folder as `WriteCSV` does its file; TensorBoard drops epochs that the
-    checkpoint does not have. Needs the extra ``tensorboard``; ``tensorboard --logdir FOLDER`` shows
-    the curves.
-
-    Parameters
-    ----------
-    path : str or Path
-        The folder, which is made if it does not exist. Trainings side by side need one each.
-    """
-
-    _kind = EventFolder
-
-    @explained('nnxp.callbacks.WriteTensorBoard("runs/first")')
-    def __init__(self, path: str | Path) -> None:
-        super().__init__(path)
-
-
 class StopOnSignal(Callback):
     """Stop after the step in which the process receives a signal, such as Ctrl-C.
 
@@ -596,6 +470,7 @@ CALLBACKS: dict[str, type[Callback]] = {
     "checkpoint": Checkpoint,
     "progress": Progress,
     "stoponsignal": StopOnSignal,
+    "watchlayers": WatchLayers,
     "weightaverage": WeightAverage,
     "writecsv": WriteCSV,
     "writejsonlines": WriteJSONLines,
