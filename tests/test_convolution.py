@@ -293,6 +293,9 @@ def test_work_counts_the_positions_of_a_convolution():
     assert network.work((3, 10, 20)) == (72 * 200, 72 * 200 * 8)
     assert nnxp.Sequential([nnxp.Affine(4, 30, rng=0)]).work((4,)) == (30, 120)
     assert conv.work(None) == (1, 216)
+    # The outputs or the inputs may have more numbers than the columns.
+    assert nnxp.Conv2D(1, 64, 3, padding=1, rng=0).work((1, 9, 9))[0] == 64 * 81
+    assert nnxp.Conv2D(2, 1, 1, stride=4, rng=0).work((2, 9, 9))[0] == 2 * 81
 
 
 @pytest.mark.parametrize(
@@ -309,7 +312,9 @@ def test_work_counts_the_positions_of_a_convolution():
             lambda: nnxp.Conv2D(1, 2, 3, padding=-1, rng=0),
             "padding must be a whole number of at le",
         ),
-        (lambda: nnxp.Conv2D(1, 2, 3, padding="same", rng=0), "padding must be a whole number"),
+        (lambda: nnxp.Conv2D(1, 2, 3, padding="equal", rng=0), "padding must be .*'equal'$"),
+        # PyTorch pads one side more.
+        (lambda: nnxp.Conv2D(1, 2, (3, 2), padding="same", rng=0), "padding must be .*'same'$"),
         (lambda: nnxp.MaxPool2D(0), "size must be a whole number of at least 1, got 0"),
         (lambda: nnxp.MaxPool2D(2, stride=0), "stride must be a whole number of at least 1"),
         (lambda: nnxp.AveragePool2D(3, padding=2), "padding must be at most half of the size 3"),
@@ -322,6 +327,29 @@ def test_work_counts_the_positions_of_a_convolution():
 def test_wrong_settings_are_refused(make, message):
     with pytest.raises(nnxp.InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize("kernel", [1, 5, (3, 7)])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_words_for_padding_are_told_the_numbers(kernel, padding):
+    with pytest.raises(nnxp.InputError, match=r"padding must be numbers .*; use padding=") as told:
+        nnxp.Conv2D(1, 2, kernel, padding=padding, rng=0)
+    margins = eval(str(told.value).rpartition("padding=")[2])
+    layer = nnxp.Conv2D(1, 2, kernel, padding=margins, rng=0)
+    high, wide = pair(kernel)
+    wanted = (9, 8) if padding == "same" else (10 - high, 9 - wide)
+    assert layer.output_shape((1, 9, 8)) == (2, *wanted)
+
+
+@pytest.mark.parametrize(
+    "layer", [nnxp.MaxPool2D(2), nnxp.AveragePool2D(2), nnxp.GlobalAveragePool2D()]
+)
+@pytest.mark.parametrize("shape", [(3, 0, 4, 4), (0, 2, 4, 4), (0, 0, 4, 4)])
+def test_no_images_and_no_channels_give_none(layer, shape):
+    x = np.zeros(shape, "float32")
+    y = layer.forward(x, training=True)
+    assert y.shape == (shape[0], *layer.output_shape(shape[1:]))
+    assert layer.backward(y).shape == shape
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,20 @@ def test_reshape_refuses_a_single_number():
 
 
 @pytest.mark.parametrize(
-    "shape", [(-1, -1), (0, 4), (4, 0), (2.0, 3), (True, 3), (), "34", None, ("3", 4), (-2, 3)]
+    "shape",
+    [
+        (-1, -1),
+        (0, 4),
+        (4, 0),
+        (2.0, 3),
+        (True, 3),
+        (),
+        "34",
+        None,
+        ("3", 4),
+        (-2, 3),
+        np.array(3),
+    ],
 )
 def test_reshape_refuses_what_is_no_shape(shape):
     with pytest.raises(
