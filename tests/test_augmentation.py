@@ -212,7 +212,7 @@ def test_rotation_by_0_degrees_and_distortion_by_0_change_nothing():
         np.testing.assert_allclose(forward(layer, x), x, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("sigma", [0.05, 0.7, 3.0, 50.0])
+@pytest.mark.parametrize("sigma", [0.05, 0.7, 2.0, 3.0, 50.0])
 def test_distortion_equals_a_loop_over_pixels(sigma):
     alpha, (height, width) = 2.0, (5, 6)
     x = np.concatenate([noise(3, 2, height, width), ramps(3, height, width)], axis=1)

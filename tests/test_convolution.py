@@ -16,6 +16,7 @@ from builders import PlainTrainer
 from hypothesis import given
 from hypothesis import strategies as st
 from script_runner import ENVIRONMENT, PATHS
+from tables import device_or_skip, devices
 
 import nnxp
 from nnxp.capture import numpy_convolution
@@ -107,6 +108,55 @@ def test_maximum_of_equal_numbers_has_its_gradient_at_the_first(geometry):
         np.add.at(dx, places, dy[:, :, i, j])
     dx = dx[:, :, top : top + shape[2], left : left + shape[3]]
     assert abs(layer.backward(dy) - dx).max() < 1e-13  # sums of 16 numbers, in another order
+
+
+def test_padding_is_never_the_largest_and_windows_do_not_overlap_by_default():
+    x = np.full((1, 1, 4, 6), -1e30)
+    assert (nnxp.MaxPool2D(2, padding=1).forward(x) == -1e30).all()
+    for kind in (nnxp.MaxPool2D, nnxp.AveragePool2D):
+        assert kind((2, 3)).forward(x).shape == (1, 1, 2, 2)
+        assert kind((2, 3)).output_shape((1, 4, 6)) == (1, 2, 2)
+
+
+@devices
+def test_every_library_takes_a_stride_beyond_its_integers(spec):
+    device = device_or_skip(spec)
+    x = device.asarray(normal((2, 1, 5, 6)), dtype="float32")
+    for layer in (
+        nnxp.Conv2D(1, 2, 3, stride=10**30, rng=0, device=device),
+        nnxp.MaxPool2D(2, stride=10**30),
+        nnxp.AveragePool2D(2, stride=10**30),
+    ):
+        y = layer.forward(x, training=True)
+        assert tuple(y.shape[2:]) == (1, 1)
+        assert layer.backward(y).shape == x.shape
+
+
+def test_frozen_convolution_has_no_gradients_and_the_same_gradient_of_images():
+    layer, x = convolution((2, 3), (3, 2), 1, (0, 2)), normal((4, 2, 6, 5))
+    dx = []
+    for trainable in (True, False):
+        layer.trainable = trainable
+        layer.grads.clear()
+        y = layer.forward(x, training=True)
+        dx.append(layer.backward(y))
+        assert bool(layer.grads) is trainable
+    np.testing.assert_array_equal(*dx)
+    # <forward(x), dy> = <x, backward(dy)>, up to the bias: sums of 720 products.
+    bias = (y.sum(axis=(0, 2, 3)) * layer.params["b"]).sum()
+    assert (y * y).sum() - bias == pytest.approx((x * dx[0]).sum(), rel=1e-11)
+
+
+@given(st.tuples(*[st.integers(1, 7)] * 3), st.integers(1, 60))
+def test_blocks_are_runs_of_columns_within_the_limit(shape, limit):
+    places = np.arange(np.prod(shape)).reshape(shape)
+    found = []
+    for block in numpy_convolution._blocks(shape, limit):
+        own = places[block[:3]].ravel()
+        assert own.size <= limit
+        np.testing.assert_array_equal(own, places.ravel()[block.columns])
+        found += own.tolist()
+    assert sorted(found) == places.ravel().tolist()
 
 
 @pytest.mark.interop
@@ -372,6 +422,13 @@ def test_no_images_and_no_channels_give_none(layer, shape):
 def test_wrong_images_are_refused(layer, shape, message):
     with pytest.raises(nnxp.InputError, match=re.escape(message)):
         layer.forward(np.zeros(shape, "float32"), training=True)
+
+
+def test_shape_of_other_channels_is_refused():
+    layer = nnxp.Conv2D(3, 2, 3, rng=0)
+    for shape in ((2, 9, 9), (9, 9, 3), (3, 9)):
+        with pytest.raises(nnxp.InputError, match=r"images of shape \(3, height, width\), got"):
+            layer.output_shape(shape)
 
 
 @pytest.mark.parametrize(("size", "most"), [(2, 100), (150, 150)])
