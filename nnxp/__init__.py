@@ -79,7 +79,7 @@ from nnxp.optimizers import (
 )
 from nnxp.parts import register
 from nnxp.penalties import L1, L2, ElasticNet
-from nnxp.training import Evaluation, Trainer, callbacks
+from nnxp.training import Evaluation, LearningRateRange, Trainer, callbacks, learning_rate_range
 from nnxp.transforms import ClipNorm, ClipValue
 
 __all__ = [
@@ -120,6 +120,7 @@ __all__ = [
     "LayerError",
     "LayerNorm",
     "LeakyReLU",
+    "LearningRateRange",
     "Loss",
     "MaxPool2D",
     "MeanSquaredError",
@@ -156,6 +157,7 @@ __all__ = [
     "data",
     "device",
     "initializers",
+    "learning_rate_range",
     "lenet",
     "load_network",
     "metrics",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 from array_api_compat import array_namespace
 
 from nnxp.errors import DeviceError, InputError
@@ -169,6 +170,34 @@ def code_for_numpy(x: object) -> str:
             if type(array) is np.ndarray and array.ndim and array.dtype.kind in "biufcUSMm":
                 return code
     return ""
+
+
+def to_numpy(x: Any, what: str) -> npt.NDArray[Any]:
+    """Return an array of any library, on any device, or a list of numbers, as a NumPy array.
+
+    Parameters
+    ----------
+    x : array_like
+    what : str
+        Named in the error, such as "counts".
+
+    Raises
+    ------
+    InputError
+        If it is not an array of real numbers.
+    """
+    for function in (*_TO_NUMPY.values(), _from_other_device):
+        with contextlib.suppress(Exception):
+            array = function(x)
+            if type(array) is np.ndarray and array.ndim and array.dtype.kind in "biuf":
+                return array
+    raise InputError(f"{what} must be an array of numbers, got {x!r:.80}")
+
+
+def _from_other_device(x: Any) -> npt.NDArray[Any]:
+    """Return an array of a library whose default device is the host."""
+    info: Any = array_namespace(x).__array_namespace_info__()
+    return np.asarray(x.to_device(info.default_device()))
 
 
 def is_numpy_subclass(x: object) -> bool:

@@ -468,19 +468,34 @@ class Sequential(Layer):
         x : (batch, inputs) array
         """
         found: dict[str, Array] = {}
-        self._activate(x, found, "")
+        self._activate(x, found, {id(layer): name for name, layer in self.named_layers().items()})
         return found
 
-    def _activate(self, x: Array, found: dict[str, Array], prefix: str) -> None:
+    def _activate(self, x: Array, found: dict[str, Array], names: dict[int, str]) -> None:
+        for layer in self.layers:
+            if isinstance(layer, Sequential):
+                layer._activate(x, found, names)
+            x = layer.forward(x)
+            found[names[id(layer)]] = x
+
+    def named_layers(self, prefix: str = "") -> dict[str, Layer]:
+        """Return all layers, those within networks too, by the names of `activations`.
+
+        Parameters
+        ----------
+        prefix : str, optional
+            Put before each name.
+        """
+        found: dict[str, Layer] = {}
         counts: dict[str, int] = {}
         for layer in self.layers:
             kind = type(layer).__name__.lower()
             counts[kind] = counts.get(kind, 0) + 1
             name = f"{prefix}{kind}{counts[kind]}"
             if isinstance(layer, Sequential):
-                layer._activate(x, found, f"{name}.")
-            x = layer.forward(x)
-            found[name] = x
+                found |= layer.named_layers(f"{name}.")
+            found[name] = layer
+        return found
 
     def parameters(self) -> Parameters:
         """Return the parameters by name, in the layers' order: W1, b1, W2, b2 and so on."""

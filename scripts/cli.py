@@ -136,10 +136,12 @@ def name_of(kind: str, known: Iterable[str]) -> Callable[[str], str]:
     return check
 
 
-def whole_number(text: str) -> int:
-    """Return `text` as a whole number of at least 1; an argparse type."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+def whole_number(text: str, least: int = 1) -> int:
+    """Return `text` as a whole number of at least `least`; an argparse type."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of at least {least}, got {text!r}"
+        )
     return int(text)
 
 

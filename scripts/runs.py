@@ -79,7 +79,7 @@ class Data(NamedTuple):
 
     def widths(self, hidden: list[int]) -> list[int]:
         """Return the widths of a network for these data with the `hidden` layers."""
-        return [self.train.inputs.shape[1], *hidden, self.classes]
+        return [math.prod(self.train.inputs.shape[1:]), *hidden, self.classes]
 
     @property
     def classes(self) -> int:

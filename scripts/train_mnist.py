@@ -7,11 +7,22 @@ from interrupts import status_of
 
 import argparse
 import contextlib
+import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from recipes import (
+    EPOCHS_OF_FEW,
+    FEW,
+    MODELS,
+    SCHEDULES,
+    needs_images,
+    new_network,
+    new_optimizer,
+)
 from runs import (
     Data,
     add_data_options,
@@ -30,22 +41,21 @@ from nnxp.checks import optional_import
 from nnxp.devices import DTYPES
 from nnxp.initializers import INITIALIZERS
 from nnxp.layers.activations import ACTIVATIONS
+from nnxp.metrics import confusion_matrix
 from nnxp.optimizers import OPTIMIZERS
 
 CHECKPOINT = "checkpoint.safetensors"
-FEW, EPOCHS_OF_FEW = 10_000, 50  # an epoch of few images has few steps
 # The settings in a checkpoint, with their types. --resume takes those of the run as defaults;
 # options can override the changeable ones.
 FIXED = {
     "model": str, "hidden": (list, type(None)), "activation": str, "init": (str, type(None)),
     "optimizer": str, "learning_rate": float, "batch_size": int, "seed": int, "dtype": str,
-    "batch_norm": bool, "dropout": float,
+    "batch_norm": bool, "dropout": float, "shift": int, "schedule": str, "weight_decay": float,
 }  # fmt: skip
 CHANGEABLE = {
     "dataset": str, "epochs": int, "device": str, "capture": (bool, str),
     "checkpoint_every": (int, type(None)),
 }  # fmt: skip
-MODELS = ("mlp", "lenet")
 
 
 class Training(NamedTuple):
@@ -79,6 +89,8 @@ def main() -> int:
             status, reason = error.status, f" ({error})"
         if status:
             report_interruption(training, reason)
+        else:
+            write_pictures(training)
     if training.trainer.history and not args.quiet:
         print_summary(training.trainer.history)
         print_files(training.folder)
@@ -99,15 +111,25 @@ def parse() -> argparse.Namespace:
                     f"argument --{name.replace('_', '-')}: the run in {args.resume} has "
                     f"{config[name]}, which cannot change"
                 )
+        if args.schedule != "constant" and args.epochs != config["epochs"]:
+            parser.error(
+                f"argument --epochs: the learning rate of the run in {args.resume} ends with epoch "
+                f"{config['epochs']}, which cannot change"
+            )
         if args.out:
             parser.error("argument --out: a resumed run stays in its own folder")
         source = config["data_source"]
         if args.dataset in ("auto", "mnist") and source and Path(source).is_dir():
             args.data_dir = args.data_dir or Path(source)
-    if args.model == "mlp":
-        args.hidden = args.hidden or [50, 30]
-    elif args.hidden:
-        parser.error(f"argument --hidden: is for --model mlp, not for {args.model}")
+    if args.model == "lenet" and args.hidden:
+        parser.error("argument --hidden: is for --model plain and mlp, not for lenet")
+    recipe = dict(MODELS[args.model])
+    if args.optimizer not in (None, recipe["optimizer"]):
+        own = OPTIMIZERS[args.optimizer]()
+        recipe |= {name: getattr(own, name) for name in ("learning_rate", "weight_decay")}
+    for name, value in recipe.items():
+        if name != "epochs" and getattr(args, name) is None:
+            setattr(args, name, value)
     if args.seed < 0:
         parser.error(f"argument --seed: must be 0 or more, got {args.seed}")
     return args
@@ -118,27 +140,40 @@ def new_parser() -> Parser:
     option = parser.add_argument
     add_device_option(parser)
     add_data_options(parser)
-    option("--model", type=name_of("model", MODELS), default="mlp",
-           help="mlp, affine layers, or lenet, with two convolutions (default: mlp)")  # fmt: skip
+    option("--model", type=name_of("model", MODELS), default="plain",
+           help="plain: affine layers; mlp: wider ones, and lenet: convolutions, both with a "
+           "recipe for high accuracy, whose settings the options below can replace "
+           "(default: plain)")  # fmt: skip
     option("--hidden", type=whole_number, nargs="+", metavar="WIDTH",
-           help="widths of an mlp's hidden layers (default: 50 30)")  # fmt: skip
+           help=f"widths of the hidden layers of plain and mlp {of_models('hidden')}")  # fmt: skip
     option("--activation", type=name_of("activation", ACTIVATIONS), default="relu",
            help=f"{', '.join(ACTIVATIONS)} (default: relu)")  # fmt: skip
     option("--init", type=name_of("initializer", INITIALIZERS),
            help=f"{', '.join(INITIALIZERS)} (default: xavier for sigmoid, tanh and identity, "
            "else he)")  # fmt: skip
-    option("--batch-norm", action="store_true", help="normalize the batches before activations")
+    option("--batch-norm", action=argparse.BooleanOptionalAction, default=None,
+           help="normalize the batches before activations (default: in mlp and lenet)")  # fmt: skip
     option("--dropout", type=float, default=0.0, metavar="RATE",
            help="share of hidden outputs set to 0 in a training step (default: 0)")  # fmt: skip
-    option("--optimizer", type=name_of("optimizer", OPTIMIZERS), default="sgd",
-           help=f"{', '.join(OPTIMIZERS)} (default: sgd)")  # fmt: skip
+    option("--shift", type=partial(whole_number, least=0), metavar="PIXELS",
+           help="shift each training image at random, by so much at most "
+           f"{of_models('shift')}")  # fmt: skip
+    option("--optimizer", type=name_of("optimizer", OPTIMIZERS),
+           help=f"{', '.join(OPTIMIZERS)} {of_models('optimizer')}")  # fmt: skip
     option("--learning-rate", type=float,
-           help="a positive number (default: the optimizer's own; 0.1 for sgd)")  # fmt: skip
+           help="a positive number, of a schedule the largest (default: 0.1, or another "
+           "optimizer's own)")  # fmt: skip
+    option("--schedule", type=name_of("schedule", SCHEDULES),
+           help="constant, or onecycle: the rate rises and falls to 0 with the last step "
+           f"{of_models('schedule')}")  # fmt: skip
+    option("--weight-decay", type=float, metavar="RATE",
+           help="part of the weights that a step takes away, times the learning rate "
+           f"{of_models('weight_decay')[:-1]}, or another optimizer's own)")  # fmt: skip
     option("--epochs", type=whole_number,
-           help=f"passes over the training images (default: 10, or {EPOCHS_OF_FEW} if they are "
-           f"fewer than {FEW:,})")  # fmt: skip
-    option("--batch-size", type=whole_number, default=100,
-           help="images in a step (default: 100)")  # fmt: skip
+           help=f"passes over the training images {of_models('epochs')[:-1]}; {EPOCHS_OF_FEW} if "
+           f"the images are fewer than {FEW:,})")  # fmt: skip
+    option("--batch-size", type=whole_number,
+           help=f"images in a step {of_models('batch_size')}")  # fmt: skip
     option("--seed", type=int, default=0, help="for weights and shuffling (default: 0)")
     option("--dtype", type=name_of("dtype", DTYPES), default="float32",
            help="float32 or float64 (default: float32)")  # fmt: skip
@@ -153,6 +188,13 @@ def new_parser() -> Parser:
     option("--quiet", action="store_true", help="print only errors")
     option("-v", "--verbose", action="store_true", help="print why auto chose the CPU")
     return parser
+
+
+def of_models(name: str) -> str:
+    """Return an option's defaults, for its help."""
+    values = {model: defaults[name] for model, defaults in MODELS.items()}
+    values = {k: " ".join(map(str, x)) if isinstance(x, list) else x for k, x in values.items()}
+    return f"(default: {', '.join(f'{x} in {k}' for k, x in values.items() if x is not None)})"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -173,26 +215,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 def start_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
     """Return a new run, and create its folder."""
     has_packages = can_save(required=bool(args.checkpoint_every))
-    optimizer = OPTIMIZERS[args.optimizer](
-        **({} if args.learning_rate is None else {"learning_rate": args.learning_rate})
-    )
-    data = load_dataset(args.dataset, args.data_dir, images=args.model == "lenet")
+    settings = vars(args)
+    new_optimizer(settings | {"epochs": 1}, 1)  # its errors come before the data are loaded
+    data = load_dataset(args.dataset, args.data_dir, images=needs_images(settings))
     if args.epochs is None:
-        args.epochs = EPOCHS_OF_FEW if len(data.train) < FEW else 10
+        args.epochs = EPOCHS_OF_FEW if len(data.train) < FEW else MODELS[args.model]["epochs"]
     rng = np.random.default_rng(args.seed)
-    settings = {
-        "rng": rng, "activation": args.activation, "batch_norm": args.batch_norm,
-        "initializer": INITIALIZERS[args.init] if args.init else None, "dropout": args.dropout,
-        "dtype": args.dtype, "device": device,
-    }  # fmt: skip
-    if args.model == "mlp":
-        network = nnxp.mlp(data.widths(args.hidden), **settings)
-    else:
-        image = data.train.inputs.shape[1:]
-        padding = 0 if min(image[1:]) >= 16 else 2
-        network = nnxp.lenet(data.classes, image=image, padding=padding, **settings)
+    network = new_network(settings, data, rng, device)
+    optimizer = new_optimizer(settings, len(data.train))
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer, capture=args.capture)
-    trainer.config = config_of(args, device, trainer, data)
+    trainer.config = config_of(args, device, data)
     folder = new_run_folder(args.out, trainer.config)
     checkpoint = folder / CHECKPOINT if has_packages else None
     trainer.rng = rng  # part of the first checkpoint, which is written before the first step
@@ -203,7 +235,7 @@ def resume_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
     """Return the run in the folder ``--resume``; its data set must be the same."""
     folder = args.resume
     checkpoint = folder / CHECKPOINT
-    data = load_dataset(args.dataset, args.data_dir, images=args.model == "lenet")
+    data = load_dataset(args.dataset, args.data_dir, images=needs_images(vars(args)))
     trainer = nnxp.Trainer.resume(checkpoint, device=device, capture=args.capture)
     if trainer.rng is None:
         raise nnxp.InputError(f"{checkpoint} has no random generator to resume with")
@@ -220,7 +252,7 @@ def resume_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
             f"the run in {folder} has finished its {trainer.epochs} epochs; for more, give a "
             "larger --epochs"
         )
-    trainer.config = config_of(args, device, trainer, data)
+    trainer.config = config_of(args, device, data)
     write_config(folder, trainer.config)
     return Training(trainer, trainer.rng, data, folder, checkpoint)
 
@@ -238,14 +270,11 @@ def can_save(*, required: bool) -> bool:
     return True
 
 
-def config_of(
-    args: argparse.Namespace, device: nnxp.Device, trainer: nnxp.Trainer, data: Data
-) -> dict[str, Any]:
+def config_of(args: argparse.Namespace, device: nnxp.Device, data: Data) -> dict[str, Any]:
     """Return all settings needed to repeat or resume the run, as JSON values."""
     config = vars(args) | data.config() | {
         "device": device.spec,
         "device_description": device.description,
-        "learning_rate": trainer.optimizer.learning_rate,
     }  # fmt: skip
     return {key: str(x.resolve()) if isinstance(x, Path) else x for key, x in config.items()}
 
@@ -269,7 +298,8 @@ def train(training: Training, args: argparse.Namespace) -> int:
             validation=data.test,
             rng=rng,
             callbacks=[stop, WriteHistory(folder / "history.json")],
-            train_metrics="after",
+            # The recipes train on shifted images, and measure figures of the steps.
+            train_metrics="after" if args.model == "plain" else "running",
             verbose=not args.quiet,
             checkpoint=checkpoint,
             checkpoint_every=args.checkpoint_every,
@@ -301,14 +331,34 @@ def write_results(trainer: nnxp.Trainer, data: Data, folder: Path) -> None:
     if not trainer.history:
         return
     write_history(folder / "history.json", trainer.history)
-    model = trainer.config["model"]
-    if model == "mlp":
-        model = "-".join(map(str, data.widths(trainer.config["hidden"])))
-    optimizer = trainer.optimizer
-    name = f"{type(optimizer).__name__}, learning rate {optimizer.learning_rate:g}"
-    title = f"{data.name}, {model}, {name}"
+    config = trainer.config
+    model = config["model"]
+    if config["hidden"]:
+        model = "-".join(map(str, data.widths(config["hidden"])))
+    optimizer = f"{type(trainer.optimizer).__name__}, learning rate {config['learning_rate']:g}"
+    title = f"{data.name}, {model}, {optimizer}"
     with optional_output("curves.png"):
         nnxp.plots.plot_histories({"": trainer.history}, folder / "curves.png", title=title)
+
+
+def write_pictures(training: Training) -> None:
+    """Draw the confusion matrix of the test images, the wrong ones, and the first weights."""
+    trainer, _, data, folder, _ = training
+    scores = trainer.network.predict(data.test.inputs)
+    labels, classes, title = data.test.labels, data.train.classes, data.name
+    with contextlib.suppress(nnxp.MissingExtraError):  # write_results printed it
+        counts = confusion_matrix(scores, labels)
+        path = folder / "confusion.png"
+        nnxp.plots.plot_confusion_matrix(counts, path, classes=classes, title=title)
+        pixels = math.prod(data.test.inputs.shape[1:])
+        if data.test.inputs.ndim == 2 and math.isqrt(pixels) ** 2 != pixels:
+            return  # rows of a table
+        nnxp.plots.plot_weights(trainer.network, folder / "weights.png", title=title)
+        if (scores.argmax(axis=1) != labels).any():
+            nnxp.plots.plot_mistakes(
+                data.test.inputs, labels, scores, folder / "mistakes.png", classes=classes,
+                title=title,
+            )  # fmt: skip
 
 
 def write_history(path: Path, history: list[nnxp.Record]) -> None:

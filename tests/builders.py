@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from tables import device_or_skip
 
 import nnxp
 from nnxp.data import Batches, Dataset
@@ -151,6 +153,18 @@ def fit(trainer: nnxp.Trainer, data: Dataset, epochs: int, **options: Any) -> li
     return trainer.fit(
         data, epochs=epochs, batch_size=12, validation=data, rng=trainer.rng, **options
     )
+
+
+def train_layer(make, inputs, outputs, spec="cpu", epochs=2, **options):
+    """Return a trainer of a layer of `tables.LAYERS` and an affine layer after it, and its data."""
+    rng = np.random.default_rng(0)
+    place = {"device": device_or_skip(spec), "dtype": "float64"}
+    last = nnxp.Affine(math.prod(outputs[1:]), 3, rng=rng, **place)
+    network = nnxp.Sequential([make(place["device"], "float64"), nnxp.Flatten(), last])
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Momentum(0.1), **options)
+    dataset = Dataset(rng.normal(size=(22, *inputs[1:])), rng.integers(0, 3, 22))
+    trainer.fit(dataset, epochs=epochs, batch_size=8, rng=1)
+    return trainer, dataset
 
 
 def stopped_after(steps: int, trainer: nnxp.Trainer) -> Callable[[], bool]:

@@ -176,6 +176,11 @@ PROBABILITIES = np.array(
 )
 
 
+layers = pytest.mark.parametrize(
+    ("make", "inputs", "outputs"), list(LAYERS.values()), ids=list(LAYERS)
+)
+
+
 def smooth():
     return nnxp.SoftmaxWithLoss(label_smoothing=0.1, class_weights=(1.0, 2.0, 0.5))
 

@@ -40,7 +40,7 @@ ROOMS = {
     "penalties": {"parts"},
     "transforms": {"parts"},
     "optimizers": {"parts", "schedules"},
-    "plots": {"files", "history"},
+    "plots": {"files", "history", "layers", "network", "schedules", "training"},
     "losses": {"layers", "metrics", "parts"},
     "layers": {"devices", "frames", "initializers", "parts"},
     "network": {"data_format", "devices", "layers", "parameters", "parts", "table"},

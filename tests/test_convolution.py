@@ -19,7 +19,7 @@ from script_runner import ENVIRONMENT, PATHS
 from tables import device_or_skip, devices
 
 import nnxp
-from nnxp.capture import numpy_convolution
+from nnxp.capture import numpy_images
 from nnxp.data import Dataset
 from nnxp.layers.windows import pair
 from nnxp.training.evaluation import evaluation_batch_size
@@ -111,11 +111,11 @@ def test_maximum_of_equal_numbers_has_its_gradient_at_the_first(geometry):
 
 
 def test_padding_is_never_the_largest_and_windows_do_not_overlap_by_default():
-    x = np.full((1, 1, 4, 6), -1e30)
+    x = np.full((1, 1, 4, 9), -1e30)
     assert (nnxp.MaxPool2D(2, padding=1).forward(x) == -1e30).all()
     for kind in (nnxp.MaxPool2D, nnxp.AveragePool2D):
-        assert kind((2, 3)).forward(x).shape == (1, 1, 2, 2)
-        assert kind((2, 3)).output_shape((1, 4, 6)) == (1, 2, 2)
+        assert kind((2, 3)).forward(x).shape == (1, 1, 2, 3)
+        assert kind((2, 3)).output_shape((1, 4, 9)) == (1, 2, 3)
 
 
 @devices
@@ -151,7 +151,7 @@ def test_frozen_convolution_has_no_gradients_and_the_same_gradient_of_images():
 def test_blocks_are_runs_of_columns_within_the_limit(shape, limit):
     places = np.arange(np.prod(shape)).reshape(shape)
     found = []
-    for block in numpy_convolution._blocks(shape, limit):
+    for block in numpy_images._blocks(shape, limit):
         own = places[block[:3]].ravel()
         assert own.size <= limit
         np.testing.assert_array_equal(own, places.ravel()[block.columns])
@@ -238,7 +238,7 @@ def test_captured_convolutions_in_blocks_equal_plain_steps(
 ):
     if columns is not None:  # of the first layer; the others have fewer to a block
         size = np.dtype(dtype).itemsize
-        monkeypatch.setattr(numpy_convolution, "_BLOCK", columns * 2 * 9 * size)
+        monkeypatch.setattr(numpy_images, "_BLOCK", columns * 2 * 9 * size)
     data = Dataset(normal((37, 2, 9, 8)).astype(dtype), np.arange(37) % 3)
     results = []
     for kind in (nnxp.Trainer, PlainTrainer):
@@ -256,12 +256,12 @@ def test_captured_convolutions_in_blocks_equal_plain_steps(
 
 def test_wrong_block_is_seen(monkeypatch):
     """The test above fails if one block of many is wrong."""
-    right = numpy_convolution._places
+    right = numpy_images._places
 
     def wrong(first, windows, stride):
         return right(first, slice(0, windows.stop - windows.start), stride)
 
-    monkeypatch.setattr(numpy_convolution, "_places", wrong)
+    monkeypatch.setattr(numpy_images, "_places", wrong)
     with pytest.raises(AssertionError):
         test_captured_convolutions_in_blocks_equal_plain_steps(monkeypatch, 7, 1, 0, "float64")
 

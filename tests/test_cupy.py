@@ -13,10 +13,17 @@ from functools import partial
 
 import numpy as np
 import pytest
-from builders import PlainTrainer, Stopping, assert_same, bound, every_layer_trainer, train_epoch
+from builders import (
+    PlainTrainer,
+    Stopping,
+    assert_same,
+    bound,
+    every_layer_trainer,
+    train_epoch,
+    train_layer,
+)
 from pairs import assert_equal
-from tables import TARGETS, losses_and_optimizers
-from test_every_layer import layers, train
+from tables import TARGETS, layers, losses_and_optimizers
 
 import nnxp
 from nnxp.capture import cupy as gpu
@@ -176,8 +183,8 @@ def test_graph_replay_equals_plain_steps(cupy, images, loss, optimizer):
 
 @layers
 def test_every_layer_is_captured(cupy, make, inputs, outputs):
-    captured, _ = train(make, inputs, outputs)
-    plain, _ = train(make, inputs, outputs, capture=False)
+    captured, _ = train_layer(make, inputs, outputs)
+    plain, _ = train_layer(make, inputs, outputs, capture=False)
     assert cupy.captures == 2
     assert cupy.launches == 4
     assert_equal(captured, plain)

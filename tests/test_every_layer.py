@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
-from builders import numbers
+from builders import numbers, train_layer
 from pairs import assert_equal, devices
-from tables import LAYERS, device_or_skip
+from tables import layers
 
 import nnxp
-
-layers = pytest.mark.parametrize(
-    ("make", "inputs", "outputs"), list(LAYERS.values()), ids=list(LAYERS)
-)
-
-
-def train(make, inputs, outputs, spec="cpu", epochs=2, **options):
-    """Return a trainer of the layer and an affine layer after it, and its data set."""
-    device_or_skip(spec)
-    rng = np.random.default_rng(0)
-    place = {"device": spec, "dtype": "float64"}
-    last = nnxp.Affine(math.prod(outputs[1:]), 3, rng=rng, **place)
-    network = nnxp.Sequential([make(nnxp.device(spec), "float64"), nnxp.Flatten(), last])
-    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Momentum(0.1), **options)
-    dataset = nnxp.data.Dataset(rng.normal(size=(22, *inputs[1:])), rng.integers(0, 3, 22))
-    trainer.fit(dataset, epochs=epochs, batch_size=8, rng=1)
-    return trainer, dataset
 
 
 @devices
 @layers
 def test_captured_steps_equal_plain_ones(spec, make, inputs, outputs):
-    captured, _ = train(make, inputs, outputs, spec)
-    plain, _ = train(make, inputs, outputs, spec, capture=False)
+    captured, _ = train_layer(make, inputs, outputs, spec)
+    plain, _ = train_layer(make, inputs, outputs, spec, capture=False)
     assert captured.captured == "captured"
     assert captured.optimizer.steps == 6
     assert_equal(captured, plain)
@@ -43,7 +24,7 @@ def test_captured_steps_equal_plain_ones(spec, make, inputs, outputs):
 @layers
 def test_copies_and_files_predict_the_same_bits(tmp_path, make, inputs, outputs):
     pytest.importorskip("safetensors")
-    trainer, dataset = train(make, inputs, outputs)
+    trainer, dataset = train_layer(make, inputs, outputs)
     network = trainer.network
     network.save(tmp_path / "a.safetensors")
     loaded = nnxp.load_network(tmp_path / "a.safetensors")
@@ -57,8 +38,8 @@ def test_copies_and_files_predict_the_same_bits(tmp_path, make, inputs, outputs)
 @layers
 def test_resume_gives_the_same_bits(tmp_path, make, inputs, outputs):
     pytest.importorskip("safetensors")
-    whole, dataset = train(make, inputs, outputs, epochs=3)
-    half, _ = train(make, inputs, outputs, epochs=1)
+    whole, dataset = train_layer(make, inputs, outputs, epochs=3)
+    half, _ = train_layer(make, inputs, outputs, epochs=1)
     half.save(tmp_path / "a.safetensors")
     resumed = nnxp.Trainer.resume(tmp_path / "a.safetensors")
     for trainer in (half, resumed):

@@ -200,6 +200,13 @@ def test_curves_hold_the_figures_of_the_records(draw):
     assert not any(axes.get_legend() for axes in [*figure.axes, *several.axes])
 
 
+def test_names_in_the_legend_are_as_given(draw):
+    names = ["_hidden", r"a$\b$", "two\nlines"]
+    figure = draw(dict.fromkeys(names, RECORDS))
+    shown = [x.get_text() for x in figure.legends[0].get_texts()]
+    assert shown == ["_hidden", r"a$\b$", "two lines", "best epoch"]
+
+
 def test_best_epochs_are_marked(draw):
     losses, accuracies = (3.0, 1.0, 2.0), (0.5, 0.6, 0.7)
     records = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import os
 import re
@@ -26,6 +27,7 @@ def test_every_script_is_run():
     assert {path.name for path in SCRIPTS.glob("*.py")} - set(NAMES) == {
         "cli.py",
         "interrupts.py",
+        "recipes.py",
         "runs.py",
     }
 
@@ -216,6 +218,26 @@ def test_portability_fails_when_a_library_differs():
         assert text.startswith(wrong)
 
 
+@pytest.mark.parametrize(
+    "held_out", [[], pytest.param(["--held-out"], marks=pytest.mark.interop)]
+)  # with PyTorch, where it is installed
+def test_mnist_results_of_two_seeds(tmp_path, held_out):
+    peers = ["nnxp", "PyTorch"] if importlib.util.find_spec("torch") else ["nnxp"]
+    options = ("--dataset", "digits", "--seeds", 2, "--epochs", 4, "--out", tmp_path / "out")
+    printed = run("mnist_results.py", *options, *held_out).stdout
+    results = json.loads((tmp_path / "out" / "mnist_results.json").read_text())
+    assert list(results) == ["mlp", "lenet"]
+    for model, trained in results.items():
+        assert list(trained) == peers
+        assert f"| {model}, 2 seeds | {'held-out' if held_out else 'test'} accuracy |" in printed
+        for each in trained.values():
+            accuracies = [100 * x["accuracy"] for x in each]
+            assert min(accuracies) > 50  # chance is 10, and its deviation over 240 images 2
+            assert accuracies[0] != accuracies[1]
+            mean, deviation = np.mean(accuracies), np.std(accuracies, ddof=1)
+            assert f"| {mean:.2f} ± {deviation:.2f} % |" in printed
+
+
 def test_convolution_speed_prints_a_table_for_each_network(tmp_path):
     options = ("--batch-sizes", 4, "--steps", 1, "--rounds", 1, "--out", tmp_path / "out")
     printed = run("convolution_speed.py", *options).stdout
@@ -225,3 +247,53 @@ def test_convolution_speed_prints_a_table_for_each_network(tmp_path):
     assert [row[3].strip() for row in rows] == ["1.00", "1.00"]
     results = json.loads((tmp_path / "out" / "convolution_speed.json").read_text())
     assert all(x["milliseconds"] > 0 for x in results["3x3, batch 4"][0].values())
+
+
+def test_vanishing_gradients_prints_a_table_for_each_activation_and_draws_them(tmp_path):
+    options = ("--dataset", "digits", "--depth", 5, "--width", 20, "--epochs", 2)
+    out = run("vanishing_gradients.py", *options, "--out", tmp_path / "out").stdout
+    assert "digits, 5 hidden layers of 20 units, 2 epochs" in out
+    names = re.findall(r"^(\w+), weights by (\w+): test accuracy 0\.\d{4}$", out, re.M)
+    assert names == [("sigmoid", "xavier"), ("tanh", "xavier"), ("relu", "he")]
+    rows = re.findall(r"^(affine\d) +(\S+) +(\S+) +(\S+) +(\S+)$", out, re.M)
+    assert [row[0] for row in rows] == [f"affine{i}" for i in range(1, 7)] * 3
+    first = dict(zip(names, (float(row[2]) for row in rows[::6]), strict=True))
+    assert first["sigmoid", "xavier"] < 1e-2
+    assert min(first["tanh", "xavier"], first["relu", "he"]) > 0.1
+    assert (tmp_path / "out" / "layers.png").exists()
+    assert config_of(tmp_path / "out")["depth"] == 5
+
+
+def test_learning_rate_range_prints_a_suggestion_and_draws_it(tmp_path):
+    options = ("--dataset", "digits", "--steps", 60, "--optimizer", "momentum", "--hidden", 20)
+    out = run("learning_rate_range.py", *options, "--out", tmp_path / "out").stdout
+    assert "digits, momentum, batches of 100" in out
+    assert "the loss diverged" in out
+    suggestion = float(re.search(r"^suggested learning rate (\S+), a tenth of that$", out, re.M)[1])
+    assert 1e-4 < suggestion < 1
+    result = json.loads((tmp_path / "out" / "range.json").read_text())
+    assert result["suggestion"] == pytest.approx(suggestion, rel=0.05)
+    assert len(result["rates"]) == len(result["losses"]) <= 60
+    assert (tmp_path / "out" / "range.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "picture"),
+    [("vanishing_gradients.py", "layers.png"), ("learning_rate_range.py", "range.png")],
+)
+def test_scripts_without_matplotlib_say_that_there_is_no_picture(tmp_path, name, picture):
+    (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError(name='matplotlib')\n")
+    environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PATHS}"}
+    epochs = ("--epochs", 1) if name == "vanishing_gradients.py" else ()
+    result = run(name, "--dataset", "digits", *epochs, "--out", tmp_path / "out", env=environment)
+    assert f"no {picture}: matplotlib is not installed; " in result.stderr
+    assert not (tmp_path / "out" / picture).exists()
+
+
+def test_learning_rate_range_of_few_steps_is_refused_on_one_line(tmp_path):
+    options = ("--dataset", "digits", "--steps", 5, "--out", tmp_path / "out")
+    result = run("learning_rate_range.py", *options, status=1)
+    assert result.stderr == (
+        "learning_rate_range.py: error: steps must be a whole number of at least 20, got 5\n"
+    )
+    assert not (tmp_path / "out").exists()

@@ -27,7 +27,10 @@ def test_train_on_the_digits(tmp_path):
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"nnxp {nnxp.__version__} on cpu (NumPy")
     epochs = [line for line in lines if line.startswith("epoch")]
-    files = "checkpoint.safetensors, config.json, curves.png, history.json"
+    files = (
+        "checkpoint.safetensors, config.json, confusion.png, curves.png, history.json, "
+        "mistakes.png, weights.png"
+    )
     assert lines[-1] == f"files in {out}: {files}"
     shown = [path.name for path in out.iterdir() if path.name[0] != "."]
     assert sorted(shown) == files.split(", ")
@@ -44,6 +47,17 @@ def test_train_on_the_digits(tmp_path):
     title = "digits, 64-50-30-10, SGD, learning rate 0.1"
     nnxp.plots.plot_histories({"": records}, tmp_path / "expected.png", title=title)
     assert (out / "curves.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+    network = nnxp.load_network(out / "checkpoint.safetensors")
+    _, test = nnxp.data.load_digits()
+    scores = network.predict(test.inputs)
+    counts = nnxp.metrics.confusion_matrix(scores, test.labels)
+    nnxp.plots.plot_confusion_matrix(counts, tmp_path / "confusion.png", title="digits")
+    nnxp.plots.plot_weights(network, tmp_path / "weights.png", title="digits")
+    nnxp.plots.plot_mistakes(
+        test.inputs, test.labels, scores, tmp_path / "mistakes.png", title="digits"
+    )
+    for name in ("confusion.png", "weights.png", "mistakes.png"):
+        assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 @pytest.mark.long
@@ -97,7 +111,8 @@ def test_every_option_reaches_the_training(tmp_path):
 
 
 def test_lenet_trains_on_images_and_resumes(tmp_path):
-    options = ("--model", "lenet", "--dataset", "digits", "--quiet", "--out")
+    options = ("--model", "lenet", "--dataset", "digits", "--schedule", "constant", "--quiet",
+               "--out")  # fmt: skip
     run("train_mnist.py", *options, tmp_path / "a", "--epochs", 2)
     printed = run("train_mnist.py", *options[:-2], "--out", tmp_path / "b", "--epochs", 1).stdout
     assert "(batch, 50, 2, 2)" in printed  # images of 8 x 8 need padding
@@ -239,11 +254,69 @@ def test_train_on_a_folder_and_on_csv(tmp_path, idx_folder, digits_csv):
     assert config["data_sha256"] != digest.hexdigest()
 
 
+RECIPE = {"batch_norm": True, "optimizer": "nesterov", "learning_rate": 0.1, "batch_size": 128,
+          "schedule": "onecycle", "weight_decay": 5e-3}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ([], {"model": "plain", "hidden": [50, 30], "optimizer": "sgd", "learning_rate": 0.1,
+              "schedule": "constant", "weight_decay": 0.0, "batch_size": 100, "shift": 0,
+              "batch_norm": False}),
+        (["--model", "mlp"], RECIPE | {"hidden": [512, 256], "shift": 1}),
+        (["--model", "lenet"], RECIPE | {"hidden": None, "shift": 2}),
+        (["--model", "mlp", "--hidden", 9, "--no-batch-norm", "--shift", 0, "--schedule",
+          "constant", "--learning-rate", 0.2, "--weight-decay", 0, "--batch-size", 50],
+         {"hidden": [9], "batch_norm": False, "shift": 0, "schedule": "constant",
+          "learning_rate": 0.2, "weight_decay": 0.0, "batch_size": 50}),
+        (["--optimizer", "adamw"], {"learning_rate": 0.001, "weight_decay": 0.01}),
+        (["--model", "mlp", "--optimizer", "adam"], {"learning_rate": 0.001, "weight_decay": 0.0,
+                                                     "schedule": "onecycle"}),
+    ],
+)  # fmt: skip
+def test_a_model_has_its_settings_and_options_replace_them(tmp_path, options, settings):
+    out = tmp_path / "run"
+    run("train_mnist.py", "--dataset", "digits", "--epochs", 1, "--quiet", *options, "--out", out)
+    config = config_of(out)
+    assert {name: config[name] for name in settings} == settings
+    trainer = nnxp.Trainer.resume(out / "checkpoint.safetensors")
+    optimizer, layers = trainer.optimizer, trainer.network.leaves()
+    assert type(optimizer).__name__.lower() == config["optimizer"]
+    assert (optimizer.weight_decay, optimizer.decayed) == (config["weight_decay"], "matrices")
+    assert any(isinstance(x, nnxp.BatchNorm) for x in layers) == config["batch_norm"]
+    shifts = [x.pixels for x in layers if isinstance(x, nnxp.RandomShift)]
+    assert shifts == [config["shift"]] * bool(config["shift"])
+    # One cycle ends at 0 with the last step.
+    assert optimizer.learning_rate == (
+        config["learning_rate"] if config["schedule"] == "constant" else 0
+    )
+
+
+def test_the_epochs_of_a_cycle_cannot_change(tmp_path):
+    options = ["--dataset", "digits", "--model", "mlp", "--hidden", 16, "--epochs", 2, "--quiet"]
+    run("train_mnist.py", *options, "--out", tmp_path / "run")
+    for epochs in (1, 3):
+        result = run("train_mnist.py", "--resume", tmp_path / "run", "--epochs", epochs, status=2)
+        assert re.search(
+            r"--epochs: the learning rate of the run in .* ends with epoch 2, which cannot change",
+            result.stderr,
+        )
+
+
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
+        (["--shift", "-1"], 2, "--shift: must be a whole number of at least 0, got '-1'"),
+        (
+            ["--dataset", "digits", "--shift", "9"],
+            1,
+            "RandomShift(9) expects images that are larger than its shift",
+        ),
+        (["--schedule", "cosine"], 2, "unknown schedule 'cosine'"),
+        (["--weight-decay", "-1"], 1, "weight_decay must be a number of at least 0, got -1"),
         (["--model", "lenet5"], 2, "unknown model 'lenet5'; did you mean 'lenet'?"),
-        (["--model", "lenet", "--hidden", "9"], 2, "--hidden: is for --model mlp, not for lenet"),
+        (["--model", "lenet", "--hidden", "9"], 2, "--hidden: is for --model plain and mlp, not"),
         (["--activation", "relo"], 2, "unknown activation 'relo'; did you mean 'relu'?"),
         (["--optimizer", "adm"], 2, "unknown optimizer 'adm'; did you mean 'adam'?"),
         (["--dropout", "1"], 1, "dropout must be a number of at least 0 and below 1, got 1.0"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnxp.capture.blas import accumulating_product
-from nnxp.capture.numpy_convolution import CONVOLUTIONS
+from nnxp.capture.numpy_images import IMAGE_OPS
 from nnxp.capture.ops import (
     Buffer,
     Ops,
@@ -31,7 +31,7 @@ class NumpyOps(Ops):
     module = np
     accumulates = True
     chunk = 1 << 15  # float32 vectors of this length stay in the cache
-    whole = CONVOLUTIONS.keys()
+    whole = IMAGE_OPS.keys()
 
     def allocate(self, size: int) -> Buffer:
         """Return `size` bytes of memory, aligned to a cache line."""
@@ -63,8 +63,8 @@ class NumpyOps(Ops):
             case np.stack | np.concat if len(args) == 1 and kwargs.keys() <= {"axis"}:
                 places = places_of_parts(function, args[0], kwargs.get("axis", 0), out)
                 return [_copy(*each) for each in zip(places, args[0], strict=True)]
-            case _ if function in CONVOLUTIONS:
-                return CONVOLUTIONS[function](*args, out)
+            case _ if function in IMAGE_OPS:
+                return IMAGE_OPS[function](*args, out)
             case np.where:
                 return [
                     _copy(out, args[2]),

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from typing import Any
 
-from nnxp.arrays import Array, DType, Namespace, device_of, floating_namespace
+from nnxp.arrays import Array, DType, Namespace, device_of, floating_namespace, namespace_of, one_op
 from nnxp.checks import POSITIVE, Range, Rng, require_count
 from nnxp.devices import Device
 from nnxp.errors import InputError
@@ -106,12 +106,12 @@ class RandomShift(Augmentation):
     def _augment(self, xp: Namespace, x: Array) -> tuple[Array, Any]:
         bits = self.draw_bits(xp, (x.shape[0], 2)) & 0x7FFFFFFF
         moves = bits % (2 * self.pixels + 1) - self.pixels
-        return _shifted(xp, x, moves, self.pixels), (moves, self.pixels)
+        return shift(x, moves, self.pixels), (moves, self.pixels)
 
     def backward(self, dy: Array) -> Array:
         """Return `dy` with each image shifted back."""
         moves, pixels = self.saved(dy)
-        return _shifted(floating_namespace(dy, self), dy, -moves, pixels)
+        return shift(dy, -moves, pixels)
 
     def _require_size(self, height: int, width: int) -> None:
         if (least := min(height, width)) <= self.pixels:
@@ -330,7 +330,8 @@ def _flat(xp: Namespace, images: Array, before: int, after: int) -> tuple[Array,
     return vector, xp.reshape(starts, (batch, channels))
 
 
-def _shifted(xp: Namespace, x: Array, moves: Array, limit: int) -> Array:
+@one_op
+def shift(x: Array, moves: Array, limit: int) -> Array:
     """Return images whose pixel (i, j) is the pixel (i, j) + move of `x`, or 0 outside of it.
 
     Parameters
@@ -340,6 +341,7 @@ def _shifted(xp: Namespace, x: Array, moves: Array, limit: int) -> Array:
         Down and to the right, of magnitude `limit` at most.
     limit : int
     """
+    xp = namespace_of(x, "shift")
     batch, channels, height, width = x.shape
     margin = limit * (width + 1)
     vector, starts = _flat(xp, xp.reshape(x, (batch, channels, height * width)), margin, margin)

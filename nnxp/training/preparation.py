@@ -36,7 +36,7 @@ from nnxp.optimizers import Optimizer
 from nnxp.parts import Part, definition, numbers_of
 from nnxp.penalties import Penalty
 from nnxp.step import Step, evaluated_sums
-from nnxp.training.callbacks import Callback
+from nnxp.training.callback import Callback
 from nnxp.training.evaluation import evaluation_batch_size
 
 _FLUSHED_STEPS = 500

@@ -114,9 +114,7 @@ class Stepper:
     def release(self, device: Device) -> None:
         """Free captured steps that hold much memory; others are kept for the next call."""
         free = device.free_memory() or 0
-        if self.captured is not None and self.captured.nbytes > max(
-            _MAX_KEPT, free // _KEPT_SHARE
-        ):
+        if self.captured is not None and self.captured.nbytes > max(_MAX_KEPT, free // _KEPT_SHARE):
             self.captured = None
 
     def _choose(

@@ -45,7 +45,8 @@ from nnxp.optimizers import Optimizer
 from nnxp.parts import numbers_of
 from nnxp.penalties import Penalty
 from nnxp.step import Step
-from nnxp.training.callbacks import Callback, Checkpoint, Progress
+from nnxp.training.callback import Callback
+from nnxp.training.callbacks import Checkpoint, Progress
 from nnxp.training.divergence import Snapshot, parameters_and_state, raise_at_divergence
 from nnxp.training.evaluation import Evaluation, evaluate, evaluation_batch_size
 from nnxp.training.preparation import (

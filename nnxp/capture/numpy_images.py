@@ -1,4 +1,4 @@
-"""NumPy's convolution: the products of windows in blocks whose columns stay in the cache."""
+"""NumPy's ops of images: products of windows in blocks that stay in the cache, and shifts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnxp.capture.ops import Buffer, Program
+from nnxp.layers.augmentation import shift
 from nnxp.layers.convolution import convolve, gradient_of_images, gradient_of_weights
 from nnxp.layers.windows import Geometry, window_counts
 
@@ -175,15 +176,31 @@ def _gradient_of_images(
     return program
 
 
+def _shift(x: Buffer, moves: Buffer, limit: int, out: Buffer) -> Program:
+    """Return the calls that copy the window of each padded image that is `moves` away."""
+    size = x.shape[2:]
+    padded = np.zeros((*x.shape[:2], *(n + 2 * limit for n in size)), x.dtype)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, size, (2, 3))
+    images = np.arange(len(x))
+
+    def gather() -> None:
+        down, right = moves.T + limit
+        out[...] = windows[images, :, down, right]
+
+    inner = padded[:, :, limit : limit + size[0], limit : limit + size[1]]
+    return [partial(inner.__setitem__, ..., x), gather]
+
+
 def _places(first: int, windows: slice, stride: int) -> slice:
     """Return where the number `first` of each of these windows is."""
     start = first + windows.start * stride
     return slice(start, start + (windows.stop - windows.start - 1) * stride + 1, stride)
 
 
-CONVOLUTIONS: dict[Callable[..., Any], Callable[..., Program]] = {
+IMAGE_OPS: dict[Callable[..., Any], Callable[..., Program]] = {
     convolve: _convolve,
     gradient_of_weights: _gradient_of_weights,
     gradient_of_images: _gradient_of_images,
+    shift: _shift,
 }
-"""What returns the calls of each op of a convolution."""
+"""What returns the calls of each op of images."""

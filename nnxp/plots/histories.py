@@ -1,8 +1,7 @@
-"""Plots: learning curves as PNG files."""
+"""Histories: learning curves of one or several runs."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,20 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.checks import explained, optional_import
+from nnxp.checks import explained
 from nnxp.errors import InputError
-from nnxp.files import expand_home, write_atomically
 from nnxp.history import Record
+from nnxp.plots.figures import add_legend, add_title, curve_style, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# The colours of Okabe and Ito, which differ for the colour-blind too, without yellow, which is
-# faint on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#707070")
-_LINES = ("-", "--", "-.", ":")
-_MARKERS = "osDv^PX"
 _LOG_RANGE = 20  # a logarithmic axis separates the runs if losses differ by this factor
 
 
@@ -90,15 +83,14 @@ def plot_histories(
             for curve in _curves(name, repetitions, quantity, single)
         ]
         _draw(axes, curves, quantity, single)
-    handles, labels = all_axes[0].get_legend_handles_labels()
-    if len(labels) > 1:
+    # Matplotlib gives lines without a label one that begins so.
+    lines = [x for x in all_axes[0].lines if not str(x.get_label()).startswith("_child")]
+    if len(lines) > 1:
         if single:
-            figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+            add_legend(figure, lines, loc="outside lower center", ncols=len(lines))
         else:
-            figure.legend(handles, labels, loc="outside right center", fontsize="small")
-    if title:
-        title = title.encode(errors="replace").decode()  # a file's name may have surrogates
-        figure.suptitle(title, fontsize="medium", parse_math=False)
+            add_legend(figure, lines, loc="outside right center", fontsize="small")
+    add_title(figure, title)
     save_figure(figure, path)
 
 
@@ -138,18 +130,6 @@ def _curves(
         label = data if single else name
         curves.append(_Curve(label, np.array(epochs), values.mean(axis=0), deviations))
     return [curve for curve in curves if len(curve.epochs)]
-
-
-def curve_style(number: int) -> dict[str, Any]:
-    """Return the colour, line and marker of a curve, counted from 0; 21 colours all differ."""
-    group, hue = divmod(number, len(COLOURS))
-    rgb = np.array([int(COLOURS[hue][i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    shade = [rgb, 0.55 * rgb, 0.4 + 0.6 * rgb][group % 3]
-    return {
-        "color": tuple(shade.tolist()),
-        "linestyle": _LINES[group % len(_LINES)],
-        "marker": _MARKERS[hue],
-    }
 
 
 def _draw(axes: Axes, curves: list[_Curve], quantity: str, single: bool) -> None:
@@ -204,35 +184,3 @@ def _draw(axes: Axes, curves: list[_Curve], quantity: str, single: bool) -> None
         axes.set_xticks([1])
     else:
         axes.locator_params(axis="x", integer=True)
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty matplotlib figure of `width` x `height` inches.
-
-    Raises
-    ------
-    MissingExtraError
-        If matplotlib is not installed.
-    """
-    # Not pyplot, which chooses a window system and changes global state.
-    figure_module = optional_import("matplotlib.figure", "plot")
-    figure: Figure = figure_module.Figure(figsize=(width, height), layout="constrained")
-    return figure
-
-
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure to a PNG file, atomically.
-
-    Raises
-    ------
-    InputError
-        If `path` is no path, or cannot be written.
-    """
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    file = expand_home(path)
-    try:
-        write_atomically(file, picture.getvalue())
-    except (OSError, ValueError) as error:  # ValueError for a NUL
-        reason = getattr(error, "strerror", error)
-        raise InputError(f"{file} cannot be written ({reason}); choose another path") from error

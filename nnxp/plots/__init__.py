@@ -1,0 +1,24 @@
+"""Plots: what was trained and measured, as PNG files.
+
+`histories` draws learning curves, `curves` other lines (schedules, layers over training, a range of
+learning rates), `images` the confusion matrix, mistakes and weights; `figures` writes all of them.
+"""
+
+from nnxp.plots.curves import plot_layers, plot_learning_rate_range, plot_schedules
+from nnxp.plots.figures import COLOURS, curve_style, new_figure, save_figure
+from nnxp.plots.histories import plot_histories
+from nnxp.plots.images import plot_confusion_matrix, plot_mistakes, plot_weights
+
+__all__ = [
+    "COLOURS",
+    "curve_style",
+    "new_figure",
+    "plot_confusion_matrix",
+    "plot_histories",
+    "plot_layers",
+    "plot_learning_rate_range",
+    "plot_mistakes",
+    "plot_schedules",
+    "plot_weights",
+    "save_figure",
+]
