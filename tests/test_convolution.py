@@ -200,6 +200,33 @@ def test_gradients_agree_with_pytorch(geometry, outputs):
             assert abs(ours - other.numpy()).max() < 243**2 * 1.1e-16 * 10
 
 
+@pytest.mark.parametrize("shape", [(7, 3), (4, 3, 5, 6), (1, 3, 1, 2)])
+def test_batch_normalization_is_over_all_numbers_of_a_feature(shape):
+    layer = nnxp.BatchNorm(3, momentum=0.25, epsilon=1e-3, dtype="float64")
+    layer.params["gamma"][...], layer.params["beta"][...] = normal(3, 1), normal(3, 2)
+    x = 2 + 3 * normal(shape)
+    axes = (0, *range(2, len(shape)))
+
+    def normalized(mean, var):
+        mean, var, gamma, beta = (
+            np.reshape(y, (3, *[1] * (len(shape) - 2))) for y in (mean, var, *layer.params.values())
+        )
+        return (x - mean) / np.sqrt(var + 1e-3) * gamma + beta
+
+    # Means of at most 120 numbers below 20, as below.
+    close = {"rtol": 1e-12, "atol": 1e-12}
+    y = layer.forward(x, training=True)
+    np.testing.assert_allclose(y, normalized(x.mean(axis=axes), x.var(axis=axes)), **close)
+    mean, var = 0.25 * x.mean(axis=axes), 0.75 + 0.25 * x.var(axis=axes, ddof=1)
+    np.testing.assert_allclose(layer.state["running_mean"], mean, **close)
+    np.testing.assert_allclose(layer.state["running_var"], var, **close)
+    np.testing.assert_allclose(layer.forward(x), normalized(mean, var), **close)
+    assert layer.output_shape(shape[1:]) == shape[1:]
+    for wrong in ((3, 5), (4, *shape[2:]), (3, 5, 6, 7)):
+        with pytest.raises(nnxp.InputError, match="expects 3 features, got"):
+            layer.output_shape(wrong)
+
+
 @pytest.mark.interop
 def test_batch_normalization_of_images_agrees_with_pytorch():
     torch = pytest.importorskip("torch")
