@@ -85,7 +85,7 @@ def tests_matrix(session: nox.Session, dependencies: str) -> None:
 
 @nox.session(default=False)
 def interop(session: nox.Session) -> None:
-    """Run the tests that compare with PyTorch, JAX and scikit-learn."""
+    """Run the tests that compare with PyTorch, JAX and scikit-learn, or use TensorBoard."""
     session.install("-e", ".", *group("test"), *group("interop"))
     session.run("pytest", *PARALLEL, "-m", "interop", *session.posargs)
 

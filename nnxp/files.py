@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 from nnxp.errors import DataError, InputError
 
@@ -83,6 +83,25 @@ def expand_home(path: object) -> Path:
         ) from None
 
 
+def resolve_file(path: str | os.PathLike[str]) -> Path:
+    """Return a path as an absolute one without ``~`` or links, which a ``chdir`` does not change.
+
+    Raises
+    ------
+    InputError
+        If the path is not the name of a file.
+    """
+    try:
+        file = expand_home(path).resolve()
+        # For a circle of links, Python 3.13 returns a link; older versions raise an error.
+        names_file = file.name and not file.is_symlink() and (file.is_file() or not file.exists())
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise InputError(f"{path!r} cannot be written ({error}); choose another") from error
+    if not names_file:
+        raise InputError(f"{str(path)!r} is not the name of a file; give the path of a file")
+    return file
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to a temporary file, then rename it to `path`, which is never incomplete.
 
@@ -124,7 +143,7 @@ def remove_temporary(path: Path) -> None:
         if pattern.fullmatch(file.name) and file.is_file():
             # A file of a process that lives is locked, or open, or gone since.
             with contextlib.suppress(OSError), file.open("rb+") as stream:
-                _lock(stream, wait=False)
+                lock_stream(stream, wait=False)
                 if _WINDOWS:
                     stream.close()
                 file.unlink()
@@ -141,7 +160,7 @@ def _temporary_file(path: Path, mode: int) -> Iterator[tuple[Path, BinaryIO]]:
             with os.fdopen(descriptor, "wb") as stream:
                 # Where a file system has no locks, `remove_temporary` removes nothing.
                 with contextlib.suppress(OSError):
-                    _lock(stream, wait=True)
+                    lock_stream(stream, wait=True)
                 if temporary.exists():  # else it was removed before it was locked
                     yield temporary, stream
                     return
@@ -149,7 +168,7 @@ def _temporary_file(path: Path, mode: int) -> Iterator[tuple[Path, BinaryIO]]:
             temporary.unlink(missing_ok=True)
 
 
-def _lock(stream: BinaryIO, *, wait: bool) -> None:
+def lock_stream(stream: IO[bytes], *, wait: bool) -> None:
     """Lock a file until it is closed, or raise an `OSError` if another process has the lock."""
     if not _WINDOWS:  # where an open file cannot be removed anyway
         import fcntl

@@ -131,7 +131,7 @@ def square_images(table: Dataset, file: Path) -> Dataset:
     side = math.isqrt(pixels)
     if side * side != pixels:
         raise nnxp.InputError(
-            f"{file} has {pixels} columns of inputs, which are no square image; use --model mlp"
+            f"{file} has {pixels} columns of inputs, which are no square image; use --model plain"
         )
     inputs = table.inputs.reshape(-1, 1, side, side)
     return Dataset(inputs, table.labels, scale=table.scale, classes=table.classes)

@@ -89,7 +89,7 @@ def main() -> int:
             status, reason = error.status, f" ({error})"
         if status:
             report_interruption(training, reason)
-        else:
+        elif args.model != "plain":
             write_pictures(training)
     if training.trainer.history and not args.quiet:
         print_summary(training.trainer.history)
@@ -142,8 +142,8 @@ def new_parser() -> Parser:
     add_data_options(parser)
     option("--model", type=name_of("model", MODELS), default="plain",
            help="plain: affine layers; mlp: wider ones, and lenet: convolutions, both with a "
-           "recipe for high accuracy, whose settings the options below can replace "
-           "(default: plain)")  # fmt: skip
+           "recipe for high accuracy, whose settings the options below can replace, and with "
+           "pictures of mistakes and weights (default: plain)")  # fmt: skip
     option("--hidden", type=whole_number, nargs="+", metavar="WIDTH",
            help=f"widths of the hidden layers of plain and mlp {of_models('hidden')}")  # fmt: skip
     option("--activation", type=name_of("activation", ACTIVATIONS), default="relu",
@@ -344,7 +344,8 @@ def write_results(trainer: nnxp.Trainer, data: Data, folder: Path) -> None:
 def write_pictures(training: Training) -> None:
     """Draw the confusion matrix of the test images, the wrong ones, and the first weights."""
     trainer, _, data, folder, _ = training
-    scores = trainer.network.predict(data.test.inputs)
+    network = trainer.network
+    scores = network.device.to_host(network.predict(data.test.inputs))
     labels, classes, title = data.test.labels, data.train.classes, data.name
     with contextlib.suppress(nnxp.MissingExtraError):  # write_results printed it
         counts = confusion_matrix(scores, labels)
@@ -353,7 +354,7 @@ def write_pictures(training: Training) -> None:
         pixels = math.prod(data.test.inputs.shape[1:])
         if data.test.inputs.ndim == 2 and math.isqrt(pixels) ** 2 != pixels:
             return  # rows of a table
-        nnxp.plots.plot_weights(trainer.network, folder / "weights.png", title=title)
+        nnxp.plots.plot_weights(network, folder / "weights.png", title=title)
         if (scores.argmax(axis=1) != labels).any():
             nnxp.plots.plot_mistakes(
                 data.test.inputs, labels, scores, folder / "mistakes.png", classes=classes,

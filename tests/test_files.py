@@ -74,7 +74,7 @@ def test_file_is_never_readable_by_more_than_it_shall_be(
 
         return looking
 
-    monkeypatch.setattr(files, "_lock", lambda *_, **__: look(lambda: None)())  # still empty
+    monkeypatch.setattr(files, "lock_stream", lambda *_, **__: look(lambda: None)())  # still empty
     monkeypatch.setattr(os, "fsync", look(os.fsync))  # complete
     previous = os.umask(umask)
     try:
@@ -101,7 +101,7 @@ def test_temporary_file_of_a_living_process_is_not_removed(tmp_path, monkeypatch
 
 def test_temporary_file_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
-    lock, removed = files._lock, []
+    lock, removed = files.lock_stream, []
 
     def remove_once(stream, *, wait):
         if wait and not removed:
@@ -109,7 +109,7 @@ def test_temporary_file_that_is_removed_before_it_is_locked_is_made_again(tmp_pa
             remove_temporary(path)
         lock(stream, wait=wait)
 
-    monkeypatch.setattr(files, "_lock", remove_once)
+    monkeypatch.setattr(files, "lock_stream", remove_once)
     write_atomically(path, b"x")
     assert path.read_bytes() == b"x"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

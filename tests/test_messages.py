@@ -245,7 +245,8 @@ def test_a_users_part_without_a_constructor_takes_no_arguments():
 
 
 FITTED = nnxp.Trainer(network(), nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
-FITTED.fit(Dataset(X, Y), epochs=1, batch_size=10, rng=0)
+WATCH = nnxp.callbacks.WatchLayers(Dataset(X, Y))
+FITTED.fit(Dataset(X, Y), epochs=1, batch_size=10, rng=0, callbacks=[WATCH])
 
 
 @pytest.mark.parametrize(
@@ -335,6 +336,10 @@ def test_functions_and_methods_print_a_call_that_works(call, tmp_path, monkeypat
         "inputs": inputs,
         "labels": Y,
         "scores": X[:, :3],
+        "counts": np.eye(3),
+        "images": X,
+        "watch": WATCH,
+        "found": nnxp.LearningRateRange(Y[1:3], Y[1:3], Y[1:3], False),
         "train": dataset,
         "dataset": dataset,
         "batches": nnxp.data.Batches(dataset, 9, device="cpu", dtype="float32", rng=0),

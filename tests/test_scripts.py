@@ -70,7 +70,11 @@ def test_full_batch_learns_from_a_csv_file(digits_csv):
     epochs = [int(epoch) for epoch in re.findall(r"^epoch +(\d+)", out, re.M)]
     assert epochs == [1, *range(10, 200, 10), 199]
     assert losses[-1] < losses[0] / 2
-    assert float(re.findall(r"validation accuracy (\S+)", out)[-1]) > 0.85
+    accuracy = float(re.findall(r"validation accuracy (\S+)", out)[-1])
+    assert accuracy > 0.85
+    percent = re.search(r"^(\S+)% of the \d+ test examples are right after 199 steps", out, re.M)
+    assert float(percent[1]) == pytest.approx(100 * accuracy, abs=0.06)
+    assert "In batches of 100, the same examples give 2,388 steps" in out  # 199 * 12
 
 
 def test_full_batch_takes_one_step_an_epoch():
@@ -88,33 +92,43 @@ def test_full_batch_takes_one_step_an_epoch():
 
 
 def test_fruit_graph():
-    out = run("fruit_graph.py").stdout
-    assert "2 apples at 100, tax 1.1: 220.00" in out
-    assert "gradients: price 2.20, apples 110.00, tax 200.00" in out
-    assert "715.00" in out
-    figures = re.findall(r"(apple|orange|apple's price|orange's price|tax) +([\d.]+)$", out, re.M)
-    assert dict(figures) == {
-        "apple": "110.00", "orange": "165.00", "apple's price": "2.20", "orange's price": "3.30",
-        "tax": "650.00",
-    }  # fmt: skip
+    first, second = run("fruit_graph.py").stdout.split("\n\n")
+    assert "forward:  apples 200.00, total 220.00" in first
+    assert "backward: total 1.00, tax 200.00, cost of the apples 1.10,\n" in first
+    assert "price of an apple 2.20, number of apples 110.00" in first
+    assert "forward:  apples 200.00, oranges 450.00, total 715.00" in second
+    figures = re.findall(r"^  (.+?) +([\d.]+) +715.00 \+ \2 = ([\d.]+)$", second, re.M)
+    assert figures == [
+        ("price of an apple", "2.20", "717.20"), ("apples", "110.00", "825.00"),
+        ("price of an orange", "3.30", "718.30"), ("oranges", "165.00", "880.00"),
+        ("tax", "650.00", "1365.00"),
+    ]  # fmt: skip
 
 
 def test_logistic_regression():
     out = run("logistic_regression.py").stdout
-    assert "step   1  cost 0.6931471806" in out
-    assert "step  10  cost 0.5956439890" in out
+    assert "step   1  cost before it 0.6931471806" in out
+    assert "gradient dw = [-0.35 -0.1 ], db = [0.]" in out
+    assert "step   2  cost before it 0.6800598224" in out
+    assert "step  10  cost before it 0.5956439890" in out
     assert "w = [0.31266902 0.09450386], b = [-0.00104523]" in out
-    assert "three hidden units  cost 0.5515420615" in out
+    assert "8 of the 10 points get the right label" in out
+    assert "cost before the step 0.5515420615" in out
     assert "db1 = [0.0182778946, -0.0027806317, -0.0012932731]" in out
     assert "dW2 = [[-0.1222848805], [-0.0719260862], [-0.025191328]]" in out
+    assert float(re.search(r"cost after it +(\S+)", out)[1]) < 0.5515420615
 
 
-def test_xor_is_learned():
-    out = run("xor.py").stdout
-    assert float(re.search(r"loss (\S+)$", out.splitlines()[-1])[1]) < 0.01
-    for x, y, label in [(0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)]:
-        predicted = re.search(rf"{x} xor {y} = {label}  predicted (\S+)", out)[1]
-        assert abs(float(predicted) - label) < 0.1
+def test_xor_is_learned_by_a_hidden_layer_alone(tmp_path):
+    out = run("xor.py", "--picture", tmp_path / "xor.png").stdout
+    line, hidden = out.split("four hidden units:")
+    for part, least, largest in [(line, 0.6931, 0.6932), (hidden, 0, 0.01)]:
+        assert least <= float(re.search(r"final loss (\S+)$", part.strip())[1]) < largest
+        for x, y, label in [(0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)]:
+            predicted = re.search(rf"{x} xor {y} = {label}  predicted (\S+)", part)[1]
+            assert abs(float(predicted) - (label if part is hidden else 0.5)) < 0.1
+    image = pytest.importorskip("matplotlib.image", reason="matplotlib is not installed")
+    assert image.imread(tmp_path / "xor.png").shape == (480, 960, 4)
 
 
 def test_gradient_check_shows_agreement_and_speed():
@@ -122,6 +136,8 @@ def test_gradient_check_shows_agreement_and_speed():
     errors = [float(x) for x in re.findall(r"\) +(\d\.\de-\d\d)$", out, re.M)]
     assert len(errors) == 7
     assert max(errors) < 1e-6
+    assert float(re.search(r"They agree within (\S+)\.$", out, re.M)[1]) == max(errors)
+    assert "for all 5,282 numbers" in out
     assert int(re.search(r"([\d,]+) times as long", out)[1].replace(",", "")) > 100
 
 

@@ -27,10 +27,7 @@ def test_train_on_the_digits(tmp_path):
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"nnxp {nnxp.__version__} on cpu (NumPy")
     epochs = [line for line in lines if line.startswith("epoch")]
-    files = (
-        "checkpoint.safetensors, config.json, confusion.png, curves.png, history.json, "
-        "mistakes.png, weights.png"
-    )
+    files = "checkpoint.safetensors, config.json, curves.png, history.json"
     assert lines[-1] == f"files in {out}: {files}"
     shown = [path.name for path in out.iterdir() if path.name[0] != "."]
     assert sorted(shown) == files.split(", ")
@@ -47,8 +44,14 @@ def test_train_on_the_digits(tmp_path):
     title = "digits, 64-50-30-10, SGD, learning rate 0.1"
     nnxp.plots.plot_histories({"": records}, tmp_path / "expected.png", title=title)
     assert (out / "curves.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
-    network = nnxp.load_network(out / "checkpoint.safetensors")
-    _, test = nnxp.data.load_digits()
+
+
+def test_a_recipe_draws_confusion_mistakes_and_weights(tmp_path):
+    options = ("--dataset", "digits", "--model", "mlp", "--epochs", 2, "--device", "strict")
+    out = tmp_path / "run"
+    assert "confusion.png, curves.png, " in run("train_mnist.py", *options, "--out", out).stdout
+    network = nnxp.load_network(out / "checkpoint.safetensors", device="cpu")
+    _, test = nnxp.data.load_digits(images=True)
     scores = network.predict(test.inputs)
     counts = nnxp.metrics.confusion_matrix(scores, test.labels)
     nnxp.plots.plot_confusion_matrix(counts, tmp_path / "confusion.png", title="digits")

@@ -276,7 +276,7 @@ PUBLISHED_19 = [
 
 def figures_19(*options):
     out = run("digits_classifier.py", *options).stdout
-    rows = [line.split() for line in out.splitlines()[1:-1]]
+    rows = [line.split() for line in out.splitlines()[2:-2]]
     return [[float(x) for x in row[1:]] for row in rows], float(out.split()[-1])
 
 

@@ -8,8 +8,8 @@ from os import PathLike
 from pathlib import Path
 
 from nnxp.checks import optional_import
-from nnxp.errors import CheckpointError
-from nnxp.files import expand_home, remove_temporary, require_writable
+from nnxp.errors import CheckpointError, InputError
+from nnxp.files import remove_temporary, require_writable, resolve_file
 
 
 def resolve_target(path: str | PathLike[str]) -> Path:
@@ -21,14 +21,9 @@ def resolve_target(path: str | PathLike[str]) -> Path:
         If the path is not the name of a file.
     """
     try:
-        file = expand_home(path).resolve()
-        # For a circle of links, Python 3.13 returns a link; older versions raise an error.
-        names_file = file.name and not file.is_symlink() and (file.is_file() or not file.exists())
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise CheckpointError(f"{path!r} cannot be written ({error}); choose another") from error
-    if not names_file:
-        raise CheckpointError(f"{str(path)!r} is not the name of a file; give the path of a file")
-    return file
+        return resolve_file(path)
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
 
 
 @contextlib.contextmanager

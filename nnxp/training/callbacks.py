@@ -28,6 +28,7 @@ from nnxp.history import Record
 from nnxp.network import Sequential
 from nnxp.training.callback import Callback
 from nnxp.training.watching import WatchLayers
+from nnxp.training.writing import WriteCSV, WriteJSONLines, WriteTensorBoard
 
 if TYPE_CHECKING:
     from nnxp.training.trainer import Trainer
@@ -42,6 +43,9 @@ __all__ = [
     "StopOnSignal",
     "WatchLayers",
     "WeightAverage",
+    "WriteCSV",
+    "WriteJSONLines",
+    "WriteTensorBoard",
     "is_better",
     "require_measured",
 ]
@@ -468,5 +472,8 @@ CALLBACKS: dict[str, type[Callback]] = {
     "stoponsignal": StopOnSignal,
     "watchlayers": WatchLayers,
     "weightaverage": WeightAverage,
+    "writecsv": WriteCSV,
+    "writejsonlines": WriteJSONLines,
+    "writetensorboard": WriteTensorBoard,
 }
 """The callbacks by name."""
