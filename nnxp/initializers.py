@@ -44,7 +44,7 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     Raises
     ------
     InputError
-        If there are fewer than two axes.
+        If `shape` is no tuple or list, or has fewer than two axes.
 
     Examples
     --------
@@ -52,10 +52,11 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     >>> fans((784, 50)), fans((16, 3, 5, 5))
     ((784, 50), (75, 400))
     """
-    if len(shape) < 2:
+    given: object = shape
+    if not isinstance(given, (tuple, list)) or len(given) < 2:
         raise InputError(
             "fans needs the shape of a matrix, (inputs, outputs), or of a convolution, "
-            f"(outputs, inputs, height, width), got {shape}"
+            f"(outputs, inputs, height, width), got {shape!r:.80}"
         )
     if len(shape) == 2:
         return shape[0], shape[1]

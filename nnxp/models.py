@@ -199,8 +199,15 @@ def lenet(
     maker = _Maker(rng, activation, initializer, dtype, device, batch_norm, dropout)
     shape: Any = image
     if not isinstance(shape, (tuple, list)) or len(shape) != 3:
-        raise InputError(f"image must be (channels, height, width), got {image!r}")
+        raise InputError(
+            f"image must be (channels, height, width), such as (1, 28, 28), got {image!r}"
+        )
     shape = tuple(require_count("each number of image", x) for x in shape)
+    if not require_count("padding", padding, 0) and min(shape[:2]) > 4 >= shape[2]:
+        raise InputError(
+            f"image must be (channels, height, width), got {image!r}, whose last axis is too short "
+            f"for a kernel; use image={(shape[2], *shape[:2])}"
+        )
     layers: list[Layer] = []
     for channels in (20, 50):
         layers.append(Conv2D(shape[0], channels, 5, padding=padding, **maker.weights))
@@ -227,6 +234,8 @@ class _Maker:
     ) -> None:
         if str(activation) not in ACTIVATIONS:
             raise unknown_name("activation", activation, ACTIVATIONS)
+        if not isinstance(batch_norm, bool):
+            raise InputError(f"batch_norm must be True or False, got {batch_norm!r}")
         self.activation, self.batch_norm = ACTIVATIONS[activation], batch_norm
         self.dropout = require_number("dropout", dropout, FRACTION)
         if initializer is None:
@@ -248,7 +257,7 @@ class _Maker:
     def affine_layers(self, widths: Sequence[int]) -> list[Layer]:
         """Return affine layers with hidden ones between them."""
         given: object = widths
-        if hasattr(given, "tolist"):  # an array
+        if hasattr(given, "tolist") and not isinstance(given, type):  # an array
             widths = given.tolist()
         if not isinstance(widths, (list, tuple)) or len(widths) < 2:
             raise InputError(

@@ -292,7 +292,7 @@ class Sequential(Layer):
     def work(self, shape: tuple[int, ...] | None) -> Work:
         """Return the largest array and the largest product of all layers for one example."""
         works = [Work(1, 0)]
-        with contextlib.suppress(InputError):  # forward tells of a shape that does not suit
+        with contextlib.suppress(InputError):  # forward raises the error of a wrong shape
             for layer in self.layers:
                 works.append(layer.work(shape))
                 shape = layer.output_shape(shape)

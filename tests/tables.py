@@ -101,7 +101,7 @@ LAYERS = {
         (5, 4),
     ),
     "BatchNorm, images": (
-        lambda device, dtype: nnxp.BatchNorm(2, dtype=dtype, device=device),
+        lambda device, dtype: varied(nnxp.BatchNorm(2, dtype=dtype, device=device)),
         (3, 2, 2, 3),
         (3, 2, 2, 3),
     ),

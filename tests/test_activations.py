@@ -160,6 +160,7 @@ def test_mlp_takes_every_activation_by_name(name):
         (lambda: nnxp.ELU(0.0), "alpha must be a positive number, got 0.0"),
         (lambda: nnxp.GELU("tan"), "unknown approximate 'tan'; did you mean 'tanh'"),
         (lambda: nnxp.GELU(None), "unknown approximate None; .*known: none, tanh"),
+        (lambda: nnxp.GELU(np.array(["a", "b"])), "unknown approximate array.*known: none, tanh"),
     ],
 )
 def test_wrong_settings_are_refused(make, message):

@@ -212,7 +212,7 @@ def test_rotation_by_0_degrees_and_distortion_by_0_change_nothing():
         np.testing.assert_allclose(forward(layer, x), x, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("sigma", [0.05, 0.7, 3.0, 50.0])
+@pytest.mark.parametrize("sigma", [0.05, 0.7, 2.0, 3.0, 50.0])
 def test_distortion_equals_a_loop_over_pixels(sigma):
     alpha, (height, width) = 2.0, (5, 6)
     x = np.concatenate([noise(3, 2, height, width), ramps(3, height, width)], axis=1)
@@ -422,7 +422,8 @@ def test_a_setting_changed_in_training_takes_effect():
         (lambda: nnxp.RandomRotation(181, rng=0), "degrees must be a number from 0 to 180"),
         (lambda: nnxp.RandomRotation(math.nan, rng=0), "degrees must be .* got nan"),
         (lambda: nnxp.RandomRotation("15", rng=0), "degrees must be a number .* got '15'"),
-        (lambda: nnxp.ElasticDistortion(-1, 4, rng=0), "alpha must be a number of at least 0"),
+        (lambda: nnxp.ElasticDistortion(-1, 4, rng=0), "alpha must be a number from 0 to 1e6"),
+        (lambda: nnxp.ElasticDistortion(1.1e6, 4, rng=0), "alpha must be a number from 0 to 1e6"),
         (lambda: nnxp.ElasticDistortion(34, 0, rng=0), "sigma must be a positive number, got 0"),
         (lambda: nnxp.ElasticDistortion(34, -4, rng=0), "sigma must be a positive number, got -4"),
         (lambda: nnxp.ElasticDistortion(math.inf, 4, rng=0), "alpha must be .* got inf"),
@@ -433,6 +434,15 @@ def test_a_setting_changed_in_training_takes_effect():
 def test_wrong_settings_are_refused(call, message):
     with pytest.raises(nnxp.InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("sigma", [5e-324, 0.05, 4.0, 1e300])
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 1e6])
+def test_every_setting_has_finite_results(alpha, sigma):
+    x = noise(3, 1, 6, 5).astype("float32")
+    layer = nnxp.ElasticDistortion(alpha, sigma, rng=0)
+    assert np.isfinite(forward(layer, x)).all()
+    assert np.isfinite(layer.backward(x)).all()
 
 
 def test_settings_are_checked_when_they_are_assigned():

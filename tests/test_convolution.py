@@ -16,6 +16,7 @@ from builders import PlainTrainer
 from hypothesis import given
 from hypothesis import strategies as st
 from script_runner import ENVIRONMENT, PATHS
+from tables import device_or_skip, devices
 
 import nnxp
 from nnxp.capture import numpy_images
@@ -109,6 +110,62 @@ def test_maximum_of_equal_numbers_has_its_gradient_at_the_first(geometry):
     assert abs(layer.backward(dy) - dx).max() < 1e-13  # sums of 16 numbers, in another order
 
 
+def test_padding_is_never_the_largest_and_windows_do_not_overlap_by_default():
+    x = np.full((1, 1, 4, 9), -1e30)
+    assert (nnxp.MaxPool2D(2, padding=1).forward(x) == -1e30).all()
+    for kind in (nnxp.MaxPool2D, nnxp.AveragePool2D):
+        assert kind((2, 3)).forward(x).shape == (1, 1, 2, 3)
+        assert kind((2, 3)).output_shape((1, 4, 9)) == (1, 2, 3)
+
+
+@devices
+def test_every_library_takes_a_stride_beyond_its_integers(spec):
+    device = device_or_skip(spec)
+    x = device.asarray(normal((2, 1, 5, 6)), dtype="float32")
+    for layer in (
+        nnxp.Conv2D(1, 2, 3, stride=10**30, rng=0, device=device),
+        nnxp.MaxPool2D(2, stride=10**30),
+        nnxp.AveragePool2D(2, stride=10**30),
+    ):
+        y = layer.forward(x, training=True)
+        assert tuple(y.shape[2:]) == (1, 1)
+        assert layer.backward(y).shape == x.shape
+
+
+def test_frozen_convolution_has_no_gradients_and_the_same_gradient_of_images():
+    layer, x = convolution((2, 3), (3, 2), 1, (0, 2)), normal((4, 2, 6, 5))
+    dx = []
+    for trainable in (True, False):
+        layer.trainable = trainable
+        layer.grads.clear()
+        y = layer.forward(x, training=True)
+        dx.append(layer.backward(y))
+        assert bool(layer.grads) is trainable
+    np.testing.assert_array_equal(*dx)
+    # <forward(x), dy> = <x, backward(dy)>, up to the bias: sums of 720 products.
+    bias = (y.sum(axis=(0, 2, 3)) * layer.params["b"]).sum()
+    assert (y * y).sum() - bias == pytest.approx((x * dx[0]).sum(), rel=1e-11)
+
+
+@given(st.tuples(*[st.integers(1, 7)] * 3), st.integers(1, 60))
+def test_blocks_are_runs_of_columns_within_the_limit(shape, limit):
+    places = np.arange(np.prod(shape)).reshape(shape)
+    found = []
+    for block in numpy_images._blocks(shape, limit):
+        own = places[block[:3]].ravel()
+        assert own.size <= limit
+        np.testing.assert_array_equal(own, places.ravel()[block.columns])
+        found += own.tolist()
+    assert sorted(found) == places.ravel().tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_blocks_of_columns_have_one_mebibyte_at_most(dtype):
+    geometry = ((5, 5), (1, 1), (0, 0))
+    windows = numpy_images._Windows((3, 40, 40, 16), np.dtype(dtype), geometry)
+    assert 2**19 < windows._memory.nbytes <= 2**20
+
+
 @pytest.mark.interop
 @given(geometries(), st.integers(1, 3))
 def test_gradients_agree_with_pytorch(geometry, outputs):
@@ -143,6 +200,33 @@ def test_gradients_agree_with_pytorch(geometry, outputs):
             assert abs(ours - other.numpy()).max() < 243**2 * 1.1e-16 * 10
 
 
+@pytest.mark.parametrize("shape", [(7, 3), (4, 3, 5, 6), (1, 3, 1, 2)])
+def test_batch_normalization_is_over_all_numbers_of_a_feature(shape):
+    layer = nnxp.BatchNorm(3, momentum=0.25, epsilon=1e-3, dtype="float64")
+    layer.params["gamma"][...], layer.params["beta"][...] = normal(3, 1), normal(3, 2)
+    x = 2 + 3 * normal(shape)
+    axes = (0, *range(2, len(shape)))
+
+    def normalized(mean, var):
+        mean, var, gamma, beta = (
+            np.reshape(y, (3, *[1] * (len(shape) - 2))) for y in (mean, var, *layer.params.values())
+        )
+        return (x - mean) / np.sqrt(var + 1e-3) * gamma + beta
+
+    # Means of at most 120 numbers below 20, as below.
+    close = {"rtol": 1e-12, "atol": 1e-12}
+    y = layer.forward(x, training=True)
+    np.testing.assert_allclose(y, normalized(x.mean(axis=axes), x.var(axis=axes)), **close)
+    mean, var = 0.25 * x.mean(axis=axes), 0.75 + 0.25 * x.var(axis=axes, ddof=1)
+    np.testing.assert_allclose(layer.state["running_mean"], mean, **close)
+    np.testing.assert_allclose(layer.state["running_var"], var, **close)
+    np.testing.assert_allclose(layer.forward(x), normalized(mean, var), **close)
+    assert layer.output_shape(shape[1:]) == shape[1:]
+    for wrong in ((3, 5), (4, *shape[2:]), (3, 5, 6, 7)):
+        with pytest.raises(nnxp.InputError, match="expects 3 features, got"):
+            layer.output_shape(wrong)
+
+
 @pytest.mark.interop
 def test_batch_normalization_of_images_agrees_with_pytorch():
     torch = pytest.importorskip("torch")
@@ -164,6 +248,9 @@ def image_network(dtype, stride, padding, seed=0):
     rng = np.random.default_rng(seed)
     settings = {"rng": rng, "dtype": dtype}
     layers = [
+        nnxp.Conv2D(
+            2, 2, 1, **settings
+        ),  # so that the next one computes the gradient of its inputs
         nnxp.Conv2D(2, 4, 3, stride=stride, padding=padding, **settings),
         nnxp.ReLU(),
         nnxp.MaxPool2D(2, stride=1),
@@ -186,7 +273,7 @@ def image_network(dtype, stride, padding, seed=0):
 def test_captured_convolutions_in_blocks_equal_plain_steps(
     monkeypatch, columns, stride, padding, dtype
 ):
-    if columns is not None:  # of the first layer; the others have fewer to a block
+    if columns is not None:  # of the second layer; those after it have fewer to a block
         size = np.dtype(dtype).itemsize
         monkeypatch.setattr(numpy_images, "_BLOCK", columns * 2 * 9 * size)
     data = Dataset(normal((37, 2, 9, 8)).astype(dtype), np.arange(37) % 3)
@@ -293,6 +380,9 @@ def test_work_counts_the_positions_of_a_convolution():
     assert network.work((3, 10, 20)) == (72 * 200, 72 * 200 * 8)
     assert nnxp.Sequential([nnxp.Affine(4, 30, rng=0)]).work((4,)) == (30, 120)
     assert conv.work(None) == (1, 216)
+    # The outputs or the inputs may have more numbers than the columns.
+    assert nnxp.Conv2D(1, 64, 3, padding=1, rng=0).work((1, 9, 9))[0] == 64 * 81
+    assert nnxp.Conv2D(2, 1, 1, stride=4, rng=0).work((2, 9, 9))[0] == 2 * 81
 
 
 @pytest.mark.parametrize(
@@ -309,7 +399,9 @@ def test_work_counts_the_positions_of_a_convolution():
             lambda: nnxp.Conv2D(1, 2, 3, padding=-1, rng=0),
             "padding must be a whole number of at le",
         ),
-        (lambda: nnxp.Conv2D(1, 2, 3, padding="same", rng=0), "padding must be a whole number"),
+        (lambda: nnxp.Conv2D(1, 2, 3, padding="equal", rng=0), "padding must be .*'equal'$"),
+        # PyTorch pads one side more.
+        (lambda: nnxp.Conv2D(1, 2, (3, 2), padding="same", rng=0), "padding must be .*'same'$"),
         (lambda: nnxp.MaxPool2D(0), "size must be a whole number of at least 1, got 0"),
         (lambda: nnxp.MaxPool2D(2, stride=0), "stride must be a whole number of at least 1"),
         (lambda: nnxp.AveragePool2D(3, padding=2), "padding must be at most half of the size 3"),
@@ -322,6 +414,29 @@ def test_work_counts_the_positions_of_a_convolution():
 def test_wrong_settings_are_refused(make, message):
     with pytest.raises(nnxp.InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize("kernel", [1, 5, (3, 7)])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_words_for_padding_are_told_the_numbers(kernel, padding):
+    with pytest.raises(nnxp.InputError, match=r"padding must be numbers .*; use padding=") as told:
+        nnxp.Conv2D(1, 2, kernel, padding=padding, rng=0)
+    margins = eval(str(told.value).rpartition("padding=")[2])
+    layer = nnxp.Conv2D(1, 2, kernel, padding=margins, rng=0)
+    high, wide = pair(kernel)
+    wanted = (9, 8) if padding == "same" else (10 - high, 9 - wide)
+    assert layer.output_shape((1, 9, 8)) == (2, *wanted)
+
+
+@pytest.mark.parametrize(
+    "layer", [nnxp.MaxPool2D(2), nnxp.AveragePool2D(2), nnxp.GlobalAveragePool2D()]
+)
+@pytest.mark.parametrize("shape", [(3, 0, 4, 4), (0, 2, 4, 4), (0, 0, 4, 4)])
+def test_no_images_and_no_channels_give_none(layer, shape):
+    x = np.zeros(shape, "float32")
+    y = layer.forward(x, training=True)
+    assert y.shape == (shape[0], *layer.output_shape(shape[1:]))
+    assert layer.backward(y).shape == shape
 
 
 @pytest.mark.parametrize(
@@ -344,6 +459,13 @@ def test_wrong_settings_are_refused(make, message):
 def test_wrong_images_are_refused(layer, shape, message):
     with pytest.raises(nnxp.InputError, match=re.escape(message)):
         layer.forward(np.zeros(shape, "float32"), training=True)
+
+
+def test_shape_of_other_channels_is_refused():
+    layer = nnxp.Conv2D(3, 2, 3, rng=0)
+    for shape in ((2, 9, 9), (9, 9, 3), (3, 9)):
+        with pytest.raises(nnxp.InputError, match=r"images of shape \(3, height, width\), got"):
+            layer.output_shape(shape)
 
 
 @pytest.mark.parametrize(("size", "most"), [(2, 100), (150, 150)])

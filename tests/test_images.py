@@ -10,7 +10,12 @@ from file_samples import idx_bytes
 
 import nnxp
 from nnxp.data import Dataset, read_idx
-from nnxp.layers.images import images_remedy, require_image_shape, require_images
+from nnxp.layers.images import (
+    images_remedy,
+    require_channels_first,
+    require_image_shape,
+    require_images,
+)
 
 
 class ChannelMeans(nnxp.Layer):
@@ -51,6 +56,7 @@ REMEDIES = {
     "one, grey, last": ((8, 9, 1), 1, "numpy.moveaxis(x, -1, 0)[None]", (1, 1, 8, 9)),
     "one, RGB, last": ((8, 9, 3), 3, "numpy.moveaxis(x, -1, 0)[None]", (1, 3, 8, 9)),
     "one, RGB": ((3, 8, 9), 3, "x[None]", (1, 3, 8, 9)),
+    "one, two channels": ((2, 8, 9), 2, "x[None]", (1, 2, 8, 9)),
     "one, grey": ((30, 30), 1, "x[None, None]", (1, 1, 30, 30)),
     "rows": ((9, 784), 1, "x.reshape(-1, 1, 28, 28)", (9, 1, 28, 28)),
     "rows, any": ((9, 784), None, "x.reshape(-1, 1, 28, 28)", (9, 1, 28, 28)),
@@ -83,6 +89,11 @@ def test_arrays_that_are_no_images_are_told_a_call_that_works(shape, channels, c
         ((9, 28, 28), 3),
         ((9, 10), 1),  # no square
         ((9, 785), None),
+        ((9, 1), 1),  # a single pixel
+        ((9, 3), None),
+        ((3, 8, 9), 2),
+        ((9, 4, 9, 3), 3),  # the channels may come first
+        ((9, 9, 4, 3), 3),
         ((9, 8, 8, 5), None),  # five channels are not usual
         ((9, 2, 2, 2, 2), 1),
         ((), 1),
@@ -93,6 +104,13 @@ def test_no_call_is_guessed(shape, channels):
     if shape[3:] != (5,):
         with pytest.raises(nnxp.InputError, match=r"height, width\), got \([0-9, ]*\)$"):
             require_images(np.zeros(shape), "a layer", channels)
+
+
+@pytest.mark.parametrize("shape", [(9, 4, 9, 3), (9, 9, 4, 3), (9, 1, 9, 4), (9, 9, 9, 5)])
+def test_narrow_images_are_taken_to_have_their_channels_first(shape):
+    require_channels_first(np.zeros(shape), "a layer")
+    with pytest.raises(nnxp.InputError, match=r"; give numpy.moveaxis\(x, -1, 1\)$"):
+        require_channels_first(np.zeros((9, 5, 9, 3)), "a layer")
 
 
 @pytest.mark.parametrize(
@@ -208,7 +226,20 @@ def test_reshape_refuses_a_single_number():
 
 
 @pytest.mark.parametrize(
-    "shape", [(-1, -1), (0, 4), (4, 0), (2.0, 3), (True, 3), (), "34", None, ("3", 4), (-2, 3)]
+    "shape",
+    [
+        (-1, -1),
+        (0, 4),
+        (4, 0),
+        (2.0, 3),
+        (True, 3),
+        (),
+        "34",
+        None,
+        ("3", 4),
+        (-2, 3),
+        np.array(3),
+    ],
 )
 def test_reshape_refuses_what_is_no_shape(shape):
     with pytest.raises(

@@ -95,6 +95,12 @@ def test_fans_need_two_axes(function, shape):
         function(shape)
 
 
+@pytest.mark.parametrize("shape", [3, "ab", None, np.ones((4, 3))])
+def test_fans_need_a_shape(shape):
+    with pytest.raises(nnxp.InputError, match=r"^fans needs the shape of a matrix, .*, got "):
+        fans(shape)
+
+
 def test_draw_weights_serves_a_layer_of_ones_own():
     shared = np.ones(KERNELS)
     drawn = draw_weights(lambda rng, shape: shared, np.random.default_rng(0), KERNELS)

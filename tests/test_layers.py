@@ -108,6 +108,28 @@ def test_wrong_inputs_are_refused(backend, make, inputs, outputs):
     layer.backward(backend.array(np.ones(outputs), "float32"))  # a refused one can be repeated
 
 
+@pytest.mark.parametrize("training", [False, True])
+@layers
+def test_inputs_of_another_device_or_dtype_are_refused(make, inputs, outputs, training):
+    layer = make(nnxp.device("cpu"), "float32")
+    draws = "counter" in layer.state  # in training, from bits that do for every dtype
+    if layer.device is None or (draws and not training):
+        return
+    name = "|".join({type(leaf).__name__ for leaf in layer.leaves()})
+    before = {key: x.copy() for key, x in layer.state.items()}
+    x = normal(*inputs)
+    other = nnxp.device("strict:device1").asarray(x, dtype="float32")
+    with pytest.raises(nnxp.DeviceError, match=rf"({name}).* on cpu, got an array of array_api"):
+        layer.forward(other, training)
+    if not draws:
+        with pytest.raises(nnxp.InputError, match=r"in float32, .* float64; convert with") as told:
+            layer.forward(x, training)
+        assert not layer.grads
+        x = eval(str(told.value).rpartition("with ")[2], {"x": x})
+    np.testing.assert_equal(layer.state, before)
+    assert layer.forward(x, training).shape == outputs
+
+
 def test_affine_refuses_wrong_shape_dtype_and_device():
     layer = affine("cpu", "float32")
     with pytest.raises(nnxp.InputError, match=r"\(batch, 4\), got \(32, 2, 2\); flatten the"):

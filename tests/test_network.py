@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from builders import three_layers
@@ -174,6 +176,10 @@ def test_mlp_with_batch_norm_and_dropout():
     for wrong in (-0.1, 1.0, "much"):
         with pytest.raises(nnxp.InputError, match="dropout must be a number of at least 0 and b"):
             nnxp.mlp([6, 5, 3], rng=0, dropout=wrong)
+    for wrong in ("no", 1, None):
+        for make in (functools.partial(nnxp.mlp, [6, 5, 3]), nnxp.lenet):
+            with pytest.raises(nnxp.InputError, match="batch_norm must be True or False, got "):
+                make(batch_norm=wrong, rng=0)
 
 
 def test_names_of_activations_and_widths_are_checked():
@@ -182,7 +188,7 @@ def test_names_of_activations_and_widths_are_checked():
         nnxp.mlp([6, 3], rng=rng, activation="rellu")
     with pytest.raises(nnxp.InputError, match=r"unknown activation \['relu'\]; did you mean"):
         nnxp.mlp([6, 3], rng=rng, activation=["relu"])
-    for wrong in ([6], 6, {6, 3}):
+    for wrong in ([6], 6, {6, 3}, np.array(6), np.float32):
         with pytest.raises(nnxp.InputError, match="a list of at least two widths"):
             nnxp.mlp(wrong, rng=rng)
     with pytest.raises(nnxp.InputError, match=r"layers of a network are a list, got ReLU\(\) al"):
@@ -257,11 +263,21 @@ def test_lenet_has_the_layers_that_its_settings_name():
     assert (small.dtype, small.device.spec) == ("float64", "strict:device1")
     with pytest.raises(nnxp.InputError, match="a window of 5 x 5 is larger than images of 2 x 2"):
         nnxp.lenet(rng=0, image=(1, 8, 8))
+    for last in ((28, 20, 1), [32, 32, 3]):
+        with pytest.raises(
+            nnxp.InputError, match="image must be .*, whose last axis is .*; use image="
+        ) as told:
+            nnxp.lenet(rng=0, image=last)
+        image = eval(str(told.value).rpartition("image=")[2])
+        assert image == (last[2], *last[:2])
+        nnxp.lenet(rng=0, image=image)
     for wrong in ((28, 28), 28, None, "abc", np.ones(3)):
         with pytest.raises(
-            nnxp.InputError, match=r"image must be \(channels, height, width\), got"
+            nnxp.InputError, match=r"image must be \(channels, height, width\), such as \(1, 28"
         ):
             nnxp.lenet(rng=0, image=wrong)
+    with pytest.raises(nnxp.InputError, match="padding must be a whole number of at least 0, got "):
+        nnxp.lenet(rng=0, padding=np.array([2, 2]))
     for wrong in (0, -5, 28.0, "a", None):
         with pytest.raises(nnxp.InputError, match="each number of image must be a whole number"):
             nnxp.lenet(rng=0, image=(1, wrong, 28))

@@ -127,6 +127,30 @@ def test_large_sum_is_within_its_rounding_bound(dtype):
     assert abs(out).max() > 1
 
 
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize("name", ["sum", "mean"])
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.random.default_rng(0).normal(size=(9, 9, 11)),  # its first axes are as long
+        np.random.default_rng(0).normal(size=(12, 9, 11)),
+        np.random.default_rng(0).normal(size=(60, 11)),
+        np.random.default_rng(0).integers(2**30, 2**31 - 1, (9, 9, 11), dtype=np.int32),
+        np.random.default_rng(0).integers(2**30, 2**31 - 1, (60, 1, 11), dtype=np.int32)[:, 0],
+    ],
+    ids=["square", "oblong", "matrix", "integers", "matrix of integers"],
+)
+def test_large_sums_are_along_the_axis_and_do_not_wrap_around(x, name, keepdims):
+    for axis in range(-1, x.ndim):
+        expected = getattr(np, name)(x, axis=axis, keepdims=keepdims)
+        tape, out = Tape(), np.empty_like(expected)
+        y = getattr(tape.namespace, name)(tape.read(x), axis=axis, keepdims=keepdims)
+        for call in compiled(tape, [(y, out)]):
+            call()
+        # At most 60 terms, in any order: 60 u times their sum, which is below 60 times the largest.
+        np.testing.assert_allclose(out, expected, rtol=0, atol=60 * 60 * 2.0**-53 * abs(x).max())
+
+
 OPERATIONS = [
     lambda xp, x, y: x + y,
     lambda xp, x, y: 1 - x,

@@ -52,7 +52,9 @@ class _Windows:
 
     Parameters
     ----------
-    images : (channels, height, width, batch) array
+    shape : tuple of int
+        That of the images: (channels, height, width, batch).
+    dtype : dtype
     geometry : Geometry
     """
 

@@ -102,7 +102,9 @@ def _copy(out: Buffer, x: Buffer) -> Callable[[], object]:
 def _lower_reduction(
     function: Callable[..., Any], x: Buffer, axis: int | None, keepdims: bool, out: Buffer
 ) -> Program:
-    if function is np.sum and axis == 0 and not keepdims and x.size >= _LARGE_SUM:
+    # With more axes, a product sums another one; in another dtype, it may wrap around.
+    suits_product = x.size >= _LARGE_SUM and x.ndim <= 2 and x.dtype == out.dtype
+    if function is np.sum and axis == 0 and not keepdims and suits_product:
         return [partial(np.matmul, np.ones(x.shape[0], x.dtype), x, out)]
     if function is np.sum:
         return [partial(np.add.reduce, x, axis, out.dtype, out, keepdims)]

@@ -198,7 +198,8 @@ class GELU(_Gate):
     """
 
     def __init__(self, approximate: str = "none") -> None:
-        if approximate not in ("none", "tanh"):
+        given: object = approximate
+        if not isinstance(given, str) or given not in ("none", "tanh"):
             raise unknown_name("approximate", approximate, ("none", "tanh"))
         self.approximate = approximate
 

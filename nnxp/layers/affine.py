@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from nnxp.arrays import Array, DType, conversion, namespace_of, sum_rows
+from nnxp.arrays import Array, DType, namespace_of, sum_rows
 from nnxp.checks import Rng, require_count, require_rng
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
@@ -180,8 +180,4 @@ class Affine(Layer):
                 f"Affine expects inputs of shape (batch, {self.inputs}), got {tuple(x.shape)}"
                 f"{remedy}"
             )
-        if x.dtype != self.params["W"].dtype:
-            raise InputError(
-                f"{self!r} computes in {self.dtype}, got inputs of {x.dtype}; convert with "
-                f"{conversion(x, str(self.dtype))}"
-            )
+        self._require_dtype(x, self.params["W"])

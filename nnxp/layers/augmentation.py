@@ -7,7 +7,7 @@ from abc import abstractmethod
 from typing import Any
 
 from nnxp.arrays import Array, DType, Namespace, device_of, floating_namespace, namespace_of, one_op
-from nnxp.checks import NOT_NEGATIVE, POSITIVE, Range, Rng, require_count
+from nnxp.checks import POSITIVE, Range, Rng, require_count
 from nnxp.devices import Device
 from nnxp.errors import InputError
 from nnxp.layers.images import require_image_shape, require_images
@@ -15,6 +15,7 @@ from nnxp.layers.noise import Noise
 from nnxp.parts import Setting
 
 _ANGLE: Range = (lambda x: 0 <= x <= 180, "a number from 0 to 180")
+_STRENGTH: Range = (lambda x: 0 <= x <= 1e6, "a number from 0 to 1e6")  # float32 does not overflow
 _NO_SMOOTHING = 0.1  # the Gaussian with this sigma has a weight of 2e-22 for the next pixel
 _WIDE = 2.0  # the sum of a Gaussian with this sigma is its integral, up to 1e-34
 
@@ -38,12 +39,15 @@ class Augmentation(Noise, base=True):
         ------
         InputError
             If `x` has another shape, or images are too small.
+        DeviceError
+            If `x` is on another device than the state, in training.
         """
         xp = floating_namespace(x, self)
         require_images(x, self)
         self._require_size(*x.shape[2:])
         if not training:
             return x
+        self._require_here(x)
         y, values = self._augment(xp, x)
         self.save_for_backward(y, values)
         return y
@@ -64,10 +68,10 @@ class Augmentation(Noise, base=True):
 
 
 class RandomShift(Augmentation):
-    """Shift each image at random in training; what comes in at the edges is 0.
+    """Shift each image at random in training; pixels that enter at the edges are 0.
 
-    Each of the ``(2 * pixels + 1)**2`` shifts is as likely. All channels of an image are shifted
-    together. As `Dropout`, the same `rng` gives the same shifts on every library.
+    All ``(2 * pixels + 1)**2`` shifts are equally likely. All channels of an image are shifted
+    together. As with `Dropout`, the same `rng` gives the same shifts on every library.
 
     Parameters
     ----------
@@ -121,7 +125,7 @@ class RandomShift(Augmentation):
 class RandomFlip(Augmentation):
     """Mirror each image, left to right, with probability 1/2 in training.
 
-    As `Dropout`, the same `rng` mirrors the same images on every library.
+    As with `Dropout`, the same `rng` mirrors the same images on every library.
 
     Parameters
     ----------
@@ -160,7 +164,7 @@ class _Warp(Augmentation, base=True):
 
     def _augment(self, xp: Namespace, x: Array) -> tuple[Array, Any]:
         rows, columns = self._places(xp, x)
-        # There is nothing but zeros from one pixel outside of the image on.
+        # All pixels outside the image are 0: places farther out are moved to one pixel outside.
         rows = xp.clip(rows, -1.0, x.shape[2])
         columns = xp.clip(columns, -1.0, x.shape[3])
         return _interpolated(xp, x, rows, columns), (rows, columns)
@@ -180,7 +184,7 @@ class RandomRotation(_Warp):
 
     Angles are uniform from -`degrees` to `degrees`. Pixels are interpolated between their four
     neighbours (bilinearly), and 0 outside of the image. All channels of an image are rotated
-    together. As `Dropout`, the same `rng` gives the same angles on every library.
+    together. As with `Dropout`, the same `rng` gives the same angles on every library.
 
     Parameters
     ----------
@@ -232,13 +236,13 @@ class ElasticDistortion(_Warp):
     smoothed by a Gaussian of sum 1, and times `alpha`. Their standard deviation is about
     ``alpha / (sigma * sqrt(12 * pi))`` pixels, and less at the edges, outside of which they are 0.
     Pixels are interpolated between their four neighbours (bilinearly), and 0 outside of the image.
-    All channels of an image are distorted together. As `Dropout`, the same `rng` gives the same
-    displacements on every library, up to rounding.
+    All channels of an image are distorted together. As with `Dropout`, the same `rng` gives the
+    same displacements on every library, up to rounding.
 
     Parameters
     ----------
     alpha : float
-        The strength, at least 0; Simard et al. use 34 for digits of 29 x 29 pixels.
+        The strength, from 0 to 1e6; Simard et al. use 34 for digits of 29 x 29 pixels.
     sigma : float
         The standard deviation of the Gaussian in pixels; Simard et al. use 4.
     rng : numpy.random.Generator, SeedSequence or int
@@ -256,7 +260,7 @@ class ElasticDistortion(_Warp):
         As in `Dropout`.
     """
 
-    alpha = Setting(NOT_NEGATIVE)
+    alpha = Setting(_STRENGTH)
     sigma = Setting(POSITIVE)
 
     def __init__(
@@ -343,7 +347,8 @@ def shift(x: Array, moves: Array, limit: int) -> Array:
     vector, starts = _flat(xp, xp.reshape(x, (batch, channels, height * width)), margin, margin)
     moves = xp.astype(moves, starts.dtype)
     down, right = moves[:, :1], moves[:, 1:]
-    # Each image is a slice of the vector; where it leaves a row, it comes to one beside it.
+    # A shift is an offset in the vector. Columns beyond the ends of a row are read from the row
+    # before or after it, and set to 0 below.
     pixels = xp.arange(height * width, device=device_of(x))
     index = xp.reshape(starts + (down * width + right), (batch, channels, 1)) + pixels
     y = xp.reshape(xp.take(vector, xp.reshape(index, (-1,)), axis=0), x.shape)

@@ -8,7 +8,15 @@ from collections import deque
 from collections.abc import Collection
 from typing import Any, ClassVar, NamedTuple, Self
 
-from nnxp.arrays import Array, DType, describe, device_of, namespace_of, on_different_devices
+from nnxp.arrays import (
+    Array,
+    DType,
+    conversion,
+    describe,
+    device_of,
+    namespace_of,
+    on_different_devices,
+)
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import CallOrderError, DeviceError, InputError
 from nnxp.parts import Part, definition
@@ -189,6 +197,14 @@ class Layer(Part):
         """Raise a `DeviceError` unless `x` is on the layer's device."""
         if self._device is not None:
             self._device.require(x, self)
+
+    def _require_dtype(self, x: Array, own: Array) -> None:
+        """Raise an `InputError` unless `x` has the dtype of the layer's `own` array."""
+        if x.dtype != own.dtype:
+            raise InputError(
+                f"{self!r} computes in {self.dtype}, got inputs of {x.dtype}; convert with "
+                f"{conversion(x, str(self.dtype))}"
+            )
 
     def leaves(self) -> list[Layer]:
         """Return the layers without sublayers: this one; a network returns those within it."""

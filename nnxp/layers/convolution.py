@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnxp.arrays import Array, DType, conversion, namespace_of, one_op
+from nnxp.arrays import Array, DType, namespace_of, one_op
 from nnxp.checks import Rng, require_count, require_rng
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
@@ -87,6 +87,14 @@ class Conv2D(Layer):
         self.out_channels = require_count("out_channels", out_channels)
         self.kernel_size = require_pair("kernel_size", kernel_size, 1)
         self.stride = require_pair("stride", stride, 1)
+        given: object = padding
+        if isinstance(given, str):
+            height, width = pair(self.kernel_size)
+            known = {"valid": (0, 0)}
+            if height % 2 and width % 2:
+                known["same"] = height // 2, width // 2
+            remedy = f"; use padding={known[given]}" if given in known else ""
+            raise InputError(f"padding must be numbers of rows and columns, got {given!r}{remedy}")
         self.padding = require_pair("padding", padding, 0)
         generator = require_rng(rng)
         opened = open_device(device)
@@ -110,7 +118,7 @@ class Conv2D(Layer):
         x : (batch, in_channels, height, width) array
             On the layer's device and in its dtype.
         training : bool, optional
-            Save the windows for `backward`.
+            Save the images for `backward`.
 
         Returns
         -------
@@ -175,22 +183,19 @@ class Conv2D(Layer):
         return (self.out_channels, *require_windows(self, shape, *self._geometry()))
 
     def work(self, shape: tuple[int, ...] | None) -> Work:
-        """Return the size of the columns, and the multiplications of their product with ``W``."""
+        """Return the largest of inputs, outputs and columns, and the work of ``W @ columns``."""
         output = self.output_shape(shape)
         if output is None:
             return super().work(shape)
         windows, weights = math.prod(output[1:]), math.prod(self.params["W"].shape)
-        return Work(windows * weights // self.out_channels, windows * weights)
+        columns = windows * weights // self.out_channels
+        return Work(max(super().work(shape).numbers, columns), windows * weights)
 
     def _require_inputs(self, x: Array) -> None:
         self._require_here(x)
         require_images(x, self, self.in_channels)
         require_windows(self, tuple(x.shape[1:]), *self._geometry())
-        if x.dtype != self.params["W"].dtype:
-            raise InputError(
-                f"{self!r} computes in {self.dtype}, got inputs of {x.dtype}; convert with "
-                f"{conversion(x, str(self.dtype))}"
-            )
+        self._require_dtype(x, self.params["W"])
 
 
 # A column holds the numbers of one window. Columns take kernel height * kernel width times the

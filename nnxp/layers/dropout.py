@@ -55,6 +55,7 @@ class Dropout(Noise):
         xp = floating_namespace(x, self)
         if not training:
             return x
+        self._require_here(x)
         bits = self.draw_bits(xp, x.shape)
         mask = (bits & 0xFFFFFF) >= round(self.rate * (1 << 24))
         scale = xp.astype(mask, x.dtype) * (1.0 / (1.0 - self.rate))

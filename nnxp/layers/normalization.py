@@ -98,15 +98,20 @@ class BatchNorm(Layer):
         Raises
         ------
         InputError
-            If `x` has another shape, or a training batch has one example.
+            If the shape or dtype of `x` is wrong, or a training batch has one number of each
+            feature.
+        DeviceError
+            If `x` is on another device.
         """
         xp = floating_namespace(x, self)
+        self._require_here(x)
         if x.ndim not in (2, 4) or x.shape[1] != self.features:
             raise InputError(
                 f"{self!r} expects inputs of shape (batch, {self.features}), or (batch, "
                 f"{self.features}, height, width), got {tuple(x.shape)}"
             )
         gamma, beta = self.params["gamma"], self.params["beta"]
+        self._require_dtype(x, gamma)
         rows = self._rows(xp, x)
         if not training:
             scale = gamma / xp.sqrt(self.state["running_var"] + self.epsilon)
@@ -222,7 +227,7 @@ class LayerNorm(Layer):
     def array_size(cls, config: Mapping[str, Any]) -> int:
         """Return the number of elements of the parameters."""
         features = config["features"]
-        return 2 * math.prod(features if isinstance(features, tuple) else (features,))
+        return 2 * math.prod(features if isinstance(features, (tuple, list)) else (features,))
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Return the normalized inputs.
@@ -236,7 +241,8 @@ class LayerNorm(Layer):
         Raises
         ------
         InputError
-            If the last axes of `x` are not `features`, or there is no axis before them.
+            If the last axes of `x` are not `features`, there is no axis before them, or the dtype
+            of `x` is wrong.
         DeviceError
             If `x` is on another device.
         """
@@ -250,6 +256,7 @@ class LayerNorm(Layer):
                 f"{self!r} expects inputs of shape (batch, …, {', '.join(map(str, shape))}), got "
                 f"{tuple(x.shape)}{remedy}"
             )
+        self._require_dtype(x, self.params["gamma"])
         size = math.prod(shape)
         rows = xp.reshape(x, (math.prod(x.shape[:first]), size))
         centred = rows - xp.sum(rows, axis=1, keepdims=True) / size
@@ -474,9 +481,12 @@ class Standardize(Layer):
         Raises
         ------
         InputError
-            If `x` has another shape, or there are no statistics yet.
+            If the shape or dtype of `x` is wrong, or there are no statistics yet.
+        DeviceError
+            If `x` is on another device.
         """
         floating_namespace(x, self)
+        self._require_here(x)
         if "mean" not in self.state:
             raise InputError(
                 f"{self!r} has no statistics yet: Trainer.fit sets them where it is a layer of the "
@@ -486,6 +496,7 @@ class Standardize(Layer):
             raise InputError(
                 f"{self!r} expects inputs of shape (batch, {self.features}), got {tuple(x.shape)}"
             )
+        self._require_dtype(x, self.state["mean"])
         y = (x - self.state["mean"]) / self.state["std"]
         if training:
             self.save_for_backward(y)

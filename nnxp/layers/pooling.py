@@ -70,7 +70,7 @@ class _Pool2D(Layer, base=True):
         return x
 
     def _taps(self, x: Array, axis: int) -> list[Array]:
-        """Return, for each number of a window along an axis, what it is in all windows."""
+        """Return a slice for each place in a window along an axis: its number in all windows."""
         size, stride = pair(self.size)[axis - 1], pair(self.stride)[axis - 1]
         count = (x.shape[axis] - size) // stride + 1
         before = (slice(None),) * axis

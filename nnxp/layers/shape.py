@@ -95,10 +95,9 @@ class Reshape(Layer):
 def _require_shape(shape: object) -> tuple[int, ...]:
     """Return the shape of an example, whose lengths are at least 1, but for one -1 at most."""
     if isinstance(shape, Iterable) and not isinstance(shape, str):
-        given = tuple(shape)
         try:
-            lengths = [0 if isinstance(x, bool) else operator.index(x) for x in given]
-        except TypeError:
+            lengths = [0 if isinstance(x, bool) else operator.index(x) for x in shape]
+        except TypeError:  # also of an array without axes
             lengths = []
         if lengths and all(x > 0 or x == -1 for x in lengths) and lengths.count(-1) < 2:
             return tuple(lengths)

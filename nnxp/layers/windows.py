@@ -77,7 +77,8 @@ def batch_last(xp: Namespace, x: Array) -> Array:
     """
     batch, *image = x.shape
     x = xp.permute_dims(x, (1, 2, 3, 0))
-    return xp.reshape(xp.reshape(x, (image[0], -1)), (*image, batch))
+    rows = xp.reshape(x, (image[0], math.prod(image[1:]) * batch))
+    return xp.reshape(rows, (*image, batch))
 
 
 def batch_first(xp: Namespace, x: Array) -> Array:
@@ -101,7 +102,7 @@ def _filled(xp: Namespace, like: Array, axis: int, length: int, value: float) ->
 
 
 def slices(size: int, stride: int, count: int) -> list[slice]:
-    """Return, for each number of a window of `size`, where it is in each of `count` windows."""
+    """Return a slice for each place in a window of `size`: where its numbers are in the images."""
     stride = stride if count > 1 else 1  # not one that is too large for a library
     return [slice(i, i + stride * (count - 1) + 1, stride) for i in range(size)]
 
@@ -113,7 +114,7 @@ def fold(xp: Namespace, parts: Sequence[Array], axis: int, length: int, stride: 
     ----------
     xp : namespace
     parts : sequence of array
-        Number i of each window, along `axis` in the windows' order.
+        Part i has number i of each window, along `axis` in the windows' order.
     axis, length : int
         The axis, and its length in the result.
     stride : int
