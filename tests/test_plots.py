@@ -110,7 +110,9 @@ def test_confusion_matrix_shows_counts_and_colours_mistakes_by_share(draw):
     inside(figure)
 
 
-@pytest.mark.parametrize("size", [1, 2, 20, 26, 100])
+@pytest.mark.parametrize(
+    "size", [1, 2, *(pytest.param(size, marks=pytest.mark.long) for size in (20, 26, 100))]
+)
 def test_confusion_matrix_of_any_size_is_readable(draw, size):
     rng = np.random.default_rng(0)
     counts = rng.integers(0, 3, (size, size)) + 1000 * np.eye(size, dtype=int)

@@ -468,7 +468,10 @@ def test_arrays_of_pytorch_that_require_a_gradient_keep_no_graph():
         assert x.grad_fn is None
 
 
-def test_memory_of_captured_steps_is_freed_without_the_cycle_collector():
+def test_memory_of_captured_steps_is_freed_without_the_cycle_collector(monkeypatch):
+    monkeypatch.setattr(
+        "nnxp.training.stepping._MAX_KEPT", 32 << 20
+    )  # a network of 8 MiB exceeds it
     train, _ = nnxp.data.load_digits()
     rng = np.random.default_rng(0)
     network = nnxp.mlp([64, 2000, 1000, 10], rng=rng)
