@@ -202,7 +202,7 @@ def train_torch(settings: dict[str, Any], data: Data) -> dict[str, float]:
     with torch.no_grad():
         right = 0
         for first in range(0, len(data.test), 1000):
-            x = torch.from_numpy(data.test.inputs[first : first + 1000])
+            x = torch.from_numpy(data.test.inputs[first : first + 1000].copy())
             scores = network(x.float().mul_(1 / (data.test.scale or 1)))
             right += int((scores.argmax(1).numpy() == data.test.labels[first : first + 1000]).sum())
     return {"accuracy": right / len(data.test), "seconds": seconds}
