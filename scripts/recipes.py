@@ -13,9 +13,9 @@ from nnxp.optimizers import OPTIMIZERS
 from nnxp.schedules import OneCycle
 
 # Nesterov's momentum 0.9; the rate rises linearly from 4 % over the first fifth of the steps and
-# falls to 0; the weights decay, biases and normalizations do not. With this momentum, a decay has the
-# effect of a tenth of it in PyTorch's SGD, where it passes through the velocity. The settings were
-# chosen on the last 10,000 training images of MNIST, after training on the others.
+# falls to 0; the weights decay, biases and normalizations do not. With this momentum, a decay has
+# the effect of a tenth of it in PyTorch's SGD, where it passes through the velocity. The settings
+# were chosen on the last 10,000 training images of MNIST, after training on the others.
 _RECIPE: dict[str, Any] = {
     "batch_norm": True, "optimizer": "nesterov", "learning_rate": 0.1, "schedule": "onecycle",
     "weight_decay": 5e-3, "batch_size": 128,

@@ -161,8 +161,8 @@ def new_parser() -> Parser:
     option("--optimizer", type=name_of("optimizer", OPTIMIZERS),
            help=f"{', '.join(OPTIMIZERS)} {of_models('optimizer')}")  # fmt: skip
     option("--learning-rate", type=float,
-           help="a positive number, of a schedule the largest (default: 0.1, or another "
-           "optimizer's own)")  # fmt: skip
+           help="a positive number, of a schedule the largest "
+           f"{of_models('learning_rate')[:-1]}, or another optimizer's own)")  # fmt: skip
     option("--schedule", type=name_of("schedule", SCHEDULES),
            help="constant, or onecycle: the rate rises and falls to 0 with the last step "
            f"{of_models('schedule')}")  # fmt: skip
