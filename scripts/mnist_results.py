@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from comparisons import count, mean_and_deviation
 from recipes import MODELS, new_network, new_optimizer, padding_of
 from runs import (
     THREADS,
@@ -60,10 +61,13 @@ def main() -> None:
         print(json.dumps(PEERS[peer](settings, data)))
         return
     data = load(args)
-    peers = [name for name in PEERS if name != "PyTorch" or find_spec("torch")]
+    peers = list(PEERS)
+    if not find_spec("torch"):
+        announce("PyTorch is left out: torch is not installed")
+        peers.remove("PyTorch")
     folder = new_run_folder(args.out, vars(args) | data.config())
-    count = len(args.models) * len(peers) * args.seeds
-    announce(f"{count} trainings, on MNIST of 10 seconds (mlp) to 2 minutes (lenet) each")
+    trainings = len(args.models) * len(peers) * args.seeds
+    announce(f"{trainings} trainings, on MNIST of 10 seconds (mlp) to 2 minutes (lenet) each")
     results: dict[str, dict[str, list[dict[str, float]]]] = {}
     for model in args.models:
         rounds = [
@@ -115,17 +119,16 @@ def train_apart(peer: str, model: str, seed: int, args: Any) -> dict[str, float]
 
 def print_table(model: str, results: dict[str, list[dict[str, float]]], held_out: bool) -> None:
     """Print the accuracies and times of a recipe."""
-    of = "held-out" if held_out else "test"
-    print(f"\n| {model}, {len(results['nnxp'])} seeds | {of} accuracy | each seed | CPU seconds "
+    of, seeds = "held-out" if held_out else "test", count(len(results["nnxp"]))
+    print(f"\n| {model}, {seeds} | {of} accuracy | each seed | CPU seconds "
           "| nnxp / this (quartiles) |\n|---|---|---|---|---|")  # fmt: skip
     for peer, trained in results.items():
         accuracies = [100 * each["accuracy"] for each in trained]
-        deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else math.nan
         ratios = [
             a["seconds"] / b["seconds"] for a, b in zip(results["nnxp"], trained, strict=True)
         ]
         seconds = statistics.median(each["seconds"] for each in trained)
-        print(f"| {peer} | {statistics.mean(accuracies):.2f} ± {deviation:.2f} % "
+        print(f"| {peer} | {mean_and_deviation(accuracies, 2)} % "
               f"| {', '.join(f'{x:.2f}' for x in accuracies)} | {seconds:.1f} "
               f"| {spread(ratios)} |", flush=True)  # fmt: skip
 
