@@ -253,6 +253,7 @@ def test_weights_take_the_shape_of_the_training_images(draw):
     assert [x.get_array().shape for x in axes.images] == [(2, 6)] * 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("layer", "tiles", "said"),
     [
@@ -310,7 +311,7 @@ def test_schedules_are_drawn_by_step(draw):
 # Layers over training
 
 
-@pytest.mark.parametrize("epochs", [1, 40])
+@pytest.mark.parametrize("epochs", [1, pytest.param(40, marks=pytest.mark.long)])
 def test_layers_are_drawn_over_training_side_by_side(draw, epochs):
     runs = {name: trained(activation=name, epochs=epochs) for name in ("sigmoid", "relu")}
     figure = draw(plots.plot_layers, runs, title="T")

@@ -194,6 +194,7 @@ def portability(tmp_path_factory):
     return rows, out
 
 
+@pytest.mark.long
 def test_portability_prints_a_table_and_what_was_not_run(portability):
     rows, out = portability
     for spec in ("cuda", "torch:cpu", "jax:cpu"):
@@ -266,6 +267,7 @@ def test_convolution_speed_prints_a_table_for_each_network(tmp_path):
     assert all(x["milliseconds"] > 0 for x in results["3x3, batch 4"][0].values())
 
 
+@pytest.mark.long
 def test_vanishing_gradients_prints_a_table_for_each_activation_and_draws_them(tmp_path):
     options = ("--dataset", "digits", "--depth", 5, "--width", 20, "--epochs", 2)
     out = run("vanishing_gradients.py", *options, "--out", tmp_path / "out").stdout

@@ -113,6 +113,7 @@ def test_every_option_reaches_the_training(tmp_path):
     assert f"(best {best.validation_accuracy:.4f}, epoch {best.epoch})" in result.stdout
 
 
+@pytest.mark.long
 def test_lenet_trains_on_images_and_resumes(tmp_path):
     options = ("--model", "lenet", "--dataset", "digits", "--schedule", "constant", "--quiet",
                "--out")  # fmt: skip
@@ -261,24 +262,27 @@ RECIPE = {"batch_norm": True, "optimizer": "nesterov", "learning_rate": 0.1, "ba
           "schedule": "onecycle", "weight_decay": 5e-3}  # fmt: skip
 
 
+SETTINGS = [
+    ([], {"model": "plain", "hidden": [50, 30], "optimizer": "sgd", "learning_rate": 0.1,
+          "schedule": "constant", "weight_decay": 0.0, "batch_size": 100, "shift": 0,
+          "batch_norm": False}),
+    (["--model", "mlp"], RECIPE | {"hidden": [512, 256], "shift": 1, "learning_rate": 0.2,
+                                   "weight_decay": 0.01}),
+    (["--model", "lenet"], RECIPE | {"hidden": None, "shift": 2}),
+    (["--model", "mlp", "--hidden", 9, "--no-batch-norm", "--shift", 0, "--schedule",
+      "constant", "--learning-rate", 0.2, "--weight-decay", 0, "--batch-size", 50],
+     {"hidden": [9], "batch_norm": False, "shift": 0, "schedule": "constant",
+      "learning_rate": 0.2, "weight_decay": 0.0, "batch_size": 50}),
+    (["--optimizer", "adamw"], {"learning_rate": 0.001, "weight_decay": 0.01}),
+    (["--model", "mlp", "--optimizer", "adam"], {"learning_rate": 0.001, "weight_decay": 0.0,
+                                                 "schedule": "onecycle"}),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("options", "settings"),
-    [
-        ([], {"model": "plain", "hidden": [50, 30], "optimizer": "sgd", "learning_rate": 0.1,
-              "schedule": "constant", "weight_decay": 0.0, "batch_size": 100, "shift": 0,
-              "batch_norm": False}),
-        (["--model", "mlp"], RECIPE | {"hidden": [512, 256], "shift": 1, "learning_rate": 0.2,
-                                       "weight_decay": 0.01}),
-        (["--model", "lenet"], RECIPE | {"hidden": None, "shift": 2}),
-        (["--model", "mlp", "--hidden", 9, "--no-batch-norm", "--shift", 0, "--schedule",
-          "constant", "--learning-rate", 0.2, "--weight-decay", 0, "--batch-size", 50],
-         {"hidden": [9], "batch_norm": False, "shift": 0, "schedule": "constant",
-          "learning_rate": 0.2, "weight_decay": 0.0, "batch_size": 50}),
-        (["--optimizer", "adamw"], {"learning_rate": 0.001, "weight_decay": 0.01}),
-        (["--model", "mlp", "--optimizer", "adam"], {"learning_rate": 0.001, "weight_decay": 0.0,
-                                                     "schedule": "onecycle"}),
-    ],
-)  # fmt: skip
+    [*SETTINGS[:2], *(pytest.param(*each, marks=pytest.mark.long) for each in SETTINGS[2:])],
+)
 def test_a_model_has_its_settings_and_options_replace_them(tmp_path, options, settings):
     out = tmp_path / "run"
     run("train_mnist.py", "--dataset", "digits", "--epochs", 1, "--quiet", *options, "--out", out)

@@ -34,7 +34,10 @@ def test_ctrl_c_keeps_the_finished_epochs_and_exits_130(tmp_path):
     assert (out / "curves.png").exists()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)],
+)
 def test_signal_finishes_the_step_and_resume_gives_the_same_bits(tmp_path, number, status):
     options = ["--hidden", "200", "100", "--optimizer", "adam", "--out"]
     out = tmp_path / "run"

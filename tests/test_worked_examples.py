@@ -211,6 +211,7 @@ def test_12_xor_first_gradients():
     close(gradients["b2"], [-0.0743541697])
 
 
+@pytest.mark.long
 def test_12_xor_stays_in_a_local_minimum_from_seed_42():
     net = sigmoid_network(seed=42, hidden=2)
     trainer = nnxp.Trainer(net, nnxp.SigmoidWithLoss(), nnxp.SGD(1.0))
