@@ -2,9 +2,9 @@
 
 Backpropagation computes the gradient of the loss for every parameter in one backward pass, by the
 chain rule. The definition of a derivative needs no chain rule: move one parameter a little up and
-down, compute the loss both times, and divide the difference by the distance. Look at the errors,
-which are rounding if backpropagation is right, and at the times, for which nobody trains by
-differences.
+down, compute the loss both times, and divide the difference by the distance. Look at the errors: if
+backpropagation is right, they are rounding errors. Look at the times: differences are too slow to
+train with.
 """
 
 from __future__ import annotations
