@@ -216,7 +216,9 @@ def start_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
     """Return a new run, and create its folder."""
     has_packages = can_save(required=bool(args.checkpoint_every))
     settings = vars(args)
-    new_optimizer(settings | {"epochs": 1}, 1)  # its errors come before the data are loaded
+    # Their errors come before the data are loaded.
+    new_optimizer(settings | {"epochs": 1}, 1)
+    nnxp.Dropout(args.dropout, rng=0)
     data = load_dataset(args.dataset, args.data_dir, images=needs_images(settings))
     if args.epochs is None:
         args.epochs = EPOCHS_OF_FEW if len(data.train) < FEW else MODELS[args.model]["epochs"]
