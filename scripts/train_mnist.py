@@ -37,7 +37,7 @@ from runs import (
 
 import nnxp
 from nnxp.checkpoint import lock_target
-from nnxp.checks import optional_import
+from nnxp.checks import FRACTION, optional_import, require_number
 from nnxp.devices import DTYPES
 from nnxp.initializers import INITIALIZERS
 from nnxp.layers.activations import ACTIVATIONS
@@ -218,7 +218,7 @@ def start_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
     settings = vars(args)
     # Their errors come before the data are loaded.
     new_optimizer(settings | {"epochs": 1}, 1)
-    nnxp.Dropout(args.dropout, rng=0)
+    require_number("dropout", args.dropout, FRACTION)
     data = load_dataset(args.dataset, args.data_dir, images=needs_images(settings))
     if args.epochs is None:
         args.epochs = EPOCHS_OF_FEW if len(data.train) < FEW else MODELS[args.model]["epochs"]
