@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from file_samples import write_mnist_layout
+from script_runner import run
 
 import nnxp
 
@@ -24,9 +25,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
 
 
-def test_readme_code_runs_as_printed(tmp_path):
+@pytest.mark.parametrize("data", ["digits", pytest.param("mnist", marks=pytest.mark.long)])
+def test_readme_code_runs_as_printed(tmp_path, data, request):
     environment = dict(os.environ)
-    if "NNXP_DATA_DIR" not in environment:  # the real MNIST where it is at hand, else the digits
+    if data == "mnist":
+        request.getfixturevalue("mnist")  # skips where it is not at hand
+    else:
         train, test = (
             nnxp.data.Dataset(
                 np.kron(d.inputs.reshape(-1, 8, 8), np.ones((1, 4, 4), np.uint8))[:, 2:30, 2:30]
@@ -54,10 +58,7 @@ def test_ci_runs_the_second_command():
 
 
 def test_every_option_in_the_readme_exists():
-    help_text = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "train_mnist.py", "--help"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    help_text = run("train_mnist.py", "--help").stdout
     readme = (ROOT / "README.md").read_text()
     for line in re.findall(r"train_mnist\.py(.*)", readme):
         for option in re.findall(r"(--[a-z-]+)", line):
