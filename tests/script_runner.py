@@ -65,9 +65,7 @@ def run_forked(command, cwd, environment):
         server = fork_server()
         print(json.dumps(request), file=server.stdin, flush=True)
         status = int(server.stdout.readline())
-        return subprocess.CompletedProcess(
-            command, status, *(path.read_text() for path in outputs)
-        )
+        return subprocess.CompletedProcess(command, status, *(path.read_text() for path in outputs))
 
 
 def config_of(folder):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from file_samples import write_mnist_layout
-from script_runner import run
+from script_runner import PATHS, run
 
 import nnxp
 
@@ -27,7 +24,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.parametrize("data", ["digits", pytest.param("mnist", marks=pytest.mark.long)])
 def test_readme_code_runs_as_printed(tmp_path, data, request):
-    environment = dict(os.environ)
+    environment = {}
     if data == "mnist":
         request.getfixturevalue("mnist")  # skips where it is not at hand
     else:
@@ -42,12 +39,11 @@ def test_readme_code_runs_as_printed(tmp_path, data, request):
         environment["NNXP_DATA_DIR"] = str(write_mnist_layout(tmp_path, train, test))
     codes = blocks("python")
     assert codes
-    for code in codes:
-        result = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert result.returncode == 0, result.stderr
+    for number, code in enumerate(codes):
+        strict = "import warnings\nwarnings.simplefilter('error')\n"
+        (tmp_path / "code.py").write_text(strict + code)
+        importing = {"PYTHONPATH": PATHS} if number == 0 else {}  # in a new process
+        result = run(tmp_path / "code.py", cwd=tmp_path, env=environment | importing)
         if "validation_accuracy" in code:
             assert 0.5 < float(result.stdout.split()[0]) <= 1
 

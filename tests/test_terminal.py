@@ -212,9 +212,7 @@ def test_second_signal_ends_the_process_and_later_ones_are_ignored(tmp_path, num
     [
         (["benchmark.py", "--quick", "--out", "run"], "killpg"),
         (["portability.py", "--steps", "1"], "kill"),
-        pytest.param(
-            ["benchmark.py", "--quick", "--out", "run"], "kill", marks=pytest.mark.long
-        ),
+        pytest.param(["benchmark.py", "--quick", "--out", "run"], "kill", marks=pytest.mark.long),
         pytest.param(["portability.py", "--steps", "1"], "killpg", marks=pytest.mark.long),
     ],
 )

@@ -49,7 +49,8 @@ def test_train_on_the_digits(tmp_path):
 def test_a_recipe_draws_confusion_mistakes_and_weights(tmp_path):
     options = ("--dataset", "digits", "--model", "mlp", "--hidden", 16, "--epochs", 2)
     out = tmp_path / "run"
-    assert "confusion.png, curves.png, " in run("train_mnist.py", *options, "--device", "strict", "--out", out).stdout
+    result = run("train_mnist.py", *options, "--device", "strict", "--out", out)
+    assert "confusion.png, curves.png, " in result.stdout
     network = nnxp.load_network(out / "checkpoint.safetensors", device="cpu")
     _, test = nnxp.data.load_digits(images=True)
     scores = network.predict(test.inputs)
