@@ -27,10 +27,11 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": PATHS}
 def run(name, *options, cwd=None, env=None, status=0):
     """Run a script and return what it printed, after checking its exit status.
 
-    It runs in a fork of a process that has imported nnxp; in a new process, if `env` says how
-    Python is to import.
+    On Linux it runs in a fork of a process that has imported nnxp (see fork_server.py); in a new
+    process, if `env` says how Python is to import.
     """
-    fresh = not hasattr(os, "fork") or any(key.startswith("PYTHON") for key in env or {})
+    # Elsewhere libraries may not survive a fork, or there is none.
+    fresh = sys.platform != "linux" or any(key.startswith("PYTHON") for key in env or {})
     command = [str(SCRIPTS / name), *map(str, options)]
     result = (run_fresh if fresh else run_forked)(command, cwd, ENVIRONMENT | (env or {}))
     assert result.returncode == status, result.stderr
