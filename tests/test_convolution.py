@@ -267,7 +267,7 @@ def image_network(dtype, stride, padding, seed=0):
 
 
 def block_cases():
-    """Return all cases; all but each number of columns, stride and dtype once or more are long."""
+    """Yield all cases; all but some that have each number of columns, stride and dtype are long."""
     windows, dtypes = [(1, 0), (2, 1), ((1, 2), (2, 0))], ["float32", "float64"]
     for i, columns in enumerate([None, 100, 7, 3, 1]):  # None: a block has all windows
         for j, (stride, padding) in enumerate(windows):
@@ -276,7 +276,7 @@ def block_cases():
                 yield pytest.param(columns, stride, padding, dtype, marks=marks)
 
 
-@pytest.mark.parametrize(("columns", "stride", "padding", "dtype"), block_cases())
+@pytest.mark.parametrize(("columns", "stride", "padding", "dtype"), [*block_cases()])
 def test_captured_convolutions_in_blocks_equal_plain_steps(
     monkeypatch, columns, stride, padding, dtype
 ):
