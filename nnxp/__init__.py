@@ -6,7 +6,7 @@ and device that they run on.
 
 from __future__ import annotations
 
-from nnxp import data, initializers, plots, testing
+from nnxp import data, distributed, initializers, plots, testing
 from nnxp.checkpoint import load_network
 from nnxp.devices import Device
 from nnxp.devices import open_device as device
@@ -23,6 +23,7 @@ from nnxp.errors import (
     MissingExtraError,
     NnxpError,
     OutOfMemoryError,
+    RanksError,
 )
 from nnxp.gradients import check_gradients, numerical_gradient
 from nnxp.history import Record
@@ -135,6 +136,7 @@ __all__ = [
     "RandomFlip",
     "RandomRotation",
     "RandomShift",
+    "RanksError",
     "ReLU",
     "Record",
     "Reshape",
@@ -156,6 +158,7 @@ __all__ = [
     "check_gradients",
     "data",
     "device",
+    "distributed",
     "initializers",
     "learning_rate_range",
     "lenet",

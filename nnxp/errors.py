@@ -56,5 +56,9 @@ class CheckpointError(NnxpError, ValueError):
     """A checkpoint that cannot be read, written or resumed."""
 
 
+class RanksError(NnxpError, RuntimeError):
+    """A training on several processes, of which one has failed or does something else."""
+
+
 class MissingExtraError(NnxpError, ImportError):
     """An optional package that is needed but not installed."""

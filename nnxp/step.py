@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nnxp.arrays import Array, namespace_of
+from nnxp.arrays import Array, device_of, namespace_of
 from nnxp.errors import InputError
 from nnxp.losses import Loss
 from nnxp.metrics import Metric
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.penalties import Penalty
+from nnxp.ranks import ONE_RANK, Ranks, Share, Totals, total_of
 from nnxp.transforms import Transform, transform_gradients
 
 
@@ -36,6 +39,9 @@ class Step:
         see `measured_sums`. By default nothing is measured.
     micro_batch_size : int, optional
         Compute a batch in parts of so many rows, which needs less memory; by default as a whole.
+    ranks : Ranks, optional
+        The processes that divide each batch; by default this one alone. Their gradients are summed
+        once, between `backpropagate` and `gradients`.
     """
 
     def __init__(
@@ -49,12 +55,16 @@ class Step:
         *,
         sums: dict[str, Array] | None = None,
         micro_batch_size: int | None = None,
+        ranks: Ranks = ONE_RANK,
     ) -> None:
         self.network, self.loss, self.optimizer = network, loss, optimizer
         self.penalty, self.transforms, self.metrics = penalty, transforms, metrics
         self.sums: dict[str, Array] = {} if sums is None else sums
         self.micro_batch_size = micro_batch_size
-        self._gradients: Mapping[str, Array] | None = None  # of several micro-batches
+        self.ranks = ranks
+        self._gradients: Mapping[str, Array] | None = None  # of micro-batches or all ranks
+        self._before: dict[str, Array] = {}  # state that is of one rank's rows
+        self._weight: Array | float = 0.0  # of the rows of this rank
 
     @property
     def parts(self) -> tuple[object, ...]:
@@ -74,17 +84,37 @@ class Step:
             self.metrics,
             sums=dict(self.sums),
             micro_batch_size=self.micro_batch_size,
+            ranks=self.ranks,
         )
 
-    def __call__(self, inputs: Array, labels: Array, weights: Array | None = None) -> Array:
-        """Do one update and return the loss before it, the penalty included, as a 0-d array."""
-        value = self.backpropagate(inputs, labels, weights)
+    def __call__(
+        self,
+        inputs: Array,
+        labels: Array,
+        weights: Array | None = None,
+        *,
+        share: Share | None = None,
+    ) -> Array:
+        """Do one update and return the loss before it, the penalty included, as a 0-d array.
+
+        Parameters are those of `backpropagate`.
+        """
+        value = self.backpropagate(inputs, labels, weights, share=share)
+        if share is not None:
+            value = self._exchange(value)
         if self.penalty is not None:
             value = value + self.penalty.value(self.network.parameters().trainable)
         self.update(self.gradients())
         return value
 
-    def backpropagate(self, inputs: Array, labels: Array, weights: Array | None = None) -> Array:
+    def backpropagate(
+        self,
+        inputs: Array,
+        labels: Array,
+        weights: Array | None = None,
+        *,
+        share: Share | None = None,
+    ) -> Array:
         """Compute the gradients of the loss in the layers, and return the loss as a 0-d array.
 
         Parameters
@@ -93,11 +123,117 @@ class Step:
         labels : array
         weights : (batch,) array, optional
             As `nnxp.data.Batches` yields them.
+        share : Share, optional
+            Which rows of the global batch these are. The gradients are then those of the sum of
+            the rows' weighted losses, for `summands`.
+        """
+        self._gradients = None
+        if share is None:
+            return self._backpropagate_parts(inputs, labels, weights)
+        self._weight = 0.0 if share.is_empty else float(inputs.shape[0])
+        counts = _example_weights(self.loss, labels, inputs, weights)
+        if counts is not None and not share.is_empty:
+            self._weight = namespace_of(counts, "weights").sum(counts)
+        with self._placed(share):
+            return self._backpropagate_parts(inputs, labels, weights, self._weight)
+
+    @contextlib.contextmanager
+    def _placed(self, share: Share) -> Iterator[None]:
+        """Tell layers which rows of the global batch they get; without any, nothing is measured."""
+        drawing = [layer for layer in self.network.leaves() if hasattr(layer, "row_offset")]
+        counting = self._counting()
+        self.remember_states()
+        sums = self.sums
+        try:
+            for layer in drawing:
+                layer.row_offset = share.rows.start
+            for layer in counting:
+                layer.over_ranks = Totals(self.ranks, share, self.network.device)
+            if share.is_empty:
+                self.sums = {}
+            yield
+        finally:
+            self.sums = sums
+            for layer in drawing:
+                layer.row_offset = 0
+            for layer in counting:
+                del layer.over_ranks
+
+    def _counting(self) -> list[Any]:
+        """Return the layers whose statistics are those of the global batch."""
+        if self.ranks.batch_norm != "all" or self.micro_batch_size is not None:
+            return []
+        return [layer for layer in self.network.leaves() if hasattr(layer, "over_ranks")]
+
+    def exchanges_within(self) -> bool:
+        """Return whether ranks exchange anything within `backpropagate`."""
+        return self.ranks.size > 1 and bool(self._counting())
+
+    def remember_states(self) -> None:
+        """Remember the state that may differ between ranks after `backpropagate`."""
+        states, counting = self.network.states(), self._counting()
+        self._before = {}
+        for name, x in states.items():
+            xp = namespace_of(x, name)
+            if states.layer(name) not in counting and xp.isdtype(x.dtype, "real floating"):
+                self._before[name] = xp.asarray(x, copy=True)  # in case it is changed in place
+
+    def summands(self) -> dict[str, Array]:
+        """Return the arrays to sum over all ranks, by name: gradients, changes of state, weight.
+
+        They are those of `backpropagate`, multiplied by the weight of this rank's rows.
+        """
+        grads: Mapping[str, Array] = self._gradients or self.network.gradients()
+        arrays = {f"gradient of {name}": x for name, x in grads.items()}
+        states = self.network.states()
+        for name, before in self._before.items():
+            if states[name] is not before:
+                arrays[f"change of {name}"] = (states[name] - before) * self._weight
+        like = next(iter(grads.values()))
+        xp = namespace_of(like, "summands")
+        weight = xp.asarray(self._weight, dtype=like.dtype, device=device_of(like))
+        return arrays | {"weight": xp.reshape(weight, (1,))}
+
+    def receive(self, means: Mapping[str, Array]) -> None:
+        """Take the means over all ranks, of the names of `summands`, in place of this rank's."""
+        params, states = self.network.arrays()
+        self._gradients = {name: means[f"gradient of {name}"] for name in params.trainable}
+        for name, before in self._before.items():
+            if f"change of {name}" in means:
+                states.place(name, before + means[f"change of {name}"])
+
+    def _exchange(self, value: Array) -> Array:
+        """Sum over all ranks, and return the loss of the global batch."""
+        xp = namespace_of(value, "exchange")
+        arrays = {"loss": value * self._weight, **self.summands()}
+        total = total_of(
+            self.ranks,
+            xp.concat([xp.reshape(x, (-1,)) for x in arrays.values()]),
+            self.network.device,
+        )
+        weight = total[-1]
+        total = total / xp.where(weight > 0, weight, 1.0)
+        means, end = {}, 0
+        for name, x in arrays.items():
+            start, end = end, end + math.prod(x.shape)
+            means[name] = xp.reshape(total[start:end], x.shape)
+        self.receive(means)
+        return means["loss"]
+
+    def _backpropagate_parts(
+        self,
+        inputs: Array,
+        labels: Array,
+        weights: Array | None,
+        factor: Array | float | None = None,
+    ) -> Array:
+        """Backpropagate micro-batches one after the other, or the whole batch.
+
+        The gradients are multiplied by `factor`.
         """
         rows, size = inputs.shape[0], self.micro_batch_size
-        self._gradients = None
         if size is None or rows <= size:
-            return self._backpropagate(inputs, labels, weights)
+            return self._backpropagate(inputs, labels, weights, factor)
         # All parts have the random numbers of one batch.
         drawing = [layer for layer in self.network.leaves() if hasattr(layer, "row_offset")]
         kept = [(layer, layer.row_offset, layer.state["counter"]) for layer in drawing]
@@ -112,15 +248,23 @@ class Step:
             share: Any = (part.stop - start) / rows
             if counts is not None:
                 share = _share(counts[part, ...], counts)
-            values.append(share * self._backpropagate(inputs[part, ...], labels[part, ...], own))
+            value = self._backpropagate(inputs[part, ...], labels[part, ...], own)
+            values.append(share * value)
+            scale = share if factor is None else share * factor
             for name, x in self.network.gradients().items():
-                gradients[name] = gradients[name] + share * x if name in gradients else share * x
+                gradients[name] = gradients[name] + scale * x if name in gradients else scale * x
         for layer, offset, _ in kept:
             layer.row_offset = offset
         self._gradients = gradients
         return sum(values[1:], values[0])
 
-    def _backpropagate(self, inputs: Array, labels: Array, weights: Array | None) -> Array:
+    def _backpropagate(
+        self,
+        inputs: Array,
+        labels: Array,
+        weights: Array | None,
+        factor: Array | float | None = None,
+    ) -> Array:
         scores = self.network.forward(inputs, training=True)
         value = self.loss.forward(scores, labels, **_weighted(weights))
         if self.sums:
@@ -129,7 +273,8 @@ class Step:
                 self.sums[name] = self.sums[name] + x
         skips = self.network.skips_inputs()
         backward = self.network.backward_parameters if skips else self.network.backward
-        backward(self.loss.backward())
+        dy = self.loss.backward()
+        backward(dy if factor is None else dy * factor)
         return value
 
     def gradients(self) -> Mapping[str, Array]:

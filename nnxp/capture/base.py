@@ -139,6 +139,7 @@ def _data_of(step: Step, batches: Batches) -> list[Any]:
     sums = [(name, x.shape) for name, x in step.sums.items()]
     return [
         step.micro_batch_size,
+        step.ranks,
         dataset.scale,
         *((x.shape[1:], x.dtype) for x in dataset.arrays),
         *sums,

@@ -31,6 +31,8 @@ def choose(
     parameters, states = (list(arrays.values()) for arrays in step.network.arrays())
     if len({id(x) for x in [*parameters, *states]}) < len(parameters) + len(states):
         return None, "two layers of the network share an array"
+    if library == "jax" and step.ranks.size > 1:
+        return None, "a step that JAX has compiled cannot exchange gradients between ranks"
     if library == "jax":
         from nnxp.capture.jax import JaxSteps
 
@@ -45,6 +47,8 @@ def choose(
         from nnxp.capture.replay import Replay
 
         return Replay, ""
+    if step.exchanges_within():
+        return None, "a CUDA graph cannot exchange the statistics of layers between ranks"
     from nnxp.capture.cupy import GraphReplay
 
     return GraphReplay, ""

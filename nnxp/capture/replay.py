@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -20,10 +21,12 @@ from nnxp.capture.recorded import Recorded
 from nnxp.capture.tape import Tape
 from nnxp.data.batches import Batches, prepare_batch
 from nnxp.errors import DivergenceError
+from nnxp.network import Sequential
 from nnxp.optimizers import SGD, Optimizer
 from nnxp.step import Step
 
 Arrays: TypeAlias = Mapping[str, Array]
+Targets: TypeAlias = list[tuple[Array, Buffer]]
 
 _ALIGNMENT = 32  # numbers; each vector starts at a cache line, also on GPUs
 _LARGE = 1 << 12  # numbers from which a matrix is worth a call of its own
@@ -54,7 +57,9 @@ class Replay(CapturedSteps):
         trainable = network.parameters().trainable
         self._flat = is_elementwise(optimizer)
         # SGD's step of a large matrix is fused with the product that computes the gradient.
+        self._ranks = step.ranks if step.ranks.size > 1 else None
         fuses = self._ops.accumulates and self._flat and type(optimizer) is SGD
+        fuses = fuses and self._ranks is None  # the gradient is exchanged before the update
         separate = {
             name: module.empty_like(x)
             for name, x in parameters.items()
@@ -68,9 +73,20 @@ class Replay(CapturedSteps):
         for name, x in parameters.items():
             if name not in separate:
                 groups[optimizer.decays(name, cast(Array, x))][name] = x
+        self._exchanged = (
+            _Exchanged(network, list(groups.values()), module) if self._ranks else None
+        )
+        gradients = self._exchanged.groups if self._exchanged else [None] * len(groups)
         self._groups = [
-            _Group(arrays, optimizer, decays, module) for decays, arrays in groups.items()
+            _Group(arrays, optimizer, decays, module, vector)
+            for (decays, arrays), vector in zip(groups.items(), gradients, strict=True)
         ]
+        if self._exchanged:  # the same views, so that no gradient is copied onto itself
+            self._exchanged.views |= {
+                f"gradient of {name}": x
+                for group in self._groups
+                for name, x in group.gradients.views.items()
+            }
         self._parameter_buffers: dict[str, Buffer] = dict(separate)
         self._optimizer_buffers: dict[str, dict[str, Buffer]] = {
             slot: {}
@@ -193,6 +209,8 @@ class Replay(CapturedSteps):
 
     def _step(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
         batch, program, _ = self._program(examples, len(rows))
+        if self._ranks is not None:
+            rows = rows[self._ranks.share(len(rows)).rows]
         for x, buffer in zip(examples, batch, strict=True):
             _take(x, rows, buffer)
         for buffer, number in zip(self._numbers, self._optimizer.numbers(), strict=True):
@@ -212,21 +230,76 @@ class Replay(CapturedSteps):
     def _compile(self, examples: tuple[Buffer, ...], batch_size: int) -> _BatchProgram:
         """Return buffers for a batch of the examples, and the program of a step with them."""
         zeros = self._ops.module.zeros
-        batch = tuple(zeros((batch_size, *x.shape[1:]), x.dtype) for x in examples)
+        share, size = None, batch_size
+        if self._ranks is not None:
+            share = self._ranks.share(batch_size)
+            size = share.rows.stop - share.rows.start
+        batch = tuple(zeros((size, *x.shape[1:]), x.dtype) for x in examples)
         tape = Tape(self._ops.whole)
+        step = self._recorded(tape)
+        states = step.network.states()
+        step.sums = {name: tape.read(x) for name, x in self._sum_buffers.items()}
+        inputs, labels, *weights = prepare_batch(
+            [tape.read(x) for x in batch], self._scale, tape.device, self._dtype
+        )
+        step.backpropagate(inputs, labels, *weights, share=share)
+        require_states(step.network, states)
+        targets: Targets = [(step.sums[name], x) for name, x in self._sum_buffers.items()]
+        program: Program = []
+        nbytes = sum(x.nbytes for x in batch)
+        if self._ranks is not None and self._exchanged is not None:
+            summands = step.summands()
+            views = {name: self._exchanged.views[name] for name in summands}
+            targets += [(x, views[name]) for name, x in summands.items()]
+            targets += [
+                (states[name], x)
+                for name, x in self._state_buffers.items()
+                if f"change of {name}" not in summands
+            ]
+            nbytes += self._add_program(program, tape, targets)
+            program.append(partial(self._ranks.all_reduce, self._exchanged.vector))
+            self._add_division(program)
+            tape = Tape(self._ops.whole)
+            step = self._recorded(tape)
+            states = step.network.states()
+            step.remember_states()
+            step.receive({name: tape.read(x) for name, x in views.items()})
+            targets = []
+        targets += [(states[name], x) for name, x in self._state_buffers.items()]
+        targets += self._update_targets(step, tape)
+        nbytes += self._add_program(program, tape, targets)
+        return _BatchProgram(batch, self._ops.join(program + self._update), nbytes)
+
+    def _recorded(self, tape: Tape) -> Step:
+        """Return the step of a recorded network, whose numbers the tape reads."""
         optimizer = with_numbers(self._optimizer, map(tape.read, self._numbers))
         step = self._whole_step.with_copies(self._network.to(tape.device), optimizer)
-        parameters, states = step.network.arrays()
-        for arrays, buffers in zip((parameters, states), self._buffers, strict=True):
+        for arrays, buffers in zip(step.network.arrays(), self._buffers, strict=True):
             for name, buffer in buffers.items():
                 arrays.place(name, tape.read(buffer))
-        step.sums = {name: tape.read(x) for name, x in self._sum_buffers.items()}
-        step.backpropagate(
-            *prepare_batch([tape.read(x) for x in batch], self._scale, tape.device, self._dtype)
-        )
-        require_states(step.network, states)
-        gradients = step.gradients()
-        targets: list[tuple[Array, Buffer]] = []
+        return step
+
+    def _add_program(self, program: Program, tape: Tape, targets: Targets) -> int:
+        """Add the program of a tape, clear it, and return the bytes of its buffers."""
+        compiled = compile_program(tape, cast(list[tuple[Recorded, Buffer]], targets), self._ops)
+        program += compiled.program
+        tape.clear()
+        return compiled.nbytes
+
+    def _add_division(self, program: Program) -> None:
+        """Add the program that makes means of what was summed over all ranks."""
+        assert self._exchanged is not None
+        tape = Tape(self._ops.whole)
+        xp, weight = tape.namespace, tape.read(self._exchanged.views["weight"])
+        safe: Any = xp.where(weight > 0, weight, 1.0)
+        summed: Any = tape.read(self._exchanged.summed)
+        self._add_program(program, tape, [(summed / safe, self._exchanged.summed)])
+
+    def _update_targets(self, step: Step, tape: Tape) -> Targets:
+        """Return what updates parameters: gradients for the flat vectors, or all new numbers."""
+        gradients, optimizer = step.gradients(), step.optimizer
+        parameters = step.network.parameters()
+        targets: Targets = []
         if self._flat:
             for group in self._groups:
                 targets += [(gradients[name], x) for name, x in group.gradients.views.items()]
@@ -235,26 +308,19 @@ class Replay(CapturedSteps):
                 numbers = optimizer.numbers()
                 optimizer.update_one(parameters, name, gradients[name], numbers, decays)
                 targets.append((parameters[name], self._parameter_buffers[name]))
-        else:
-            optimizer.state = {
-                slot: {name: tape.read(x) for name, x in buffers.items()}
-                for slot, buffers in self._optimizer_buffers.items()
-            }
-            step.update(gradients)
-            targets += [(parameters[name], x) for name, x in self._parameter_buffers.items()]
-            targets += [
-                (optimizer.state[slot][name], x)
-                for slot, buffers in self._optimizer_buffers.items()
-                for name, x in buffers.items()
-            ]
-        targets += [(states[name], x) for name, x in self._state_buffers.items()]
-        targets += [(step.sums[name], x) for name, x in self._sum_buffers.items()]
-        program, nbytes = compile_program(
-            tape, cast(list[tuple[Recorded, Buffer]], targets), self._ops
-        )
-        tape.clear()
-        nbytes += sum(x.nbytes for x in batch)
-        return _BatchProgram(batch, self._ops.join(program + self._update), nbytes)
+            return targets
+        optimizer.state = {
+            slot: {name: tape.read(x) for name, x in buffers.items()}
+            for slot, buffers in self._optimizer_buffers.items()
+        }
+        step.update(gradients)
+        targets += [(parameters[name], x) for name, x in self._parameter_buffers.items()]
+        targets += [
+            (optimizer.state[slot][name], x)
+            for slot, buffers in self._optimizer_buffers.items()
+            for name, x in buffers.items()
+        ]
+        return targets
 
     def _compile_update(self, group: _Group) -> Program:
         """Return the program that updates a group's flat vectors, chunk by chunk."""
@@ -304,8 +370,10 @@ class _Group:
         optimizer: Optimizer,
         decays: bool,
         module: ModuleType,
+        gradients: Buffer | None,
     ) -> None:
-        self.parameters, self.gradients = (_FlatArrays(arrays, module) for _ in range(2))
+        self.parameters = _FlatArrays(arrays, module)
+        self.gradients = _FlatArrays(arrays, module, gradients)
         self.state = {slot: _FlatArrays(arrays, module) for slot in optimizer.state}
         self.decays = decays
 
@@ -326,6 +394,8 @@ class _FlatArrays:
     arrays : mapping of str to array
     module : module
         NumPy or CuPy.
+    vector : array, optional
+        Zeros to use as the vector.
 
     Attributes
     ----------
@@ -333,11 +403,57 @@ class _FlatArrays:
     views : dict of str to array
     """
 
-    def __init__(self, arrays: Mapping[str, Buffer], module: ModuleType) -> None:
-        sizes = [-(-x.size // _ALIGNMENT) * _ALIGNMENT for x in arrays.values()]
+    def __init__(
+        self, arrays: Mapping[str, Buffer], module: ModuleType, vector: Buffer | None = None
+    ) -> None:
+        sizes = [_aligned(x) for x in arrays.values()]
         dtype = next((x.dtype for x in arrays.values()), np.dtype("float32"))
-        self.vector: Buffer = module.zeros(sum(sizes), dtype)  # the gaps stay 0
+        # The gaps stay 0.
+        self.vector: Buffer = module.zeros(sum(sizes), dtype) if vector is None else vector
         self.views: dict[str, Buffer] = {}
         starts = itertools.accumulate(sizes, initial=0)
         for (name, x), start in zip(arrays.items(), starts, strict=False):
             self.views[name] = self.vector[start : start + x.size].reshape(x.shape)
+
+
+class _Exchanged:
+    """One vector of all that is summed over the ranks, with the gradients first.
+
+    Parameters
+    ----------
+    network : Sequential
+    groups : list of dict of str to array
+        The parameters of each flat vector; the others follow.
+    module : module
+        NumPy or CuPy.
+
+    Attributes
+    ----------
+    vector : array
+    summed : array
+        A view of all but the weight.
+    groups : list of array
+        The views that have the gradients of each group.
+    views : dict of str to array
+        By the names of `Step.summands`.
+    """
+
+    def __init__(
+        self, network: Sequential, groups: list[dict[str, Buffer]], module: ModuleType
+    ) -> None:
+        grouped = {name: x for group in groups for name, x in group.items()}
+        trainable = cast(dict[str, Buffer], network.parameters().trainable)
+        arrays = {f"gradient of {name}": x for name, x in (grouped | trainable).items()}
+        states = cast(dict[str, Buffer], dict(network.states()))
+        arrays |= {f"change of {name}": x for name, x in states.items() if x.dtype.kind == "f"}
+        weight = module.zeros(1, next(iter(trainable.values())).dtype)
+        flat = _FlatArrays(arrays | {"weight": weight}, module)
+        self.vector, self.summed = flat.vector, flat.vector[: -_aligned(weight)]
+        self.views = flat.views
+        ends = itertools.accumulate(sum(map(_aligned, group.values())) for group in groups)
+        self.groups = [self.vector[a:b] for a, b in itertools.pairwise([0, *ends])]
+
+
+def _aligned(x: Buffer) -> int:
+    """Return how many numbers of a vector an array takes."""
+    return -(-x.size // _ALIGNMENT) * _ALIGNMENT

@@ -129,8 +129,11 @@ class Tape:
         return recorded
 
     def call_whole(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Record the call of a function of `one_op`, or the calls of which it consists."""
-        if function in self._whole:
+        """Record the call of a function of `one_op`, or the calls of which it consists.
+
+        A function with a ``sample``, which is used in its place here, is always one op.
+        """
+        if function in self._whole or hasattr(function, "sample"):
             return self.record(function, *args)
         return inspect.unwrap(function)(*args)
 
@@ -152,6 +155,7 @@ def _unused(like: Buffer, dtype: DType) -> Buffer:
 
 def _sample(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
     """Return a function's result for samples; zeros like it where that saves the work."""
+    function = getattr(function, "sample", function)
     with np.errstate(all="ignore"):
         if not isinstance(function, np.ufunc) or kwargs:
             return function(*args, **kwargs)

@@ -43,7 +43,7 @@ class Refusal(NamedTuple):
 
 def disagreement(
     captured: Callable[[], CapturedSteps],
-    plain_step: Callable[[Array, Array], Array],
+    plain_step: Callable[[Array], Array],
     step: Step,
     batches: Batches,
 ) -> Refusal | None:
@@ -57,7 +57,7 @@ def disagreement(
     captured : callable
         Returns the captured steps.
     plain_step : callable
-        Does one plain step.
+        Does one plain step, given the row indices of a batch.
     step : Step
     batches : Batches
     """
@@ -70,7 +70,7 @@ def disagreement(
             _change_numbers(optimizer, 0.5**i)
             before = Contents(parts, lambda part: part.changing)
             try:
-                plain_step(*batches.take(rows))
+                plain_step(rows)
             except Exception as error:
                 if batches.device.is_memory_error(error) or not i:
                     raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import math
 import mmap
 import warnings
@@ -99,6 +100,10 @@ class Batches:
         batches = copy.copy(self)
         batches.batch_size, batches.rng = batch_size, None
         return batches
+
+    def part(self, first: int, step: int) -> Iterator[tuple[Array, ...]]:
+        """Return the first of the batches in the data set's order, and each `step`-th after it."""
+        return map(self.take, itertools.islice(self._slices(), first, None, step))
 
     def shuffled_rows(self, rng: np.random.Generator) -> Iterator[Array]:
         """Draw an epoch's order and return the indices of each batch's examples."""

@@ -72,7 +72,8 @@ class Layer(Part):
         The smallest batch that can be trained with.
 
     A layer whose forward depends on the index of a row has the index of the batch's first row as
-    ``row_offset``, and the number of batches as ``state["counter"]``, as `Dropout` has.
+    ``row_offset``, and the number of batches as ``state["counter"]``, as `Dropout` has. One with
+    statistics of a batch sums them by ``over_ranks``, as `BatchNorm` does, if it is not None.
     """
 
     min_batch_size: ClassVar[int] = 1

@@ -17,6 +17,7 @@ from nnxp.frames import host_array, host_weights, require_finite, require_number
 from nnxp.layers.base import Layer
 from nnxp.layers.windows import batch_first, batch_last
 from nnxp.parts import Setting
+from nnxp.ranks import Totals
 
 _BLOCK = 1 << 20  # numbers whose statistics are computed at a time, to take little memory
 _SHARE: Range = (lambda x: 0 < x <= 1, "a number above 0 and at most 1")
@@ -50,8 +51,11 @@ class BatchNorm(Layer):
         ``gamma``, 1 at first, and ``beta``, 0 at first, each of shape (features,).
     state : dict of str to array
         ``running_mean``, 0 at first, and ``running_var``, 1 at first, each of shape (features,).
+    over_ranks : Totals or None
+        Sums over all processes that divide a batch, while a step has their statistics.
     """
 
+    over_ranks: ClassVar[Totals | None] = None
     min_batch_size: ClassVar[int] = 2  # a single example has no variance
 
     momentum = Setting(_SHARE)
@@ -117,12 +121,14 @@ class BatchNorm(Layer):
             scale = gamma / xp.sqrt(self.state["running_var"] + self.epsilon)
             y = rows * scale + (beta - self.state["running_mean"] * scale)
             return self._in_shape(xp, y, x.shape)
-        count = rows.shape[0]
+        count, total = rows.shape[0], self._total
+        if self.over_ranks is not None:
+            count = count // x.shape[0] * self.over_ranks.count
         if count < self.min_batch_size:
             raise InputError(f"{self!r} needs at least 2 examples in a training batch, got {count}")
-        mean = sum_rows(xp, rows) / count
+        mean = total(sum_rows(xp, rows)) / count
         centred = rows - mean
-        variance = sum_rows(xp, centred * centred) / count
+        variance = total(sum_rows(xp, centred * centred)) / count
         inverse = 1.0 / xp.sqrt(variance + self.epsilon)
         normalized = centred * inverse
         y = self._in_shape(xp, normalized * gamma + beta, x.shape)
@@ -130,7 +136,7 @@ class BatchNorm(Layer):
         unbiased = variance * (count / (count - 1))
         self.state["running_mean"] = old * self.state["running_mean"] + new * mean
         self.state["running_var"] = old * self.state["running_var"] + new * unbiased
-        self.save_for_backward(y, (normalized, inverse))
+        self.save_for_backward(y, (normalized, inverse, count))
         return y
 
     def backward(self, dy: Array) -> Array:
@@ -140,16 +146,25 @@ class BatchNorm(Layer):
         """
         normalized: Array
         inverse: Array
-        normalized, inverse = self.saved(dy)
+        count: int
+        normalized, inverse, count = self.saved(dy)
         xp = floating_namespace(dy, self)
         rows = self._rows(xp, dy)
         sum_dy, sum_product = sum_rows(xp, rows), sum_rows(xp, rows * normalized)
         if self.trainable:
             self.grads["beta"], self.grads["gamma"] = sum_dy, sum_product
-        count = rows.shape[0]
+        if self.over_ranks is not None:
+            both = self.over_ranks(xp.concat([sum_dy, sum_product]))
+            sum_dy, sum_product = both[: self.features], both[self.features :]
         scale: Array = self.params["gamma"] * inverse
         dx = scale * (rows - sum_dy / count - normalized * (sum_product / count))
+        if self.over_ranks is not None and self.over_ranks.is_empty:
+            dx = dx * 0  # of a row that does not count
         return self._in_shape(xp, dx, dy.shape)
+
+    def _total(self, sums: Array) -> Array:
+        """Return sums over the rows of all processes that divide the batch."""
+        return sums if self.over_ranks is None else self.over_ranks(sums)
 
     def _rows(self, xp: Namespace, x: Array) -> Array:
         """Return a row of features for each example, or for each pixel of images."""

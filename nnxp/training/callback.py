@@ -24,9 +24,14 @@ class Callback:
         same class at the same place.
     every_step : bool
         Whether `step` is called.
+    only_rank_0 : bool
+        Whether only rank 0 of several processes calls it, as what prints or writes. A callback that
+        all ranks call must do the same on each, and may call `Trainer.save`, which is common to
+        all.
     """
 
     every_step: bool = False
+    only_rank_0: bool = False
     state: dict[str, Any]
 
     def __new__(cls, *_: Any, **__: Any) -> Self:

@@ -68,7 +68,7 @@ def parameters_and_state(network: Sequential, optimizer: Optimizer) -> dict[str,
 
 
 def raise_at_divergence(
-    plain_step: Callable[[Array, Array], Array],
+    plain_step: Callable[[Array], Array],
     step: Step,
     batches: Batches,
     progress: EpochProgress,
@@ -82,7 +82,7 @@ def raise_at_divergence(
     Parameters
     ----------
     plain_step : callable
-        Does one plain step and returns its loss.
+        Does one plain step, given the row indices of a batch, and returns its loss.
     step : Step
         Its parts, as they were at the start of the repeated steps.
     batches : Batches
@@ -100,13 +100,13 @@ def raise_at_divergence(
     with np.errstate(all="ignore"):
         for number, rows in enumerate(progress.remaining_rows(batches), progress.batch + 1):
             before = Snapshot(network, optimizer, batches.device)
-            inputs, labels, *weights = batches.take(rows)
-            value = plain_step(inputs, labels, *weights)
+            value = plain_step(rows)
             after = parameters_and_state(network, optimizer)
             not_finite = [name for name, x in after.items() if not is_finite(x)]
             if not not_finite and is_finite(value):
                 continue
             before.restore()
+            inputs, labels = batches.take(rows)[:2]
             for name, x in (("inputs", inputs), ("labels", labels)):
                 if not is_finite(x):
                     raise DivergenceError(

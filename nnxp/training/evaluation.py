@@ -9,6 +9,8 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from nnxp.arrays import Array
 from nnxp.data.batches import Batches
 from nnxp.data.dataset import Dataset
@@ -16,6 +18,7 @@ from nnxp.devices import Device
 from nnxp.history import Figures
 from nnxp.metrics import Metric
 from nnxp.network import Sequential
+from nnxp.ranks import ONE_RANK, Ranks
 from nnxp.step import Step, evaluated_sums
 from nnxp.training.divergence import is_finite, parameters_and_state
 
@@ -54,7 +57,12 @@ class Measured(NamedTuple):
 
 
 def evaluate(
-    step: Step, data: list[Batches], device: Device, count: float = 0, arrays: Iterable[Array] = ()
+    step: Step,
+    data: list[Batches],
+    device: Device,
+    count: float = 0,
+    arrays: Iterable[Array] = (),
+    ranks: Ranks = ONE_RANK,
 ) -> Measured:
     """Evaluate a network on data sets and the sums of its last steps, and check arrays.
 
@@ -71,12 +79,18 @@ def evaluate(
         The number of examples in the step's sums, or the sum of their weights.
     arrays : iterable of array, optional
         On the same device, with all numbers of parameters and state. They may have more.
+    ranks : Ranks, optional
+        Those that divide the data sets' batches, and have each their own sums.
     """
     xp, penalty, metrics = device.xp, step.penalty, step.metrics
     # The sums of each data set's batches, and those of the steps.
     forward = step.network.forward
     groups = [
-        [evaluated_sums(step, forward(inputs), *rest) for inputs, *rest in batches]
+        [
+            evaluated_sums(step, forward(inputs), *rest)
+            for inputs, *rest in batches.part(ranks.rank, ranks.size)
+        ]
+        or [_zeros(step, batches)]
         for batches in data
     ]
     groups.append([step.sums] if step.sums else [])
@@ -94,6 +108,8 @@ def evaluate(
         pending.append(xp.reshape(xp.astype(total, dtype), (-1,)))
     numbers = iter(device.to_host(xp.concat(pending)).tolist())
     totals = [_total(group, numbers) for group in groups]
+    if ranks.size > 1:
+        totals = _over_ranks(totals, ranks)
     if math.isnan(penalized):
         penalized = next(numbers)
     counts = [*(batches.dataset.total_weight for batches in data), count]
@@ -105,6 +121,23 @@ def evaluate(
         map(is_finite, parameters_and_state(step.network, step.optimizer).values())
     )
     return Measured(figures, running if step.sums else None, penalized, finite)
+
+
+def _zeros(step: Step, batches: Batches) -> dict[str, Array]:
+    """Return the sums over no examples, of a rank without batches."""
+    inputs, *rest = batches.take(slice(0, 1))
+    sums = evaluated_sums(step, step.network.forward(inputs), *rest)
+    return {name: batches.device.xp.zeros_like(x) for name, x in sums.items()}
+
+
+def _over_ranks(totals: list[dict[str, list[float]]], ranks: Ranks) -> list[dict[str, list[float]]]:
+    """Return the sums of the totals of all ranks."""
+    numbers = [x for group in totals for own in group.values() for x in own]
+    summed = iter(ranks.total(np.array(numbers, "float64")).tolist())
+    return [
+        {name: list(itertools.islice(summed, len(own))) for name, own in group.items()}
+        for group in totals
+    ]
 
 
 def _total(group: list[dict[str, Array]], numbers: Iterator[float]) -> dict[str, list[float]]:

@@ -35,6 +35,7 @@ from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.parts import Part, definition, numbers_of
 from nnxp.penalties import Penalty
+from nnxp.ranks import Ranks
 from nnxp.step import Step, evaluated_sums
 from nnxp.training.callback import Callback
 from nnxp.training.evaluation import evaluation_batch_size
@@ -290,6 +291,16 @@ def hint_at_scale(network: Sequential, dataset: Dataset) -> None:
     )
 
 
+def require_ranks(ranks: object) -> Ranks:
+    """Return `ranks` if they are an object of `Ranks`."""
+    if not isinstance(ranks, Ranks):
+        raise InputError(
+            f"ranks must be an object of nnxp.distributed.Ranks such as nnxp.distributed.mpi(), "
+            f"got {ranks!r}"
+        )
+    return ranks
+
+
 def require_callbacks(callbacks: object) -> list[Callback]:
     """Return `callbacks` as a list, if they are objects of `Callback`, each once."""
     found = list(require_list("callbacks", callbacks))
@@ -310,6 +321,10 @@ def _require_large_batches(batches: Batches, step: Step) -> None:
     least, count = layer.min_batch_size, len(batches.dataset)
     size = step.micro_batch_size or batches.batch_size
     smallest = min(size, count % size or size)
+    ranks = step.ranks
+    if ranks.size > 1 and (ranks.batch_norm != "all" or step.micro_batch_size is not None):
+        _require_large_shares(batches, step, layer)
+        return
     if smallest >= least:
         return
     remedy = f"use {least} examples or more"
@@ -320,6 +335,22 @@ def _require_large_batches(batches: Batches, step: Step) -> None:
         f"{layer!r} needs batches of at least {least} examples, but with batch_size={size} one of "
         f"the {count} examples' batches has {smallest}; {remedy}"
     )
+
+
+def _require_large_shares(batches: Batches, step: Step, layer: Layer) -> None:
+    """Raise an `InputError` if a rank's part of a batch is smaller than a layer needs."""
+    count, ranks = len(batches.dataset), step.ranks.size
+    size = min(batches.batch_size, count)
+    part = step.micro_batch_size or size
+    for rows in {size, count % size or size}:
+        for own in {rows // ranks, -(-rows // ranks)}:
+            smallest = min(own, own % part or part)
+            if smallest < layer.min_batch_size:
+                raise InputError(
+                    f"{layer!r} needs batches of at least {layer.min_batch_size} examples, but a "
+                    f"rank has {smallest} of a batch of {rows}; use a larger batch_size, one that "
+                    f"divides the {count} examples, or fewer ranks than {ranks}"
+                )
 
 
 def require_trainable(step: Step) -> None:

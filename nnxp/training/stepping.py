@@ -90,7 +90,7 @@ class Stepper:
     @contextlib.contextmanager
     def bind(
         self,
-        plain_step: Callable[[Array, Array], Array],
+        plain_step: Callable[[Array], Array],
         make_step: Callable[[], Step],
         batches: Batches,
         *,
@@ -105,7 +105,7 @@ class Stepper:
         Parameters
         ----------
         plain_step : callable
-            Does one plain step.
+            Does one plain step, given the row indices of a batch.
         make_step : callable
             Returns what a step consists of now.
         batches : Batches
@@ -132,7 +132,7 @@ class Stepper:
                     if restores and before is None and (observed or captured is None):
                         before = Snapshot(step.network, step.optimizer, batches.device)
                     if captured is None:
-                        return lambda rows: plain_step(*batches.take(rows))
+                        return plain_step
                     return stack.enter_context(captured.bind(batches, step.sums))
 
                 chosen = choose()
@@ -162,7 +162,7 @@ class Stepper:
 
     def _choose(
         self,
-        plain_step: Callable[[Array, Array], Array],
+        plain_step: Callable[[Array], Array],
         step: Step,
         batches: Batches,
         capture: bool | str,
@@ -190,9 +190,11 @@ class Stepper:
             contents = contents_of(step)
             prepare = partial(self._prepare, kind, step, batches, contents)
             refusal = disagreement(prepare, plain_step, step, batches) if contents.foreign else None
-            if refusal is None:
+            if not step.ranks.any(refusal):  # all ranks exchange in the same way
                 return prepare()
-            reason, causes = str(refusal), refusal.parts
+            reason, causes = "another rank cannot capture it", ["another rank cannot capture it"]
+            if refusal is not None:
+                reason, causes = str(refusal), refusal.parts
         self.captured, self.reason = None, reason
         new = [
             x

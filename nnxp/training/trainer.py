@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ from functools import partial
 from inspect import Parameter
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 import numpy as np
 
@@ -44,6 +45,8 @@ from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.parts import numbers_of
 from nnxp.penalties import Penalty
+from nnxp.random import get_state
+from nnxp.ranks import ONE_RANK, Ranks, Share
 from nnxp.step import Step
 from nnxp.training.callback import Callback
 from nnxp.training.callbacks import Checkpoint, Progress
@@ -59,6 +62,7 @@ from nnxp.training.preparation import (
     replace_unusable_arrays,
     require_callbacks,
     require_dataset,
+    require_ranks,
     require_representable,
     require_suitable,
     require_trainable,
@@ -83,6 +87,26 @@ _ELSEWHERE = {
     "score": "trainer.evaluate(dataset)",
     "train": "trainer.fit(dataset, epochs=5, batch_size=100, rng=0)",
 }
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _with_common_errors(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorate a method of a trainer that all ranks call: an error ends it on all of them."""
+
+    @functools.wraps(method)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return method(*args, **kwargs)
+        except BaseException as error:
+            ranks = getattr(args[0], "ranks", ONE_RANK) if args else ONE_RANK
+            if ranks.size > 1:
+                ranks.agree_on_failure(error)
+            raise
+
+    return call
 
 
 class Trainer:
@@ -113,9 +137,15 @@ class Trainer:
         again. "auto" compiles an epoch if llvmlite is installed and the steps until its end, those
         of earlier epochs included, would have repaid it: about 5,000 of a network of 40,000
         parameters.
+    ranks : Ranks, optional
+        The processes that divide each batch, such as ``nnxp.distributed.mpi()``; by default this
+        one alone. See docs/distributed.md.
 
     Attributes
     ----------
+    ranks : Ranks
+        ``trainer.ranks.rank`` is the number of this process, 0 if it is alone, and
+        ``trainer.ranks.size`` that of all.
     history : History
         A list with one `Record` for each finished epoch, over all calls of `fit`; an interrupted
         `fit` keeps it. It prints as a table. At most 10,000 records are kept.
@@ -151,6 +181,7 @@ class Trainer:
         metrics: Iterable[Metric] = (),
         capture: bool | str = "auto",
         compiled: bool | str = "auto",
+        ranks: Ranks = ONE_RANK,
     ) -> None:
         transforms = require_list("transforms", transforms)
         metrics = require_list("metrics", metrics)
@@ -171,6 +202,7 @@ class Trainer:
         self.metrics = metrics
         self.capture = require_capture(capture)
         self.compiled = require_compiled(compiled, network.device)
+        self.ranks = require_ranks(ranks)
         self.history = History()
         self.config: dict[str, Any] = {}
         self.rng: np.random.Generator | None = None
@@ -196,8 +228,9 @@ class Trainer:
     def __getstate__(self) -> dict[str, Any]:
         # A copy has its own captured steps, and is not within an epoch that trains.
         own = {"_stepper": Stepper(), "_training": False, "_callbacks": {}, "_sums": {}}
-        if self._progress is not None and self._sums:
-            own["_progress"] = replace(self._progress, sums=self._host_sums())
+        if self._progress is not None and self._sums:  # of one rank, there are no sums of all
+            sums = self._host_sums() if self.ranks.size == 1 else {}
+            own["_progress"] = replace(self._progress, sums=sums)
         return vars(self) | own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -234,6 +267,8 @@ class Trainer:
     def step(self, inputs: Array, labels: Array, weights: Array | None = None) -> Array:
         """Do one update and return the loss before it, as a 0-d array on the device.
 
+        Several `ranks` all give the global batch, and each computes its share of the rows.
+
         Parameters
         ----------
         inputs : (batch, …) array
@@ -245,7 +280,27 @@ class Trainer:
         """
         namespace_of(inputs, "step")
         with self._device.current():
-            return self._whole_step()(inputs, labels, weights)
+            if self.ranks.size == 1:
+                return self._whole_step()(inputs, labels, weights)
+            share = self.ranks.share(inputs.shape[0])
+            given = (inputs, labels) if weights is None else (inputs, labels, weights)
+            return self._step_of_share([x[share.rows, ...] for x in given], share)
+
+    def _step_of_share(self, batch: Iterable[Array], share: Share) -> Array:
+        inputs, labels, *weights = batch
+        with self._device.current():
+            return self._whole_step()(inputs, labels, *weights, share=share)
+
+    def _plain_step(self, batches: Batches) -> Callable[[Any], Array]:
+        """Return the function that does one plain step, given the row indices of a batch."""
+        if self.ranks.size == 1:
+            return lambda rows: self.step(*batches.take(rows))
+
+        def step(rows: Any) -> Array:
+            share = self.ranks.share(len(rows))
+            return self._step_of_share(batches.take(rows[share.rows]), share)
+
+        return step
 
     def _whole_step(self) -> Step:
         return Step(
@@ -257,11 +312,13 @@ class Trainer:
             tuple(self.metrics),
             sums=self._sums,
             micro_batch_size=self._micro_batch_size,
+            ranks=self.ranks,
         )
 
     @explained(
         "trainer.fit(train, epochs=5, batch_size=100, rng=0) with train = nnxp.data.Dataset(X, y)"
     )
+    @_with_common_errors
     def fit(
         self,
         train: Dataset | Iterable[Any],
@@ -278,6 +335,9 @@ class Trainer:
         checkpoint_every: int | None = None,
     ) -> History:
         """Train for some epochs, each over all examples in a new order.
+
+        Several `ranks` all call `fit` with the same arguments, and end together: by the same error
+        if one of them has an error.
 
         Captured steps (see `capture`) change parameters and state as `step` does, and leave no
         gradients in the network.
@@ -353,6 +413,8 @@ class Trainer:
             given.append(Checkpoint(checkpoint, every=checkpoint_every))
         elif checkpoint_every is not None:
             raise InputError("checkpoint_every needs a checkpoint to write; give its path")
+        if self.ranks.size > 1 and self._has_own_step():
+            raise InputError("a trainer with a step of its own cannot divide batches over ranks")
         if verbose:  # last, so that a line is printed once the checkpoint is written
             given.append(Progress())
         data: list[Batches]  # the only reference: emptied, it frees the device's memory
@@ -364,7 +426,7 @@ class Trainer:
             rng = self._generator(rng)
             train, held_out = self._examples(train, held_out, rng)
             data = [self._batches(train, size * accumulate, rng)]
-            micro_batch_size = size if accumulate > 1 else None
+            micro_batch_size = -(-size // self.ranks.size) if accumulate > 1 else None
         else:
             data = [BatchStream(train, device=self._device, dtype=self._dtype)]
             for name, value in (("batch_size", batch_size), ("rng", rng)):
@@ -403,28 +465,51 @@ class Trainer:
         self.network.data_format = trained_on
         self.rng, self._micro_batch_size = rng, micro_batch_size
         self._give_states(given)
+        own = [x for x in given if self.ranks.rank == 0 or not x.only_rank_0]
         with contextlib.ExitStack() as stack:
             stack.callback(setattr, self, "_micro_batch_size", None)
             stack.enter_context(self._session(data, training=True))
             stopping = False
-            for callback in given:
+            for callback in own:
                 stack.push(partial(_finish, self, callback))
                 stopping = bool(callback.start(self)) or stopping
-            observers = [callback for callback in given if callback.every_step]
-            for _ in range(0 if stopping else epochs):
-                record = self._epoch(data, observers, first_sums)
+            self.ranks.agree(None)
+            self._require_same_ranks(data, (epochs, accumulate, train_metrics))
+            observers = [callback for callback in own if callback.every_step]
+            observed = self.ranks.any(observers)
+            for _ in range(0 if self.ranks.any(stopping) else epochs):
+                record = self._epoch(data, observers, observed, first_sums)
                 if record is None:
                     break
                 self.history.append(record)
-                stops = [callback.epoch(self, record) for callback in given]
-                if any(stops):
+                stops = [callback.epoch(self, record) for callback in own]
+                self.ranks.agree(None)
+                if self.ranks.any(any(stops)):
                     break
         return self.history
+
+    def _require_same_ranks(self, data: list[Batches], settings: object) -> None:
+        """Raise a `RanksError` on all ranks unless all of them train in the same way."""
+        if self.ranks.size == 1:
+            return
+        arrays = parameters_and_state(self.network, self.optimizer).items()
+        self.ranks.require_same(
+            {
+                "network, optimizer or setting": (*self._whole_step().parts, settings),
+                "number of examples or batch size": [
+                    (x.batch_size, len(x.dataset), x.dataset.total_weight) for x in data
+                ],
+                "seed or generator": None if self.rng is None else get_state(self.rng),
+                "progress of the training": (self.optimizer.steps, self.epochs),
+                **{name: self._device.to_host(x) for name, x in arrays},
+            }
+        )
 
     @explained(
         "trainer.train_epoch(batches) with batches = nnxp.data.Batches(dataset, 100, "
         "device=network.device, dtype=network.dtype, rng=0)"
     )
+    @_with_common_errors
     def train_epoch(self, batches: Batches) -> None:
         """Do the updates of one epoch, after which the network predicts as after `fit`.
 
@@ -460,7 +545,7 @@ class Trainer:
             self._session([batches], training=True),
             self._steps(batches, progress, observed=False, restores=False) as do_step,
         ):
-            self._train(do_step, batches, progress, [])
+            self._train(do_step, batches, progress, [], False)
 
     @explained("trainer.evaluate(dataset) with dataset = nnxp.data.Dataset(X, y)")
     def evaluate(self, dataset: Dataset, batch_size: int | None = None) -> Evaluation:
@@ -488,6 +573,8 @@ class Trainer:
     def save(self, path: str | Path) -> None:
         """Write the whole state of the training to one file, a checkpoint.
 
+        Several `ranks` all call this, and rank 0 writes.
+
         The file holds parameters, optimizer state, history, `config`, the generator's state and
         the progress within an epoch; `resume` continues from it with the same bits. If a step
         raised, that progress is unknown and the epoch starts again. The file is written whole or
@@ -512,7 +599,14 @@ class Trainer:
         MissingExtraError
             If safetensors is not installed.
         """
-        save(path, self._checkpoint())
+        checkpoint = self._checkpoint()
+        error: Exception | None = None
+        try:
+            if self.ranks.rank == 0:
+                save(path, checkpoint)
+        except Exception as raised:  # noqa: BLE001 - it is raised on all ranks
+            error = raised
+        self.ranks.agree(error)
 
     @classmethod
     @explained('nnxp.Trainer.resume("training.safetensors")')
@@ -529,6 +623,7 @@ class Trainer:
         metrics: Iterable[Metric] | None = None,
         capture: bool | str = "auto",
         compiled: bool | str = "auto",
+        ranks: Ranks = ONE_RANK,
     ) -> Self:
         """Return a trainer in the state that `save` wrote.
 
@@ -548,6 +643,8 @@ class Trainer:
             parameters and state are loaded from the file.
         capture, compiled : bool or "auto", optional
             As in `Trainer`.
+        ranks : Ranks, optional
+            As in `Trainer`; there may be more or fewer than before. Each reads the file.
 
         Raises
         ------
@@ -588,7 +685,12 @@ class Trainer:
             metrics=None if metrics is None else require_list("metrics", metrics),
         )
         trainer = cls(
-            saved.network, saved.loss, saved.optimizer, capture=capture, compiled=compiled
+            saved.network,
+            saved.loss,
+            saved.optimizer,
+            capture=capture,
+            compiled=compiled,
+            ranks=ranks,
         )
         trainer.penalty, trainer.transforms = saved.penalty, saved.transforms
         trainer.metrics, trainer._split = saved.metrics, saved.split
@@ -609,7 +711,7 @@ class Trainer:
         """
         path = resolve_target(path)
         require_saveable(self._checkpoint())
-        return lock_target(path)
+        return lock_target(path) if self.ranks.rank == 0 else contextlib.nullcontext()
 
     def _checkpoint(self) -> SavedTraining:
         states = {name: x.saved_state(self) for name, x in self._callbacks.items()}
@@ -624,7 +726,13 @@ class Trainer:
         )  # fmt: skip
 
     def _host_sums(self) -> dict[str, list[float]]:
-        return {name: self._device.to_host(x).tolist() for name, x in self._sums.items()}
+        """Return the sums over all ranks."""
+        sums = [self._device.to_host(x) for x in self._sums.values()]
+        if self.ranks.size == 1:
+            return {name: x.tolist() for name, x in zip(self._sums, sums, strict=True)}
+        total = self.ranks.total(np.concatenate([x.astype("float64") for x in sums]))
+        parts = np.split(total, np.cumsum([x.size for x in sums])[:-1])
+        return {name: x.tolist() for name, x in zip(self._sums, parts, strict=True)}
 
     def _generator(self, rng: object) -> np.random.Generator:
         """Return the generator that a call of `fit` uses."""
@@ -740,7 +848,10 @@ class Trainer:
                 stack.callback(setattr, self, "_training", False)
             if self._device.is_host:
                 work_of_one = self.network.work(tuple(dataset.inputs.shape[1:]))
-                stack.enter_context(limit_blas_threads(batch_size * work_of_one.multiplications))
+                multiplications = batch_size * work_of_one.multiplications
+                stack.enter_context(
+                    limit_blas_threads(0 if self.ranks.shares_machine else multiplications)
+                )
             try:
                 yield
             except BaseException:
@@ -749,7 +860,11 @@ class Trainer:
                 raise
 
     def _epoch(
-        self, data: list[Batches], observers: list[Callback], first_sums: dict[str, Array]
+        self,
+        data: list[Batches],
+        observers: list[Callback],
+        observed: bool,
+        first_sums: dict[str, Array],
     ) -> Record | None:
         """Train an epoch, evaluate, and return the epoch's record; None if it was stopped.
 
@@ -759,6 +874,8 @@ class Trainer:
             Training examples, and validation examples if there are any.
         observers : list of Callback
             Those to call after each step.
+        observed : bool
+            Whether there are observers on any rank.
         first_sums : dict of str to array
             The zeros from which the steps' figures are summed; none, if the training examples are
             evaluated after the epoch.
@@ -770,19 +887,20 @@ class Trainer:
         self._sums = (
             self._resumed_sums(progress, first_sums) if progress.batch else dict(first_sums)
         )
-        numbers = self._numbers() if observers else []
+        numbers = self._numbers() if observed else []
         try:
-            with self._steps(batches, progress, bool(observers), restores=True) as step:
-                if not self._train(step, batches, progress, observers):
+            with self._steps(batches, progress, observed, restores=True) as step:
+                if not self._train(step, batches, progress, observers, observed):
                     return None
                 evaluated = data[1:] if self._sums else data
-                vectors = [] if observers else self._stepper.vectors()
+                vectors = [] if observed else self._stepper.vectors()
                 measured = evaluate(
                     self._whole_step(),
                     [x.in_order(evaluation_batch_size(self.network, x.dataset)) for x in evaluated],
                     self._device,
                     batches.total_weight,
                     vectors or parameters_and_state(self.network, self.optimizer).values(),
+                    self.ranks,
                 )
                 evaluations = measured.evaluations
                 on_train = measured.running if measured.running is not None else evaluations.pop(0)
@@ -796,9 +914,10 @@ class Trainer:
         except DivergenceError:
             self._sums = {}
             self._progress = None
-            if not observers or self._numbers() == numbers:  # else the steps cannot be repeated
+            if not observed or self._numbers() == numbers:  # else the steps cannot be repeated
                 before = Snapshot(self.network, self.optimizer, self._device)
-                raise_at_divergence(self.step, self._whole_step(), batches, progress, epoch)
+                plain_step = self._plain_step(batches)
+                raise_at_divergence(plain_step, self._whole_step(), batches, progress, epoch)
                 before.restore()
             self._progress = progress if progress.batch else None
             raise
@@ -833,8 +952,9 @@ class Trainer:
                 "this trainer was stopped within an epoch with other metrics; resume it with the "
                 "same"
             )
+        factor = 1 if self.ranks.rank == 0 else 0  # they are those of all ranks
         return {
-            name: self._device.asarray(np.array(x), dtype=self._dtype)
+            name: self._device.asarray(np.array(x) * factor, dtype=self._dtype)
             for name, x in progress.sums.items()
         }
 
@@ -844,6 +964,7 @@ class Trainer:
         batches: Batches,
         progress: EpochProgress,
         observers: list[Callback],
+        observed: bool,
     ) -> bool:
         """Do the remaining updates of an epoch; return False if a callback stopped it.
 
@@ -856,10 +977,12 @@ class Trainer:
             Where in the epoch to start.
         observers : list of Callback
             Those to call after each step.
+        observed : bool
+            Whether there are observers on any rank.
         """
         start = time.perf_counter() - progress.seconds
         rows = progress.remaining_rows(batches)
-        if not observers:
+        if not observed:
             for batch in rows:
                 step(batch)
             return True
@@ -872,9 +995,10 @@ class Trainer:
             try:
                 stops = [callback.step(self) for callback in observers]
             except BaseException:
-                current.sums = self._host_sums()
+                # The other ranks may do something else meanwhile, and then there are no sums.
+                current.sums = self._host_sums() if self.ranks.size == 1 else {}
                 raise
-            if any(stops):
+            if self.ranks.any(any(stops)):
                 current.sums, current.seconds = self._host_sums(), time.perf_counter() - start
                 return False
             self._progress = None
@@ -904,7 +1028,7 @@ class Trainer:
             flush_denormals(self.optimizer, len(batches))
         try:
             with self._stepper.bind(
-                self.step,
+                self._plain_step(batches),
                 self._whole_step,
                 batches,
                 capture=self.capture,

@@ -26,6 +26,7 @@ class _Writer(Callback):
     """
 
     _kind: type[HistoryFile]
+    only_rank_0 = True
 
     def __init__(self, path: str | Path) -> None:
         self.path = path

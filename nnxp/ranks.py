@@ -1,0 +1,249 @@
+"""Ranks: the processes that train one network together, and the share of each of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nnxp.arrays import Array, is_numpy, namespace_of
+from nnxp.errors import NnxpError, RanksError
+
+_PATIENCE = 2.0  # seconds
+
+
+class Share(NamedTuple):
+    """The rows of a global batch that one rank computes.
+
+    A rank without rows computes the last one, which counts 0: it then does what the others do,
+    counts its steps and joins each exchange.
+
+    Attributes
+    ----------
+    start, stop : int
+        Row indices; they are equal for a rank without rows.
+    total : int
+        The number of rows of the global batch, at least 1.
+    """
+
+    start: int
+    stop: int
+    total: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no rows of this rank's own."""
+        return self.start == self.stop
+
+    @property
+    def rows(self) -> slice:
+        """The rows to compute."""
+        return slice(self.total - 1, self.total) if self.is_empty else slice(self.start, self.stop)
+
+
+class Ranks(ABC):
+    """Base class: the processes that train together. A subclass defines `all_reduce` and `gather`.
+
+    All ranks call the same methods in the same order.
+
+    Attributes
+    ----------
+    rank : int
+        The number of this process, from 0.
+    size : int
+        The number of processes.
+    batch_norm : str
+        The statistics of `BatchNorm`: ``"all"`` for those of the global batch, or ``"own"`` for
+        those of each rank's rows.
+    shares_machine : bool
+        Whether other ranks compute on this machine, so that each has one thread.
+    """
+
+    rank: int = 0
+    size: int = 1
+    batch_norm: str = "all"
+    shares_machine: bool = False
+
+    @abstractmethod
+    def all_reduce(self, vector: Any) -> None:
+        """Replace a contiguous vector by its sum over all ranks, in place.
+
+        The sum has the same bits on all ranks. A vector on a GPU may be summed after the call, in
+        the order of the GPU's work.
+        """
+
+    @abstractmethod
+    def gather(self, text: str, patience: float | None = None) -> list[str] | None:
+        """Return the texts of all ranks, in their order.
+
+        Parameters
+        ----------
+        text : str
+        patience : float, optional
+            Wait for so many seconds at most, and return None if not all ranks have called this
+            method by then: they do something else. This rank must end then.
+        """
+
+    def takes(self, vector: Any) -> bool:
+        """Return whether `all_reduce` takes arrays of this library, beside NumPy's; none here."""
+        return False
+
+    def share(self, count: int) -> Share:
+        """Return this rank's rows of a batch of `count` rows; two shares differ by at most one."""
+        return Share(self.rank * count // self.size, (self.rank + 1) * count // self.size, count)
+
+    def any(self, flag: object) -> bool:
+        """Return whether a flag is true on any rank."""
+        if self.size == 1:
+            return bool(flag)
+        total = np.array([1.0 if flag else 0.0])
+        self.all_reduce(total)
+        return bool(total[0])
+
+    def total(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the sum of a NumPy vector over all ranks."""
+        if self.size > 1:
+            numbers = numbers.copy()
+            self.all_reduce(numbers)
+        return numbers
+
+    def agree(self, error: BaseException | None, patience: float | None = None) -> None:
+        """Raise on all ranks if there is an error on any: its own one, or that of another rank.
+
+        Parameters
+        ----------
+        error : exception or None
+            That of this rank.
+        patience : float, optional
+            See `gather`; for a rank that fails where others need not.
+        """
+        if self.size == 1:
+            if error is not None:
+                raise error
+            return
+        if error is not None and hasattr(error, "_agreed"):
+            raise error
+        text = json.dumps(None if error is None else [type(error).__name__, str(error)])
+        texts = self.gather(text, patience)
+        if texts is None:
+            assert error is not None
+            raise error  # alone
+        found = [json.loads(x) for x in texts]
+        failed = [rank for rank, x in enumerate(found) if x is not None]
+        if not failed:
+            return
+        if error is None:
+            error = _error_of(failed[0], *found[failed[0]])
+        # Whether another rank raises it, or one like it, too: one of them is enough to print.
+        error._agreed = True  # type: ignore[attr-defined]
+        raise error
+
+    def agree_on_failure(self, error: BaseException) -> None:
+        """Raise this rank's error, after the others could say that they fail, too."""
+        self.agree(error, _PATIENCE)
+
+    def require_same(self, values: dict[str, Any]) -> None:
+        """Raise a `RanksError` on all ranks unless all have the same values, by name.
+
+        Parameters
+        ----------
+        values : dict of str to object
+            NumPy arrays, or what has a `repr`.
+        """
+        if self.size == 1:
+            return
+        digests = {name: _digest(x) for name, x in values.items()}
+        texts = self.gather(json.dumps(digests))
+        assert texts is not None
+        for rank, text in enumerate(texts):
+            other, first = json.loads(text), json.loads(texts[0])
+            names = sorted(name for name in first.keys() | other.keys() if first.get(name) !=
+                           other.get(name))  # fmt: skip
+            if names:
+                raise RanksError(
+                    f"rank {rank} has another {names[0]} than rank 0; give all ranks the same "
+                    "data, settings and seeds"
+                )
+
+
+def _digest(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return hashlib.sha256(value.tobytes()).hexdigest()
+    said = re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # the address of a function
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _error_of(rank: int, kind: str, message: str) -> BaseException:
+    """Return another rank's error: of the same class if it is one of nnxp's."""
+    pending: list[type[NnxpError]] = [NnxpError]
+    for known in pending:
+        if known.__name__ == kind:
+            return known(message)
+        pending += known.__subclasses__()
+    if kind == "KeyboardInterrupt":
+        return KeyboardInterrupt()
+    return RanksError(f"rank {rank} ended with {kind}: {message}")
+
+
+class OneRank(Ranks):
+    """One process alone, which exchanges nothing."""
+
+    def all_reduce(self, vector: Any) -> None:
+        """Do nothing."""
+
+    def gather(self, text: str, patience: float | None = None) -> list[str] | None:
+        """Return the text."""
+        return [text]
+
+
+ONE_RANK = OneRank()
+
+
+class Totals:
+    """Sums arrays of a layer over all ranks, for statistics of a global batch.
+
+    Captured steps record the call as one op.
+
+    Parameters
+    ----------
+    ranks : Ranks
+    share : Share
+        The rows of this rank; without any, its arrays count 0.
+    device : Device
+        The network's.
+    """
+
+    __name__: ClassVar[str] = "totals"
+
+    def __init__(self, ranks: Ranks, share: Share, device: Any) -> None:
+        self._ranks, self._device = ranks, device
+        self.count, self.is_empty = share.total, share.is_empty
+
+    def sample(self, x: Array) -> Array:
+        """Return an array like the result, without an exchange."""
+        return x * 1
+
+    def __call__(self, x: Array) -> Array:
+        """Return the sum over all ranks of a vector, in its dtype and on its device."""
+        call_whole = getattr(x, "call_whole", None)
+        if call_whole is not None:
+            result: Array = call_whole(self, x)
+            return result
+        return total_of(self._ranks, x * 0 if self.is_empty else x, self._device)
+
+
+def total_of(ranks: Ranks, vector: Array, device: Any) -> Array:
+    """Return the sum over all ranks of a vector of any library, in a new array."""
+    if is_numpy(vector) or ranks.takes(vector):
+        copied = namespace_of(vector, "total_of").asarray(vector, copy=True)
+        ranks.all_reduce(copied)
+        return copied
+    host = np.array(device.to_host(vector))
+    ranks.all_reduce(host)
+    result: Array = device.asarray(host)
+    return result
