@@ -58,6 +58,7 @@ class MPIRanks(Ranks):
 
     def all_reduce(self, vector: Any) -> None:
         """Sum a vector; one on a GPU goes over the host."""
+        self.require_others()
         if isinstance(vector, np.ndarray):
             self._vectors.Allreduce(self._mpi.IN_PLACE, vector)
             return

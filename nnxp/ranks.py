@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -62,12 +62,18 @@ class Ranks(ABC):
         those of each rank's rows.
     shares_machine : bool
         Whether other ranks compute on this machine, so that each has one thread.
+    is_alone : bool
+        Whether this rank has failed where the others have not: they wait for it, and it must end.
+    has_failed : bool
+        Whether an error has been raised on all ranks.
     """
 
     rank: int = 0
     size: int = 1
     batch_norm: str = "all"
     shares_machine: bool = False
+    is_alone: bool = False
+    has_failed: bool = False
 
     @abstractmethod
     def all_reduce(self, vector: Any) -> None:
@@ -112,40 +118,57 @@ class Ranks(ABC):
             self.all_reduce(numbers)
         return numbers
 
-    def agree(self, error: BaseException | None, patience: float | None = None) -> None:
-        """Raise on all ranks if there is an error on any: its own one, or that of another rank.
+    def exchange(
+        self, text: str = "", error: BaseException | None = None, patience: float | None = None
+    ) -> list[str]:
+        """Return the texts of all ranks; if any has an error, raise it, on all ranks.
 
         Parameters
         ----------
-        error : exception or None
-            That of this rank.
+        text : str, optional
+        error : exception, optional
+            That of this rank, which is raised there; other ranks raise one like the first.
         patience : float, optional
-            See `gather`; for a rank that fails where others need not.
-        """
-        if self.size == 1:
-            if error is not None:
-                raise error
-            return
-        if error is not None and hasattr(error, "_agreed"):
-            raise error
-        text = json.dumps(None if error is None else [type(error).__name__, str(error)])
-        texts = self.gather(text, patience)
-        if texts is None:
-            assert error is not None
-            raise error  # alone
-        found = [json.loads(x) for x in texts]
-        failed = [rank for rank, x in enumerate(found) if x is not None]
-        if not failed:
-            return
-        if error is None:
-            error = _error_of(failed[0], *found[failed[0]])
-        # Whether another rank raises it, or one like it, too: one of them is enough to print.
-        error._agreed = True  # type: ignore[attr-defined]
-        raise error
+            As in `gather`, for a rank that fails where others may do something else. If they do,
+            `is_alone` is set.
 
-    def agree_on_failure(self, error: BaseException) -> None:
+        Raises
+        ------
+        RanksError
+            If this rank is alone.
+        """
+        if error is not None and (self.size == 1 or self.is_alone or hasattr(error, "agreed")):
+            raise error
+        self.require_others()
+        if self.size == 1:
+            return [text]
+        said = None if error is None else [type(error).__name__, str(error)]
+        gathered = self.gather(json.dumps([text, said]), patience)
+        if gathered is None:
+            assert error is not None
+            self.is_alone = True
+            raise error
+        texts, errors = zip(*map(json.loads, gathered), strict=True)
+        failed = [rank for rank, x in enumerate(errors) if x is not None]
+        if failed:
+            self.has_failed = True
+            error = error or _error_of(failed[0], *errors[failed[0]])
+            error.agreed = True  # type: ignore[attr-defined]  # it is not exchanged again
+            raise error
+        return list(texts)
+
+    def require_others(self) -> None:
+        """Raise a `RanksError` if this rank has failed alone, and the others wait for it."""
+        if self.is_alone:
+            raise RanksError(
+                "this rank has failed, and the others do not know; end the program with "
+                "python -m mpi4py, which ends all ranks"
+            )
+
+    def fail(self, error: BaseException) -> NoReturn:
         """Raise this rank's error, after the others could say that they fail, too."""
-        self.agree(error, _PATIENCE)
+        self.exchange(error=error, patience=_PATIENCE)
+        raise error
 
     def require_same(self, values: dict[str, Any]) -> None:
         """Raise a `RanksError` on all ranks unless all have the same values, by name.
@@ -157,18 +180,15 @@ class Ranks(ABC):
         """
         if self.size == 1:
             return
-        digests = {name: _digest(x) for name, x in values.items()}
-        texts = self.gather(json.dumps(digests))
-        assert texts is not None
-        for rank, text in enumerate(texts):
-            other, first = json.loads(text), json.loads(texts[0])
-            names = sorted(name for name in first.keys() | other.keys() if first.get(name) !=
-                           other.get(name))  # fmt: skip
-            if names:
-                raise RanksError(
-                    f"rank {rank} has another {names[0]} than rank 0; give all ranks the same "
-                    "data, settings and seeds"
-                )
+        own = json.dumps({name: _digest(x) for name, x in values.items()})
+        first, *others = map(json.loads, self.exchange(own))
+        for rank, other in enumerate(others, 1):
+            for name in first.keys() | other.keys():
+                if first.get(name) != other.get(name):
+                    raise RanksError(
+                        f"rank {rank} has another {name} than rank 0; give all ranks the same "
+                        "data, settings and seeds"
+                    )
 
 
 def _digest(value: Any) -> str:

@@ -24,6 +24,7 @@ import tqdm
 import nnxp
 from nnxp.checks import unknown_name
 from nnxp.files import expand_home
+from nnxp.ranks import ONE_RANK, Ranks
 
 
 class Parser(argparse.ArgumentParser):
@@ -95,8 +96,34 @@ def open_streams() -> None:
             setattr(sys, name, Stream(stream, required=required))
 
 
-def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run `main` and exit: an expected error prints one line (status 1), and so does a signal."""
+def program_ranks() -> Ranks:
+    """Return the processes of a script that was started with ``python -m mpi4py``; else one."""
+    return nnxp.distributed.mpi() if "mpi4py" in sys.modules else ONE_RANK
+
+
+def run(main: Callable[[], int | None], ranks: Ranks = ONE_RANK) -> NoReturn:
+    """Run `main` and exit: an expected error prints one line (status 1), and so does a signal.
+
+    Of several ranks, rank 0 prints. Another one prints an error that it alone has; mpi4py then ends
+    all of them.
+    """
+    if ranks.rank:
+        said, sys.stdout = sys.stderr, open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        sys.stderr = io.StringIO()
+    try:
+        _run(main, ranks)
+    except SystemExit as error:
+        if ranks.rank and ranks.is_alone:
+            print(sys.stderr.getvalue(), end="", file=said)
+        if error.code and not ranks.is_alone:
+            ranks.gather("", _LAST_WORDS)  # until rank 0 has printed
+        raise
+
+
+_LAST_WORDS = 60.0  # seconds
+
+
+def _run(main: Callable[[], int | None], ranks: Ranks) -> NoReturn:
     program = Path(sys.argv[0]).name
     open_streams()
     logging.basicConfig(format="%(message)s")
@@ -105,7 +132,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     # An overflow of the loss raises DivergenceError; NumPy's warnings would only repeat it.
     np.seterr(over="ignore", invalid="ignore")
     try:
-        with interrupts.handler:
+        with _failing_together(ranks), interrupts.handler:
             status = main()
             sys.stdout.flush()
         sys.exit(status)
@@ -122,6 +149,17 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except MemoryError as error:
         print(f"{program}: error: not enough memory: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def _failing_together(ranks: Ranks) -> Iterator[None]:
+    """Raise an error of one rank on all of them, if they wait for it or reach the end."""
+    try:
+        yield
+    except BaseException as error:  # noqa: BLE001 - fail raises it
+        ranks.fail(error)
+    if not (ranks.has_failed or ranks.is_alone):  # whose errors are handled
+        ranks.exchange()
 
 
 def name_of(kind: str, known: Iterable[str]) -> Callable[[str], str]:

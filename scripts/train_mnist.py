@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from cli import OutputError, Parser, file_path, name_of, optional_output, run, whole_number
+from cli import (
+    OutputError,
+    Parser,
+    file_path,
+    name_of,
+    optional_output,
+    program_ranks,
+    run,
+    whole_number,
+)
 from interrupts import status_of
 
 import argparse
@@ -44,8 +53,10 @@ from nnxp.initializers import INITIALIZERS
 from nnxp.layers.activations import ACTIVATIONS
 from nnxp.metrics import confusion_matrix
 from nnxp.optimizers import OPTIMIZERS
+from nnxp.ranks import ONE_RANK
 
 CHECKPOINT = "checkpoint.safetensors"
+RANKS = ONE_RANK  # the processes that divide the batches
 # The settings in a checkpoint, with their types. --resume takes those of the run as defaults;
 # options can override the changeable ones.
 FIXED = {
@@ -77,8 +88,10 @@ def main() -> int:
         print(f"no GPU: {device.reason}", file=sys.stderr)
     with contextlib.ExitStack() as stack:
         if args.resume:
-            # Locked before it is read, so that no other process writes it in between.
-            stack.enter_context(lock_target(args.resume / CHECKPOINT))
+            if RANKS.rank == 0:
+                # Locked before it is read, so that no other process writes it in between.
+                stack.enter_context(lock_target(args.resume / CHECKPOINT))
+            RANKS.exchange()
             training = resume_run(args, device)
         else:
             training = start_run(args, device)
@@ -89,6 +102,8 @@ def main() -> int:
             if not training.trainer.optimizer.steps:
                 raise
             status, reason = error.status, f" ({error})"
+        if RANKS.rank:
+            return status
         if status:
             report_interruption(training, reason)
         elif args.model != "plain":
@@ -234,9 +249,12 @@ def start_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
     rng = np.random.default_rng(args.seed)
     network = new_network(settings, data, rng, device)
     optimizer = new_optimizer(settings, len(data.train))
-    trainer = nnxp.Trainer(network, loss, optimizer, capture=args.capture, compiled=args.compiled)
+    trainer = nnxp.Trainer(
+        network, loss, optimizer, capture=args.capture, compiled=args.compiled, ranks=RANKS
+    )
     trainer.config = config_of(args, device, data)
-    folder = new_run_folder(args.out, trainer.config)
+    own = str(new_run_folder(args.out, trainer.config)) if RANKS.rank == 0 else ""
+    folder = Path(RANKS.exchange(own)[0])
     checkpoint = folder / CHECKPOINT if has_packages else None
     trainer.rng = rng  # part of the first checkpoint, which is written before the first step
     return Training(trainer, rng, data, folder, checkpoint)
@@ -248,7 +266,7 @@ def resume_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
     checkpoint = folder / CHECKPOINT
     data = load_dataset(args.dataset, args.data_dir, images=needs_images(vars(args)))
     trainer = nnxp.Trainer.resume(
-        checkpoint, device=device, capture=args.capture, compiled=args.compiled
+        checkpoint, device=device, capture=args.capture, compiled=args.compiled, ranks=RANKS
     )
     if trainer.rng is None:
         raise nnxp.InputError(f"{checkpoint} has no random generator to resume with")
@@ -260,13 +278,15 @@ def resume_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
         )
     if trainer.epochs >= args.epochs:
         # The run may have been killed after its last checkpoint, before it wrote its results.
-        write_results(trainer, data, folder)
+        if RANKS.rank == 0:
+            write_results(trainer, data, folder)
         raise nnxp.InputError(
             f"the run in {folder} has finished its {trainer.epochs} epochs; for more, give a "
             "larger --epochs"
         )
     trainer.config = config_of(args, device, data)
-    write_config(folder, trainer.config)
+    if RANKS.rank == 0:
+        write_config(folder, trainer.config)
     return Training(trainer, trainer.rng, data, folder, checkpoint)
 
 
@@ -298,11 +318,13 @@ def train(training: Training, args: argparse.Namespace) -> int:
     status = 0
     try:
         if not args.quiet:
-            print(f"nnxp {nnxp.__version__} on {trainer.network.device}")
+            ranks = f", {RANKS.size} processes" if RANKS.size > 1 else ""
+            print(f"nnxp {nnxp.__version__} on {trainer.network.device}{ranks}")
             print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images")
             print(trainer.network.summary(data.train.inputs.shape[1:]))
         stop = nnxp.callbacks.StopOnSignal()
-        if checkpoint and not checkpoint.exists():
+        exists = checkpoint is not None and checkpoint.exists()
+        if checkpoint and not RANKS.any(exists):
             trainer.save(checkpoint)  # a run that is killed in its first epoch can be resumed
         trainer.fit(
             data.train,
@@ -322,7 +344,8 @@ def train(training: Training, args: argparse.Namespace) -> int:
     except KeyboardInterrupt as error:
         status = status_of(error)
     finally:
-        write_results(trainer, data, folder)
+        if RANKS.rank == 0:
+            write_results(trainer, data, folder)
     return status
 
 
@@ -383,6 +406,8 @@ def write_history(path: Path, history: list[nnxp.Record]) -> None:
 class WriteHistory(nnxp.callbacks.Callback):
     """Write the history after each epoch."""
 
+    only_rank_0 = True
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -403,4 +428,5 @@ def print_summary(history: list[nnxp.Record]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    RANKS = program_ranks()
+    run(main, RANKS)

@@ -229,7 +229,8 @@ class GraphReplay(Replay):
     """Captured steps on CuPy's GPU: a CUDA graph for each batch size.
 
     The first step of a batch size runs call by call and is captured, later ones launch the graph.
-    If the capture fails, all steps run call by call, with a warning.
+    If several ranks exchange gradients, there is a graph before the exchange and one after it. If
+    the capture fails, all steps run call by call, with a warning.
     """
 
     def __init__(self, step: Step, batches: Batches) -> None:
@@ -246,21 +247,25 @@ class GraphReplay(Replay):
         self._sent: list[float | None] = [None] * len(self._numbers)
         # For each batch size: the inputs it was captured with, the row indices that it reads, and
         # the graph. The reference is weak, so that the data set can leave the GPU.
-        self._graphs: dict[int, tuple[weakref.ref[Any], Buffer, _Graph]] = {}
+        self._graphs: dict[int, tuple[weakref.ref[Any], Buffer, list[Callable[[], object]]]] = {}
 
     def _step(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
         # First, since compiling needs memory: a step that fails there is not counted.
-        batch, calls, _ = self._program(examples, len(rows))
+        size = len(rows)  # of the global batch
+        batch, calls, _ = self._program(examples, size)
+        if self._ranks is not None:
+            rows = rows[self._ranks.share(size).rows]
         for i, number in enumerate(self._optimizer.numbers()):
             if number != self._sent[i]:
                 self._numbers[i].fill(number)
                 self._sent[i] = number
         self._optimizer.steps += 1
-        if len(rows) in self._graphs:
-            captured_inputs, indices, graph = self._graphs[len(rows)]
+        if size in self._graphs:
+            captured_inputs, indices, launches = self._graphs[size]
             if captured_inputs() is examples[0]:
                 indices[...] = rows
-                graph.launch()
+                for launch in launches:
+                    launch()
                 return
         indices = rows.copy()
         self._graphs = {n: kept for n, kept in self._graphs.items() if n in self._programs}
@@ -273,10 +278,14 @@ class GraphReplay(Replay):
             for call in program:
                 call()
         elif captured := self._run_and_capture(program):
-            self._graphs[len(rows)] = weakref.ref(examples[0]), indices, captured
+            self._graphs[size] = weakref.ref(examples[0]), indices, captured
 
-    def _run_and_capture(self, program: Program) -> _Graph | None:
-        """Run the program once and return its graph; None if it cannot be captured."""
+    def _run_and_capture(self, program: Program) -> list[Callable[[], object]] | None:
+        """Run the program once and return what repeats it; None if it cannot be captured."""
+        # Bound methods are equal, but not the same object.
+        exchanges = [i for i, call in enumerate(program) if call == self._exchange]
+        ends = [*exchanges, len(program)]
+        launches: list[Callable[[], object]] = []
         cuda = self._ops.module.cuda
         pool = cuda.MemoryPool()
         cuda.get_current_stream().synchronize()
@@ -284,26 +293,34 @@ class GraphReplay(Replay):
             for call in program:
                 call()
             self._stream.synchronize()
+            start = 0
             try:
-                self._stream.begin_capture()
-                try:
-                    for call in program:
-                        call()
-                finally:
-                    graph = self._stream.end_capture()
+                for end in ends:
+                    self._stream.begin_capture()
+                    try:
+                        for call in program[start:end]:
+                            call()
+                    finally:
+                        graph = self._stream.end_capture()
+                    launches += [_Graph(graph, pool).launch, *program[end : end + 1]]
+                    start = end + 1
             except Exception as error:  # noqa: BLE001 - each call has its own errors
                 _warn(f"the step cannot be captured ({error})")
                 self._can_capture = False
                 return None
-        return _Graph(graph, pool)
+        return launches
 
 
 class _Graph:
     """A captured step, with the memory pool of its temporary arrays."""
 
     def __init__(self, graph: Any, pool: Any) -> None:
-        self.launch: Callable[[], object] = graph.launch
+        self._graph = graph
         self._pool = pool
+
+    def launch(self) -> None:
+        """Launch the graph."""
+        self._graph.launch()
 
 
 def _no_product(*_: Buffer) -> None:

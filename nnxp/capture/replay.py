@@ -6,7 +6,6 @@ import contextlib
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -257,7 +256,7 @@ class Replay(CapturedSteps):
                 if f"change of {name}" not in summands
             ]
             nbytes += self._add_program(program, tape, targets)
-            program.append(partial(self._ranks.all_reduce, self._exchanged.vector))
+            program.append(self._exchange)
             self._add_division(program)
             tape = Tape(self._ops.whole)
             step = self._recorded(tape)
@@ -269,6 +268,12 @@ class Replay(CapturedSteps):
         targets += self._update_targets(step, tape)
         nbytes += self._add_program(program, tape, targets)
         return _BatchProgram(batch, self._ops.join(program + self._update), nbytes)
+
+    def _exchange(self) -> None:
+        """Sum over all ranks what the first half of a step has computed."""
+        assert self._ranks is not None
+        assert self._exchanged is not None
+        self._ranks.all_reduce(self._exchanged.vector)
 
     def _recorded(self, tape: Tape) -> Step:
         """Return the step of a recorded network, whose numbers the tape reads."""

@@ -103,7 +103,7 @@ def _with_common_errors(method: Callable[_P, _R]) -> Callable[_P, _R]:
         except BaseException as error:
             ranks = getattr(args[0], "ranks", ONE_RANK) if args else ONE_RANK
             if ranks.size > 1:
-                ranks.agree_on_failure(error)
+                ranks.fail(error)
             raise
 
     return call
@@ -297,7 +297,7 @@ class Trainer:
             return lambda rows: self.step(*batches.take(rows))
 
         def step(rows: Any) -> Array:
-            share = self.ranks.share(len(rows))
+            share = self.ranks.share(rows.shape[0])
             return self._step_of_share(batches.take(rows[share.rows]), share)
 
         return step
@@ -473,7 +473,7 @@ class Trainer:
             for callback in own:
                 stack.push(partial(_finish, self, callback))
                 stopping = bool(callback.start(self)) or stopping
-            self.ranks.agree(None)
+            self.ranks.exchange()
             self._require_same_ranks(data, (epochs, accumulate, train_metrics))
             observers = [callback for callback in own if callback.every_step]
             observed = self.ranks.any(observers)
@@ -483,7 +483,7 @@ class Trainer:
                     break
                 self.history.append(record)
                 stops = [callback.epoch(self, record) for callback in own]
-                self.ranks.agree(None)
+                self.ranks.exchange()
                 if self.ranks.any(any(stops)):
                     break
         return self.history
@@ -606,7 +606,7 @@ class Trainer:
                 save(path, checkpoint)
         except Exception as raised:  # noqa: BLE001 - it is raised on all ranks
             error = raised
-        self.ranks.agree(error)
+        self.ranks.exchange(error=error)
 
     @classmethod
     @explained('nnxp.Trainer.resume("training.safetensors")')
