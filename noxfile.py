@@ -29,7 +29,7 @@ os.environ.setdefault("PIP_NO_COMPILE", "1")  # Python compiles what it imports
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-SHORT = "not gpu and not interop and not long"
+SHORT = "not gpu and not interop and not long and not mpi"
 PARALLEL = ("-n", "auto")  # a worker for each core; `-- -n 0` runs the tests in one process
 # As there is a worker for each core; tests of BLAS's threads set their number themselves.
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
@@ -68,7 +68,7 @@ def tests(session: nox.Session) -> None:
 def tests_long(session: nox.Session) -> None:
     """Run the long proofs, of which `tests` tries a few cases each."""
     session.install("-e", ".", *group("test"))
-    marks = "long and not gpu and not interop"
+    marks = "long and not gpu and not interop and not mpi"
     session.run("pytest", *PARALLEL, "-m", marks, *session.posargs, env=ONE_THREAD)
 
 
@@ -90,6 +90,14 @@ def interop(session: nox.Session) -> None:
     """Run the tests that compare with PyTorch, JAX and scikit-learn, or use TensorBoard."""
     session.install("-e", ".", *group("test"), *group("interop"))
     session.run("pytest", *PARALLEL, "-m", "interop", *session.posargs)
+
+
+@nox.session(name="tests-mpi", default=False)
+def tests_mpi(session: nox.Session) -> None:
+    """Run the tests that start several processes with MPI, the long ones too."""
+    session.install("-e", ".[mpi]", *group("test"), "mpich")
+    # One after the other: processes that wait for each other take whole cores.
+    session.run("pytest", "-m", "mpi and not gpu", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(name="tests-gpu", default=False)
