@@ -107,17 +107,20 @@ def run(main: Callable[[], int | None], ranks: Ranks = ONE_RANK) -> NoReturn:
     Of several ranks, rank 0 prints. Another one prints an error that it alone has; mpi4py then ends
     all of them.
     """
+    stderr, kept = sys.stderr, io.StringIO()
     if ranks.rank:
-        said, sys.stdout = sys.stderr, open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
-        sys.stderr = io.StringIO()
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        sys.stderr = kept
     try:
         _run(main, ranks)
     except SystemExit as error:
-        if ranks.rank and ranks.is_alone:
-            print(sys.stderr.getvalue(), end="", file=said)
+        if ranks.is_alone:
+            print(kept.getvalue(), end="", file=stderr)
         if error.code and not ranks.is_alone:
             ranks.gather("", _LAST_WORDS)  # until rank 0 has printed
         raise
+    finally:
+        sys.stderr = stderr if ranks.rank else sys.stderr
 
 
 _LAST_WORDS = 60.0  # seconds

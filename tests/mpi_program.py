@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -108,6 +109,16 @@ def act(name, step):
     fit(new_trainer(nnxp.Adam()), callbacks=[Acts(int(step), ACTIONS[name])])
 
 
+def full(folder):
+    """Train, while rank 0 cannot write files of more than a few bytes."""
+    if RANKS.rank == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    try:
+        fit(new_trainer(nnxp.Adam()), checkpoint=Path(folder, "training.safetensors"))
+    except nnxp.CheckpointError as error:
+        sys.exit(f"rank {RANKS.rank}: {error}")
+
+
 def forever(folder):
     """Train until the process is killed, with checkpoints; write the processes' numbers."""
     Path(folder, f"rank{RANKS.rank}").write_text(str(os.getpid()))
@@ -116,4 +127,6 @@ def forever(folder):
 
 
 if __name__ == "__main__":
-    {"equal": equal, "act": act, "forever": forever, "gpus": gpus}[sys.argv[1]](*sys.argv[2:])
+    {"equal": equal, "act": act, "forever": forever, "full": full, "gpus": gpus}[sys.argv[1]](
+        *sys.argv[2:]
+    )

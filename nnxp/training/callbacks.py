@@ -6,6 +6,7 @@ import contextlib
 import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ __all__ = [
     "require_measured",
 ]
 
+_DELAY = 1.0  # seconds in which mpiexec has sent a signal to all ranks
 _SHARE: Range = (lambda x: 0 < x < 1, "a number between 0 and 1")
 
 
@@ -325,7 +327,7 @@ class StopOnSignal(Callback):
     Attributes
     ----------
     received : int
-        The signal's number; 0 if there was none.
+        The signal's number; 0 if there was none. That of one rank is that of all.
     """
 
     every_step = True
@@ -357,7 +359,13 @@ class StopOnSignal(Callback):
         return bool(self.received)
 
     def finish(self, trainer: Trainer, error: BaseException | None) -> None:
-        """Restore the handlers of before."""
+        """Restore the handlers of before, after all ranks have the signal."""
+        if error is None and trainer.ranks.size > 1:
+            received = max(map(int, trainer.ranks.exchange(str(self.received))))
+            end = time.monotonic() + _DELAY
+            while received and not self.received and time.monotonic() < end:
+                time.sleep(_DELAY / 1000)
+            self.received = received
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()

@@ -728,7 +728,7 @@ class Trainer:
     def _host_sums(self) -> dict[str, list[float]]:
         """Return the sums over all ranks."""
         sums = [self._device.to_host(x) for x in self._sums.values()]
-        if self.ranks.size == 1:
+        if self.ranks.size == 1 or not sums:
             return {name: x.tolist() for name, x in zip(self._sums, sums, strict=True)}
         total = self.ranks.total(np.concatenate([x.astype("float64") for x in sums]))
         parts = np.split(total, np.cumsum([x.size for x in sums])[:-1])
