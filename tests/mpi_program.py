@@ -116,7 +116,9 @@ def full(folder):
     try:
         fit(new_trainer(nnxp.Adam()), checkpoint=Path(folder, "training.safetensors"))
     except nnxp.CheckpointError as error:
-        sys.exit(f"rank {RANKS.rank}: {error}")
+        Path(folder, f"error{RANKS.rank}").write_text(str(error))
+        RANKS.exchange()
+        sys.exit(1)
 
 
 def forever(folder):
@@ -127,6 +129,5 @@ def forever(folder):
 
 
 if __name__ == "__main__":
-    {"equal": equal, "act": act, "forever": forever, "full": full, "gpus": gpus}[sys.argv[1]](
-        *sys.argv[2:]
-    )
+    known = {"equal": equal, "act": act, "forever": forever, "full": full, "gpus": gpus}
+    known[sys.argv[1]](*sys.argv[2:])

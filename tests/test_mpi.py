@@ -148,10 +148,9 @@ def test_a_full_disk_ends_all_ranks_by_the_same_error(mpiexec, tmp_path):
     """Files have a limit, which rank 0 alone meets."""
     status, _, err = run(mpiexec, 3, PROGRAM, "full", tmp_path)
     assert status == 1
-    lines = [x.partition(": ")[2] for x in err.splitlines() if x.startswith("rank ")]
-    assert lines
-    assert len(set(lines)) == 1
-    assert "training.safetensors" in lines[0]
+    said = {Path(tmp_path, f"error{rank}").read_text() for rank in range(3)}
+    assert len(said) == 1, err
+    assert "training.safetensors cannot be written" in said.pop()
 
 
 @pytest.mark.parametrize(
@@ -180,9 +179,10 @@ def test_a_rank_that_ends_alone_ends_all(mpiexec, action):
 
 
 @pytest.mark.long
-def test_none_hangs_when_one_rank_is_killed_at_random_moments_50_times(mpiexec, tmp_path):
+@pytest.mark.parametrize("part", range(5))
+def test_none_hangs_when_one_rank_is_killed_at_random_moments_50_times(mpiexec, part, tmp_path):
     rng = np.random.default_rng()
-    for i in range(50):
+    for i in range(10):
         folder = tmp_path / str(i)
         folder.mkdir()
         process = start(mpiexec, 2, PROGRAM, "forever", folder)
