@@ -93,6 +93,7 @@ def for_gradients(network: nnxp.Sequential) -> nnxp.Sequential:
                 else nnxp.Identity() if isinstance(layer, Noise) else layer
                 for layer in each.layers
             ]  # fmt: skip
+    copied.trainable = False  # no gradients of parameters
     return copied
 
 

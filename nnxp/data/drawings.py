@@ -61,8 +61,6 @@ def read_drawing(path: str | Path) -> npt.NDArray[np.uint8]:
     center_drawing : makes an input for a network of the ink.
     """
     pillow = optional_import("PIL.Image", "images")
-    for name in ("PIL.ImageOps", "PIL.ImageStat"):
-        optional_import(name, "images")
     path = expand_home(path)
     bombs = (pillow.DecompressionBombWarning, pillow.DecompressionBombError)
     try:
@@ -102,16 +100,16 @@ def _colours(image: Any) -> npt.NDArray[np.float32]:
     image = optional_import("PIL.ImageOps", "images").exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
         image = pillow.fromarray((np.asarray(image) / 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        alpha = image.getchannel("A")
-        opaque = alpha.getextrema()[1] > 0
-        statistics = optional_import("PIL.ImageStat", "images").Stat(image.convert("L"), alpha)
-        is_light = opaque and statistics.mean[0] > 127
-        ground = pillow.new("RGBA", image.size, "black" if is_light else "white")
-        image = pillow.alpha_composite(ground, image)
-    image = image.convert("RGB")
-    return np.asarray(image.reduce(math.ceil(max(image.size) / _SIDE)), dtype=np.float32)
+    factor = math.ceil(max(image.size) / _SIDE)
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB").reduce(factor), dtype=np.float32)
+    # Colours are weighted by their alpha in "RGBa".
+    image = image.convert("RGBA").convert("RGBa").reduce(factor).convert("RGBA")
+    light, alpha = (np.asarray(x, np.float32) for x in (image.convert("L"), image.getchannel("A")))
+    is_light = float((light * alpha).sum()) > 127 * float(alpha.sum())
+    ground = pillow.new("RGBA", image.size, "black" if is_light else "white")
+    image = pillow.alpha_composite(ground, image).convert("RGB")
+    return np.asarray(image, dtype=np.float32)
 
 
 @explained("nnxp.data.center_drawing(ink, size=28, box=20)")
