@@ -1,8 +1,8 @@
 """Draw a digit in a browser, and see live what a trained network makes of it.
 
 The page shows the probabilities, what the network sees, the gradient of the guessed class' score at
-each pixel, and the outputs of each layer. It is served to this computer alone, and loads nothing from
-elsewhere. Ctrl-C ends the server.
+each pixel, and the outputs of each layer. It is served to this computer alone, and loads nothing
+from elsewhere. Ctrl-C ends the server.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # an answer would wait for 40 ms
     timeout = 60  # seconds until a connection without requests is closed
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """Send the page, or the model's description."""
         if not self._is_own():
             return
@@ -243,7 +243,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._refuse(404, "there is nothing at this address")
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         """Send what the network makes of a drawing: a square of uint8 ink, 0 for the ground."""
         if not self._is_own():
             return

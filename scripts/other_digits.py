@@ -87,9 +87,7 @@ def plain_name(model: Path) -> str:
     return (model if model.is_dir() else model.with_suffix("")).name
 
 
-def print_shares(
-    name: str, drawings: list[np.ndarray], classifiers: list[Classifier]
-) -> None:
+def print_shares(name: str, drawings: list[np.ndarray], classifiers: list[Classifier]) -> None:
     """Print how many of the drawings, which are in the order of the digits, each gets right."""
     labels = np.arange(len(drawings)) % 10
     inks = [through_a_file(image) for image in drawings]
@@ -147,8 +145,8 @@ def stroke_digits(rng: np.random.Generator) -> Iterator[np.ndarray]:
             noise = rng.normal(0, 1, line.shape)
             kernel = np.hanning(max(5, len(line) // 6))
             smooth = [np.convolve(column, kernel, mode="same") for column in noise.T]
-            line += 0.02 * np.stack(smooth, axis=1) / np.linalg.norm(kernel)
-            lines.append((line - 0.5) @ shape.T + place)
+            trembling = 0.02 * np.stack(smooth, axis=1) / np.linalg.norm(kernel)
+            lines.append((line + trembling - 0.5) @ shape.T + place)
         image = drawn(lines, rng.uniform(4, 11))
         yield 255 - image if rng.random() < 0.5 else image
 

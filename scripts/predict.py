@@ -1,8 +1,8 @@
 """Predict the class of each image file, and of each row of a CSV file, by a trained network.
 
 Images are PNG and JPEG files of one digit: of any size and colour, on a light or a dark or a
-transparent ground. The digit is cut out, scaled and centred as in the network's training data. A line
-is printed for each: name, class and probability, separated by tabs.
+transparent ground. The digit is cut out, scaled and centred as in the network's training data. A
+line is printed for each: name, class and probability, separated by tabs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nnxp.data import load_csv_inputs, read_drawing
 from nnxp.errors import printable
 from nnxp.plots.figures import COLOURS, new_figure, plain_text, save_figure
 
-SHOWN = 24  # predictions in a picture
+SHOWN = 12  # predictions in a picture
 COLUMNS = 4  # of predictions in a picture
 BARS = 10  # classes of a prediction
 

@@ -1,7 +1,8 @@
-"""scripts/draw.py: the page's server, and what it says of a network; the page is in test_browser."""
+"""scripts/draw.py: the page's server, and what it says of a network; see also test_browser."""
 
 from __future__ import annotations
 
+import argparse
 import base64
 import http.client
 import json
@@ -194,19 +195,19 @@ def test_ctrl_c_ends_the_server_and_a_used_port_is_an_error(lenet):
 
 
 @pytest.mark.parametrize("text", ["-1", "65536", "http", "²"])
-def test_a_wrong_port_is_refused(lenet, text):
-    result = run("draw.py", lenet, "--port", text, status=2)
-    assert result.stderr == (
-        f"draw.py: error: argument --port: must be a number from 0 to 65535, got {text!r}\n"
-    )
+def test_a_wrong_port_is_refused(text):
+    with script_modules():
+        import draw
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a number from 0 to 65535, got"):
+        draw.port_number(text)
 
 
 def test_a_network_of_tables_is_refused(tmp_path):
     rng = np.random.default_rng(0)
     dataset = Dataset(rng.random((40, 4)), np.arange(40) % 3)
-    trained(nnxp.mlp([4, 3], rng=0), dataset).save(tmp_path / "n.safetensors")
-    result = run("draw.py", tmp_path / "n.safetensors", status=1)
-    assert "takes 4 numbers, which are no square grey image" in result.stderr
+    network = trained(nnxp.mlp([4, 3], rng=0), dataset)
+    with pytest.raises(nnxp.InputError, match="takes 4 numbers, which are no square grey image"):
+        explainer(network, tmp_path)
 
 
 def explainer(network, tmp_path):
@@ -221,7 +222,9 @@ def smooth(outputs=10):
     """Return a network whose scores have a derivative everywhere, in float64."""
     options = {"rng": 0, "activation": "tanh", "batch_norm": True, "dtype": "float64"}
     inner = nnxp.mlp([64, 20, outputs], dropout=0.3, **options)
-    block = nnxp.Residual([nnxp.Dropout(0.2, rng=1, dtype="float64"), nnxp.BatchNorm(64, dtype="float64")])
+    block = nnxp.Residual(
+        [nnxp.Dropout(0.2, rng=1, dtype="float64"), nnxp.BatchNorm(64, dtype="float64")]
+    )
     return nnxp.Sequential([block, *inner])
 
 

@@ -139,7 +139,7 @@ IMAGES = {
     ),
     "black and white": lambda ink: Image.fromarray(grey(ink, 255, 0)).convert("1"),
     "palette": lambda ink: Image.fromarray(grey(ink, 240, 20)).convert("P"),
-    "16 bits": lambda ink: Image.fromarray((65535 - 257 * ink.astype(np.uint16))),
+    "16 bits": lambda ink: Image.fromarray(65535 - 257 * ink.astype(np.uint16)),
     "dark on transparent": lambda ink: Image.fromarray(
         np.dstack([np.full((*ink.shape, 3), 10, np.uint8), ink])
     ),
@@ -194,11 +194,15 @@ def bomb():
     """Return a PNG file of 60,000 x 60,000 pixels."""
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
     rows = zlib.compress(bytes(1 << 20))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
 
 
 def text_bomb(seven):
@@ -276,7 +280,7 @@ def test_damaged_files_raise_no_other_error(seven, tmp_path, kind):
             assert read_drawing(path).max() == 255
         except nnxp.DataError:
             refused += 1
-    assert 0 < refused
+    assert refused > 0
 
 
 def test_without_pillow_the_error_says_how_to_install_it(tmp_path):

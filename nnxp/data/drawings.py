@@ -90,8 +90,9 @@ def read_drawing(path: str | Path) -> npt.NDArray[np.uint8]:
     if largest < _BLANK:
         raise DataError(f"{path} shows no digit: its pixels hardly differ")
     noise = min(float(np.quantile(np.abs(edge - ground).max(axis=1), 0.95)), largest / 2)
-    ink = np.clip((difference - noise) / (largest - noise), 0, 1)
-    return np.rint(255 * ink).astype(np.uint8)
+    levels = np.clip((difference - noise) * (255 / (largest - noise)), 0, 255)
+    ink: npt.NDArray[np.uint8] = np.rint(levels).astype(np.uint8)
+    return ink
 
 
 def _colours(image: Any) -> npt.NDArray[np.float32]:
