@@ -165,7 +165,7 @@ def extent(ink):
 def test_a_photo_with_noise_and_a_shadow_gives_the_same_digit(seven, tmp_path):
     rng = np.random.default_rng(0)
     photo = grey(seven, 210, 60) + rng.normal(0, 4, seven.shape)
-    photo -= np.linspace(0, 30, seven.shape[1])  # darker to the right
+    photo -= np.linspace(0, 80, seven.shape[1])  # darker to the right
     photo = np.dstack([photo, photo - 10, photo - 25]).clip(0, 255).astype(np.uint8)
     turned = Image.fromarray(photo).transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
@@ -190,15 +190,15 @@ def png(seven, **options):
     return stream.getvalue()
 
 
-def bomb():
-    """Return a PNG file of 60,000 x 60,000 pixels."""
+def bomb(side):
+    """Return a small PNG file that says it has side x side pixels."""
 
     def chunk(kind, data):
         return (
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         )
 
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     rows = zlib.compress(bytes(1 << 20))
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
@@ -224,7 +224,8 @@ FILES = {
     "another format": (gif, "is no PNG or JPEG image"),
     "truncated": (lambda seven: png(seven)[:300], "cannot be read"),
     "header alone": (lambda seven: png(seven)[:40], "cannot be read|is no PNG"),
-    "bomb": (lambda _: bomb(), r"has more than [\d,]+ pixels; make the image smaller"),
+    "bomb": (lambda _: bomb(60_000), r"has more than [\d,]+ pixels; make the image smaller"),
+    "smaller bomb": (lambda _: bomb(10_000), r"has more than [\d,]+ pixels"),  # Pillow only warns
     "text bomb": (text_bomb, "cannot be read"),
     "gzip": (lambda seven: gzip.compress(png(seven)), "is gzipped; unpack it"),
     "blank": (lambda seven: png(np.zeros_like(seven)), "shows no digit: its pixels hardly differ"),
