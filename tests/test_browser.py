@@ -120,7 +120,8 @@ def test_a_drawn_digit_is_recognized_and_explained(page, digit):
     page.evaluate("latest.probabilities.fill(1); show()")
     cut = page.evaluate("""() => {
         const width = part => part.getBoundingClientRect().width;
-        const text = x => { const all = new Range(); all.selectNodeContents(x); return width(all); };
+        const all = new Range();
+        const text = x => { all.selectNodeContents(x); return width(all); };
         const spans = [...document.querySelectorAll("#probabilities span")];
         const page = document.documentElement;
         return [...spans.filter(x => text(x) > width(x) + 0.1).map(x => x.textContent),
