@@ -89,6 +89,7 @@ ROOMS = {
     "capture": {
         "data",
         "devices",
+        "files",
         "layers",
         "network",
         "optimizers",
