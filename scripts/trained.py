@@ -12,7 +12,7 @@ from train_mnist import CHECKPOINT
 
 import nnxp
 from nnxp.data import center_drawing
-from nnxp.data_format import IMAGE_SCALE
+from nnxp.data_format import IMAGE_SCALE, require_outputs
 
 MODEL = "a run's folder, a checkpoint, a file of network.save, or an ONNX file (.onnx)"
 _LEAST = 8  # pixels on a side: fewer inputs, such as the 4 or 9 of a table, are no image
@@ -65,6 +65,8 @@ class Classifier:
             )
         count = max(2, outputs[0])  # one logit tells two classes apart
         labels = None if known is None else known.classes
+        if labels is not None:
+            require_outputs(labels, outputs)
         self.classes: list[Any] = list(range(count)) if labels is None else list(labels)
         self.side = _side(self.shape)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 
@@ -124,6 +125,16 @@ def test_a_network_that_says_nothing_of_its_data_takes_images_of_its_size(
     nnxp.mlp([5, 3], rng=0).save(tmp_path / "plain.safetensors")
     with pytest.raises(nnxp.InputError, match="does not say what it was trained on, and takes no"):
         predict(tmp_path / "plain.safetensors", digits / "digit0.png")
+
+
+def test_a_network_with_another_number_of_outputs_than_classes_is_refused(
+    digits, tmp_path, predict
+):
+    network = nnxp.load_network(digits / "network.safetensors")
+    network.data_format = dataclasses.replace(network.data_format, classes=("a", "b", "c"))
+    network.save(tmp_path / "n.safetensors")
+    with pytest.raises(nnxp.NnxpError, match="10 classes apart, and the labels are 3"):
+        predict(tmp_path / "n.safetensors", digits / "digit0.png")
 
 
 def test_tables_are_predicted_and_images_refused(digits, tmp_path, predict):
