@@ -252,25 +252,37 @@ def test_a_run_may_change_the_way_and_resumes_to_the_bit(tmp_path):
         assert abs(changed.network.parameters()[name] - x).max() <= 1e-7
 
 
-def test_auto_compiles_where_the_steps_repay_it(monkeypatch):
+def test_auto_compiles_from_the_epoch_whose_steps_repay_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("nnxp.training.stepping._COMPILING", 25 * 4.4e-5)  # 25 steps of this size
     trainer, data = digits("auto")
-    trainer.fit(data, epochs=1, batch_size=32, rng=0)
-    assert trainer.captured == "captured"
-    monkeypatch.setattr("nnxp.training.stepping._COMPILING", 0.4 / 400)
-    trainer.fit(data, epochs=3, batch_size=32)
-    assert trainer.captured == "compiled"
-    before = trainer.optimizer.steps
-    trainer.fit(data, epochs=1, batch_size=32)  # the steps before count
-    assert trainer.captured == "compiled"
-    assert trainer.optimizer.steps == before + 10
+    ways = []
+    for epochs in (2, 1, 1):
+        trainer.fit(data, epochs=epochs, batch_size=32, rng=0)  # 10 steps an epoch
+        ways.append(trainer.captured)
+    assert ways == ["captured", "compiled", "compiled"]
+    # However many epochs were planned, and wherever it was stopped.
+    other, _ = digits("auto")
+    stop = Stopping(stopped_after(26, other))
+    other.fit(data, epochs=2, batch_size=32, rng=0)
+    other.fit(data, epochs=1000, batch_size=32, rng=0, callbacks=[stop])
+    path = tmp_path / "training.safetensors"
+    other.save(path)
+    resumed = nnxp.Trainer.resume(path)
+    resumed.fit(data, epochs=1, batch_size=32, rng=resumed.rng)
+    assert resumed.captured == "compiled"
+    resumed.fit(data, epochs=1, batch_size=32, rng=0)
+    assert_same(trainer, resumed)
     trainer.compiled = False
-    trainer.fit(data, epochs=3, batch_size=32)
+    trainer.fit(data, epochs=1, batch_size=32)
     assert trainer.captured == "captured"
 
 
 def test_wrong_settings_and_a_missing_package(monkeypatch):
     with pytest.raises(nnxp.InputError, match='compiled must be True, False or "auto", got 1'):
         digits(1)
+    network = nnxp.mlp([3, 2], rng=0, device="strict")
+    with pytest.raises(nnxp.InputError, match="is for NumPy, and the network is on strict"):
+        nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(), compiled=True)
     monkeypatch.setitem(sys.modules, "llvmlite", None)
     with pytest.raises(nnxp.MissingExtraError, match=r"llvmlite is not installed; .*fast"):
         digits(True)

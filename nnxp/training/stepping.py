@@ -28,10 +28,17 @@ def require_capture(capture: object) -> bool | str:
     return capture
 
 
-def require_compiled(compiled: object) -> bool | str:
-    """Return `compiled` if it is True, False or "auto", and llvmlite is there for True."""
+def require_compiled(compiled: object, device: Device | None) -> bool | str:
+    """Return `compiled` if it is True, False or "auto", and for True, if it is possible.
+
+    The device is the network's, if it is known.
+    """
     if compiled != "auto" and not isinstance(compiled, bool):
         raise InputError(f'compiled must be True, False or "auto", got {compiled!r}')
+    if compiled is True and device is not None and not device.is_host:
+        raise InputError(
+            f"compiled=True is for NumPy, and the network is on {device.spec}; leave it out"
+        )
     if compiled is True:
         optional_import("llvmlite", "fast")
     return compiled

@@ -110,8 +110,9 @@ class Trainer:
     compiled : bool or "auto", optional
         Whether captured steps on NumPy are compiled to machine code by llvmlite (the extra
         ``fast``). Compiling takes about 0.3 seconds, and a tenth of that with the same network
-        again. "auto" compiles if llvmlite is installed and the steps done and to do are enough to
-        repay it: about 5,000 steps of a network of 40,000 parameters.
+        again. "auto" compiles an epoch if llvmlite is installed and the steps until its end, those
+        of earlier epochs included, would have repaid it: about 5,000 of a network of 40,000
+        parameters.
 
     Attributes
     ----------
@@ -169,7 +170,7 @@ class Trainer:
         self.transforms = transforms
         self.metrics = metrics
         self.capture = require_capture(capture)
-        self.compiled = require_compiled(compiled)
+        self.compiled = require_compiled(compiled, network.device)
         self.history = History()
         self.config: dict[str, Any] = {}
         self.rng: np.random.Generator | None = None
@@ -185,7 +186,7 @@ class Trainer:
         self._callback_states: dict[str, dict[str, Any]] = {}  # of a checkpoint, not given yet
         self._training = False
         self._stepper = Stepper()
-        self._compiles = False  # in the last call
+        self._compiles = False  # the steps of the last epoch
 
     if not TYPE_CHECKING:  # it would give type checkers every name
 
@@ -402,7 +403,6 @@ class Trainer:
         self.network.data_format = trained_on
         self.rng, self._micro_batch_size = rng, micro_batch_size
         self._give_states(given)
-        self._compiles = self._is_worth_compiling(step, data[0], epochs)
         with contextlib.ExitStack() as stack:
             stack.callback(setattr, self, "_micro_batch_size", None)
             stack.enter_context(self._session(data, training=True))
@@ -456,7 +456,6 @@ class Trainer:
         self.network.data_format = trained_on
         self.rng = batches.rng
         self._micro_batch_size = None
-        self._compiles = self._is_worth_compiling(step, batches, 1)
         with (
             self._session([batches], training=True),
             self._steps(batches, progress, observed=False, restores=False) as do_step,
@@ -577,7 +576,7 @@ class Trainer:
         [1, 2]
         """
         require_capture(capture)  # before a given part is changed
-        require_compiled(compiled)
+        require_compiled(compiled, None)
         saved = load(
             path,
             device=device,
@@ -885,16 +884,6 @@ class Trainer:
         """Return whether `step` is overridden, in a subclass or on the object."""
         return type(self).step is not _STEP or "step" in vars(self)
 
-    def _is_worth_compiling(self, step: Step, batches: Batches, epochs: int) -> bool:
-        """Return whether to compile the steps: those done before, and those of these epochs."""
-        if self.compiled is True and not self._device.is_host:
-            warn(f"no step is compiled: compiled=True is for NumPy, not for {self._device}")
-        if self.compiled != "auto":
-            return self.compiled is True and self._device.is_host
-        done = 0 if self._progress is None else self._progress.batch
-        steps = self.optimizer.steps + epochs * len(batches) - done
-        return repays_compiling(step, batches, steps)
-
     @contextlib.contextmanager
     def _steps(
         self, batches: Batches, progress: EpochProgress, observed: bool, restores: bool
@@ -904,6 +893,12 @@ class Trainer:
         The progress of an interrupted epoch is kept if resuming fails before its first step.
         """
         steps = self.optimizer.steps
+        # Those before the epoch and its own, not those planned: a training that was stopped may be
+        # resumed for another number of epochs, and still gives the same bits.
+        until_end = steps - progress.batch + len(batches)
+        self._compiles = self.compiled is True or (
+            self.compiled == "auto" and repays_compiling(self._whole_step(), batches, until_end)
+        )
         self._progress = None
         if not progress.batch:
             flush_denormals(self.optimizer, len(batches))
