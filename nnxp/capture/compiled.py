@@ -11,6 +11,8 @@ import numpy as np
 
 from nnxp.capture.blas import product_address
 from nnxp.capture.llvm import (
+    Function,
+    GatherKernel,
     Kernel,
     LoopKernel,
     ProductKernel,
@@ -21,9 +23,9 @@ from nnxp.capture.llvm import (
 )
 from nnxp.capture.loops import Loop
 from nnxp.capture.numpy_ops import NumpyOps
-from nnxp.capture.ops import Buffer, Program, subtract_product
+from nnxp.capture.ops import Buffer, Program, address, subtract_product
 from nnxp.capture.recorded import Recorded
-from nnxp.capture.replay import Replay
+from nnxp.capture.replay import BatchProgram, Replay
 from nnxp.capture.tape import Op
 from nnxp.data.batches import Batches
 from nnxp.step import Step
@@ -60,20 +62,38 @@ class CompiledOps(NumpyOps):
             return super().lower(function, args, kwargs, out)
         return [kernel]
 
-    def join(self, program: Program) -> Program:
-        """Return a program in which kernels that follow each other are one function."""
-        joined: Program = []
-        for is_kernel, calls in groupby(program, lambda call: isinstance(call, Kernel)):
-            kernels = list(calls)
-            joined += [compile_kernels(cast(list[Kernel], kernels))] if is_kernel else kernels
-        return joined
-
 
 class CompiledReplay(Replay):
     """Captured steps as machine code."""
 
     def __init__(self, step: Step, batches: Batches) -> None:
         super().__init__(step, batches, CompiledOps())
+        self._examples: tuple[Buffer, ...] = ()
+        self._addresses: list[int] = []
+
+    def _join(self, program: Program, batch: tuple[Buffer, ...]) -> Program:
+        return join([GatherKernel(batch), *program])
+
+    def _fetch(self, program: BatchProgram, examples: tuple[Buffer, ...], rows: Buffer) -> None:
+        """Tell the program where the rows of a batch are, which it copies itself."""
+        if examples is not self._examples:
+            self._examples, self._addresses = examples, [address(x) for x in examples]
+            self._is_contiguous = all(x.flags.c_contiguous for x in examples)
+        addresses = self._addresses
+        if not self._is_contiguous:
+            self._rows = [x[rows] for x in examples]  # kept for the call
+            addresses, rows = [address(x) for x in self._rows], np.arange(len(rows))
+        self._indices = np.asarray(rows, np.int64, order="C")
+        cast(Function, program.calls[0]).place([address(self._indices), *addresses])
+
+
+def join(program: Program) -> Program:
+    """Return a program in which kernels that follow each other are one function."""
+    joined: Program = []
+    for is_kernel, calls in groupby(program, lambda call: isinstance(call, Kernel)):
+        kernels = list(calls)
+        joined += [compile_kernels(cast(list[Kernel], kernels))] if is_kernel else kernels
+    return joined
 
 
 def _reduction(
