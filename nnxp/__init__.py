@@ -6,7 +6,7 @@ and device that they run on.
 
 from __future__ import annotations
 
-from nnxp import data, initializers, plots, testing
+from nnxp import data, exchange, initializers, plots, testing
 from nnxp.checkpoint import load_network
 from nnxp.devices import Device
 from nnxp.devices import open_device as device
@@ -24,6 +24,7 @@ from nnxp.errors import (
     NnxpError,
     OutOfMemoryError,
 )
+from nnxp.exchange import export_onnx, import_onnx
 from nnxp.gradients import check_gradients, numerical_gradient
 from nnxp.history import Record
 from nnxp.layers import (
@@ -156,6 +157,9 @@ __all__ = [
     "check_gradients",
     "data",
     "device",
+    "exchange",
+    "export_onnx",
+    "import_onnx",
     "initializers",
     "learning_rate_range",
     "lenet",
