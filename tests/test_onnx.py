@@ -29,17 +29,18 @@ def onnx():
     return pytest.importorskip("onnx")
 
 
-def run(onnx, path, x):
-    """Return what onnx's reference and ONNX Runtime compute, after a full check."""
+def run(onnx, path, x, reference=True):
+    """Return what ONNX Runtime and onnx's reference compute, after a full check."""
     runtime = pytest.importorskip("onnxruntime")
-    reference = pytest.importorskip("onnx.reference")
+    evaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     session = runtime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     feed = {"input": x}
-    return reference.ReferenceEvaluator(model).run(None, feed)[0], session.run(None, feed)[0]
+    results = [session.run(None, feed)[0]]
+    return [*results, evaluator(model).run(None, feed)[0]] if reference else results
 
 
 def assert_close(got, want, tolerance=TOLERANCE):
@@ -48,8 +49,8 @@ def assert_close(got, want, tolerance=TOLERANCE):
     assert np.abs(got - want).max() <= tolerance * max(np.abs(want).max(), 1e-3)
 
 
-def assert_agree(onnx, path, network, x, want):
-    for got in run(onnx, path, x):
+def assert_agree(onnx, path, x, want, **options):
+    for got in run(onnx, path, x, **options):
         assert_close(got, want)
 
 
@@ -66,7 +67,7 @@ def test_every_layer_is_computed_by_others_and_comes_back(onnx, tmp_path, make, 
     for batch in (1, 7):
         x = random(batch, *inputs[1:])
         want = network.forward(x)
-        assert_agree(onnx, path, network, x, want)
+        assert_agree(onnx, path, x, want)
         np.testing.assert_array_equal(back.forward(x), want)
     lost = {"Dropout", "ElasticDistortion", "RandomFlip", "RandomRotation", "RandomShift"}
     kind = type(network[0])
@@ -167,7 +168,7 @@ def test_trained_networks_with_scale_head_and_classes(onnx, tmp_path, make):
     nnxp.export_onnx(network, path)
     known, back = network.data_format, nnxp.import_onnx(path)
     want = network.predict(x) if known.probabilities is None else network.predict_proba(x)
-    assert_agree(onnx, path, network, x, want)
+    assert_agree(onnx, path, x, want)
     assert back.data_format == known
     np.testing.assert_array_equal(back.predict(x), network.predict(x))
     metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
@@ -182,7 +183,7 @@ def test_float64_is_exported_in_float32(onnx, tmp_path):
     nnxp.export_onnx(network, tmp_path / "a.onnx", shape=(1, 8, 8))
     x = random(5, 1, 8, 8)
     want = network.forward(x.astype("float64")).astype("float32")
-    assert_agree(onnx, tmp_path / "a.onnx", network, x, want)
+    assert_agree(onnx, tmp_path / "a.onnx", x, want)
 
 
 class Swish(nnxp.Layer):
@@ -224,7 +225,7 @@ def test_registered_layers_are_exported(onnx, tmp_path, monkeypatch):
     network = nnxp.Sequential([Swish(), nnxp.Residual([Swish()]), Learned()])
     nnxp.export_onnx(network, tmp_path / "a.onnx", shape=(3,))
     x = random(5, 3)
-    assert_agree(onnx, tmp_path / "a.onnx", network, x, network.forward(x))
+    assert_agree(onnx, tmp_path / "a.onnx", x, network.forward(x))
     names = [x.name for x in onnx.load(tmp_path / "a.onnx").graph.initializer]
     assert "slopes1" in names
     register_onnx(Swish, lambda layer, graph, x: graph.add("NoSuchOperator", x))
@@ -373,8 +374,10 @@ def test_random_networks_are_computed_by_others_and_come_back(onnx, tmp_path, se
         back = nnxp.import_onnx(path)
         x = random(4, *shape, seed=seed)
         want = network.forward(x)
+        # onnx's reference cannot compute all maxima with padding (onnx 1.23.2).
+        pools = [x for x in network.all_layers() if isinstance(x, nnxp.MaxPool2D)]
         try:
-            assert_agree(onnx, path, network, x, want)
+            assert_agree(onnx, path, x, want, reference=not pools)
             np.testing.assert_array_equal(back.forward(x), want)
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {network!r}, {back!r}") from error

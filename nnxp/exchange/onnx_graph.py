@@ -285,6 +285,10 @@ class Tracer:
                 break
             steps.append(end)
             (end,) = end.parents
+            if steps[-1].operator in ("Add", "Sub") and any(
+                x.operator in ("Mul", "Div") for x in steps
+            ):
+                break  # (x - mean) / std; what is before may be another
         if not steps:
             return None
         shape, what = end.shape, steps[0]
@@ -559,8 +563,9 @@ def _mean(tracer: Tracer, node: Node) -> Value:
 
 def _reshaped(tracer: Tracer, node: Node, x: Value, shape: tuple[int, ...]) -> Value:
     """Return a value in another shape of the examples."""
-    if isinstance(x.layer, Reshape) and x.parents[0].shape == shape:
-        return x.parents[0]  # after a mean over images, which nnxp has in this shape
+    pooled = x.operator in ("GlobalAveragePool", "ReduceMean") and isinstance(x.layer, Reshape)
+    if pooled and x.parents[0].shape == shape:
+        return x.parents[0]  # the mean over images, which nnxp has in this shape
     if shape == x.shape:
         return x
     if math.prod(shape) != math.prod(x.shape):
