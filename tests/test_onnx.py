@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import math
-import warnings
 
 import numpy as np
 import pytest

@@ -240,8 +240,15 @@ class Tracer:
             if end.operator == "LogSoftmax":
                 raise InputError(f"{end} is no layer of nnxp, but for the last one")
             if end.layer is not None:
-                found.append(end.layer)
+                last = end
                 (end,) = end.parents
+                if isinstance(last.layer, _SHAPES):  # of several, the last one alone decides
+                    while end is not start and isinstance(end.layer, _SHAPES):
+                        (end,) = end.parents
+                    if end.shape == last.shape:
+                        continue
+                assert last.layer is not None
+                found.append(last.layer)
             elif outermost and (scale := self._scale_of(end)) is not None:
                 self.scale, end = scale, self.inputs
             else:
@@ -384,10 +391,11 @@ def _per_feature(x: object, shape: tuple[int, ...], what: object) -> Host:
 
 _FORMULAS: dict[str, Callable[..., Any]] = {
     "Abs": np.abs, "Add": np.add, "Div": np.divide, "Erf": np.vectorize(math.erf, otypes="d"),
-    "Exp": np.exp, "Log": np.log, "Max": np.maximum, "Min": np.minimum, "Mul": np.multiply,
-    "Neg": np.negative, "Pow": np.power, "Reciprocal": np.reciprocal, "Sqrt": np.sqrt,
-    "Sub": np.subtract,
+    "Exp": np.exp, "Greater": np.greater, "Less": np.less, "Log": np.log, "Max": np.maximum,
+    "Min": np.minimum, "Mul": np.multiply, "Neg": np.negative, "Pow": np.power,
+    "Reciprocal": np.reciprocal, "Sqrt": np.sqrt, "Sub": np.subtract, "Where": np.where,
 }  # fmt: skip
+_SHAPES = (Flatten, Reshape)
 _ELEMENTWISE = (ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh)
 _GRID = np.linspace(-6.0, 6.0, 241)
 # Constants of float32 are within 6e-8 of the exact ones, relatively, and results are below 10.
@@ -563,9 +571,6 @@ def _mean(tracer: Tracer, node: Node) -> Value:
 
 def _reshaped(tracer: Tracer, node: Node, x: Value, shape: tuple[int, ...]) -> Value:
     """Return a value in another shape of the examples."""
-    pooled = x.operator in ("GlobalAveragePool", "ReduceMean") and isinstance(x.layer, Reshape)
-    if pooled and x.parents[0].shape == shape:
-        return x.parents[0]  # the mean over images, which nnxp has in this shape
     if shape == x.shape:
         return x
     if math.prod(shape) != math.prod(x.shape):
@@ -693,8 +698,10 @@ def _add(tracer: Tracer, node: Node) -> Value:
 
 def _formula(tracer: Tracer, node: Node) -> Value:
     operands = [x for x in node.operands if x is not None]
-    if len(operands) != len(node.operands) or len(operands) > 2:
-        raise InputError(f"{node} has {len(node.operands)} operands")
+    function = _FORMULAS[node.operator]
+    count = 3 if node.operator == "Where" else getattr(function, "nin", 1)  # of erf, 1
+    if len(operands) != len(node.operands) or len(operands) != count:
+        raise InputError(f"{node} has {len(node.operands)} operands, and nnxp computes it of {count}")
     return tracer.formula(node, operands)
 
 
