@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import numpy as np
@@ -257,3 +258,232 @@ def test_regression_and_several_labels_of_scikit_learn(onnx, tmp_path, dtype):
     network = nnxp.import_onnx(tmp_path / "a.onnx")
     assert_close(network.predict_proba(x), model.predict_proba(x))
     np.testing.assert_array_equal(network.predict_classes(x), model.predict(x))
+
+
+# What is not as it should be
+
+
+@pytest.fixture
+def whole(onnx, tmp_path):
+    """A file of nnxp, and its model to be changed."""
+    train, _ = nnxp.data.load_digits(images=True)
+    network = nnxp.Sequential(
+        nnxp.Conv2D(1, 3, 3, rng=0), nnxp.BatchNorm(3), nnxp.GELU(), nnxp.MaxPool2D(2),
+        nnxp.Flatten(), nnxp.Affine(27, 10, rng=1),
+    )  # fmt: skip
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+    trainer.fit(train, epochs=1, batch_size=100, rng=0)
+    nnxp.export_onnx(network, tmp_path / "a.onnx")
+    return tmp_path / "a.onnx", onnx.load(tmp_path / "a.onnx")
+
+
+def node(model, operator):
+    return next(x for x in model.graph.node if x.op_type == operator)
+
+
+def outside(model, onnx):
+    tensor = model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+
+
+def huge(model, onnx):
+    del model.graph.initializer[0].dims[:]
+    model.graph.initializer[0].dims.extend([1 << 40, 1, 3, 3])
+
+
+def twice(model, onnx):
+    model.graph.node.append(model.graph.node[0])
+
+
+def doubled(model, onnx):
+    """A constant is joined with itself sixty times."""
+    names = ["W1"]
+    for i in range(60):
+        names.append(f"twice{i}")
+        new = onnx.helper.make_node("Concat", [names[-2]] * 2, [names[-1]], axis=0)
+        model.graph.node.insert(i, new)
+    node(model, "Conv").input[1] = names[-1]
+
+
+def circle(model, onnx):
+    node(model, "Conv").input[0] = node(model, "Gemm").output[0]
+
+
+def unknown(model, onnx):
+    node(model, "MaxPool").op_type = "LpPool"
+    node(model, "Conv").op_type = "ConvTranspose"
+
+
+def foreign(model, onnx):
+    node(model, "MaxPool").domain = "com.example"
+
+
+def old(model, onnx):
+    model.opset_import[0].version = 9
+
+
+def infinite(model, onnx):
+    tensor = next(x for x in model.graph.initializer if x.name == "b2")
+    tensor.raw_data = np.full(10, np.inf, "float32").tobytes()
+
+
+def grouped(model, onnx):
+    node(model, "Conv").attribute.append(onnx.helper.make_attribute("group", 3))
+
+
+def other_input(model, onnx):
+    extra = onnx.helper.make_tensor_value_info("second", 1, ["batch", 4])
+    model.graph.input.append(extra)
+
+
+def other_metadata(model, onnx):
+    entry = next(x for x in model.metadata_props if x.key == "nnxp")
+    entry.value = entry.value.replace('"softmax"', '"sigmoid"')
+
+
+def no_metadata(model, onnx):
+    next(x for x in model.metadata_props if x.key == "nnxp").value = "{}"
+
+
+def uneven(model, onnx):
+    pads = next(x for x in node(model, "MaxPool").attribute if x.name == "pads")
+    pads.ints[:] = [0, 0, 1, 1]
+
+
+def branched(model, onnx):
+    """The network's outputs are added to other outputs."""
+    gemm = node(model, "Gemm")
+    model.graph.node.insert(
+        len(model.graph.node) - 1, onnx.helper.make_node("Gemm", list(gemm.input), ["other"])
+    )
+    added = onnx.helper.make_node("Add", [gemm.output[0], "other"], ["sum"])
+    model.graph.node.insert(len(model.graph.node) - 1, added)
+    node(model, "Softmax").input[0] = "sum"
+
+
+CHANGES = {
+    outside: "its array '.*' is in another file; make one file: onnx.save",
+    huge: "is damaged, or no ONNX file",
+    twice: "two operators have the output",
+    doubled: "would have .* numbers, more than the file",
+    circle: "is damaged, or no ONNX file",
+    unknown: r"no layer for its operators ConvTranspose \(node .*, LpPool \(node 'maxpool_",
+    foreign: "no layer for its operators MaxPool",
+    old: r"is of opset 9, and opsets 13 to \d+ are read; convert it with onnx.version_conv",
+    infinite: "its 'b2' holds a number that is not finite",
+    grouped: r"Conv \(node 'conv_3'\) has group=3, and nnxp computes 1",
+    other_input: "it has 2 inputs, and a network of nnxp has one",
+    other_metadata: "its metadata of nnxp do not suit its graph; remove the entry 'nnxp'",
+    no_metadata: "is damaged, or no ONNX file .KeyError",
+    uneven: r"has padding \[0, 0, 1, 1\], and nnxp pads both sides equally",
+    branched: "are used beside those of other layers; nnxp has layers in a row",
+}
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("change", CHANGES, ids=lambda x: x.__name__)
+def test_what_cannot_be_imported_is_one_clear_error(onnx, whole, change):
+    path, model = whole
+    change(model, onnx)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(nnxp.CheckpointError, match=CHANGES[change]) as caught:
+        nnxp.import_onnx(path)
+    assert str(caught.value).startswith(f"{path} ")
+
+
+@pytest.mark.interop
+def test_the_remedy_for_weights_in_another_file_works(onnx, whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, model = whole
+    want = nnxp.import_onnx(path).parameters()
+    onnx.save(model, "network.onnx", save_as_external_data=True, size_threshold=0)
+    with pytest.raises(nnxp.CheckpointError, match="one file: onnx.save") as caught:
+        nnxp.import_onnx("network.onnx")
+    exec(str(caught.value).partition("one file: ")[2], {"onnx": onnx})
+    np.testing.assert_equal(dict(nnxp.import_onnx("one.onnx").parameters()), dict(want))
+
+
+@pytest.mark.interop
+def test_no_files(onnx, tmp_path):
+    (tmp_path / "text.onnx").write_text("this is no ONNX file" * 100)
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    for name, words in {
+        "none.onnx": r"cannot be read \(No such file", ".": "is not a file",
+        "text.onnx": "is no ONNX file, or is damaged", "empty.onnx": "it has no graph",
+    }.items():  # fmt: skip
+        with pytest.raises(nnxp.CheckpointError, match=words):
+            nnxp.import_onnx(tmp_path / name)
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("seeds", [range(150), pytest.param(range(6000), marks=pytest.mark.long)])
+def test_damaged_files_load_or_give_a_named_error(onnx, whole, seeds):
+    path, model = whole
+    data = path.read_bytes()
+    refused = 0
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        damaged = bytearray(data)
+        for _ in range(rng.integers(1, 6)):
+            i = int(rng.integers(len(damaged)))
+            match rng.integers(4):
+                case 0:
+                    damaged[i] = int(rng.integers(256))
+                case 1:
+                    del damaged[i : i + int(rng.integers(1, 40))]
+                case 2:
+                    damaged[i:i] = damaged[: int(rng.integers(1, 60))]
+                case 3:
+                    damaged[i] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            network = nnxp.import_onnx(path)
+        except (nnxp.CheckpointError, nnxp.InputError) as error:
+            refused += 1
+            assert len(str(error)) < 1000
+        else:
+            assert all(np.isfinite(x).all() for x in network.parameters().values())
+    assert 0 < refused < len(seeds)
+
+
+@pytest.mark.interop
+def test_a_file_of_another_program_may_leave_things_open(onnx, tmp_path):
+    helper = onnx.helper
+    conv = onnx.numpy_helper.from_array(random(2, 3, 3, 3), "W")
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "W"], ["y"]),
+            helper.make_node("Relu", ["y"], ["z"]),
+        ],
+        "g",
+        [info("x", 1, ["n", 3, "h", "w"])],
+        [info("y", 1, None), info("z", 1, None)],
+        [conv],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "a")
+    path = tmp_path / "a"
+    with pytest.raises(nnxp.InputError, match=r"open; give .* nnxp.import_onnx\(path, shape=\(3"):
+        nnxp.import_onnx(path, shape=None, output="z")
+    with pytest.raises(nnxp.CheckpointError, match=r"shape \(3, any, any\), not \(1, 5, 5\)"):
+        nnxp.import_onnx(path, shape=(1, 5, 5), output="z")
+    with pytest.raises(nnxp.CheckpointError, match=r"2 outputs; choose one: .*output='y'\), or"):
+        nnxp.import_onnx(path, shape=(3, 5, 5))
+    with pytest.raises(nnxp.CheckpointError, match="has no output 'w', but y, z"):
+        nnxp.import_onnx(path, shape=(3, 5, 5), output="w")
+    network = nnxp.import_onnx(path, shape=(3, 5, 5), output="y")
+    assert repr(network) == "Sequential(Conv2D(3, 2, 3, stride=1, padding=0))"
+    assert len(nnxp.import_onnx(path, shape=(3, 5, 5), output="z")) == 2
+    strict = nnxp.import_onnx(path, shape=(3, 5, 5), output="y", device="strict:device1")
+    assert strict.device == nnxp.device("strict:device1")
+
+
+def test_without_onnx_one_line_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    (tmp_path / "a.onnx").write_bytes(b"x")
+    with pytest.raises(nnxp.MissingExtraError, match=r"^onnx is not installed; .*install.*onnx"):
+        nnxp.import_onnx(tmp_path / "a.onnx")
+    with pytest.raises(nnxp.MissingExtraError, match=r"^onnx is not installed; .*install.*onnx"):
+        nnxp.export_onnx(nnxp.mlp([4, 2], rng=0), tmp_path / "b.onnx")
+    assert not (tmp_path / "b.onnx").exists()

@@ -264,7 +264,11 @@ class Tracer:
         constant = second if isinstance(first, Value) else first
         assert isinstance(constant, np.ndarray)
         divides = value.operator == "Div" and constant is second
-        if constant.size != 1 or not constant.item() > 0 or not (divides or value.operator == "Mul"):
+        if (
+            constant.size != 1
+            or not constant.item() > 0
+            or not (divides or value.operator == "Mul")
+        ):
             return None
         return float(constant.item()) if divides else _number(1 / constant.item())
 
@@ -367,7 +371,11 @@ class Tracer:
                 assert starts is not None
                 assert ends is not None
                 for axis, first, last, step in zip(
-                    axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=True
+                    axes or range(len(starts)),
+                    starts,
+                    ends,
+                    steps or [1] * len(starts),
+                    strict=True,
                 ):
                     x = np.moveaxis(np.moveaxis(x, axis, 0)[first:last:step], 0, axis)
                 return x
@@ -701,7 +709,9 @@ def _formula(tracer: Tracer, node: Node) -> Value:
     function = _FORMULAS[node.operator]
     count = 3 if node.operator == "Where" else getattr(function, "nin", 1)  # of erf, 1
     if len(operands) != len(node.operands) or len(operands) != count:
-        raise InputError(f"{node} has {len(node.operands)} operands, and nnxp computes it of {count}")
+        raise InputError(
+            f"{node} has {len(node.operands)} operands, and nnxp computes it of {count}"
+        )
     return tracer.formula(node, operands)
 
 

@@ -14,7 +14,13 @@ import numpy as np
 from nnxp.checks import explained, optional_import, require_count
 from nnxp.data_format import DataFormat, Label, read_data_format, require_outputs
 from nnxp.devices import Device, open_device
-from nnxp.errors import CheckpointError, DeviceError, InputError, NnxpError
+from nnxp.errors import (
+    CheckpointError,
+    DeviceError,
+    InputError,
+    MissingExtraError,
+    NnxpError,
+)
 from nnxp.exchange.onnx_graph import FOLDED, OPERATORS, Host, Node, Tracer, Value
 from nnxp.exchange.onnx_writing import CLASSES_KEY, MAX_BYTES, METADATA_KEY
 from nnxp.files import expand_home
@@ -90,7 +96,7 @@ def _as_checkpoint_error(path: object) -> Iterator[None]:
     """Raise each error about a file's contents as a `CheckpointError` that names the file."""
     try:
         yield
-    except (DeviceError, CheckpointError, _OpenShapeError):
+    except (DeviceError, CheckpointError, MissingExtraError, _OpenShapeError):
         raise
     except NnxpError as error:
         raise CheckpointError(f"{path} cannot be imported: {error}") from error
@@ -116,7 +122,9 @@ def _read(path: str | os.PathLike[str]) -> Any:
     with file.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > MAX_BYTES:
-            raise CheckpointError(f"{path} has {size:,} bytes, and ONNX files at most {MAX_BYTES:,}")
+            raise CheckpointError(
+                f"{path} has {size:,} bytes, and ONNX files at most {MAX_BYTES:,}"
+            )
         data = stream.read(MAX_BYTES)
     model = onnx.ModelProto()
     try:
@@ -158,9 +166,15 @@ class _File:
         """Return the network that computes an output, for examples of a given or fixed shape."""
         name, labels = self._output(output)
         nodes = self._needed(name)
-        arrays = {x: self._array(self._arrays[x]) for n in nodes for x in n.input if self._is_array(x)}
+        arrays = {
+            x: self._array(self._arrays[x]) for n in nodes for x in n.input if self._is_array(x)
+        }
         constants = [
-            self._array(a.t) for n in nodes if n.op_type == "Constant" for a in n.attribute if a.t.dims
+            self._array(a.t)
+            for n in nodes
+            if n.op_type == "Constant"
+            for a in n.attribute
+            if a.t.dims
         ]
         size = sum(x.size for x in (*arrays.values(), *constants))
         inputs = self._input()

@@ -407,9 +407,7 @@ def _matched(
     return found
 
 
-def _load(
-    network: Sequential, slots: list[tuple[Layer, list[_Slot]]], groups: _Groups
-) -> None:
+def _load(network: Sequential, slots: list[tuple[Layer, list[_Slot]]], groups: _Groups) -> None:
     """Replace the network's arrays by those of a model; after an error, none is changed."""
     parameters, states = network.arrays()
     new: dict[str, Any] = {}
