@@ -221,7 +221,8 @@ def test_import_loads_no_heavy_package():
     loaded = set(run("import sys, nnxp; print(*sys.modules)").split())
     heavy = {
         "array_api_strict", "cupy", "importlib.metadata", "jax", "matplotlib", "numpy.random",
-        "google.protobuf", "onnx", "platformdirs", "scipy", "sklearn", "tensorboardX", "torch", "tqdm",
+        "google.protobuf", "onnx", "platformdirs", "scipy", "sklearn", "tensorboardX", "torch",
+        "tqdm",
     }  # fmt: skip
     assert not loaded & heavy
 

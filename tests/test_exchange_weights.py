@@ -185,8 +185,8 @@ def arrays_of(network):
         if isinstance(layer, nnxp.Dropout):
             continue
         for name, x in (layer.params | layer.state).items():
-            x = x.T if isinstance(layer, nnxp.Affine) else x
-            state[f"{i}.{names.get(name, name)}"] = x.copy()
+            is_matrix = isinstance(layer, nnxp.Affine)
+            state[f"{i}.{names.get(name, name)}"] = (x.T if is_matrix else x).copy()
     return state
 
 

@@ -105,7 +105,7 @@ def trained(network, loss, data, epochs=2):
 def digits(images=False, names=False):
     train, test = nnxp.data.load_digits(images=images)
     if names:
-        words = np.array("zero one two three four five six seven eight nine".split())
+        words = np.array([f"a {n}" for n in range(10)])
         train = nnxp.data.Dataset(train.inputs, words[train.labels])
     return train, test.inputs
 
@@ -283,10 +283,10 @@ def random_layer(rng, shape, depth):
     """Return a random layer that takes examples of a shape."""
     draw = {"rng": int(rng.integers(100))}
     every = [
-        lambda: ELEMENTWISE[int(rng.integers(len(ELEMENTWISE)))](),
+        ELEMENTWISE[int(rng.integers(len(ELEMENTWISE)))],
         lambda: nnxp.Dropout(0.3, **draw),
         lambda: nnxp.LayerNorm(shape if rng.random() < 0.5 else shape[-1], epsilon=0.1),
-        lambda: nnxp.Flatten(),
+        nnxp.Flatten,
         lambda: nnxp.Reshape((-1, *shape[1:])),
         nnxp.Softmax,
     ]

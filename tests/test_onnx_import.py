@@ -419,7 +419,7 @@ def test_no_files(onnx, tmp_path):
 @pytest.mark.interop
 @pytest.mark.parametrize("seeds", [range(150), pytest.param(range(6000), marks=pytest.mark.long)])
 def test_damaged_files_load_or_give_a_named_error(onnx, whole, seeds):
-    path, model = whole
+    path, _ = whole
     data = path.read_bytes()
     refused = 0
     for seed in seeds:

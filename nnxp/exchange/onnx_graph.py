@@ -174,7 +174,8 @@ class Tracer:
             return self._fold(node)
         if node.operator not in OPERATORS:
             raise InputError(f"{node} changes the outputs of a layer, which nnxp has no layer for")
-        return OPERATORS[node.operator](self, node)
+        with np.errstate(all="ignore"):  # `filled` refuses what is not finite
+            return OPERATORS[node.operator](self, node)
 
     def layers(self, value: Value) -> list[Layer]:
         """Return the layers from the inputs to a value.
@@ -184,7 +185,8 @@ class Tracer:
         InputError
             If they are not layers in a row.
         """
-        return self._between(self.inputs, value, outermost=True)
+        with np.errstate(all="ignore"):
+            return self._between(self.inputs, value, outermost=True)
 
     def layer(self, node: Node, x: Value, layer: Layer, *, bare: bool = False) -> Value:
         """Return the outputs of a layer."""
@@ -217,7 +219,9 @@ class Tracer:
 
     def affine(self, W: Host, b: Host) -> Affine:  # noqa: N803
         """Return an affine layer with these arrays."""
-        return Affine.from_arrays(W, b, dtype=self.dtype)
+        layer = Affine(*W.shape, rng=0, initializer=zeros, dtype=self.dtype)
+        self.filled(layer, W=W, b=b)
+        return layer
 
     def filled(self, layer: Layer, **arrays: Host) -> Layer:
         """Return the layer with these parameters and state."""
@@ -225,17 +229,20 @@ class Tracer:
             own = layer.params if name in layer.params else layer.state
             if x.shape != own[name].shape:
                 raise InputError(f"{layer!r} has {name} of {own[name].shape}, got {x.shape}")
-            own[name] = np.array(x, self.dtype)
+            new = np.array(x, self.dtype)
+            if not np.isfinite(new).all():
+                raise InputError(f"{layer!r} has a number in {name} that {self.dtype} cannot hold")
+            own[name] = new
         return layer
 
     def _between(self, start: Value, end: Value, *, outermost: bool = False) -> list[Layer]:
-        """Return the layers from one value to another; the outermost ones may begin with a scale."""
+        """Return the layers from a value to another; the outermost ones may begin with a scale."""
         found: list[Layer] = []
         while end is not start:
             if end.number <= start.number:
                 raise InputError(
-                    f"the outputs of {start} are used beside those of other layers; nnxp has layers "
-                    "in a row, and sums x + layers(x)"
+                    f"the outputs of {start} are used beside those of other layers; nnxp has "
+                    "layers in a row, and sums x + layers(x)"
                 )
             if end.operator == "LogSoftmax":
                 raise InputError(f"{end} is no layer of nnxp, but for the last one")
@@ -405,7 +412,7 @@ _FORMULAS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 _SHAPES = (Flatten, Reshape)
 _ELEMENTWISE = (ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh)
-_GRID = np.linspace(-6.0, 6.0, 241)
+_GRID: Any = np.linspace(-6.0, 6.0, 241)
 # Constants of float32 are within 6e-8 of the exact ones, relatively, and results are below 10.
 # The two kinds of GELU, the most similar ones, differ by 4.7e-4.
 _TOLERANCE = 5e-6
@@ -450,7 +457,8 @@ def _activation(base: Value, inner: Sequence[Value], end: Value) -> Layer | None
     for layer in (
         SiLU(), GELU(), GELU("tanh"), Softplus(), Sigmoid(), Tanh(), ReLU(), ELU(), Identity()
     ):  # fmt: skip
-        if np.allclose(known[end], layer.forward(_GRID), rtol=0, atol=_TOLERANCE):
+        expected: Any = layer.forward(_GRID)
+        if np.allclose(known[end], expected, rtol=0, atol=_TOLERANCE):
             return layer
     return None
 
@@ -554,9 +562,9 @@ def _pool(kind: type[MaxPool2D | AveragePool2D]) -> Callable[[Tracer, Node], Val
             for n, p, window, step in zip(x.shape[1:], padding, size, stride, strict=True)
         ):
             raise InputError(f"{node} has windows that are not full, which nnxp leaves out")
-        if kind is AveragePool2D and any(padding):
-            if not node.get("count_include_pad", 0):
-                raise InputError(f"{node} does not count padding, and nnxp counts it as zeros")
+        counts = kind is MaxPool2D or node.get("count_include_pad", 0)
+        if any(padding) and not counts:
+            raise InputError(f"{node} does not count padding, and nnxp counts it as zeros")
         settings = {"stride": _short(stride), "padding": _short(padding)}
         return tracer.layer(node, x, kind(_short(size), **settings))
 
@@ -721,10 +729,10 @@ def _concat(tracer: Tracer, node: Node) -> Value:
     if len(operands) == 2 and node.get("axis") in (1, -1):
         q, p = operands
         if isinstance(p, Value) and isinstance(q, Value) and q.operator == "Sub":
-            one = q.operands[0]
-            if isinstance(one, np.ndarray) and one.size == 1 and one.item() == 1:
-                if q.operands[1] is p and isinstance(p.layer, Sigmoid) and p.shape == (1,):
-                    return p
+            one, other = q.operands
+            is_one = isinstance(one, np.ndarray) and one.size == 1 and one.item() == 1
+            if is_one and other is p and isinstance(p.layer, Sigmoid) and p.shape == (1,):
+                return p
     raise InputError(f"{node} joins the outputs of layers; nnxp has layers in a row")
 
 
@@ -779,7 +787,7 @@ OPERATORS: dict[str, Callable[[Tracer, Node], Value | Host]] = {
     "Swish": _swish,
     "Tanh": _elementwise(Tanh),
     "Unsqueeze": _unsqueeze,
-} | {name: _formula for name in _FORMULAS.keys() - {"Add"}}
+} | dict.fromkeys(_FORMULAS.keys() - {"Add"}, _formula)
 """How each operator is read; beside these, `FOLDED` are computed of constants."""
 
 FOLDED = {"CastLike", "Gather", "Slice", "Transpose"}

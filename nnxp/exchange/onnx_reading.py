@@ -152,7 +152,7 @@ class _File:
                     f"it is of opset {each.version}, and opsets {_OLDEST} to {newest} are read; "
                     "convert it with onnx.version_converter.convert_version(model, 17)"
                 )
-        self._producers = {}
+        self._producers: dict[str, Any] = {}
         for node in self._graph.node:
             for name in node.output:
                 if name in self._producers:
@@ -342,9 +342,8 @@ class _File:
             len(given) != len(known)
             or any(n not in (None, m) for n, m in zip(known, given, strict=True))
         ):
-            if dims:
-                said = ", ".join("any" if n is None else str(n) for n in known)
-                raise InputError(f"its examples have the shape ({said}), not {given}")
+            said = ", ".join("any" if n is None else str(n) for n in known)
+            raise InputError(f"its examples have the shape ({said}), not {given}")
         shape = given or known
         if not shape or None in shape:
             raise _OpenShapeError(

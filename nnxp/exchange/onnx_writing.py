@@ -121,7 +121,7 @@ def register_onnx(kind: type[Layer], export: Export) -> None:
     Parameters
     ----------
     kind : type
-        A subclass of `Layer`; also its subclasses are exported so, unless they have another forward.
+        A subclass of `Layer`; its subclasses are exported so too, unless they have another forward.
     export : callable
         Called with a layer on the CPU in float32, the `Graph` and the name of the layer's inputs;
         returns the name of the outputs.
@@ -356,8 +356,8 @@ def _global_average_pool(layer: GlobalAveragePool2D, graph: Graph, x: str) -> st
 
 
 def _batch_norm(layer: BatchNorm, graph: Graph, x: str) -> str:
-    arrays = (layer.params["gamma"], layer.params["beta"])
-    arrays += (layer.state["running_mean"], layer.state["running_var"])
+    arrays = [layer.params["gamma"], layer.params["beta"]]
+    arrays += [layer.state["running_mean"], layer.state["running_var"]]
     names = map(graph.constant, arrays)
     # ONNX' momentum is the weight of the old mean.
     settings = {"epsilon": layer.epsilon, "momentum": 1 - layer.momentum}

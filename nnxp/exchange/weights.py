@@ -8,7 +8,6 @@ are in another order.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -271,7 +270,7 @@ def _slots(
     `orders` are those of `_orders` for Keras, and None for PyTorch.
     """
     parameters, states = network.arrays()
-    own_names = {}
+    own_names: dict[tuple[int, str], str] = {}
     for arrays, kind in ((parameters, "params"), (states, "state")):
         keys = [(id(x), key) for x in network.leaves() for key in getattr(x, kind)]
         own_names |= dict(zip(keys, arrays, strict=True))
@@ -306,9 +305,8 @@ def _conversion(
         return _unchanged, _unchanged
     if isinstance(layer, Conv2D) and key == "W":
         return lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)
-    if isinstance(layer, LayerNorm) and isinstance(layer.features, tuple):
-        if len(layer.features) == 3:
-            return lambda x: x.transpose(1, 2, 0), lambda x: x.transpose(2, 0, 1)
+    if isinstance(layer, LayerNorm) and len(layer.params[key].shape) == 3:
+        return lambda x: x.transpose(1, 2, 0), lambda x: x.transpose(2, 0, 1)
     channels = orders.get(id(layer), 1)
     if channels == 1 or (isinstance(layer, Affine) and key != "W"):
         return _unchanged, _unchanged
