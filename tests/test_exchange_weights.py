@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import numpy as np
@@ -10,8 +9,6 @@ import pytest
 
 import nnxp
 from nnxp.exchange import load_keras, load_torch, to_keras, to_torch
-
-os.environ.setdefault("KERAS_BACKEND", "torch")  # before Keras is imported
 
 # In float32, u = 6e-8; sums of n <= 800 terms differ by n u of their magnitudes at most (Higham
 # 2002, eq. 3.5), and usually by sqrt(n) u = 1.7e-6.
@@ -79,6 +76,7 @@ def torch_model():
 
 
 def torch_predict(model, x):
+    """Return what a model of PyTorch, or of Keras on PyTorch, computes."""
     torch = pytest.importorskip("torch")
     with torch.no_grad():
         return model(torch.tensor(x)).numpy()
@@ -144,21 +142,19 @@ def keras_model():
 
 
 @pytest.mark.interop
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_keras_both_ways():
     model, network, x = keras_model(), image_network(), random(5, 3, 8, 8)
     last = x.transpose(0, 2, 3, 1)
     load_keras(network, model.weights)
-    assert_close(network.forward(x), np.asarray(model.predict(last, verbose=0)))
+    assert_close(network.forward(x), torch_predict(model, last))
     network = image_network(3)
     for weights in (to_keras(network), to_keras(network, model.weights)):
         other = keras_model()
         other.set_weights(weights)
-        assert_close(np.asarray(other.predict(last, verbose=0)), network.forward(x))
+        assert_close(torch_predict(other, last), network.forward(x))
 
 
 @pytest.mark.interop
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_keras_model_that_begins_with_flatten():
     keras = pytest.importorskip("keras")
     keras.utils.set_random_seed(0)
@@ -169,9 +165,9 @@ def test_keras_model_that_begins_with_flatten():
     with pytest.raises(nnxp.InputError, match=r"give shape, that of one example, such as"):
         load_keras(network, model.weights)
     load_keras(network, model.weights, shape=(3, 5, 4))
-    assert_close(network.forward(x), np.asarray(model.predict(x.transpose(0, 2, 3, 1), verbose=0)))
+    assert_close(network.forward(x), torch_predict(model, x.transpose(0, 2, 3, 1)))
     (kernel,) = to_keras(network, model.weights, shape=(3, 5, 4))
-    np.testing.assert_array_equal(kernel, np.asarray(model.get_weights()[0]))
+    np.testing.assert_array_equal(kernel, model.weights[0].value.detach().numpy())
 
 
 # Without other libraries: a state may have arrays of NumPy, and variables are anything with a path.

@@ -238,7 +238,8 @@ def _keras_groups(weights: Iterable[Any]) -> _Groups:
         if not hasattr(x, "path"):
             raise InputError(f"the weights are variables of Keras, model.weights, got {x!r:.80}")
         layer, _, name = x.path.rpartition("/")
-        groups.setdefault(layer, {})[name] = x.path, x
+        # Its value, since a variable as an array lets NumPy warn.
+        groups.setdefault(layer, {})[name] = x.path, x.value
     return groups
 
 
