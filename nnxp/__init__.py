@@ -6,6 +6,8 @@ and device that they run on.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from nnxp import data, exchange, initializers, plots, testing
 from nnxp.checkpoint import load_network
 from nnxp.devices import Device
@@ -24,7 +26,6 @@ from nnxp.errors import (
     NnxpError,
     OutOfMemoryError,
 )
-from nnxp.exchange import export_onnx, import_onnx
 from nnxp.gradients import check_gradients, numerical_gradient
 from nnxp.history import Record
 from nnxp.layers import (
@@ -82,6 +83,9 @@ from nnxp.parts import register
 from nnxp.penalties import L1, L2, ElasticNet
 from nnxp.training import Evaluation, LearningRateRange, Trainer, callbacks, learning_rate_range
 from nnxp.transforms import ClipNorm, ClipValue
+
+if TYPE_CHECKING:
+    from nnxp.exchange import export_onnx, import_onnx
 
 __all__ = [
     "ELU",
@@ -174,7 +178,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> Any:
+    if name in ("export_onnx", "import_onnx"):  # which few need
+        return getattr(exchange, name)
     # Read on demand, because importlib.metadata takes longer to import than all of nnxp.
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
