@@ -184,6 +184,23 @@ def test_float64_is_exported_in_float32(onnx, tmp_path):
     assert_agree(onnx, tmp_path / "a.onnx", x, want)
 
 
+def test_a_network_on_another_device_gives_the_same_file(onnx, tmp_path):
+    network = nnxp.Sequential([nnxp.Affine(4, 3, rng=0), nnxp.BatchNorm(3), nnxp.Tanh()])
+    nnxp.export_onnx(network, tmp_path / "a.onnx")
+    nnxp.export_onnx(network.to("strict:device1"), tmp_path / "b.onnx")
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_two_standardizations_come_back_as_two(onnx, tmp_path):
+    rng = np.random.default_rng(0)
+    network = nnxp.Sequential([adapted(rng, 3), adapted(rng, 3), nnxp.Affine(3, 2, rng=0)])
+    nnxp.export_onnx(network, tmp_path / "a.onnx")
+    back = nnxp.import_onnx(tmp_path / "a.onnx")
+    assert repr(back) == repr(network)
+    x = random(5, 3)
+    np.testing.assert_array_equal(back.forward(x), network.forward(x))
+
+
 class Swish(nnxp.Layer):
     def forward(self, x, training=False):
         return x / (1 + np.exp(-3 * x))

@@ -405,6 +405,17 @@ def test_the_remedy_for_weights_in_another_file_works(onnx, whole, tmp_path, mon
 
 
 @pytest.mark.interop
+def test_an_imported_network_is_saved_and_loaded(whole, tmp_path):
+    pytest.importorskip("safetensors")
+    network = nnxp.import_onnx(whole[0])
+    network.save(tmp_path / "a.safetensors")
+    loaded = nnxp.load_network(tmp_path / "a.safetensors")
+    assert (repr(loaded), loaded.data_format) == (repr(network), network.data_format)
+    _, test = nnxp.data.load_digits(images=True)
+    np.testing.assert_array_equal(loaded.predict(test.inputs), network.predict(test.inputs))
+
+
+@pytest.mark.interop
 def test_no_files(onnx, tmp_path):
     (tmp_path / "text.onnx").write_text("this is no ONNX file" * 100)
     (tmp_path / "empty.onnx").write_bytes(b"")
