@@ -98,6 +98,7 @@ ROOMS = {
     "capture": {
         "data",
         "devices",
+        "files",
         "layers",
         "network",
         "optimizers",
