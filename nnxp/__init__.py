@@ -6,7 +6,9 @@ and device that they run on.
 
 from __future__ import annotations
 
-from nnxp import data, initializers, plots, testing
+from typing import TYPE_CHECKING, Any
+
+from nnxp import data, exchange, initializers, plots, testing
 from nnxp.checkpoint import load_network
 from nnxp.devices import Device
 from nnxp.devices import open_device as device
@@ -82,6 +84,9 @@ from nnxp.penalties import L1, L2, ElasticNet
 from nnxp.training import Evaluation, LearningRateRange, Trainer, callbacks, learning_rate_range
 from nnxp.transforms import ClipNorm, ClipValue
 
+if TYPE_CHECKING:
+    from nnxp.exchange import export_onnx, import_onnx
+
 __all__ = [
     "ELU",
     "GELU",
@@ -156,6 +161,9 @@ __all__ = [
     "check_gradients",
     "data",
     "device",
+    "exchange",
+    "export_onnx",
+    "import_onnx",
     "initializers",
     "learning_rate_range",
     "lenet",
@@ -170,7 +178,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> Any:
+    if name in ("export_onnx", "import_onnx"):  # which few need
+        return getattr(exchange, name)
     # Read on demand, because importlib.metadata takes longer to import than all of nnxp.
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version

@@ -56,7 +56,7 @@ class DataUnavailableError(DataError):
 
 
 class CheckpointError(NnxpError, ValueError):
-    """A checkpoint that cannot be read, written or resumed."""
+    """A checkpoint, or another file of a network, that cannot be read, written or resumed."""
 
 
 class MissingExtraError(NnxpError, ImportError):
