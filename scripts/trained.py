@@ -134,8 +134,6 @@ def _largest(known: nnxp.data_format.DataFormat) -> float:
 
 def _load(path: Path) -> nnxp.Sequential:
     if path.suffix.lower() == ".onnx":
-        if not hasattr(nnxp, "import_onnx"):
-            raise nnxp.InputError(f"{path}: this nnxp cannot read ONNX files; give a checkpoint")
         return nnxp.import_onnx(path)
     return nnxp.load_network(path / CHECKPOINT if path.is_dir() else path)
 

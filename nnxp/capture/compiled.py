@@ -68,23 +68,25 @@ class CompiledReplay(Replay):
 
     def __init__(self, step: Step, batches: Batches) -> None:
         super().__init__(step, batches, CompiledOps())
-        self._examples: tuple[Buffer, ...] = ()
-        self._addresses: list[int] = []
+        # By batch size: what copies the rows, the function, and the examples that it reads.
+        self._gathers: dict[int, tuple[GatherKernel, Function, tuple[Buffer, ...] | None]] = {}
 
     def _join(self, program: Program, batch: tuple[Buffer, ...]) -> Program:
-        return join([GatherKernel(batch), *program])
+        gather = GatherKernel(batch)
+        joined = join([gather, *program])
+        self._gathers[len(batch[0])] = gather, cast(Function, joined[0]), None
+        return joined
 
     def _fetch(self, program: BatchProgram, examples: tuple[Buffer, ...], rows: Buffer) -> None:
-        """Tell the program where the rows of a batch are, which it copies itself."""
-        if examples is not self._examples:
-            self._examples, self._addresses = examples, [address(x) for x in examples]
-            self._is_contiguous = all(x.flags.c_contiguous for x in examples)
-        addresses = self._addresses
-        if not self._is_contiguous:
-            self._rows = [x[rows] for x in examples]  # kept for the call
-            addresses, rows = [address(x) for x in self._rows], np.arange(len(rows))
-        self._indices = np.asarray(rows, np.int64, order="C")
-        cast(Function, program.calls[0]).place([address(self._indices), *addresses])
+        """Tell the program which rows of the examples are the batch; it copies them itself."""
+        size = len(rows)
+        gather, function, known = self._gathers[size]
+        if not all(x.flags.c_contiguous for x in examples if known is not examples):
+            examples, rows = tuple(x[rows] for x in examples), np.arange(size)
+        gather.indices[:] = rows
+        if known is not examples:
+            function.place([address(x) for x in examples])
+            self._gathers[size] = gather, function, examples
 
 
 def join(program: Program) -> Program:

@@ -274,26 +274,31 @@ class ProductKernel(Kernel):
 
 
 class GatherKernel(Kernel):
-    """Copies rows of examples to a batch; where they are is said by `Function.place`.
+    """Copies rows of examples to a batch; `Function.place` says where the examples are.
 
     Parameters
     ----------
     batch : sequence of array
         C-contiguous.
+
+    Attributes
+    ----------
+    indices : (batch,) array
+        Of the rows; to be set before each call.
     """
 
     def __init__(self, batch: Sequence[Buffer]) -> None:
-        super().__init__(batch)
-        # Of the indices, and of each array of examples, which are no addresses yet.
-        self.placed = [-1 - i for i in range(len(batch) + 1)]
-        self.addresses = [*self.placed, *self.addresses]
+        self.indices: Buffer = np.zeros(len(batch[0]), np.int64)
+        super().__init__([*batch, self.indices])
+        self._batch = batch
+        self._examples = [-1 - i for i in range(len(batch))]  # no addresses yet
+        self.addresses = [*self._examples, *self.addresses]
 
     def emit(self, builder: ir.IRBuilder, pointers: dict[int, ir.Value]) -> None:
         """Emit a loop over the rows."""
-        indices, *examples = (pointers[x] for x in self.placed)
-
-        for source, target in zip(examples, self.arrays, strict=True):
-            _emit_rows(builder, indices, source, pointers[address(target)], target)
+        indices = pointers[address(self.indices)]
+        for source, target in zip(self._examples, self._batch, strict=True):
+            _emit_rows(builder, indices, pointers[source], pointers[address(target)], target)
 
 
 def _emit_rows(
@@ -534,7 +539,7 @@ class Function:
         self._place = ctypes.c_void_p(self._table.ctypes.data)
 
     def place(self, addresses: Sequence[int]) -> None:
-        """Set the addresses of a `GatherKernel`, which is the first kernel."""
+        """Set the addresses of the examples of a `GatherKernel`, which is the first kernel."""
         self._table[: len(addresses)] = addresses
 
     def __call__(self) -> None:
