@@ -6,7 +6,7 @@ and device that they run on.
 
 from __future__ import annotations
 
-from nnxp import data, initializers, plots, testing
+from nnxp import data, initializers, plots, sklearn, testing
 from nnxp.checkpoint import load_network
 from nnxp.devices import Device
 from nnxp.devices import open_device as device
@@ -166,6 +166,7 @@ __all__ = [
     "plots",
     "register",
     "schedules",
+    "sklearn",
     "testing",
 ]
 
