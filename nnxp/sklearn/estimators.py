@@ -42,10 +42,10 @@ from nnxp.layers.activations import ACTIVATIONS
 from nnxp.losses import AbsoluteError, Huber, Loss, SigmoidWithLoss, SoftmaxWithLoss
 from nnxp.models import mlp
 from nnxp.network import Sequential
-from nnxp.optimizers import OPTIMIZERS, SGD, Momentum, Nesterov, Optimizer
+from nnxp.optimizers import OPTIMIZERS, SGD, AdamW, Momentum, Nesterov, Optimizer
 from nnxp.penalties import ElasticNet, Penalty
 from nnxp.schedules import Schedule
-from nnxp.sklearn.fitting import Order, Watch, minimize
+from nnxp.sklearn.fitting import Order, PlainAdam, Watch, minimize
 from nnxp.sklearn.losses import SigmoidLosses, SquaredErrors
 from nnxp.step import Step
 from nnxp.training.trainer import Trainer
@@ -106,7 +106,7 @@ class _MLP(BaseEstimator):
         continues = hasattr(self, "network_") and (self.warm_start or incremental)
         place = self._place_of(X, "partial_fit" if incremental else "fit", known=continues)
         y, sample_weight = _on_host(y), _on_host(sample_weight)
-        X, y = self._validated(X, y, reset=not continues)
+        X, y = self._validated(X, y, place, reset=not continues)
         X = np.ascontiguousarray(_on_host(X))
         dtype = self.network_.dtype if continues else self.dtype
         if dtype is not None:
@@ -189,7 +189,8 @@ class _MLP(BaseEstimator):
             kind = Nesterov if self.nesterovs_momentum else Momentum
             optimizer = kind(rate, momentum=self.momentum) if self.momentum else SGD(rate)
         elif given in ("adam", "adamw"):
-            optimizer = OPTIMIZERS[given](rate, self.beta_1, self.beta_2, self.epsilon)
+            kind = PlainAdam if given == "adam" else AdamW
+            optimizer = kind(rate, self.beta_1, self.beta_2, self.epsilon)
         elif given in ("momentum", "nesterov"):
             optimizer = OPTIMIZERS[given](rate, momentum=self.momentum)
         elif given == "lbfgs":
@@ -401,7 +402,7 @@ class _MLP(BaseEstimator):
         """Return the network's outputs, and the device that predictions belong to."""
         check_is_fitted(self)
         place = self._place_of(X, method, known=True)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        X = validate_data(self, X, dtype=_dtypes(place), reset=False)
         network = self.network_
         assert network.device is not None
         if place != network.device:
@@ -763,10 +764,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
     def _is_multilabel(self) -> bool:
         return self._kind == "multilabel"
 
-    def _validated(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
-        X, y = validate_data(
-            self, X, y, multi_output=True, dtype=[np.float64, np.float32], reset=reset
-        )
+    def _validated(self, X: Any, y: Any, place: Device, *, reset: bool) -> tuple[Any, Any]:
+        X, y = validate_data(self, X, y, multi_output=True, dtype=_dtypes(place), reset=reset)
         y = y.toarray() if hasattr(y, "toarray") else y
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
@@ -932,14 +931,14 @@ class MLPRegressor(RegressorMixin, _MLP):
         if self.loss not in _LOSSES:
             raise unknown_name("loss", self.loss, _LOSSES)
 
-    def _validated(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
+    def _validated(self, X: Any, y: Any, place: Device, *, reset: bool) -> tuple[Any, Any]:
         X, y = validate_data(
             self,
             X,
             y,
             multi_output=True,
             y_numeric=True,
-            dtype=[np.float64, np.float32],
+            dtype=_dtypes(place),
             reset=reset,
         )
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
@@ -999,6 +998,12 @@ _LOSSES: dict[str, Callable[[], Loss]] = {
     "absolute_error": AbsoluteError,
     "huber": Huber,
 }
+
+
+def _dtypes(place: Device) -> list[Any]:
+    """Return the dtypes in which a device computes; others are converted to the first."""
+    names = ["float32"] if place.spec.endswith(":mps") else ["float64", "float32"]
+    return [getattr(place.xp, name) for name in names]
 
 
 def _on_host(x: Any) -> Any:

@@ -15,6 +15,7 @@ from nnxp.data.dataset import Dataset
 from nnxp.devices.threads import limit_blas_threads
 from nnxp.history import Record
 from nnxp.network import Sequential
+from nnxp.optimizers import Adam, Optimizer
 from nnxp.step import Step
 from nnxp.training.callback import Callback
 from nnxp.training.trainer import Trainer
@@ -58,6 +59,20 @@ class Order(np.random.Generator):
             self._drawn = state, order
         self.bit_generator.advance(1)  # type: ignore[attr-defined]
         return order
+
+
+class PlainAdam(Adam):
+    """Adam whose epsilon is added to the square root before its correction.
+
+    Kingma and Ba 2015, the end of section 2, and what scikit-learn does.
+    """
+
+    elementwise = True
+
+    def factors(self) -> tuple[float, ...]:
+        """Return the numbers of `Adam.factors`, with epsilon as it is."""
+        rate, _, *betas = super().factors()
+        return rate, self.epsilon, *betas
 
 
 class Watch(Callback):
@@ -114,10 +129,18 @@ class Watch(Callback):
                 self.best = copies(trainer.network)
         e._no_improvement_count = 0 if better else e._no_improvement_count + 1
         if self.rate == "invscaling":
-            trainer.optimizer.learning_rate = self.first_rate / (e.t_ + 1) ** e.power_t
+            self._set_rate(trainer.optimizer, self.first_rate / (e.t_ + 1) ** e.power_t)
         if e._no_improvement_count > e.n_iter_no_change:
             self.converged = self._stops(trainer)
         return self.converged
+
+    def _set_rate(self, optimizer: Optimizer, rate: float) -> None:
+        """Change the rate, of which velocities keep the old one: they are parts of past steps."""
+        if self.estimator.solver == "sgd":
+            velocities = optimizer.state.get("velocity", {})
+            for name in velocities:
+                velocities[name] = velocities[name] * (optimizer.learning_rate / rate)
+        optimizer.learning_rate = rate
 
     def _stops(self, trainer: Trainer) -> bool:
         e = self.estimator
@@ -131,7 +154,7 @@ class Watch(Callback):
         if stops and self.rate == "adaptive":
             message += " Learning rate too small."
         if not stops:
-            optimizer.learning_rate = optimizer.learning_rate / 5
+            self._set_rate(optimizer, optimizer.learning_rate / 5)
             e._no_improvement_count = 0
         if e.verbose:
             end = "Stopping." if stops else f"Setting learning rate to {optimizer.learning_rate:f}"
