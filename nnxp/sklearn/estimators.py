@@ -43,7 +43,7 @@ from nnxp.losses import AbsoluteError, Huber, Loss, SigmoidWithLoss, SoftmaxWith
 from nnxp.models import mlp
 from nnxp.network import Sequential
 from nnxp.optimizers import OPTIMIZERS, SGD, AdamW, Momentum, Nesterov, Optimizer
-from nnxp.penalties import ElasticNet, Penalty
+from nnxp.penalties import L2, ElasticNet, Penalty
 from nnxp.schedules import Schedule
 from nnxp.sklearn.fitting import Order, PlainAdam, Watch, minimize
 from nnxp.sklearn.losses import SigmoidLosses, SquaredErrors
@@ -206,6 +206,8 @@ class _MLP(BaseEstimator):
         weight = batch_size * (1.0 if weights is None else float(weights.mean()))
         if not self.alpha and not self.l1:
             return None
+        if not self.l1:  # computed faster
+            return L2(self.alpha / weight)
         return ElasticNet(self.l1 / weight, self.alpha / weight)
 
     def _fit_lbfgs(
