@@ -66,6 +66,18 @@ class _Trainer(Trainer):
 class _MLP(BaseEstimator):
     """What both estimators have in common; see `MLPClassifier`."""
 
+    _score_is_recorded: bool  # as the accuracy of the validation
+    network_: Sequential
+    n_outputs_: int
+    loss_curve_: list[float]
+    validation_scores_: Any
+    best_validation_score_: Any
+    best_loss_: Any
+    _place: Device  # that of fit's X
+    _optimizer: Optimizer
+    _first_rate: float
+    _trainer: Trainer | None
+
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train a new network; with `warm_start`, continue with the last one.
 
@@ -98,6 +110,11 @@ class _MLP(BaseEstimator):
         incremental: bool,
     ) -> Self:
         self._require_parameters()
+        if incremental and getattr(self, "class_weight", None) == "balanced":
+            raise InputError(
+                'class_weight="balanced" needs all examples, which partial_fit does not see; give '
+                "a dictionary of weights, or sample_weight"
+            )
         if incremental and self.early_stopping:
             raise InputError(
                 "partial_fit does not support early_stopping=True; use fit, or set_params("
@@ -166,33 +183,35 @@ class _MLP(BaseEstimator):
             )
             parameters = network.parameters()
             for affine, x in drawn.items():
-                parameters[affine] = network.device.asarray(x.astype(X.dtype))
+                parameters[affine] = place["device"].asarray(x.astype(X.dtype))
         self.network_ = network
         self.n_layers_ = 1 + sum("W" in layer.params for layer in network.leaves())
-        self.loss_curve_: list[float] = []
-        self.validation_scores_: list[float] | None = [] if self.early_stopping else None
-        self.best_validation_score_ = -math.inf if self.early_stopping else None
-        self.best_loss_ = None if self.early_stopping else math.inf
+        self.loss_curve_ = []
+        self.validation_scores_ = self.best_validation_score_ = self.best_loss_ = None
 
     def _next_optimizer(self, incremental: bool) -> Optimizer:
         """Return the optimizer of the last training, or a new one."""
         if incremental and hasattr(self, "_optimizer"):
             return self._optimizer
         given, rate = self.solver, self.learning_rate_init
+        optimizer: Optimizer
         if isinstance(self.learning_rate, Schedule):
             rate = copy.deepcopy(self.learning_rate)
         if isinstance(given, Optimizer):
-            optimizer = type(given).build(given.config(), None)
+            optimizer = copy.deepcopy(given)
+            optimizer.steps, optimizer.state = 0, {slot: {} for slot in given.slots}
             if isinstance(self.learning_rate, Schedule):
                 optimizer.learning_rate = rate
-        elif given == "sgd":
+        elif given == "sgd" and self.momentum:
             kind = Nesterov if self.nesterovs_momentum else Momentum
-            optimizer = kind(rate, momentum=self.momentum) if self.momentum else SGD(rate)
-        elif given in ("adam", "adamw"):
-            kind = PlainAdam if given == "adam" else AdamW
-            optimizer = kind(rate, self.beta_1, self.beta_2, self.epsilon)
+            optimizer = kind(rate, momentum=self.momentum)
+        elif given == "adam":
+            optimizer = PlainAdam(rate, self.beta_1, self.beta_2, self.epsilon)
+        elif given == "adamw":
+            optimizer = AdamW(rate, self.beta_1, self.beta_2, self.epsilon)
         elif given in ("momentum", "nesterov"):
-            optimizer = OPTIMIZERS[given](rate, momentum=self.momentum)
+            kind = Nesterov if given == "nesterov" else Momentum
+            optimizer = kind(rate, momentum=self.momentum)
         elif given == "lbfgs":
             optimizer = SGD(rate)  # not used
         else:
@@ -221,17 +240,18 @@ class _MLP(BaseEstimator):
                 "lbfgs needs a loss that is the same at each call, which dropout changes; use "
                 'solver="adam"'
             )
+        dataset = Dataset(X, y, scale=None, weights=weights)
         penalty = self._penalty(len(X), weights)
         step = Step(self.network_, self._make_loss(), self._optimizer, penalty)
         result = minimize(
             step,
-            Dataset(X, y, scale=None, weights=weights),
+            dataset,
             iterations=self.max_iter,
             calls=self.max_fun,
             tolerance=self.tol,
             verbose=bool(self.verbose),
         )
-        self._require_finite(result.x)
+        self._require_finite(np.append(result.x, result.fun))
         self.loss_ = float(result.fun)
         self.n_iter_ = min(int(result.nit), self.max_iter)
         if result.status != 0:
@@ -251,13 +271,18 @@ class _MLP(BaseEstimator):
         incremental: bool,
     ) -> None:
         held_out: Dataset | None = None
+        if not self.early_stopping and self.best_loss_ is None:
+            self.best_loss_ = math.inf
         if self.early_stopping:
+            if self.validation_scores_ is None:
+                self.validation_scores_, self.best_validation_score_ = [], -math.inf
             X, y, weights, held_out = self._split(X, y, weights, random_state)
         count = len(X)
         size = min(200, count) if self.batch_size == "auto" else int(self.batch_size)
         if size > count:
             warn(f"batch_size is {size}, and there are {count} examples; they are one batch")
             size = count
+        dataset = Dataset(X, y, scale=None, weights=weights)
         trainer = self._trainer
         if trainer is None:
             trainer = _Trainer(self.network_, self._make_loss(), optimizer)
@@ -275,7 +300,7 @@ class _MLP(BaseEstimator):
         self._trainer = trainer
         try:
             trainer.fit(
-                Dataset(X, y, scale=None, weights=weights),
+                dataset,
                 epochs=1 if incremental else self.max_iter,
                 batch_size=size,
                 rng=Order(random_state, bool(self.shuffle)),
@@ -293,7 +318,7 @@ class _MLP(BaseEstimator):
                     "contain large values and need to be preprocessed, such as by "
                     "sklearn.preprocessing.StandardScaler(); or use a lower learning_rate_init"
                 ) from None
-            self.validation_scores_.append(math.nan)  # type: ignore[union-attr]
+            self.validation_scores_.append(math.nan)
             warnings.warn(f"the training diverged: {error}", ConvergenceWarning, stacklevel=4)
         else:
             if not incremental and not watch.converged and self.n_iter_ == self.max_iter:
@@ -359,8 +384,7 @@ class _MLP(BaseEstimator):
 
     def _from_network(self, x: Array) -> Array:
         """Return an array of the network in the library and on the device of fit's X."""
-        device = self.network_.device
-        return x if device == self._place else self._place.asarray(device.to_host(x))
+        return self._placed(x, self._place)
 
     def to(self, device: Device | str) -> Self:
         """Return a copy of the fitted estimator that predicts on arrays of another device.
@@ -386,13 +410,20 @@ class _MLP(BaseEstimator):
         """Return the attributes with arrays of NumPy, so that a pickle needs no other library."""
         state: dict[str, Any] = super().__getstate__().copy()
         if "network_" in state:
-            host, source = open_device("cpu"), self.network_.device
+            host = open_device("cpu")
             state["network_"] = self.network_.to(host)
-            state["_optimizer"] = _moved(self._optimizer, source, host)
+            state["_optimizer"] = _moved(self._optimizer, self._device, host)
             state["_place"], state["_trainer"] = host, None
         return state
 
-    def _require_finite(self, x: Array) -> None:
+    @property
+    def _device(self) -> Device:
+        """The device of the network."""
+        device = self.network_.device
+        assert device is not None
+        return device
+
+    def _require_finite(self, x: npt.NDArray[Any]) -> None:
         if not np.isfinite(x).all():
             raise InputError(
                 "Solver produced non-finite parameter weights. The input data may contain large "
@@ -405,15 +436,14 @@ class _MLP(BaseEstimator):
         check_is_fitted(self)
         place = self._place_of(X, method, known=True)
         X = validate_data(self, X, dtype=_dtypes(place), reset=False)
-        network = self.network_
-        assert network.device is not None
-        if place != network.device:
+        network, device = self.network_, self._device
+        if place != device:
             X = place.to_host(X)
         elif not place.is_host:
             X = place.asarray(X, dtype=network.dtype)
         if isinstance(X, np.ndarray):
             X = X.astype(network.dtype, copy=False)
-        with network.device.current():
+        with device.current():
             return network.predict(X), place
 
     def _place_of(self, X: Any, method: str, known: bool) -> Device:
@@ -437,8 +467,7 @@ class _MLP(BaseEstimator):
 
     def _placed(self, outputs: Array, place: Device) -> Array:
         """Return the network's outputs on the device that predictions belong to."""
-        device = self.network_.device
-        assert device is not None
+        device = self._device
         return outputs if device == place else place.asarray(device.to_host(outputs))
 
     # Parameters.
@@ -655,7 +684,9 @@ class MLPClassifier(ClassifierMixin, _MLP):
         dtype: str | None = None,
         class_weight: Any = None,
     ) -> None:
-        vars(self).update({k: x for k, x in locals().items() if k not in ("self", "__class__")})
+        for name, value in locals().copy().items():
+            if name not in ("self", "__class__"):
+                setattr(self, name, value)
 
     def predict(self, X: Any) -> Array:
         """Return the class of each example; rows of 0 and 1 for several labels.
@@ -670,13 +701,13 @@ class MLPClassifier(ClassifierMixin, _MLP):
             Where X is; of NumPy if the classes are no numbers.
         """
         scores, place = self._outputs(X, "predict")
-        device = self.network_.device
-        assert device is not None
+        device = self._device
         host = device.to_host(scores)
         if self._is_multilabel:
             labels = (host > 0).astype("int64")
         elif self.n_outputs_ == 1:
-            labels = self.classes_[(host[:, 0] > 0).astype("int64")[: len(host)]]
+            second = (host[:, 0] > 0) & (len(self.classes_) > 1)
+            labels = self.classes_[second.astype("int64")]
         else:
             labels = self.classes_[host.argmax(axis=1)]
         return place.asarray(labels) if labels.dtype.kind in "biuf" else labels
@@ -711,8 +742,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
     def _probabilities(self, X: Any, method: str) -> Array:
         scores, place = self._outputs(X, method)
-        device = self.network_.device
-        assert device is not None
+        device = self._device
         xp = device.xp
         with device.current():
             if self.out_activation_ == "logistic":
@@ -816,7 +846,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         if self.class_weight is None:
             return sample_weight
         labels = y if self._is_multilabel else self.classes_[y]
-        weights = compute_sample_weight(self.class_weight, labels)
+        weights: npt.NDArray[Any] = compute_sample_weight(self.class_weight, labels)
         return weights if sample_weight is None else weights * sample_weight
 
     def _make_loss(self) -> Loss:
@@ -900,7 +930,9 @@ class MLPRegressor(RegressorMixin, _MLP):
         device: Device | str | None = None,
         dtype: str | None = None,
     ) -> None:
-        vars(self).update({k: x for k, x in locals().items() if k not in ("self", "__class__")})
+        for name, value in locals().copy().items():
+            if name not in ("self", "__class__"):
+                setattr(self, name, value)
 
     def predict(self, X: Any) -> Array:
         """Return the predictions.
@@ -916,6 +948,19 @@ class MLPRegressor(RegressorMixin, _MLP):
         """
         outputs, place = self._outputs(X, "predict")
         return self._placed(outputs[:, 0] if self.n_outputs_ == 1 else outputs, place)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the coefficient of determination R² of the predictions.
+
+        It is computed on the host, since that of scikit-learn changes arrays in place.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+        """
+        predicted = _on_host(self.predict(X))
+        return float(r2_score(_on_host(y), predicted, sample_weight=_on_host(sample_weight)))
 
     @available_if(lambda self: self._has_partial_fit())
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
@@ -972,11 +1017,8 @@ class MLPRegressor(RegressorMixin, _MLP):
         return None
 
     def _scorer(self, held_out: Dataset) -> Callable[[Record], float]:
-        network = self.network_
-        device, dtype = network.device, network.dtype
-        assert device is not None
-        assert dtype is not None
-        inputs = device.asarray(held_out.inputs, dtype=dtype)
+        network, device = self.network_, self._device
+        inputs = device.asarray(held_out.inputs, dtype=network.dtype)
         size = network.examples_at_once(tuple(inputs.shape[1:]))
         starts = range(0, len(held_out), size)
 

@@ -217,13 +217,14 @@ def minimize(
             value = value + step.penalty.value(parameters.trainable)
         return float(value), flat(step.gradients())
 
+    iteration = 0
+
     def report(intermediate_result: Any) -> None:
         nonlocal iteration
         iteration += 1
         if verbose:
             print(f"Iteration {iteration}, loss = {intermediate_result.fun:.8f}")
 
-    iteration = 0
     work = network.work(tuple(dataset.inputs.shape[1:])).multiplications
     with device.session(lambda: f"L-BFGS of {network!r}"), limit_blas_threads(len(dataset) * work):
         result = scipy_minimize(
