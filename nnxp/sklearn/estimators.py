@@ -36,17 +36,16 @@ from nnxp.checks import (
 from nnxp.data.dataset import Dataset
 from nnxp.devices import Device, device_holding, open_device, require_dtype
 from nnxp.errors import DivergenceError, InputError
-from nnxp.history import Record
 from nnxp.layers import Dropout
 from nnxp.layers.activations import ACTIVATIONS
-from nnxp.losses import AbsoluteError, Huber, Loss, SigmoidWithLoss, SoftmaxWithLoss
+from nnxp.losses import AbsoluteError, Huber, Loss
 from nnxp.models import mlp
 from nnxp.network import Sequential
 from nnxp.optimizers import OPTIMIZERS, SGD, AdamW, Momentum, Nesterov, Optimizer
 from nnxp.penalties import L2, ElasticNet, Penalty
 from nnxp.schedules import Schedule
 from nnxp.sklearn.fitting import Order, PlainAdam, Watch, minimize
-from nnxp.sklearn.losses import SigmoidLosses, SquaredErrors
+from nnxp.sklearn.losses import SigmoidLosses, SoftmaxLoss, SquaredErrors
 from nnxp.step import Step
 from nnxp.training.trainer import Trainer
 
@@ -66,7 +65,6 @@ class _Trainer(Trainer):
 class _MLP(BaseEstimator):
     """What both estimators have in common; see `MLPClassifier`."""
 
-    _score_is_recorded: bool  # as the accuracy of the validation
     network_: Sequential
     n_outputs_: int
     loss_curve_: list[float]
@@ -286,7 +284,9 @@ class _MLP(BaseEstimator):
         trainer = self._trainer
         if trainer is None:
             trainer = _Trainer(self.network_, self._make_loss(), optimizer)
-        trainer.penalty = self._penalty(size, weights)
+        penalty = self._penalty(size, weights)
+        if repr(penalty) != repr(trainer.penalty):  # captured steps are kept with the old one
+            trainer.penalty = penalty
         rate = "constant" if self.solver == "adam" else self.learning_rate
         rate = rate if isinstance(rate, str) else "constant"
         watch = Watch(
@@ -304,7 +304,6 @@ class _MLP(BaseEstimator):
                 epochs=1 if incremental else self.max_iter,
                 batch_size=size,
                 rng=Order(random_state, bool(self.shuffle)),
-                validation=held_out if self._score_is_recorded else None,
                 callbacks=[watch],
             )
         except KeyboardInterrupt:
@@ -357,6 +356,22 @@ class _MLP(BaseEstimator):
             X_held, y_held, scale=None, weights=held_weights[0] if held_weights else None
         )
         return train[0], train[1], None if weights is None else train[2], dataset
+
+    def _scorer(self, held_out: Dataset) -> Callable[[], float]:
+        """Return a function that scores the network on examples, which it keeps on the device."""
+        network, device = self.network_, self._device
+        inputs = device.asarray(held_out.inputs, dtype=network.dtype)
+        size, count = network.examples_at_once(tuple(inputs.shape[1:])), len(held_out)
+
+        def score() -> float:
+            parts = [
+                network.forward(inputs[i : min(i + size, count), ...])
+                for i in range(0, count, size)
+            ]
+            outputs = device.to_host(device.xp.concat(parts))
+            return self._score_of(outputs, held_out) if np.isfinite(outputs).all() else math.nan
+
+        return score
 
     # What the arrays and the network are.
 
@@ -648,8 +663,6 @@ class MLPClassifier(ClassifierMixin, _MLP):
     1.0
     """
 
-    _score_is_recorded = True
-
     def __init__(
         self,
         hidden_layer_sizes: Any = (100,),
@@ -702,14 +715,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
         """
         scores, place = self._outputs(X, "predict")
         device = self._device
-        host = device.to_host(scores)
-        if self._is_multilabel:
-            labels = (host > 0).astype("int64")
-        elif self.n_outputs_ == 1:
-            second = (host[:, 0] > 0) & (len(self.classes_) > 1)
-            labels = self.classes_[second.astype("int64")]
-        else:
-            labels = self.classes_[host.argmax(axis=1)]
+        codes = self._codes(device.to_host(scores))
+        labels = codes if self._is_multilabel else self.classes_[codes]
         return place.asarray(labels) if labels.dtype.kind in "biuf" else labels
 
     def predict_proba(self, X: Any) -> Array:
@@ -850,9 +857,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         return weights if sample_weight is None else weights * sample_weight
 
     def _make_loss(self) -> Loss:
-        if self.out_activation_ == "softmax":
-            return SoftmaxWithLoss()
-        return SigmoidLosses() if self._is_multilabel else SigmoidWithLoss()
+        return SoftmaxLoss() if self.out_activation_ == "softmax" else SigmoidLosses()
 
     def _outputs_in_loss(self) -> int:
         return 1
@@ -860,8 +865,21 @@ class MLPClassifier(ClassifierMixin, _MLP):
     def _strata(self, y: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
         return None if self._is_multilabel else y
 
-    def _scorer(self, held_out: Dataset) -> Callable[[Record], float]:
-        return lambda record: float(record.validation_accuracy)
+    def _score_of(self, outputs: npt.NDArray[Any], held_out: Dataset) -> float:
+        labels = self._codes(outputs)
+        right = labels == held_out.labels
+        return float(
+            np.average(right.all(axis=1) if right.ndim == 2 else right, weights=held_out.weights)
+        )
+
+    def _codes(self, scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the class numbers of scores, or rows of 0 and 1."""
+        if self._is_multilabel:
+            return (scores > 0).astype("int64")
+        if self.n_outputs_ == 1:
+            return ((scores[:, 0] > 0) & (len(self.classes_) > 1)).astype("int64")
+        classes: npt.NDArray[Any] = scores.argmax(axis=1)
+        return classes
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -893,8 +911,6 @@ class MLPRegressor(RegressorMixin, _MLP):
     >>> regressor.score(X, y) > 0.99
     True
     """
-
-    _score_is_recorded = False
 
     def __init__(
         self,
@@ -1016,20 +1032,8 @@ class MLPRegressor(RegressorMixin, _MLP):
     def _strata(self, y: npt.NDArray[Any]) -> None:
         return None
 
-    def _scorer(self, held_out: Dataset) -> Callable[[Record], float]:
-        network, device = self.network_, self._device
-        inputs = device.asarray(held_out.inputs, dtype=network.dtype)
-        size = network.examples_at_once(tuple(inputs.shape[1:]))
-        starts = range(0, len(held_out), size)
-
-        def score(record: Record) -> float:
-            parts = [network.forward(inputs[i : min(i + size, len(held_out)), ...]) for i in starts]
-            outputs = device.to_host(device.xp.concat(parts))
-            if not np.isfinite(outputs).all():
-                return math.nan
-            return float(r2_score(held_out.labels, outputs, sample_weight=held_out.weights))
-
-        return score
+    def _score_of(self, outputs: npt.NDArray[Any], held_out: Dataset) -> float:
+        return float(r2_score(held_out.labels, outputs, sample_weight=held_out.weights))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -71,8 +71,8 @@ class PlainAdam(Adam):
 
     def factors(self) -> tuple[float, ...]:
         """Return the numbers of `Adam.factors`, with epsilon as it is."""
-        rate, _, *betas = super().factors()
-        return rate, self.epsilon, *betas
+        numbers = super().factors()
+        return numbers[0], self.epsilon, *numbers[2:]
 
 
 class Watch(Callback):
@@ -88,7 +88,7 @@ class Watch(Callback):
     first_rate : float
         The learning rate from which ``"invscaling"`` falls.
     score : callable or None
-        Returns the validation score for an epoch's record; None without early stopping.
+        Returns the validation score; None without early stopping.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Watch(Callback):
         examples: int,
         rate: str,
         first_rate: float,
-        score: Callable[[Record], float] | None,
+        score: Callable[[], float] | None,
     ) -> None:
         self.estimator, self.examples, self.score = estimator, examples, score
         self.rate, self.first_rate = rate, first_rate
@@ -119,7 +119,7 @@ class Watch(Callback):
             better = not loss > e.best_loss_ - e.tol
             e.best_loss_ = min(loss, e.best_loss_)
         else:
-            score = self.score(record)
+            score = self.score()
             e.validation_scores_.append(score)
             if e.verbose:
                 print(f"Validation score: {score:f}")

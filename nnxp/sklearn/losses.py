@@ -1,13 +1,25 @@
-"""Losses: those of several outputs, added in place of averaged, as scikit-learn's estimators do."""
+"""Losses: as scikit-learn's estimators have them, and without the accuracy of each batch."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from nnxp.arrays import Array
-from nnxp.losses import MeanSquaredError, SigmoidWithLoss
+from nnxp.losses import MeanSquaredError, SigmoidWithLoss, SoftmaxWithLoss
+
+
+class SoftmaxLoss(SoftmaxWithLoss):
+    """`SoftmaxWithLoss` without an accuracy, which no estimator shows."""
+
+    def correct(self, scores: Array, labels: Array) -> Any:
+        """Return None, so that nothing is computed."""
 
 
 class SigmoidLosses(SigmoidWithLoss):
-    """The binary cross-entropies of an example's labels, added, and averaged over the batch."""
+    """The binary cross-entropies of an example's labels, added, and averaged over the batch.
+
+    There is no accuracy.
+    """
 
     def forward(
         self, scores: Array, labels: Array, training: bool = True, weights: Array | None = None
@@ -19,6 +31,9 @@ class SigmoidLosses(SigmoidWithLoss):
         """Return ``(sigmoid(scores) - labels) / batch``."""
         gradient = super().backward()
         return gradient * gradient.shape[1]
+
+    def correct(self, scores: Array, labels: Array) -> Any:
+        """Return None, so that nothing is computed."""
 
 
 class SquaredErrors(MeanSquaredError):  # noqa: N818 - these errors are no exceptions
