@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--mnist-epochs", type=whole_number, default=3,
                         help="epochs on MNIST (default: 3)")  # fmt: skip
     parser.add_argument("--data-dir", type=file_path,
-                        help="folder with MNIST's four files (default: $NNXP_DATA_DIR)")  # fmt: skip
+                        help="folder with MNIST's files (default: $NNXP_DATA_DIR)")  # fmt: skip
     add_out_option(parser)
     args = parser.parse_args()
     optional_import("sklearn.base", "sklearn")

@@ -39,25 +39,27 @@ class Order(np.random.Generator):
     """
 
     def __init__(self, random_state: np.random.RandomState, shuffled: bool) -> None:
-        super().__init__(np.random.PCG64(0))  # whose state counts the orders
+        super().__init__(np.random.PCG64(0))  # its state counts the orders
         self._random_state, self._shuffled = random_state, shuffled
         self._drawn: tuple[object, Any] = (None, None)
+        self._rows = np.arange(0)
 
     def permutation(self, x: Any, axis: int = 0) -> Any:
         """Return the next order of `x` examples.
 
         It is the last one once more if the state was set back, to repeat an epoch.
         """
-        state = self.bit_generator.state["state"]["state"]
+        drawn = self.bit_generator.random_raw()  # the same once more after the state was set back
         known, order = self._drawn
-        if state != known:
-            order = np.arange(x) if order is None else order
+        if drawn != known:
+            rows = self._rows if len(self._rows) == x else np.arange(x)
+            self._rows = rows
+            order = rows if order is None else order
             if self._shuffled:
-                chosen = np.arange(x)
+                chosen = rows.copy()
                 self._random_state.shuffle(chosen)
                 order = order[chosen]
-            self._drawn = state, order
-        self.bit_generator.advance(1)  # type: ignore[attr-defined]
+            self._drawn = drawn, order
         return order
 
 
