@@ -12,6 +12,7 @@ import warnings
 
 import numpy as np
 import pytest
+from script_runner import SCRIPTS, run
 
 import nnxp
 from nnxp import schedules
@@ -777,3 +778,25 @@ def test_foreign_arrays_have_no_device():
 
     with pytest.raises(nnxp.DeviceError, match="nnxp has no device for an array of"):
         nnxp.devices.device_holding(Foreign())
+
+
+# The script, and what happens without scikit-learn.
+
+
+@pytest.mark.skipif(not SCRIPTS.exists(), reason="scripts: not beside the tests")
+def test_the_comparison_prints_a_table(tmp_path):
+    result = run(
+        "compare_sklearn.py", "--sets", "iris", "diabetes", "multilabel", "--seeds", 2,
+        "--epochs", 5, "--out", tmp_path / "out",
+    )  # fmt: skip
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(results) == ["iris", "diabetes", "multilabel"]
+    for name, found in results.items():
+        assert found["score"] == pytest.approx(found["their score"], abs=1e-6)  # the same steps
+        mean = np.mean(found["score"])
+        assert f"{name} " in result.stdout
+        assert f"{mean:.4f} ± {np.std(found['score'], ddof=1):.4f}" in result.stdout
+        assert found["ratio"] == np.median(found["seconds"]) / np.median(found["their seconds"])
+    assert "more than their deviation: none" in result.stdout
+    wrong = run("compare_sklearn.py", "--sets", "irs", status=2)
+    assert "did you mean 'iris'?" in wrong.stderr
