@@ -25,6 +25,8 @@ nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False  # skipped with the reason, also in CI
 
 os.environ.setdefault("PIP_NO_COMPILE", "1")  # Python compiles what it imports
+# And keeps it: else each process that a test starts compiles NumPy and matplotlib again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 SHORT = "not gpu and not interop and not long"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, TypeGuard, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, is_numpy_array
 
 from nnxp.errors import DeviceError, InputError
 
@@ -198,6 +198,12 @@ def _from_other_device(x: Any) -> npt.NDArray[Any]:
     """Return an array of a library whose default device is the host."""
     info: Any = array_namespace(x).__array_namespace_info__()
     return np.asarray(x.to_device(info.default_device()))
+
+
+def is_numpy(x: object) -> TypeGuard[Any]:
+    """Return whether `x` is an array or a scalar of NumPy's."""
+    # Any: mypy takes seconds to compare the overloads of NumPy's stubs with `Array`.
+    return is_numpy_array(x)
 
 
 def is_numpy_subclass(x: object) -> bool:

@@ -286,8 +286,9 @@ def prepared_examples(
         return
     if images:
         known.warn_of_images(largest * (scale or 1), "inputs")
-    if device_of(x) is not None or isinstance(x, np.ndarray):
-        to_host = np.asarray if isinstance(x, np.ndarray) else device.to_host
+    is_device_array = not isinstance(x, np.ndarray)
+    if device_of(x) is not None or not is_device_array:
+        to_host = device.to_host if is_device_array else np.asarray
         dtype = str(x.dtype).rpartition(".")[2]
         known.warn_of_size(sizes_of(x, scale, to_host), f"inputs of {dtype}")
 

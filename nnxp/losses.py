@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from array_api_compat import is_numpy_array
-
 from nnxp.arrays import (
     Array,
     Namespace,
     conversion,
     device_of,
+    is_numpy,
     namespace_of,
     require_weights,
     scores_namespace,
@@ -399,21 +398,21 @@ class SoftmaxWithLoss(Loss):
                     f"{self!r} expects one-hot rows of {classes} numbers, got {labels.shape[1]} "
                     f"of dtype {labels.dtype}"
                 )
-            if is_numpy_array(labels):
+            if is_numpy(labels):
                 self._require_rows(labels)
             return
         if labels.ndim not in (1, 2) or not xp.isdtype(labels.dtype, "integral"):
             remedy = f"convert class numbers with {conversion(labels, 'int64', 'labels')}"
-            if is_numpy_array(labels) and labels.dtype.kind not in "biuf":
+            if is_numpy(labels) and labels.dtype.kind not in "biuf":
                 remedy = "nnxp.data.Dataset(inputs, labels) makes class numbers of text"
-            elif is_numpy_array(labels) and not (labels == labels.round()).all():
+            elif is_numpy(labels) and not (labels == labels.round()).all():
                 remedy = "for real numbers, use a loss such as nnxp.MeanSquaredError()"
             raise InputError(
                 f"{self!r} expects labels as integer class numbers of shape (batch,) or one-hot "
                 f"rows of shape (batch, {classes}), got {labels.dtype} of shape "
                 f"{tuple(labels.shape)}; {remedy}"
             )
-        if is_numpy_array(labels):
+        if is_numpy(labels):
             _require_range(self, labels, classes)
 
     def _require_rows(self, rows: npt.NDArray[Any]) -> None:
@@ -503,11 +502,11 @@ class SigmoidWithLoss(Loss):
                 f"{self!r} expects labels of shape (batch, {', '.join(map(str, outputs))}) like "
                 f"the scores, got {tuple(labels.shape)}"
             )
-        if is_numpy_array(labels) and labels.dtype.kind == "f":
+        if is_numpy(labels) and labels.dtype.kind == "f":
             wrong = labels[~((labels >= 0) & (labels <= 1))]
             if wrong.size:
                 raise InputError(f"{self!r} expects labels from 0 to 1, got {wrong[0]}")
-        elif is_numpy_array(labels) and labels.dtype != bool:
+        elif is_numpy(labels) and labels.dtype != bool:
             _require_range(self, labels, 2)
 
     def correct(self, scores: Array, labels: Array) -> Array:
@@ -639,7 +638,7 @@ class MeanSquaredError(RegressionLoss):
         if not self.classes:
             return
         has_rows = len(outputs) == 1 and outputs[0] > 1
-        if not has_rows or (is_numpy_array(labels) and not _is_one_hot(labels)):
+        if not has_rows or (is_numpy(labels) and not _is_one_hot(labels)):
             raise InputError(
                 f"{self!r} expects one-hot rows of two or more classes, a single 1 and otherwise "
                 "0; use MeanSquaredError() for other targets"

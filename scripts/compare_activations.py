@@ -14,26 +14,17 @@ from __future__ import annotations
 
 from cli import run
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from comparisons import (
     Comparison,
-    Result,
     best_rates,
-    draw_curves,
-    draw_legend,
-    draw_log_losses,
-    draw_rates,
+    draw_best_rates,
     mean_and_deviation,
     print_table,
     seeds_in_which,
 )
 
 import nnxp
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 HIDDEN = [100] * 3
 IMAGES, BATCH_SIZE, EPOCHS = 10_000, 100, 4
@@ -69,7 +60,7 @@ def main() -> None:
         ],
     )
     comparison.draw(
-        lambda figure: draw(figure, results, best),
+        lambda figure: draw_best_rates(figure, results, best),
         title="Activations: training loss",
         width=12,
         height=4.2,
@@ -83,20 +74,6 @@ def main() -> None:
         f"{seeds_in_which(first > last)}, by {np.mean(first - second):.4f} and "
         f"{np.mean(first - last):.4f} on average",
     )
-
-
-def draw(figure: Figure, results: dict[tuple[str, float], Result], best: dict[str, float]) -> None:
-    left, right = figure.subplots(1, 2)
-    chosen = {}
-    for name, rate in best.items():
-        result = results[name, rate]
-        accuracy = mean_and_deviation(result.last("test_accuracy"))
-        chosen[f"{name}, rate {rate:g}\ntest accuracy {accuracy}"] = result
-    draw_curves(left, chosen, "train_loss")
-    draw_rates(right, results, best, "train_loss")
-    for axes in (left, right):
-        draw_log_losses(axes)
-    draw_legend(figure, left)
 
 
 if __name__ == "__main__":

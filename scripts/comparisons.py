@@ -296,31 +296,42 @@ def draw_overfitting(figure: Figure, results: Mapping[str, Result]) -> None:
     draw_legend(figure, panels[0])
 
 
+def draw_best_rates(
+    figure: Figure, results: Mapping[tuple[str, float], Result], best: Mapping[str, float]
+) -> None:
+    """Draw training losses: over the epochs at the best rates, and at the end over all rates."""
+    left, right = figure.subplots(1, 2)
+    chosen = {}
+    for name, rate in best.items():
+        result = results[name, rate]
+        accuracy = mean_and_deviation(result.last("test_accuracy"))
+        chosen[f"{name}, rate {rate:g}\ntest accuracy {accuracy}"] = result
+    draw_curves(left, chosen, "train_loss")
+    draw_rates(right, results, best)
+    for axes in (left, right):
+        axes.set_yscale("log")  # with a number at each 1, 2 and 5
+        axes.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+    draw_legend(figure, left)
+
+
 def draw_rates(
     axes: Axes,
     results: Mapping[tuple[str, float], Result],
     best: Mapping[str, float],
-    figure: str,
 ) -> None:
-    """Draw a figure at the end over the learning rates, with a star at each name's best rate."""
+    """Draw the training loss at the end over the rates, with a star at each name's best."""
     for number, (name, star) in enumerate(best.items()):
         rates = [rate for of, rate in results if of == name]
-        values = np.stack([results[name, rate].last(figure) for rate in rates], axis=1)
+        values = np.stack([results[name, rate].last("train_loss") for rate in rates], axis=1)
         draw_curve(axes, number, name, rates, values)
-        y = results[name, star].last(figure).mean()
+        y = results[name, star].last("train_loss").mean()
         colour = curve_style(number)["color"]
         axes.plot(star, y, marker="*", markersize=12, color=colour, markeredgecolor="0.2", zorder=3)
-    label(axes, "learning rate", f"{said(figure)} at the end")
+    label(axes, "learning rate", "training loss at the end")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
-
-
-def draw_log_losses(axes: Axes) -> None:
-    """Give an axis of losses a logarithmic scale, with a number at each 1, 2 and 5."""
-    axes.set_yscale("log")
-    axes.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("")
 
 
 def said(figure: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from comparisons import count, mean_and_deviation
-from recipes import MODELS, new_network, new_optimizer, padding_of
+from recipes import MODELS, new_loss, new_network, new_optimizer, padding_of
 from runs import (
     THREADS,
     Data,
@@ -138,9 +138,7 @@ def train_nnxp(settings: dict[str, Any], data: Data) -> dict[str, float]:
     rng = np.random.default_rng(settings["seed"])
     start = time.process_time()
     network = new_network(settings, data, rng, nnxp.device("cpu"))
-    trainer = nnxp.Trainer(
-        network, nnxp.SoftmaxWithLoss(), new_optimizer(settings, len(data.train))
-    )
+    trainer = nnxp.Trainer(network, new_loss(settings), new_optimizer(settings, len(data.train)))
     trainer.fit(data.train, epochs=settings["epochs"], batch_size=settings["batch_size"], rng=rng)
     seconds = time.process_time() - start
     return {"accuracy": trainer.evaluate(data.test).accuracy, "seconds": seconds}
@@ -188,7 +186,7 @@ def train_torch(settings: dict[str, Any], data: Data) -> dict[str, float]:
         optimizer, settings["learning_rate"], steps, pct_start=0.2, anneal_strategy="linear",
         cycle_momentum=False, div_factor=25, final_div_factor=math.inf,
     )  # fmt: skip
-    loss = nn.CrossEntropyLoss()
+    loss = nn.CrossEntropyLoss(label_smoothing=settings["label_smoothing"])
     inputs, labels = data.train.inputs, torch.from_numpy(data.train.labels.astype(np.int64))
     for _ in range(settings["epochs"]):
         order = rng.permutation(len(inputs))

@@ -18,16 +18,18 @@ from nnxp.schedules import OneCycle
 # were chosen on the last 10,000 training images of MNIST, after training on the others.
 _RECIPE: dict[str, Any] = {
     "batch_norm": True, "optimizer": "nesterov", "learning_rate": 0.1, "schedule": "onecycle",
-    "weight_decay": 5e-3, "batch_size": 128,
+    "weight_decay": 5e-3, "batch_size": 128, "label_smoothing": 0.0,
 }  # fmt: skip
 # What train_mnist.py takes where an option is not given; `shift` is in pixels.
 MODELS: dict[str, dict[str, Any]] = {
     "plain": {
         "hidden": [50, 30], "shift": 0, "epochs": 10, "batch_norm": False, "optimizer": "sgd",
         "learning_rate": 0.1, "schedule": "constant", "weight_decay": 0.0, "batch_size": 100,
+        "label_smoothing": 0.0,
     },
     "mlp": _RECIPE | {
         "hidden": [512, 256], "shift": 1, "epochs": 6, "learning_rate": 0.2, "weight_decay": 0.01,
+        "label_smoothing": 0.05,
     },
     "lenet": _RECIPE | {"hidden": None, "shift": 2, "epochs": 4},
 }  # fmt: skip
@@ -68,6 +70,11 @@ def new_network(
     network = nnxp.Sequential(layers)
     network.output_shape(data.train.inputs.shape[1:])  # raises an error if the images do not suit
     return network
+
+
+def new_loss(settings: dict[str, Any]) -> nnxp.SoftmaxWithLoss:
+    """Return the loss of a run's settings."""
+    return nnxp.SoftmaxWithLoss(label_smoothing=settings["label_smoothing"])
 
 
 def new_optimizer(settings: dict[str, Any], examples: int) -> nnxp.Optimizer:

@@ -20,6 +20,7 @@ from recipes import (
     MODELS,
     SCHEDULES,
     needs_images,
+    new_loss,
     new_network,
     new_optimizer,
 )
@@ -51,10 +52,11 @@ FIXED = {
     "model": str, "hidden": (list, type(None)), "activation": str, "init": (str, type(None)),
     "optimizer": str, "learning_rate": float, "batch_size": int, "seed": int, "dtype": str,
     "batch_norm": bool, "dropout": float, "shift": int, "schedule": str, "weight_decay": float,
+    "label_smoothing": float,
 }  # fmt: skip
 CHANGEABLE = {
     "dataset": str, "epochs": int, "device": str, "capture": (bool, str),
-    "checkpoint_every": (int, type(None)),
+    "compiled": (bool, str), "checkpoint_every": (int, type(None)),
 }  # fmt: skip
 
 
@@ -169,6 +171,9 @@ def new_parser() -> Parser:
     option("--weight-decay", type=float, metavar="RATE",
            help="part of the weights that a step takes away, times the learning rate "
            f"{of_models('weight_decay')[:-1]}, or another optimizer's own)")  # fmt: skip
+    option("--label-smoothing", type=float, metavar="SHARE",
+           help="of a label's 1, this share is spread over all classes; the losses shown are "
+           f"those of such labels {of_models('label_smoothing')}")  # fmt: skip
     option("--epochs", type=whole_number,
            help=f"passes over the training images {of_models('epochs')[:-1]}; {EPOCHS_OF_FEW} if "
            f"the images are fewer than {FEW:,})")  # fmt: skip
@@ -179,6 +184,9 @@ def new_parser() -> Parser:
            help="float32 or float64 (default: float32)")  # fmt: skip
     option("--capture", action=argparse.BooleanOptionalAction, default="auto",
            help="take captured steps (default: on devices that have them)")  # fmt: skip
+    option("--compiled", action=argparse.BooleanOptionalAction, default="auto",
+           help="compile captured steps on the CPU to machine code (default: where llvmlite is "
+           "installed and the run is long enough)")  # fmt: skip
     add_out_option(parser)
     option("--checkpoint-every", type=whole_number, metavar="STEPS",
            help="save every STEPS steps, too "
@@ -218,6 +226,7 @@ def start_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
     settings = vars(args)
     # Their errors come before the data are loaded.
     new_optimizer(settings | {"epochs": 1}, 1)
+    loss = new_loss(settings)
     require_number("dropout", args.dropout, FRACTION)
     data = load_dataset(args.dataset, args.data_dir, images=needs_images(settings))
     if args.epochs is None:
@@ -225,7 +234,7 @@ def start_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
     rng = np.random.default_rng(args.seed)
     network = new_network(settings, data, rng, device)
     optimizer = new_optimizer(settings, len(data.train))
-    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer, capture=args.capture)
+    trainer = nnxp.Trainer(network, loss, optimizer, capture=args.capture, compiled=args.compiled)
     trainer.config = config_of(args, device, data)
     folder = new_run_folder(args.out, trainer.config)
     checkpoint = folder / CHECKPOINT if has_packages else None
@@ -238,7 +247,9 @@ def resume_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
     folder = args.resume
     checkpoint = folder / CHECKPOINT
     data = load_dataset(args.dataset, args.data_dir, images=needs_images(vars(args)))
-    trainer = nnxp.Trainer.resume(checkpoint, device=device, capture=args.capture)
+    trainer = nnxp.Trainer.resume(
+        checkpoint, device=device, capture=args.capture, compiled=args.compiled
+    )
     if trainer.rng is None:
         raise nnxp.InputError(f"{checkpoint} has no random generator to resume with")
     expected, got = trainer.config["data_sha256"], data.config()["data_sha256"]

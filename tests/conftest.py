@@ -29,7 +29,7 @@ hypothesis.settings.register_profile("nnxp", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("random", deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "nnxp"))
 
-collect_ignore = ["fuzz.py"]  # a program of its own
+collect_ignore = ["fork_server.py", "fuzz.py"]  # programs of their own
 
 # The lowest version of the standard that nnxp asks for.
 array_api_strict.set_array_api_strict_flags(api_version="2024.12")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 CPU_SECONDS = 600  # far more than a run of a test takes
@@ -22,14 +25,48 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": PATHS}
 
 
 def run(name, *options, cwd=None, env=None, status=0):
-    """Run a script and return what it printed, after checking its exit status."""
-    result = subprocess.run(
-        [sys.executable, SCRIPTS / name, *map(str, options)],
-        cwd=cwd, env=ENVIRONMENT | (env or {}), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    """Run a script and return what it printed, after checking its exit status.
+
+    On Linux it runs in a fork of a process that has imported nnxp (see fork_server.py); in a new
+    process, if `env` says how Python is to import.
+    """
+    # Elsewhere libraries may not survive a fork, or there is none.
+    fresh = sys.platform != "linux" or any(key.startswith("PYTHON") for key in env or {})
+    command = [str(SCRIPTS / name), *map(str, options)]
+    result = (run_fresh if fresh else run_forked)(command, cwd, ENVIRONMENT | (env or {}))
     assert result.returncode == status, result.stderr
     assert "Traceback" not in result.stderr
     return result
+
+
+def run_fresh(command, cwd, environment):
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=cwd, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@functools.cache
+def fork_server():
+    # One thread: a process of several threads cannot be forked safely.
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("fork_server.py")],
+        env=ENVIRONMENT | {"OPENBLAS_NUM_THREADS": "1"}, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    atexit.register(server.communicate)
+    return server
+
+
+def run_forked(command, cwd, environment):
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Path(folder, "stdout"), Path(folder, "stderr")]
+        request = {"command": command, "folder": str(cwd or Path.cwd()),
+                   "environment": environment, "outputs": list(map(str, outputs))}  # fmt: skip
+        server = fork_server()
+        print(json.dumps(request), file=server.stdin, flush=True)
+        status = int(server.stdout.readline())
+        return subprocess.CompletedProcess(command, status, *(path.read_text() for path in outputs))
 
 
 def config_of(folder):

@@ -103,6 +103,7 @@ ROOMS = {
     "capture": {
         "data",
         "devices",
+        "files",
         "layers",
         "network",
         "optimizers",

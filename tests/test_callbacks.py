@@ -493,6 +493,16 @@ def test_predict_in_batches(spec):
         network.predict(x, batch_size=0)
 
 
+@pytest.fixture
+def frequent_switches():
+    """Let threads take turns each 0.1 ms: they meet more often, and wait less for each other."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("frequent_switches")
 def test_threads_predict_while_another_trains():
     one = trainer()
     x = PART.inputs[:50] / 255.0
@@ -508,13 +518,13 @@ def test_threads_predict_while_another_trains():
     threads = [threading.Thread(target=predict) for _ in range(3)]
     for thread in threads:
         thread.start()
-    fit(one, 30)
+    fit(one, 10)
     stop.set()
     for thread in threads:
         thread.join()
     assert not errors
     alone = trainer()
-    fit(alone, 30)
+    fit(alone, 10)
     np.testing.assert_equal(numbers(one)["parameters"], numbers(alone)["parameters"])
 
 

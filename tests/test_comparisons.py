@@ -273,6 +273,28 @@ def test_overfitting_is_the_difference_for_each_seed(comparisons):
     ]
 
 
+def test_best_rates_are_drawn_as_curves_and_as_stars_among_all_rates(comparisons):
+    losses = {("a", 0.1): 0.5, ("a", 0.2): 0.3, ("b", 0.1): 0.2, ("b", 0.2): 0.6}
+    results = {
+        key: result_of(comparisons, (0.9, 0.9), (0.7, 0.8), loss=(x, x + 0.2))
+        for key, x in losses.items()
+    }
+    figure = nnxp.plots.new_figure(6, 3)
+    comparisons.draw_best_rates(figure, results, comparisons.best_rates(results))
+    left, right = figure.axes
+    curves = {line.get_label().split("\n")[0]: line.get_ydata() for line in left.lines}
+    assert list(curves) == ["a, rate 0.2", "b, rate 0.1"]
+    assert curves["a, rate 0.2"] == pytest.approx([0.1, 0.4])  # means of both seeds
+    assert curves["b, rate 0.1"] == pytest.approx([0.1, 0.3])
+    assert left.lines[0].get_label().endswith("\ntest accuracy 0.7500 ± 0.0707")
+    drawn = [(*line.get_xdata(), *line.get_ydata()) for line in right.lines]
+    for got, wanted in zip(
+        drawn, [(0.1, 0.2, 0.6, 0.4), (0.2, 0.4), (0.1, 0.2, 0.3, 0.7), (0.1, 0.3)], strict=True
+    ):
+        assert got == pytest.approx(wanted)
+    assert [axes.get_yscale() for axes in figure.axes] == ["log", "log"]
+
+
 def test_curve_is_the_mean_with_a_band_of_the_deviation(comparisons):
     axes = nnxp.plots.new_figure(3, 3).subplots()
     values = np.array([[0.1, 0.5], [0.3, 0.9]])

@@ -151,7 +151,7 @@ def cupy(monkeypatch):
     module = Module()
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setattr(gpu, "Cublas", lambda cp: types.SimpleNamespace(product=product))
-    monkeypatch.setattr("nnxp.capture.choose", lambda *_: (gpu.GraphReplay, ""))
+    monkeypatch.setattr("nnxp.capture.choose", lambda *_, **__: (gpu.GraphReplay, ""))
     return module
 
 

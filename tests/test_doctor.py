@@ -34,6 +34,19 @@ def doctor(*, status=0, cwd=None, **environment):
     return result.stdout
 
 
+@pytest.fixture
+def report(monkeypatch, capsys):
+    """Return what the doctor prints in this process, with these variables in the environment."""
+
+    def call(**environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        assert nnxp.__main__.doctor() == 0
+        return capsys.readouterr().out
+
+    return call
+
+
 def section(out, name):
     """Return the lines of one device."""
     lines = re.search(rf"^  {name}\n((?:    .*\n)+)", out, re.M)[1]
@@ -52,13 +65,13 @@ def test_doctor_prints_versions_libraries_blas_and_mnist(idx_folder):
     assert section(out, "strict")[0].startswith("ok    array-api-strict")
 
 
-def test_doctor_reports_a_missing_mnist(tmp_path):
+def test_doctor_reports_a_missing_mnist(tmp_path, report):
     (tmp_path / "file").touch()
     for name, what in [("none", "there is no folder {}"), ("file", "{} is no folder")]:
-        out = doctor(NNXP_DATA_DIR=str(tmp_path / name))
+        out = report(NNXP_DATA_DIR=str(tmp_path / name))
         assert f"--    NNXP_DATA_DIR is set, but {what.format(tmp_path / name)}; name" in out
         assert "downloads it" not in out
-    out = doctor(NNXP_DATA_DIR="", XDG_CACHE_HOME=str(tmp_path))
+    out = report(NNXP_DATA_DIR="", XDG_CACHE_HOME=str(tmp_path))
     assert f"--    there is no folder {tmp_path}/nnxp/mnist; name the folder that holds" in out
     assert "; nnxp.data.load_mnist() downloads it\n" in out
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -80,16 +93,16 @@ def test_doctor_runs_with_a_home_folder_that_cannot_be_used(tmp_path, monkeypatc
     assert "MNIST\n  --    " in doctor(HOME=str(tmp_path / name))
 
 
-def test_doctor_reports_an_empty_file_of_mnist(idx_folder):
+def test_doctor_reports_an_empty_file_of_mnist(idx_folder, report):
     path = idx_folder / "train-labels-idx1-ubyte"
     path.write_bytes(b"")
-    assert f"--    {path} is empty (0 bytes)" in doctor(NNXP_DATA_DIR=str(idx_folder))
+    assert f"--    {path} is empty (0 bytes)" in report(NNXP_DATA_DIR=str(idx_folder))
 
 
-def test_without_cupy():
+def test_without_cupy(report):
     if importlib.util.find_spec("cupy"):
         pytest.skip("cupy: installed")
-    assert section(doctor(), "cuda") == [
+    assert section(report(), "cuda") == [
         f"--    CuPy is not installed; {install_extra('cuda13')}, or for an older NVIDIA driver "
         f"{install_extra('cuda12')}"
     ]
@@ -281,7 +294,7 @@ def test_remedies_name_extras_that_exist_and_a_folder_that_has_them(project, mon
         )
     }
     assert named == {
-        "checkpoint", "cuda12", "cuda13", "plot", "sklearn", "tensorboard", "testing",
+        "checkpoint", "cuda12", "cuda13", "fast", "plot", "sklearn", "tensorboard", "testing",
     }  # fmt: skip
     assert named <= project.keys()
     for folder, target in ((ROOT, "."), (tmp_path, str(ROOT))):
@@ -357,5 +370,5 @@ def test_standard_output_that_cannot_be_written_gives_no_traceback(redirect, sta
     assert "Traceback" not in result.stderr
 
 
-def test_home_folder_that_is_not_known_is_reported():
-    assert "the home folder ~nosuchuser is not known" in doctor(NNXP_DATA_DIR="~nosuchuser/x")
+def test_home_folder_that_is_not_known_is_reported(report):
+    assert "the home folder ~nosuchuser is not known" in report(NNXP_DATA_DIR="~nosuchuser/x")

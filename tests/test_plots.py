@@ -197,7 +197,7 @@ def test_mistakes_of_one_logit_and_of_any_library(backend, draw):
     ]
 
 
-@pytest.mark.parametrize("count", [1, 2, 30])
+@pytest.mark.parametrize("count", [*(pytest.param(x, marks=pytest.mark.long) for x in (1, 2)), 30])
 def test_captions_of_mistakes_do_not_overlap(draw, count):
     names = [f"a class of long name {i}" for i in range(10)]
     rng = np.random.default_rng(0)
@@ -370,7 +370,12 @@ def test_range_shows_losses_and_the_suggestion(draw):
 
 
 @pytest.mark.parametrize(
-    "losses", [[2.0, 2.0, 2.0], [2.0, 5.0], [2.0], [0.0, 0.0], [2.0, 2.2, 1.8, 2.1, 1.7]]
+    "losses",
+    [
+        [2.0, 5.0],
+        [2.0, 2.2, 1.8, 2.1, 1.7],
+        *(pytest.param(x, marks=pytest.mark.long) for x in ([2.0, 2.0, 2.0], [2.0], [0.0, 0.0])),
+    ],
 )
 def test_range_without_a_fall_has_no_suggestion(draw, losses):
     axes = draw(plots.plot_learning_rate_range, found(losses)).axes[0]

@@ -744,7 +744,9 @@ def is_warned(known, inputs):
 
 
 @pytest.mark.parametrize("kind", TAILS)
-@pytest.mark.parametrize("examples", [5, 50, 500])
+@pytest.mark.parametrize(
+    "examples", [*(pytest.param(x, marks=pytest.mark.long) for x in (5, 50)), 500]
+)
 def test_tables_with_outliers_are_not_warned_of_and_wrong_scales_are(kind, examples):
     wrong = 0
     for seed in range(20):

@@ -21,11 +21,24 @@ from nnxp.schedules import (
     StepDecay,
 )
 
+
+class Compiled(nnxp.Trainer):
+    """A trainer whose steps are machine code."""
+
+    def __init__(self, *parts, **settings):
+        pytest.importorskip("llvmlite")
+        super().__init__(*parts, compiled=True, **settings)
+
+
 CASES = [
-    ("cpu", range(30)),
-    pytest.param("cpu", range(1000), marks=pytest.mark.long),
-    pytest.param("jax:cpu", range(10), marks=pytest.mark.interop),
-    pytest.param("jax:cpu", range(200), marks=[pytest.mark.interop, pytest.mark.long]),
+    ("cpu", nnxp.Trainer, range(30)),
+    ("cpu", Compiled, range(2)),
+    pytest.param("cpu", nnxp.Trainer, range(1000), marks=pytest.mark.long),
+    pytest.param("cpu", Compiled, range(100), marks=pytest.mark.long),
+    pytest.param("jax:cpu", nnxp.Trainer, range(10), marks=pytest.mark.interop),
+    pytest.param(
+        "jax:cpu", nnxp.Trainer, range(200), marks=[pytest.mark.interop, pytest.mark.long]
+    ),
 ]
 # Rounding of a step is within n u of its numbers (Higham 2002, eq. 3.5), where n, the terms of a
 # sum, is below 100 here and u = 1.1e-16; 9 steps through at most 12 layers, each of which amplifies
@@ -146,18 +159,18 @@ def train(kind, seed, spec):
 
 @pytest.mark.filterwarnings("ignore:no step is captured.* plain steps diverge in a trial")
 @pytest.mark.parametrize(
-    ("spec", "seeds"), CASES, ids=lambda x: x if isinstance(x, str) else len(x)
+    ("spec", "kind", "seeds"), CASES, ids=lambda x: len(x) if isinstance(x, range) else str(x)
 )
-def test_captured_steps_of_random_networks_equal_plain_ones(spec, seeds):
+def test_captured_steps_of_random_networks_equal_plain_ones(spec, kind, seeds):
     device = device_or_skip(spec)
     captured = diverged = 0
     for seed in seeds:
-        one, other = train(nnxp.Trainer, seed, spec), train(PlainTrainer, seed, spec)
+        one, other = train(kind, seed, spec), train(PlainTrainer, seed, spec)
         if one is None or other is None:
             assert one is other, seed
             diverged += 1
             continue
-        captured += one.captured == "captured"
+        captured += one.captured == ("compiled" if kind is Compiled else "captured")
         kinds = [(one.network.parameters(), other.network.parameters())]
         kinds += [(one.network.states(), other.network.states())]
         kinds += [(x, other.optimizer.state[slot]) for slot, x in one.optimizer.state.items()]

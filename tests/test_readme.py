@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from file_samples import write_mnist_layout
+from script_runner import PATHS, run
 
 import nnxp
 
@@ -24,9 +22,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
 
 
-def test_readme_code_runs_as_printed(tmp_path):
-    environment = dict(os.environ)
-    if "NNXP_DATA_DIR" not in environment:  # the real MNIST where it is at hand, else the digits
+@pytest.mark.parametrize("data", ["digits", pytest.param("mnist", marks=pytest.mark.long)])
+def test_readme_code_runs_as_printed(tmp_path, data, request):
+    environment = {}
+    if data == "mnist":
+        request.getfixturevalue("mnist")  # skips where it is not at hand
+    else:
         train, test = (
             nnxp.data.Dataset(
                 np.kron(d.inputs.reshape(-1, 8, 8), np.ones((1, 4, 4), np.uint8))[:, 2:30, 2:30]
@@ -38,12 +39,11 @@ def test_readme_code_runs_as_printed(tmp_path):
         environment["NNXP_DATA_DIR"] = str(write_mnist_layout(tmp_path, train, test))
     codes = blocks("python")
     assert codes
-    for code in codes:
-        result = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert result.returncode == 0, result.stderr
+    for number, code in enumerate(codes):
+        strict = "import warnings\nwarnings.simplefilter('error')\n"
+        (tmp_path / "code.py").write_text(strict + code)
+        importing = {"PYTHONPATH": PATHS} if number == 0 else {}  # in a new process
+        result = run(tmp_path / "code.py", cwd=tmp_path, env=environment | importing)
         if "validation_accuracy" in code:
             assert 0.5 < float(result.stdout.split()[0]) <= 1
 
@@ -54,10 +54,7 @@ def test_ci_runs_the_second_command():
 
 
 def test_every_option_in_the_readme_exists():
-    help_text = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "train_mnist.py", "--help"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    help_text = run("train_mnist.py", "--help").stdout
     readme = (ROOT / "README.md").read_text()
     for line in re.findall(r"train_mnist\.py(.*)", readme):
         for option in re.findall(r"(--[a-z-]+)", line):

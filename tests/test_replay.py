@@ -31,7 +31,7 @@ def trained(kind, *, inputs, labels=None, **parts):
     return trainer
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.long)])
 @losses_and_optimizers
 def test_captured_steps_equal_plain_steps(loss, optimizer, dtype):
     images = np.random.default_rng(1).integers(0, 256, (50, 3, 4), dtype=np.uint8)

@@ -30,8 +30,14 @@ from nnxp.random import generator, get_state
 pytest.importorskip("safetensors")
 
 
-@pytest.mark.parametrize("capture", ["auto", False])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("optimizer", "capture"),
+    [
+        *((name, "auto") for name in OPTIMIZERS),
+        ("adam", False),
+        *(pytest.param(x, False, marks=pytest.mark.long) for x in OPTIMIZERS if x != "adam"),
+    ],
+)
 def test_resume_after_any_step_gives_the_same_bits(tmp_path, data, optimizer, capture):
     path = tmp_path / "a.safetensors"
     whole = new_trainer(optimizer, capture=capture)
@@ -248,7 +254,7 @@ def test_invalid_generator_states_are_refused(kind, change):
         generator(state)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("threads", [2, *(pytest.param(x, marks=pytest.mark.long) for x in (1, 4))])
 def test_same_seed_gives_the_same_bits(threads):
     code = (
         "import numpy as np, nnxp, hashlib\n"

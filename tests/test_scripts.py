@@ -53,6 +53,18 @@ def test_help_describes_every_option_and_does_nothing_else(name, tmp_path):
     assert usage <= set(re.findall(r"--[a-z-]+", "\n".join(options)))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["xor.py", *(pytest.param(x, marks=pytest.mark.long) for x in NAMES if x != "xor.py")],
+)
+def test_help_in_a_new_process_is_the_same(name):
+    # So a script imports all that it uses, and nothing that another has imported before it.
+    environment = {"COLUMNS": "100"}
+    fresh = run(name, "--help", env=environment | {"PYTHONPATH": PATHS})
+    forked = run(name, "--help", env=environment)
+    assert (fresh.stdout, fresh.stderr) == (forked.stdout, forked.stderr)
+
+
 @pytest.mark.parametrize("name", ["train_mnist.py", "compare_mnist.py"])
 def test_help_names_every_device(name):
     text = run(name, "--help").stdout

@@ -20,6 +20,10 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="shells, devices and signals are POSIX's"),
 ]
 
+SIGNALS = [
+    signal.SIGINT,
+    *(pytest.param(x, marks=pytest.mark.long) for x in (signal.SIGTERM, signal.SIGHUP)),
+]
 OPTIONS = ["--dataset", "digits", "--epochs", "2", "--out"]
 ALL_SCRIPTS = sorted(x.name for x in SCRIPTS.glob("*.py") if "\n    run(main)" in x.read_text())
 
@@ -46,7 +50,9 @@ def test_closed_output_and_full_standard_error_do_not_stop_a_run(tmp_path, redir
     assert nnxp.Trainer.resume(tmp_path / "run" / "checkpoint.safetensors").epochs == 2
 
 
-@pytest.mark.parametrize("script", ["train_mnist.py", "compare_mnist.py"])
+@pytest.mark.parametrize(
+    "script", ["train_mnist.py", pytest.param("compare_mnist.py", marks=pytest.mark.long)]
+)
 def test_full_standard_output_is_one_line_and_leaves_no_folder(tmp_path, script):
     out = ["--dataset", "digits", "--epochs", 1, "--out", tmp_path / "run"]
     result = shell(script, *out, redirect="> /dev/full")
@@ -155,7 +161,7 @@ runpy.run_path(path, run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_signal_before_the_first_checkpoint_leaves_no_folder(tmp_path, number):
     options = ["--dataset", "digits", "--epochs", "1", "--out", tmp_path / "run"]
     command = [str(int(number)), "config.json", SCRIPTS / "train_mnist.py", *options]
@@ -168,7 +174,7 @@ def test_signal_before_the_first_checkpoint_leaves_no_folder(tmp_path, number):
     run("train_mnist.py", *options)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_second_signal_ends_the_process_and_later_ones_are_ignored(tmp_path, number):
     (tmp_path / "a.py").write_text(
         "import cli, signal, sys\n"
@@ -201,9 +207,14 @@ def test_second_signal_ends_the_process_and_later_ones_are_ignored(tmp_path, num
         assert result.stderr == "a.py: interrupted\n"
 
 
-@pytest.mark.parametrize("function", ["killpg", "kill"])
 @pytest.mark.parametrize(
-    "options", [["benchmark.py", "--quick", "--out", "run"], ["portability.py", "--steps", "1"]]
+    ("options", "function"),
+    [
+        (["benchmark.py", "--quick", "--out", "run"], "killpg"),
+        (["portability.py", "--steps", "1"], "kill"),
+        pytest.param(["benchmark.py", "--quick", "--out", "run"], "kill", marks=pytest.mark.long),
+        pytest.param(["portability.py", "--steps", "1"], "killpg", marks=pytest.mark.long),
+    ],
 )
 def test_signal_of_a_terminal_is_reported_once_and_ends_the_workers(tmp_path, options, function):
     # A worker sends the signal, as a terminal does to all processes or `kill` to one, and waits.

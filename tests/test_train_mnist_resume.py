@@ -87,8 +87,15 @@ def test_missing_safetensors_is_refused_before_a_folder_is_made(tmp_path, withou
     assert [path.name for path in tmp_path.iterdir()] == ["none"]
 
 
-@pytest.mark.parametrize("until", ["digits: ", "handled"])
-@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize(
+    ("until", "existing"),
+    [
+        ("digits: ", False),
+        ("handled", True),
+        pytest.param("digits: ", True, marks=pytest.mark.long),
+        pytest.param("handled", False, marks=pytest.mark.long),
+    ],
+)
 def test_ctrl_c_in_the_first_epoch_leaves_nothing_behind(
     tmp_path, existing, until, without_safetensors
 ):

@@ -24,6 +24,19 @@ _PRODUCTS = {
 _ROW_MAJOR, _NOT_TRANSPOSED, _TRANSPOSED = 101, 111, 112  # cblas.h
 
 
+def _product(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """Return OpenBLAS's product of a dtype, or None, and the type of its numbers."""
+    name, real = _PRODUCTS.get(dtype.name, ("", ctypes.c_double))
+    libraries = [x.dynlib for x in blas_libraries().lib_controllers]
+    return next((getattr(x, name) for x in libraries if hasattr(x, name)), None), real
+
+
+def product_address(dtype: np.dtype[Any]) -> int | None:
+    """Return the address of OpenBLAS's product of a dtype; None if there is none."""
+    product, _ = _product(dtype)
+    return None if product is None else ctypes.cast(product, ctypes.c_void_p).value
+
+
 def accumulating_product(
     out: Buffer, a: Buffer, b: Buffer, factor: Buffer | None = None
 ) -> Callable[[], object] | None:
@@ -43,9 +56,7 @@ def accumulating_product(
         None for another BLAS, other dtypes, overlapping arrays, and arrays that are not
         contiguous.
     """
-    name, real = _PRODUCTS.get(out.dtype.name, ("", ctypes.c_double))
-    libraries = [x.dynlib for x in blas_libraries().lib_controllers]
-    product = next((getattr(x, name) for x in libraries if hasattr(x, name)), None)
+    product, real = _product(out.dtype)
     if product is None or {a.dtype, b.dtype} != {out.dtype} or not out.flags.behaved:
         return None
     if any(np.may_share_memory(out, x) for x in (a, b)):

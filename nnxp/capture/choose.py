@@ -11,13 +11,17 @@ from nnxp.data.batches import Batches
 from nnxp.step import Step
 
 
-def choose(step: Step, batches: Batches) -> tuple[type[CapturedSteps] | None, str]:
+def choose(
+    step: Step, batches: Batches, *, compiled: bool = False
+) -> tuple[type[CapturedSteps] | None, str]:
     """Return the class of captured steps to train with; or None, and the reason.
 
     Parameters
     ----------
     step : Step
     batches : Batches
+    compiled : bool, optional
+        Whether to compile the steps on NumPy.
     """
     library = batches.device.spec.partition(":")[0]
     if library not in ("cpu", "jax", "cuda"):
@@ -33,6 +37,10 @@ def choose(step: Step, batches: Batches) -> tuple[type[CapturedSteps] | None, st
         return JaxSteps, ""
     if not _can_move(parameters):
         return None, "parameters of the network overlap in memory, or are not C-contiguous"
+    if library == "cpu" and compiled:
+        from nnxp.capture.compiled import CompiledReplay
+
+        return CompiledReplay, ""
     if library == "cpu":
         from nnxp.capture.replay import Replay
 

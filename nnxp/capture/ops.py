@@ -81,9 +81,12 @@ class Ops(ABC):
         How many numbers of a flattened vector the optimizer updates at a time.
     whole : collection of callable
         The functions of `nnxp.arrays.one_op` that are computed as one op.
+    fuses_loops : bool
+        Whether ops element by element are computed together, as `nnxp.capture.loops.Loop`.
     """
 
     module: ModuleType
+    fuses_loops: ClassVar = False
     accumulates: ClassVar = False
     chunk: ClassVar = sys.maxsize
     whole: ClassVar[Collection[Callable[..., Any]]] = ()
@@ -115,3 +118,15 @@ class Ops(ABC):
         self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Buffer
     ) -> Program:
         """Return the calls that compute ``out[...] = function(*args, **kwargs)``."""
+
+    def suits_loop(self, op: Any) -> bool:
+        """Return whether an op can be part of a loop."""
+        return False
+
+    def lower_loop(self, loop: Any, arrays: Any) -> Program:
+        """Return the calls that compute a loop."""
+        raise NotImplementedError
+
+    def join(self, program: Program) -> Program:
+        """Return a program that does the same by fewer calls."""
+        return program

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nnxp.capture.loops import Loop, fuse_loops
 from nnxp.capture.ops import (
     Buffer,
     Ops,
@@ -53,9 +54,13 @@ def compile_program(
     # What is already where it is wanted, such as a frozen parameter, needs no copy.
     recorded = [(x, buffer) for x, buffer in recorded if tape.buffers.get(x) is not buffer]
     outputs = {x for x, _ in recorded}
-    ops = _fuse_bias(_live(tape.ops, outputs), outputs)
+    ops = _live(tape.ops, outputs)
+    if not library.fuses_loops:
+        ops = _fuse_bias(ops, outputs)
     if library.accumulates:
         ops = _fuse_descent(ops, outputs)
+    if library.fuses_loops:
+        ops = fuse_loops(ops, outputs, library.suits_loop)
     return _assign_buffers(ops, tape.buffers, recorded, library)
 
 
@@ -177,7 +182,7 @@ def _split_targets(
 
     `last_read` is updated: what is copied at the end is read then.
     """
-    computed = {op.result: i for i, op in enumerate(ops)}
+    computed = {x: i for i, op in enumerate(ops) for x in op.results}
     # Arrays that are read only, and views, are copied.
     copied = [(x, target) for x, target in targets if x not in computed or x.owner is not x]
     last_read.update({x.owner: len(ops) for x, _ in copied})
@@ -189,7 +194,7 @@ def _split_targets(
         position = computed[recorded]
         overwritten = overlaps(target)
         # An op that may write where it reads may itself be the last reader.
-        first = position + _may_overwrite(ops[position], overwritten)
+        first = position + _may_overwrite(ops[position], overwritten, buffers, target)
         if recorded not in direct and all(last_read.get(x, -1) < first for x in overwritten):
             direct[recorded] = target
         else:
@@ -211,21 +216,24 @@ def _lower(
     blocks: dict[Recorded, Buffer] = {}
     free = _FreeBlocks()
     for position, op in enumerate(ops):
-        result = op.result
-        args, kwargs = op.bind(arrays.__getitem__)
-        unused = {x.owner for x in op.reads if last_read[x.owner] == position} & blocks.keys()
+        # In the order of the arguments, so that each process gives the same buffers.
+        owners = dict.fromkeys(x.owner for x in op.reads)
+        unused = [x for x in owners if last_read[x] == position and x in blocks]
         if _is_elementwise(op):
-            # The result may overwrite an argument; with another dtype, NumPy would copy the
+            # A result may overwrite an argument; with another dtype, NumPy would copy the
             # argument first.
+            reads = {*op.reads}
             for x in unused:
-                if (x.sample.strides, x.dtype) == (result.sample.strides, result.dtype):
+                if x in reads and all(_are_alike(x.sample, y.sample) for y in op.results):
                     free.add(blocks.pop(x))
-        view = None
-        if result.owner is not result:
+        if (result := op.result).owner is not result:
+            args, kwargs = op.bind(arrays.__getitem__)
             view = library.function(op.function)(*args, **kwargs)
-        if view is not None and library.share_memory(view, arrays[result.owner]):
-            arrays[result] = view
-        else:  # also what is a view of the sample, but needs a copy with the buffer's strides
+            if library.share_memory(view, arrays[result.owner]):
+                arrays[result] = view
+                continue
+            # What is a view of the sample needs a copy with the buffer's strides.
+        for result in op.results:
             if result in direct:
                 arrays[result] = direct[result]
             else:
@@ -234,9 +242,10 @@ def _lower(
                 nbytes += size if block is None else 0
                 blocks[result] = library.allocate(size) if block is None else block
                 arrays[result] = arranged(blocks[result][:size].view(result.dtype), result.sample)
-            program += library.lower(op.function, args, kwargs, arrays[result])
-        for x in unused & blocks.keys():
-            free.add(blocks.pop(x))
+        program += op.lower(library, arrays)
+        for x in unused:
+            if x in blocks:
+                free.add(blocks.pop(x))
     return Compiled(program, nbytes)
 
 
@@ -280,12 +289,28 @@ class _FreeBlocks:
 
 
 def _is_elementwise(op: Op) -> bool:
-    return isinstance(op.function, np.ufunc) and op.function.signature is None
+    is_ufunc = isinstance(op.function, np.ufunc) and op.function.signature is None
+    return is_ufunc or isinstance(op, Loop)
 
 
-def _may_overwrite(op: Op, read: list[Recorded]) -> bool:
-    """Return whether an op may write where these arrays are, which it may read itself."""
+def _are_alike(x: Buffer, y: Buffer) -> bool:
+    """Return whether elements of the same index are at the same place of equal memory."""
+    return (x.shape, x.strides, x.dtype) == (y.shape, y.strides, y.dtype)
+
+
+def _may_overwrite(
+    op: Op, read: list[Recorded], buffers: Mapping[Recorded, Buffer], target: Buffer
+) -> bool:
+    """Return whether an op may write to a target where these arrays are, which it may read."""
     if op.function is subtract_product:  # it copies the first argument, and then reads the factors
         factors = {id(x.owner) for x in op.reads[1:]}
         return not any(id(x) in factors for x in read)
+    if isinstance(op, Loop):  # each element of a result comes after the loads of this element
+        overlapping = [x for x in op.reads if any(x.owner is y for y in read)]
+        return all(
+            x in buffers
+            and _are_alike(buffers[x], target)
+            and memory_span(buffers[x]) == memory_span(target)
+            for x in overlapping
+        )
     return _is_elementwise(op)

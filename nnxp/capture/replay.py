@@ -254,7 +254,7 @@ class Replay(CapturedSteps):
         )
         tape.clear()
         nbytes += sum(x.nbytes for x in batch)
-        return _BatchProgram(batch, program + self._update, nbytes)
+        return _BatchProgram(batch, self._ops.join(program + self._update), nbytes)
 
     def _compile_update(self, group: _Group) -> Program:
         """Return the program that updates a group's flat vectors, chunk by chunk."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from nnxp.arrays import DType, Namespace
-from nnxp.capture.ops import Buffer, arranged
+from nnxp.capture.ops import Buffer, Ops, Program, arranged
 from nnxp.capture.recorded import Recorded, RecordedNamespace
 from nnxp.devices.base import Device
 
@@ -30,6 +30,8 @@ class Op:
     ----------
     reads : list of Recorded
         The recorded arrays among the arguments.
+    results : list of Recorded
+        All results; most ops have one.
     """
 
     def __init__(
@@ -41,11 +43,17 @@ class Op:
     ) -> None:
         self.function, self.args, self.kwargs, self.result = function, args, kwargs, result
         self.reads: list[Recorded] = []
+        self.results = [result]
         _replace([args, *kwargs.values()], self.reads.append)
 
     def bind(self, buffer_of: Callable[[Recorded], Buffer]) -> tuple[list[Any], dict[str, Any]]:
         """Return `args` and `kwargs` with buffers in place of recorded arrays."""
         return _bind(self.args, self.kwargs, buffer_of)
+
+    def lower(self, library: Ops, arrays: dict[Recorded, Buffer]) -> Program:
+        """Return the calls that compute the results, given the buffers."""
+        args, kwargs = self.bind(arrays.__getitem__)
+        return library.lower(self.function, args, kwargs, arrays[self.result])
 
 
 class Tape:

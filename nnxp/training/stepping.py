@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from nnxp.arrays import Array
-from nnxp.checks import warn
+from nnxp.checks import optional_import, warn
 from nnxp.data.batches import Batches
 from nnxp.devices import Device
 from nnxp.errors import DivergenceError, InputError
@@ -25,6 +27,43 @@ def require_capture(capture: object) -> bool | str:
         raise InputError(f'capture must be True, False or "auto", got {capture!r}')
     return capture
 
+
+def require_compiled(compiled: object, device: Device | None) -> bool | str:
+    """Return `compiled` if it is True, False or "auto", and for True, if it is possible.
+
+    The device is the network's, if it is known.
+    """
+    if compiled != "auto" and not isinstance(compiled, bool):
+        raise InputError(f'compiled must be True, False or "auto", got {compiled!r}')
+    if compiled is True and device is not None and not device.is_host:
+        raise InputError(
+            f"compiled=True is for NumPy, and the network is on {device.spec}; leave it out"
+        )
+    if compiled is True:
+        optional_import("llvmlite", "fast")
+    return compiled
+
+
+def repays_compiling(step: Step, batches: Batches, steps: int) -> bool:
+    """Return whether so many steps save more time by compiled code than compiling takes.
+
+    It depends on the network, the data and the number of steps alone, and not on what was measured,
+    so that a training gives the same bits each time.
+    """
+    if not batches.device.is_host or find_spec("llvmlite") is None:
+        return False
+    largest = step.network.work(tuple(batches.dataset.inputs.shape[1:])).numbers
+    numbers = sum(math.prod(x.shape) for x in step.network.parameters().values()) * len(
+        step.optimizer.state
+    )
+    numbers += batches.batch_size * largest
+    return steps * (_SAVED_BY_STEP + _SAVED_BY_NUMBER * numbers) > _COMPILING
+
+
+# Seconds, rounded, on a processor of 2.5 GHz.
+_COMPILING = 0.4
+_SAVED_BY_STEP = 4e-5
+_SAVED_BY_NUMBER = 1e-9
 
 _MAX_KEPT = 128 << 20  # bytes
 _KEPT_SHARE = 8  # or this part of the device's free memory
@@ -44,7 +83,8 @@ class Stepper:
     def __init__(self) -> None:
         self.captured: CapturedSteps | None = None
         self.reason = "nothing was trained yet"
-        self._chosen_for: tuple[bool | str, bool] | None = None  # `capture`, data on the host
+        # `capture`, whether the data are on the host, and whether to compile.
+        self._chosen_for: tuple[bool | str, bool, bool] | None = None
         self._warned: list[object] = []  # reasons, and parts that were named
 
     @contextlib.contextmanager
@@ -55,6 +95,7 @@ class Stepper:
         batches: Batches,
         *,
         capture: bool | str,
+        compiled: bool,
         own_step: bool,
         observed: bool,
         restores: bool,
@@ -70,6 +111,8 @@ class Stepper:
         batches : Batches
         capture : bool or "auto"
             As in `Trainer`.
+        compiled : bool
+            Whether to compile the steps on NumPy.
         own_step : bool
             Whether the plain step is not `Trainer.step`, so that captured steps would ignore it.
         observed : bool
@@ -84,7 +127,7 @@ class Stepper:
                 def choose() -> Callable[[Array], object]:
                     nonlocal before
                     step = make_step()
-                    captured = self._choose(plain_step, step, batches, capture, own_step)
+                    captured = self._choose(plain_step, step, batches, capture, compiled, own_step)
                     # Captured steps restore what was there when they were bound.
                     if restores and before is None and (observed or captured is None):
                         before = Snapshot(step.network, step.optimizer, batches.device)
@@ -123,6 +166,7 @@ class Stepper:
         step: Step,
         batches: Batches,
         capture: bool | str,
+        compiled: bool,
         own_step: bool,
     ) -> CapturedSteps | None:
         """Return the captured steps to train with, or None for plain steps; set `reason`."""
@@ -132,12 +176,12 @@ class Stepper:
         if capture is False:
             self.captured, self.reason = None, "capture is False"
             return None
-        chosen_for = capture, batches.resident is None
+        chosen_for = capture, batches.resident is None, compiled
         kept = None if own_step or chosen_for != self._chosen_for else self.captured
         if kept is not None and kept.is_same(step, batches):
             return kept
         self._chosen_for = chosen_for
-        kind, reason = choose(step, batches)
+        kind, reason = choose(step, batches, compiled=compiled)
         causes: list[object] = [reason]
         if kind is not None and own_step:
             reason = "the trainer has a step of its own"
@@ -169,7 +213,7 @@ class Stepper:
     ) -> CapturedSteps:
         """Return captured steps: those of the last call if they match."""
         captured = self.captured
-        if not isinstance(captured, kind) or not captured.matches(step, contents, batches):
+        if type(captured) is not kind or not captured.matches(step, contents, batches):
             self.captured = captured = None  # frees its memory before the new one takes some
             self.captured = captured = kind(step, batches)
         return captured

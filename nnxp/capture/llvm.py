@@ -1,0 +1,599 @@
+"""LLVM: machine code for the ops of a program, made by llvmlite (the extra ``fast``)."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+
+from nnxp.capture.llvm_math import Arithmetic
+from nnxp.capture.loops import Loop
+from nnxp.capture.ops import Buffer, address
+from nnxp.capture.recorded import Recorded
+from nnxp.capture.tape import Op
+from nnxp.files import write_atomically
+
+_POINTER = ir.PointerType()
+_SIZE = ir.IntType(64)
+_BIT = ir.IntType(1)
+_KINDS: dict[str, ir.Type] = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
+_KINDS |= {f"{sign}int{bits}": ir.IntType(bits) for bits in (8, 16, 32, 64) for sign in ("", "u")}
+_KINDS["bool"] = ir.IntType(8)  # in memory; as a value, a bit
+
+_Names: TypeAlias = dict[Callable[..., Any], str]
+_COMPARISONS: _Names = {
+    np.less: "<", np.less_equal: "<=", np.greater: ">", np.greater_equal: ">=", np.equal: "==",
+    np.not_equal: "!=",
+}  # fmt: skip
+_BITS: _Names = {np.bitwise_and: "and_", np.bitwise_or: "or_", np.bitwise_xor: "xor"}
+_LOGICAL: _Names = {np.logical_and: "and_", np.logical_or: "or_"}
+_SHIFTS = (np.left_shift, np.right_shift)
+_NUMERIC: _Names = {np.add: "add", np.subtract: "sub", np.multiply: "mul"}
+_INTRINSICS: _Names = {np.sqrt: "sqrt", np.floor: "floor", np.ceil: "ceil", np.absolute: "fabs"}
+_FUNCTIONS: dict[Callable[..., Any], Callable[..., ir.Value]] = {
+    np.exp: Arithmetic.exp, np.log: Arithmetic.log, np.tanh: Arithmetic.tanh,
+    np.log1p: Arithmetic.log1p,
+}  # fmt: skip
+
+
+def suits(op: Op) -> bool:
+    """Return whether an op can be part of a compiled loop."""
+    kinds = [x.dtype.name for x in (*op.reads, op.result)]
+    if op.function is np.astype:
+        source, result = kinds[0], kinds[-1]
+        return {source, result} <= _KINDS.keys() and ("float" in result or "float" not in source)
+    if op.kwargs or not {*kinds} <= _KINDS.keys():
+        return False
+    if any(not isinstance(x, (Recorded, bool, int, float, np.generic)) for x in op.args):
+        return False
+    if op.function is np.where:
+        return len(op.args) == 3 and kinds[0] == "bool" and isinstance(op.args[0], Recorded)
+    if not isinstance(op.function, np.ufunc):
+        return False
+    dtype = _loop_dtypes(op)[0].name
+    function, real = op.function, dtype.startswith("float")
+    if function in _COMPARISONS or function in _NUMERIC:
+        return dtype != "bool" or function in _COMPARISONS
+    if function in (np.maximum, np.minimum):
+        return dtype != "bool"
+    if function in _SHIFTS:  # others shift by more than the width of a number
+        return isinstance(op.args[1], int) and 0 <= op.args[1] < np.dtype(dtype).itemsize * 8
+    if function in _BITS or function is np.invert:
+        return True
+    if function in _LOGICAL or function is np.logical_not:
+        return dtype == "bool"
+    if function is np.negative:
+        return dtype != "bool"
+    return real and (function is np.divide or function in _INTRINSICS or function in _FUNCTIONS)
+
+
+def _loop_dtypes(op: Op) -> tuple[np.dtype[Any], ...]:
+    """Return the dtypes in which NumPy would compute an op: of its arguments, and of its result."""
+    if op.function is np.where:
+        return np.dtype("bool"), op.result.dtype, op.result.dtype, op.result.dtype
+    if op.function is np.astype:
+        return op.reads[0].dtype, op.result.dtype
+    given = [x.dtype if hasattr(x, "dtype") else type(x) for x in op.args]
+    try:
+        return cast(np.ufunc, op.function).resolve_dtypes((*given, None))
+    except TypeError:  # no such loop
+        return (np.dtype("O"),)
+
+
+class Kernel(ABC):
+    """A part of a compiled function.
+
+    Attributes
+    ----------
+    arrays : sequence of array
+    addresses : list of int
+        The different addresses of the arrays.
+    functions : dict of str to int
+        The addresses of the functions that it calls, by name.
+    """
+
+    def __init__(
+        self, arrays: Sequence[Buffer], functions: Mapping[str, int] | None = None
+    ) -> None:
+        self.arrays = arrays
+        self.addresses = list(dict.fromkeys(map(address, arrays)))
+        self.functions = dict(functions or {})
+
+    def __call__(self) -> None:
+        """Compile this kernel alone and run it."""
+        compile_kernels([self])()
+
+    @abstractmethod
+    def emit(self, builder: ir.IRBuilder, pointers: dict[int, ir.Value]) -> None:
+        """Emit the instructions, given a pointer for each address."""
+
+
+class LoopKernel(Kernel):
+    """A loop over all elements.
+
+    Parameters
+    ----------
+    loop : Loop
+    arrays : dict of Recorded to array
+        Of what the loop reads, and of its results.
+    """
+
+    def __init__(self, loop: Loop, arrays: dict[Recorded, Buffer]) -> None:
+        self._loop = loop
+        self._arrays = {x: arrays[x] for x in (*loop.args, *loop.results)}
+        super().__init__(list(self._arrays.values()))
+
+    def emit(self, builder: ir.IRBuilder, pointers: dict[int, ir.Value]) -> None:
+        """Emit loops over the axes."""
+        shape = self._loop.result.shape
+        spread = {x: np.broadcast_to(y, shape) for x, y in self._arrays.items()}
+        first = spread[self._loop.result]
+        lengths, strides = _merged_axes(shape, [first, *spread.values()])
+
+        def body(indices: list[ir.Value]) -> None:
+            places = {
+                x: _element(builder, pointers[address(y)], y.dtype, indices, each)
+                for (x, y), each in zip(spread.items(), strides[1:], strict=True)
+            }
+            values: dict[Recorded, tuple[ir.Value, np.dtype[Any]]] = {
+                x: (_load(builder, places[x], x.dtype), x.dtype) for x in self._loop.args
+            }
+            for op in self._loop.ops:
+                values[op.result] = _emit_op(builder, op, values), op.result.dtype
+            for x in self._loop.results:
+                _store(builder, values[x][0], places[x], x.dtype)
+
+        _emit_loops(builder, lengths, body)
+
+
+class ReductionKernel(Kernel):
+    """A sum or a maximum over some axes, or the sum divided by its number of terms.
+
+    Parameters
+    ----------
+    function : callable
+        `np.sum`, `np.max` or `np.mean`.
+    x : array
+    out : array
+        With axes of length 1 in place of those to reduce.
+    """
+
+    def __init__(self, function: Callable[..., Any], x: Buffer, out: Buffer) -> None:
+        super().__init__([x, out])
+        self._function, self._x, self._out = function, x, out
+
+    def emit(self, builder: ir.IRBuilder, pointers: dict[int, ir.Value]) -> None:
+        """Emit a loop that fills the result, and one that adds to it."""
+        x, out = self._x, self._out
+        real, maximum = _KINDS[x.dtype.name], self._function is np.max
+        arithmetic = Arithmetic(builder, real)
+        source, target = pointers[address(x)], pointers[address(out)]
+        lengths, (places,) = _merged_axes(out.shape, [out])
+
+        def fill(indices: list[ir.Value]) -> None:
+            start = arithmetic.constant(-math.inf if maximum else 0.0)
+            builder.store(start, _element(builder, target, out.dtype, indices, places))
+
+        _emit_loops(builder, lengths, fill)
+        spread = np.broadcast_to(out, x.shape)
+        lengths, (from_, to) = _merged_axes(x.shape, [x, spread])
+
+        def combine(total: ir.Value, indices: list[ir.Value]) -> ir.Value:
+            value = builder.load(_element(builder, source, x.dtype, indices, from_), typ=real)
+            if maximum:
+                return _maximum(builder, ">", total, value, "f")
+            # LLVM may add in another order, which makes vectors of terms possible.
+            return builder.fadd(total, value, flags=("reassoc",))
+
+        def body(indices: list[ir.Value]) -> None:
+            place = _element(builder, target, out.dtype, indices, to)
+            builder.store(combine(builder.load(place, typ=real), indices), place)
+
+        if lengths and to[-1] == 0:  # the last axis is summed in a register
+
+            def outer(indices: list[ir.Value]) -> None:
+                place = _element(builder, target, out.dtype, [*indices, _SIZE(0)], to)
+                total = _emit_loop(
+                    builder, lengths[-1], lambda i, sum_: combine(sum_, [*indices, i]),
+                    builder.load(place, typ=real),
+                )  # fmt: skip
+                builder.store(total, place)
+
+            _emit_loops(builder, lengths[:-1], outer)
+        else:
+            _emit_loops(builder, lengths, body)
+        if self._function is np.mean:
+            lengths, (places,) = _merged_axes(out.shape, [out])
+
+            def divide(indices: list[ir.Value]) -> None:
+                place = _element(builder, target, out.dtype, indices, places)
+                mean = arithmetic.div(builder.load(place, typ=real), float(x.size // out.size))
+                builder.store(mean, place)
+
+            _emit_loops(builder, lengths, divide)
+
+
+class ProductKernel(Kernel):
+    """A matrix product of BLAS: ``out = factor * (a @ b) + kept * out``.
+
+    Parameters
+    ----------
+    function : int
+        The address of BLAS's function.
+    out, a, b : (rows, columns) array
+        As `leading_dimension` takes them; `out` is C-contiguous.
+    kept : bool
+        Whether to add to `out`.
+    subtracted : 0-d array, optional
+        Minus this number is the factor; by default, it is 1.
+    """
+
+    def __init__(
+        self, function: int, out: Buffer, a: Buffer, b: Buffer, kept: bool,
+        subtracted: Buffer | None = None,
+    ) -> None:  # fmt: skip
+        arrays = [out, a, b] if subtracted is None else [out, a, b, subtracted]
+        self._name = f"product_{out.dtype.name}"
+        super().__init__(arrays, {self._name: function})
+        self._kept, self._subtracted = kept, subtracted
+        self._out, self._a, self._b = out, a, b
+
+    def emit(self, builder: ir.IRBuilder, pointers: dict[int, ir.Value]) -> None:
+        """Emit the call."""
+        real, word = _KINDS[self._out.dtype.name], ir.IntType(32)
+        factor: ir.Value = ir.Constant(real, 1.0)
+        if self._subtracted is not None:
+            factor = builder.fneg(builder.load(pointers[address(self._subtracted)], typ=real))
+        rows, columns = self._out.shape
+        operands: list[ir.Value] = []
+        transposed: list[ir.Value] = []
+        for x in (self._a, self._b):
+            is_transposed, length = cast(tuple[bool, int], leading_dimension(x))
+            transposed.append(word(112 if is_transposed else 111))  # as cblas.h has it
+            operands += [pointers[address(x)], _SIZE(length)]
+        kept = ir.Constant(real, float(self._kept))
+        sizes = [_SIZE(rows), _SIZE(columns), _SIZE(self._a.shape[1])]
+        out = [pointers[address(self._out)], _SIZE(columns)]
+        arguments = [word(101), *transposed, *sizes, factor, *operands, kept, *out]
+        kind = ir.FunctionType(ir.VoidType(), [x.type for x in arguments])
+        function = builder.module.globals.get(self._name)
+        if function is None:
+            function = ir.Function(builder.module, kind, self._name)
+        builder.call(function, arguments)
+
+
+def leading_dimension(x: Buffer) -> tuple[bool, int] | None:
+    """Return whether BLAS takes a matrix as transposed, and the step between rows; or None."""
+    for transposed, y in ((False, x), (True, x.T)):
+        step, rest = divmod(y.strides[0], x.itemsize)
+        if not rest and (y.strides[1] == x.itemsize or y.shape[1] == 1) and step >= y.shape[1]:
+            return transposed, step
+    return None
+
+
+def _merged_axes(
+    shape: Sequence[int], arrays: Sequence[Buffer]
+) -> tuple[list[int], list[list[int]]]:
+    """Return the lengths of few axes, the first array's last one in memory last, and the strides.
+
+    Axes that are one run of memory in all arrays are merged. Strides are in elements.
+    """
+    axes = [i for i, n in enumerate(shape) if n != 1]
+    axes.sort(key=lambda i: -abs(arrays[0].strides[i]))
+    lengths: list[int] = []
+    strides: list[list[int]] = [[] for _ in arrays]
+    for axis in axes:
+        n = shape[axis]
+        steps = [x.strides[axis] // x.itemsize for x in arrays]
+        merges = lengths and all(
+            own[-1] == step * n for own, step in zip(strides, steps, strict=True)
+        )
+        if merges:
+            lengths[-1] *= n
+        else:
+            lengths.append(n)
+        for own, step in zip(strides, steps, strict=True):
+            own[len(lengths) - 1 :] = [step]
+    return lengths, strides
+
+
+def _emit_loops(
+    builder: ir.IRBuilder, lengths: Sequence[int], body: Callable[[list[ir.Value]], None]
+) -> None:
+    """Emit nested loops, of which the body gets the indices."""
+
+    def emit(depth: int, indices: list[ir.Value]) -> None:
+        if depth == len(lengths):
+            body(indices)
+        else:
+            _emit_loop(builder, lengths[depth], lambda i, _: emit(depth + 1, [*indices, i]))
+
+    if 0 not in lengths:
+        emit(0, [])
+
+
+def _emit_loop(
+    builder: ir.IRBuilder,
+    length: int,
+    body: Callable[[ir.Value, Any], Any],
+    start: ir.Value | None = None,
+) -> Any:
+    """Emit a loop; return the last value that the body returned, given the one before."""
+    before = builder.block
+    inside = builder.append_basic_block("loop")
+    builder.branch(inside)
+    builder.position_at_end(inside)
+    index = builder.phi(_SIZE)
+    index.add_incoming(_SIZE(0), before)
+    value = None if start is None else builder.phi(start.type)
+    result = body(index, value)
+    following = builder.add(index, _SIZE(1), flags=("nsw", "nuw"))
+    index.add_incoming(following, builder.block)
+    if value is not None:
+        value.add_incoming(start, before)
+        value.add_incoming(result, builder.block)
+    after = builder.function.append_basic_block("end")
+    builder.cbranch(builder.icmp_unsigned("<", following, _SIZE(length)), inside, after)
+    builder.position_at_end(after)
+    return result
+
+
+def _element(
+    builder: ir.IRBuilder,
+    pointer: ir.Value,
+    dtype: np.dtype[Any],
+    indices: Sequence[ir.Value],
+    strides: Sequence[int],
+) -> ir.Value:
+    """Return the place of an element."""
+    offset: ir.Value = _SIZE(0)
+    for index, stride in zip(indices, strides, strict=True):
+        if stride:
+            step = index if stride == 1 else builder.mul(index, _SIZE(stride), flags=("nsw",))
+            offset = builder.add(offset, step, flags=("nsw",))
+    return builder.gep(pointer, [offset], inbounds=True, source_etype=_KINDS[dtype.name])
+
+
+def _load(builder: ir.IRBuilder, place: ir.Value, dtype: np.dtype[Any]) -> ir.Value:
+    value = builder.load(place, typ=_KINDS[dtype.name])
+    return builder.icmp_unsigned("!=", value, value.type(0)) if dtype == np.bool_ else value
+
+
+def _store(builder: ir.IRBuilder, value: ir.Value, place: ir.Value, dtype: np.dtype[Any]) -> None:
+    builder.store(builder.zext(value, _KINDS["bool"]) if dtype == np.bool_ else value, place)
+
+
+def _emit_op(
+    builder: ir.IRBuilder, op: Op, values: dict[Recorded, tuple[ir.Value, np.dtype[Any]]]
+) -> ir.Value:
+    """Return the value of an op, given those of the recorded arrays."""
+    *wanted, computed = _loop_dtypes(op)
+    args: list[ir.Value] = []
+    operands = op.reads if op.function is np.astype else op.args
+    for x, dtype in zip(operands, wanted, strict=True):
+        if isinstance(x, Recorded):
+            args.append(_convert(builder, *values[x], dtype))
+        else:
+            number = np.asarray(x).astype(dtype).item()
+            args.append(ir.Constant(_BIT if dtype == np.bool_ else _KINDS[dtype.name], number))
+    value = args[0] if op.function is np.astype else _emit_function(builder, op, args, wanted[0])
+    if op.function is np.astype:
+        return _convert(builder, value, wanted[0], op.result.dtype)
+    return _convert(builder, value, computed, op.result.dtype)
+
+
+def _emit_function(
+    builder: ir.IRBuilder, op: Op, args: list[ir.Value], dtype: np.dtype[Any]
+) -> ir.Value:
+    function, kind = op.function, dtype.kind
+    if function is np.where:
+        return builder.select(*args)
+    if function in _COMPARISONS:
+        sign = _COMPARISONS[function]
+        if kind == "f":  # only "not equal" is true of NaN
+            compare = builder.fcmp_unordered if sign == "!=" else builder.fcmp_ordered
+        else:
+            compare = builder.icmp_signed if kind == "i" else builder.icmp_unsigned
+        return compare(sign, *args)
+    if function in _BITS or function in _LOGICAL:
+        return getattr(builder, (_BITS | _LOGICAL)[function])(*args)
+    if function in (np.invert, np.logical_not):
+        return builder.not_(*args)
+    if function in _SHIFTS:
+        left, arithmetic = function is np.left_shift, kind == "i"
+        shift = builder.shl if left else builder.ashr if arithmetic else builder.lshr
+        return shift(*args)
+    if function in (np.maximum, np.minimum):
+        sign = ">" if function is np.maximum else "<"
+        return _maximum(builder, sign, args[0], args[1], kind)
+    if kind != "f":
+        return builder.neg(*args) if function is np.negative else getattr(
+            builder, _NUMERIC[function]
+        )(*args)  # fmt: skip
+    if function in _FUNCTIONS:
+        return _FUNCTIONS[function](Arithmetic(builder, args[0].type), *args)
+    if function in _INTRINSICS:
+        intrinsic = builder.module.declare_intrinsic(
+            f"llvm.{_INTRINSICS[function]}", [args[0].type]
+        )
+        return builder.call(intrinsic, args)
+    if function is np.divide:
+        return builder.fdiv(*args)
+    if function is np.negative:
+        return builder.fneg(*args)
+    return getattr(builder, "f" + _NUMERIC[function])(*args)
+
+
+def _maximum(builder: ir.IRBuilder, sign: str, x: ir.Value, y: ir.Value, kind: str) -> ir.Value:
+    """Return the larger (">") or smaller ("<") of two numbers; NaN if one of them is."""
+    if kind != "f":
+        compare = builder.icmp_signed if kind == "i" else builder.icmp_unsigned
+        return builder.select(compare(sign, x, y), x, y)
+    larger = builder.select(builder.fcmp_ordered(sign, x, y), x, y)  # y if one is NaN
+    return builder.select(builder.fcmp_unordered("uno", x, x), x, larger)
+
+
+def _convert(
+    builder: ir.IRBuilder, value: ir.Value, source: np.dtype[Any], target: np.dtype[Any]
+) -> ir.Value:
+    """Return a value in another dtype."""
+    if source == target:
+        return value
+    kind = _KINDS[target.name]
+    if target == np.bool_:
+        zero = ir.Constant(value.type, 0)
+        if source.kind == "f":
+            return builder.fcmp_unordered("!=", value, zero)
+        return builder.icmp_unsigned("!=", value, zero)
+    if target.kind == "f":
+        if source.kind == "f":
+            wider = target.itemsize > source.itemsize
+            return builder.fpext(value, kind) if wider else builder.fptrunc(value, kind)
+        return builder.sitofp(value, kind) if source.kind == "i" else builder.uitofp(value, kind)
+    if target.itemsize < source.itemsize and source != np.bool_:
+        return builder.trunc(value, kind)
+    if target.itemsize == source.itemsize and source != np.bool_:
+        return value
+    return builder.sext(value, kind) if source.kind == "i" else builder.zext(value, kind)
+
+
+class Function:
+    """A compiled function of kernels.
+
+    Parameters
+    ----------
+    kernels : list of Kernel
+    code : bytes
+        The object file.
+    addresses : list of int
+        The table that the function reads its pointers from.
+    """
+
+    def __init__(self, kernels: list[Kernel], code: bytes, addresses: list[int]) -> None:
+        self._arrays = [x for kernel in kernels for x in kernel.arrays]
+        self._table = np.array(addresses, np.uintp)
+        name = next(_names)
+        library = llvm.JITLibraryBuilder().add_object_img(code).export_symbol("run")
+        for kernel in kernels:
+            for function, place in kernel.functions.items():
+                library.import_symbol(function, place)
+        self._tracker = library.link(_compiler()[0], f"nnxp{name}")
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        self._run = kind(self._tracker["run"])
+        self._place = ctypes.c_void_p(self._table.ctypes.data)
+
+    def __call__(self) -> None:
+        """Run the kernels."""
+        self._run(self._place)
+
+
+_names = itertools.count()
+
+
+def compile_kernels(kernels: list[Kernel]) -> Callable[[], None]:
+    """Return a function that runs the kernels in their order."""
+    addresses = list(dict.fromkeys(x for kernel in kernels for x in kernel.addresses))
+    return Function(kernels, _object_code(_module(kernels, addresses)), addresses)
+
+
+def _module(kernels: list[Kernel], addresses: list[int]) -> str:
+    """Return the intermediate representation of a function that runs the kernels."""
+    module = ir.Module()
+    nothing = ir.VoidType()
+    run = ir.Function(module, ir.FunctionType(nothing, [_POINTER]), "run")
+    builder = ir.IRBuilder(run.append_basic_block())
+    pointers = {}
+    for i, each in enumerate(addresses):
+        place = builder.gep(run.args[0], [_SIZE(i)], source_etype=_POINTER)
+        pointers[each] = builder.load(place, typ=_POINTER)
+    for i, kernel in enumerate(kernels):
+        kind = ir.FunctionType(nothing, [_POINTER] * len(kernel.addresses))
+        function = ir.Function(module, kind, f"kernel{i}")
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        for argument in function.args:
+            # No two overlap unless both are only read.
+            argument.add_attribute("noalias")
+        inner = ir.IRBuilder(function.append_basic_block())
+        kernel.emit(inner, dict(zip(kernel.addresses, function.args, strict=True)))
+        inner.ret_void()
+        builder.call(function, [pointers[x] for x in kernel.addresses])
+    builder.ret_void()
+    return str(module)
+
+
+_MAX_CACHED = 500  # files, of 10 to 100 kB
+
+
+@functools.cache
+def _compiler() -> tuple[Any, Any]:
+    """Return the linker and the target machine of this processor."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple()
+    features = llvm.get_host_cpu_features().flatten()
+    machine = target.create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True, reloc="pic"
+    )
+    return llvm.create_lljit_compiler(machine), machine
+
+
+def _object_code(text: str) -> bytes:
+    """Return the machine code, from the user's cache if it was compiled before."""
+    machine = _compiler()[1]
+    processor = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    key = repr((text, llvm.llvm_version_info, processor))
+    path = _cache_folder()
+    if path is not None:
+        path /= hashlib.sha256(key.encode()).hexdigest() + ".o"
+        code = _read(path)
+        if code is not None:
+            return code
+    module = llvm.parse_assembly(text)
+    module.triple = machine.triple
+    tuning = llvm.create_pipeline_tuning_options(speed_level=3)
+    tuning.loop_vectorization = tuning.loop_interleaving = True
+    tuning.loop_unrolling = False  # it takes ten times as long to compile, and gains nothing
+    builder = llvm.create_pass_builder(machine, tuning)
+    builder.getModulePassManager().run(module, builder)
+    code = cast(bytes, machine.emit_object(module))
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            oldest = sorted(path.parent.glob("*.o"), key=lambda x: x.stat().st_mtime)
+            for each in oldest[: -_MAX_CACHED + 1]:
+                each.unlink(missing_ok=True)
+            write_atomically(path, hashlib.sha256(code).digest() + code)
+        except OSError:  # a full or read-only disk; it is compiled again next time
+            pass
+    return code
+
+
+def _read(path: Path) -> bytes | None:
+    """Return cached code; None if there is none, or it is damaged."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    code = data[32:]
+    return code if hashlib.sha256(code).digest() == data[:32] else None
+
+
+def _cache_folder() -> Path | None:
+    from platformdirs import user_cache_path
+
+    try:
+        folder = user_cache_path("nnxp", appauthor=False) / "compiled"
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None
