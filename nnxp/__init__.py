@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nnxp import data, exchange, initializers, plots, testing
+from nnxp import data, exchange, initializers, plots, sklearn, testing
 from nnxp.checkpoint import load_network
 from nnxp.devices import Device
 from nnxp.devices import open_device as device
@@ -174,6 +174,7 @@ __all__ = [
     "plots",
     "register",
     "schedules",
+    "sklearn",
     "testing",
 ]
 

@@ -294,8 +294,8 @@ def test_remedies_name_extras_that_exist_and_a_folder_that_has_them(project, mon
         )
     }
     assert named == {
-        "checkpoint", "cuda12", "cuda13", "fast", "images", "onnx", "plot", "tensorboard",
-        "testing",
+        "checkpoint", "cuda12", "cuda13", "fast", "images", "onnx", "plot", "sklearn",
+        "tensorboard", "testing",
     }  # fmt: skip
     assert named <= project.keys()
     for folder, target in ((ROOT, "."), (tmp_path, str(ROOT))):

@@ -182,15 +182,15 @@ class Replay(CapturedSteps):
 
     def vectors(self) -> list[Array]:
         """Return the flat vectors and the buffers of single arrays; see `CapturedSteps`."""
-        return cast(list[Array], self._vectors)
+        return cast("list[Array]", self._vectors)
 
     def _has_same_arrays(self, step: Step) -> bool:
         # The same objects, since others may overlap in memory or have another order in it.
         return all(x.hold(y) for x, y in zip(self._placed, self._originals, strict=True))
 
     def _holds_arrays(self) -> bool:
-        state = cast(Mapping[str, Arrays], self._optimizer_buffers)
-        return self._hold(self._placed, cast(list[Arrays], self._buffers), state)
+        state = cast("Mapping[str, Arrays]", self._optimizer_buffers)
+        return self._hold(self._placed, cast("list[Arrays]", self._buffers), state)
 
     def _step(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
         program = self._program(examples, len(rows))
