@@ -371,3 +371,21 @@ def test_stopped_within_an_epoch(tmp_path):
     resumed = nnxp.Trainer.resume(path, compiled=True)
     resumed.fit(data, epochs=1, batch_size=32, rng=resumed.rng)
     np.testing.assert_equal(dict(one.network.parameters()), dict(resumed.network.parameters()))
+
+
+def test_other_data_and_streams_are_read_anew():
+    rng = np.random.default_rng(0)
+    sets = [Dataset(rng.random((40, 6)), rng.integers(0, 3, 40)) for _ in range(3)]
+    networks = []
+    for compiled in (True, False):
+        network = nnxp.mlp([6, 5, 3], rng=0, dtype="float64")
+        trainer = nnxp.Trainer(
+            network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1), capture=compiled, compiled=compiled
+        )
+        for data in sets:
+            trainer.fit(data, epochs=1, batch_size=15, rng=0)
+        trainer.fit([(x.inputs[:15], x.labels[:15]) for x in sets], epochs=2)
+        assert trainer.captured.startswith("compiled" if compiled else "plain")
+        networks.append(network.parameters())
+    for name, x in networks[0].items():
+        np.testing.assert_allclose(x, networks[1][name], rtol=0, atol=1e-13)
