@@ -104,7 +104,7 @@ def measure_series(name: str, cases: list[Case], quick: bool) -> list[Row]:
 
 
 def measure(case: Case) -> Row:
-    task = peers.Task(case.hidden, case.batch_size, "SGD", "cpu")
+    task = peers.Task(peers.dense(*case.hidden), case.batch_size)
     peer = new_peer(task, case.examples)
     step = statistics.median(peers.step_time(peer) for _ in range(5))
     # Three products for each layer, but two for the first: its inputs need no gradient.
