@@ -557,7 +557,7 @@ class Benchmark:
             if asked is None or name == "nnxp" or any(peer.startswith(name) for peer in asked)
         }
         self.tell(part, f"{self.rounds} rounds")
-        for _ in range(self.rounds):
+        for round_number in range(-1, self.rounds):  # the first compiles to bytecode
             for name in list(rounds):
                 module = IMPORTED[name]
                 code = (
@@ -574,7 +574,7 @@ class Benchmark:
                 if taken is None:
                     self.report.miss(part, name, f"{module} is not installed")
                     del rounds[name]
-                else:
+                elif round_number >= 0:
                     rounds[name].append(taken)
         self.report.add(part, "after NumPy", rounds)
         self.report.print_part(part, f"{part}, ms")
@@ -733,6 +733,7 @@ def main() -> None:
     benchmark = Benchmark(args, folder)
     report = benchmark.report
     parts = args.only or [x for x in PARTS[args.device] if x not in benchmark.mode.left_out]
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles nnxp anew
     use_cores(args.threads)
     if benchmark.mode is WHOLE:
         announce("all parts with all peers take an hour or two; --short takes five minutes")

@@ -431,10 +431,10 @@ class Jax(Peer):
         scores, self.step, state = jax_functions(self.layers, self.task.optimizer, self.rate)
         self.train = jax.jit(self.step, donate_argnums=0)
         self.scores = jax.jit(scores)
-        # Of a convolution and of an affine layer, the biases are as many as the outputs.
-        params = [
-            (jnp.asarray(W), jnp.zeros(W.shape[0 if W.ndim == 4 else 1])) for W in self.weights
-        ]
+        params = []
+        for W in self.weights:
+            outputs = W.shape[0 if W.ndim == 4 else 1]
+            params.append((jnp.asarray(W), jnp.zeros(outputs, "float32")))  # also if x64 is enabled
         self.state: tuple[Any, ...] = state(params)
         self.inputs = jax.device_put(as_float(inputs))
         self.labels = jnp.asarray(labels, dtype="int32" if self.has_classes else "float32")
