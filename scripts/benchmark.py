@@ -583,7 +583,7 @@ class Benchmark:
         """Return whether to measure a peer: nnxp always, and others as asked for."""
         if self.args.peers is None:
             return name not in self.mode.left_out
-        return name.startswith("nnxp") or name in self.args.peers
+        return name in ("nnxp", *WAYS, *self.args.peers)
 
     def cold(self, part: str) -> None:
         """Measure whole processes that read MNIST and train the small network for one epoch."""

@@ -803,7 +803,7 @@ def peak_memory(usage: resource.struct_rusage) -> float:
 
 
 def main() -> None:
-    """Train one peer in a process of its own."""
+    """Train one peer in a process of its own; what it cannot do is one line."""
     parser = argparse.ArgumentParser(description=__doc__)  # not cli.Parser, which imports nnxp
     parser.add_argument("name", choices=PEERS, metavar="NAME", help=f"one of: {'; '.join(PEERS)}")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of MNIST's files")
@@ -811,6 +811,13 @@ def main() -> None:
     parser.add_argument("epochs", type=int, metavar="EPOCHS", help="how many epochs to train")
     parser.add_argument("device", metavar="DEVICE", help="cpu or cuda")
     args = parser.parse_args()
+    try:
+        train(args)
+    except (ImportError, RuntimeError, ValueError) as error:
+        sys.exit(str(error).splitlines()[0])
+
+
+def train(args: argparse.Namespace) -> None:
     task = TASKS[args.task]._replace(device=args.device)
     images = any(name == "conv" for name, *_ in task.layers)
     if args.name.startswith("nnxp"):
