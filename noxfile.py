@@ -92,6 +92,18 @@ def interop(session: nox.Session) -> None:
     session.run("pytest", *PARALLEL, "-m", "interop", *session.posargs)
 
 
+@nox.session(default=False)
+def browser(session: nox.Session) -> None:
+    """Draw digits on the page of scripts/draw.py, in a Chromium without a window.
+
+    An installed one is used, else Playwright's is downloaded.
+    """
+    session.install("-e", ".", *group("test"), *group("browser"))
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        session.run("playwright", "install", "chromium")
+    session.run("pytest", "tests/test_browser.py", *session.posargs, env=ONE_THREAD)
+
+
 @nox.session(name="tests-gpu", default=False)
 def tests_gpu(session: nox.Session) -> None:
     """Run the tests on a CUDA device; `-- cuda12` installs CuPy for an older NVIDIA driver."""

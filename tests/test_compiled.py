@@ -20,7 +20,7 @@ from nnxp.capture.tape import Tape
 from nnxp.data import Dataset
 
 llvm = pytest.importorskip("nnxp.capture.llvm", exc_type=ImportError)
-from nnxp.capture.compiled import CompiledOps  # noqa: E402 - needs llvmlite
+from nnxp.capture.compiled import CompiledOps, join  # noqa: E402 - needs llvmlite
 
 REAL = ["float32", "float64"]
 # In units in the last place, of the result of the exact function.
@@ -40,7 +40,7 @@ def run(function, *arrays, out=None):
     recorded = function(tape.namespace, *map(tape.read, arrays))
     out = np.empty_like(recorded.sample) if out is None else out
     library = CompiledOps()
-    program = library.join(compile_program(tape, [(recorded, out)], library).program)
+    program = join(compile_program(tape, [(recorded, out)], library).program)
     for call in program:
         call()
     return out, program
@@ -169,7 +169,7 @@ def test_random_programs_have_numpys_bits(count):
         if (last := recorded[-1]).shape == (6, 5):  # over what the tape reads
             targets[0] = last, arrays[0]
         library = CompiledOps()
-        for call in library.join(compile_program(tape, targets, library).program):
+        for call in join(compile_program(tape, targets, library).program):
             call()
         for x, target in targets:
             i = next(i for i, y in enumerate(recorded) if y is x)

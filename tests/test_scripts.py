@@ -30,6 +30,7 @@ def test_every_script_is_run():
         "interrupts.py",
         "recipes.py",
         "runs.py",
+        "trained.py",
     }
 
 

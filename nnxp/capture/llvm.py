@@ -26,6 +26,7 @@ from nnxp.files import write_atomically
 _POINTER = ir.PointerType()
 _SIZE = ir.IntType(64)
 _BIT = ir.IntType(1)
+_INT64 = np.dtype("int64")
 _KINDS: dict[str, ir.Type] = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
 _KINDS |= {f"{sign}int{bits}": ir.IntType(bits) for bits in (8, 16, 32, 64) for sign in ("", "u")}
 _KINDS["bool"] = ir.IntType(8)  # in memory; as a value, a bit
@@ -272,6 +273,51 @@ class ProductKernel(Kernel):
         builder.call(function, arguments)
 
 
+class GatherKernel(Kernel):
+    """Copies rows of examples to a batch; `Function.place` says where the examples are.
+
+    Parameters
+    ----------
+    batch : sequence of array
+        C-contiguous.
+
+    Attributes
+    ----------
+    indices : (batch,) array
+        Of the rows; to be set before each call.
+    """
+
+    def __init__(self, batch: Sequence[Buffer]) -> None:
+        self.indices: Buffer = np.zeros(len(batch[0]), np.int64)
+        super().__init__([*batch, self.indices])
+        self._batch = batch
+        self._examples = [-1 - i for i in range(len(batch))]  # no addresses yet
+        self.addresses = [*self._examples, *self.addresses]
+
+    def emit(self, builder: ir.IRBuilder, pointers: dict[int, ir.Value]) -> None:
+        """Emit a loop over the rows."""
+        indices = pointers[address(self.indices)]
+        for source, target in zip(self._examples, self._batch, strict=True):
+            _emit_rows(builder, indices, pointers[source], pointers[address(target)], target)
+
+
+def _emit_rows(
+    builder: ir.IRBuilder, indices: ir.Value, source: ir.Value, place: ir.Value, target: Buffer
+) -> None:
+    """Emit a loop that copies rows of an array, given by indices, to a C-contiguous one."""
+    dtype = np.dtype(f"u{min(target.itemsize, 8)}")
+    units = target.nbytes // len(target) // dtype.itemsize
+
+    def copy(places: list[ir.Value]) -> None:
+        row, i = places
+        index = builder.load(_element(builder, indices, _INT64, [row], [1]), typ=_SIZE)
+        value = _element(builder, source, dtype, [index, i], [units, 1])
+        copied = _element(builder, place, dtype, [row, i], [units, 1])
+        builder.store(builder.load(value, typ=_KINDS[dtype.name]), copied)
+
+    _emit_loops(builder, [len(target), units], copy)
+
+
 def leading_dimension(x: Buffer) -> tuple[bool, int] | None:
     """Return whether BLAS takes a matrix as transposed, and the step between rows; or None."""
     for transposed, y in ((False, x), (True, x.T)):
@@ -481,7 +527,7 @@ class Function:
 
     def __init__(self, kernels: list[Kernel], code: bytes, addresses: list[int]) -> None:
         self._arrays = [x for kernel in kernels for x in kernel.arrays]
-        self._table = np.array(addresses, np.uintp)
+        self._table = np.array([max(x, 0) for x in addresses], np.uintp)
         name = next(_names)
         library = llvm.JITLibraryBuilder().add_object_img(code).export_symbol("run")
         for kernel in kernels:
@@ -491,6 +537,10 @@ class Function:
         kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         self._run = kind(self._tracker["run"])
         self._place = ctypes.c_void_p(self._table.ctypes.data)
+
+    def place(self, addresses: Sequence[int]) -> None:
+        """Set the addresses of the examples of a `GatherKernel`, which is the first kernel."""
+        self._table[: len(addresses)] = addresses
 
     def __call__(self) -> None:
         """Run the kernels."""

@@ -99,9 +99,10 @@ class Replay(CapturedSteps):
         self._sum_buffers: dict[str, Buffer] = {
             name: module.empty_like(x) for name, x in step.sums.items()
         }
-        self._numbers: list[Buffer] = [module.empty((), self._dtype) for _ in optimizer.numbers()]
+        self._number_vector: Buffer = module.empty(len(optimizer.numbers()), self._dtype)
+        self._numbers = [x.reshape(()) for x in self._number_vector.reshape(-1, 1)]
         self._update = [call for group in self._groups for call in self._compile_update(group)]
-        self._programs: dict[int, _BatchProgram] = {}
+        self._programs: dict[int, BatchProgram] = {}
         self._buffers = [self._parameter_buffers, self._state_buffers]
         self._placed = network.arrays()  # where the buffers are while bound
         self._originals = [dict(arrays) for arrays in self._placed]  # in their place otherwise
@@ -181,27 +182,30 @@ class Replay(CapturedSteps):
 
     def vectors(self) -> list[Array]:
         """Return the flat vectors and the buffers of single arrays; see `CapturedSteps`."""
-        return cast(list[Array], self._vectors)
+        return cast("list[Array]", self._vectors)
 
     def _has_same_arrays(self, step: Step) -> bool:
         # The same objects, since others may overlap in memory or have another order in it.
         return all(x.hold(y) for x, y in zip(self._placed, self._originals, strict=True))
 
     def _holds_arrays(self) -> bool:
-        state = cast(Mapping[str, Arrays], self._optimizer_buffers)
-        return self._hold(self._placed, cast(list[Arrays], self._buffers), state)
+        state = cast("Mapping[str, Arrays]", self._optimizer_buffers)
+        return self._hold(self._placed, cast("list[Arrays]", self._buffers), state)
 
     def _step(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
-        batch, program, _ = self._program(examples, len(rows))
-        for x, buffer in zip(examples, batch, strict=True):
-            _take(x, rows, buffer)
-        for buffer, number in zip(self._numbers, self._optimizer.numbers(), strict=True):
-            buffer[...] = number
+        program = self._program(examples, len(rows))
+        self._number_vector[:] = self._optimizer.numbers()
+        self._fetch(program, examples, rows)
         self._optimizer.steps += 1
-        for call in program:
+        for call in program.calls:
             call()
 
-    def _program(self, examples: tuple[Buffer, ...], batch_size: int) -> _BatchProgram:
+    def _fetch(self, program: BatchProgram, examples: tuple[Buffer, ...], rows: Buffer) -> None:
+        """Copy the rows of a batch to the program's buffers."""
+        for x, buffer in zip(examples, program.batch, strict=True):
+            _take(x, rows, buffer)
+
+    def _program(self, examples: tuple[Buffer, ...], batch_size: int) -> BatchProgram:
         """Return the program of a batch size; see `_compile`."""
         if batch_size not in self._programs:
             if len(self._programs) == _MAX_PROGRAMS:
@@ -209,7 +213,7 @@ class Replay(CapturedSteps):
             self._programs[batch_size] = self._compile(examples, batch_size)
         return self._programs[batch_size]
 
-    def _compile(self, examples: tuple[Buffer, ...], batch_size: int) -> _BatchProgram:
+    def _compile(self, examples: tuple[Buffer, ...], batch_size: int) -> BatchProgram:
         """Return buffers for a batch of the examples, and the program of a step with them."""
         zeros = self._ops.module.zeros
         batch = tuple(zeros((batch_size, *x.shape[1:]), x.dtype) for x in examples)
@@ -254,7 +258,11 @@ class Replay(CapturedSteps):
         )
         tape.clear()
         nbytes += sum(x.nbytes for x in batch)
-        return _BatchProgram(batch, self._ops.join(program + self._update), nbytes)
+        return BatchProgram(batch, self._join(program + self._update, batch), nbytes)
+
+    def _join(self, program: Program, batch: tuple[Buffer, ...]) -> Program:
+        """Return a program that does the same by fewer calls."""
+        return program
 
     def _compile_update(self, group: _Group) -> Program:
         """Return the program that updates a group's flat vectors, chunk by chunk."""
@@ -310,11 +318,11 @@ class _Group:
         self.decays = decays
 
 
-class _BatchProgram(NamedTuple):
+class BatchProgram(NamedTuple):
     """A step for one batch size: the buffers of its batch, the calls, and the buffers' bytes."""
 
     batch: tuple[Buffer, ...]
-    program: Program
+    calls: Program
     nbytes: int
 
 
