@@ -12,6 +12,7 @@ import gzip
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -690,39 +691,29 @@ class _SoftmaxWithLoss:
         return (self.p - self.labels) / len(self.labels)
 
 
-class OnnxRuntime(Peer):
-    """onnxruntime, for predictions of a network of affine layers and ReLU."""
+class OnnxRuntime(Nnxp):
+    """onnxruntime, for predictions, with a file that nnxp exports."""
 
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
+        super().build(inputs, labels)
+        import nnxp
         import onnxruntime
-        from onnx import TensorProto, helper, numpy_helper
 
-        nodes, initializers, name = [], [], "x"
-        for number, W in enumerate(self.weights):
-            weights = {f"W{number}": W, f"b{number}": np.zeros(W.shape[1], np.float32)}
-            initializers += [numpy_helper.from_array(value, key) for key, value in weights.items()]
-            nodes.append(helper.make_node("Gemm", [name, *weights], [f"y{number}"]))
-            nodes.append(helper.make_node("Relu", [f"y{number}"], [name := f"x{number}"]))
-        del nodes[-1]  # of the last layer
-        ends = [
-            helper.make_tensor_value_info(end, TensorProto.FLOAT, [None, width])
-            for end, width in (("x", self.widths[0]), (f"y{number}", self.widths[-1]))
-        ]
-        graph = helper.make_graph(nodes, "mlp", ends[:1], ends[1:], initializers)
-        opsets = [helper.make_opsetid("", 17)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
         options = onnxruntime.SessionOptions()
         if os.environ.get("OMP_NUM_THREADS"):  # onnxruntime reads none of the variables
             options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
-        self.session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.onnx"
+            nnxp.export_onnx(self.network, path)
+            self.session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
 
     def epoch(self) -> None:
         """Do nothing: onnxruntime trains no network."""
 
     def predict(self, x: Any) -> Any:
-        return self.session.run(None, {"x": x})[0]
+        return self.session.run(None, {"input": x})[0]
 
 
 PEERS: dict[str, Callable[..., Peer]] = {
