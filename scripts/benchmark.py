@@ -432,10 +432,14 @@ class Benchmark:
         self.cores = "one core" if args.threads == "one" else "all cores"
         self.report = Report()
         self.started = time.perf_counter()
+        self.pool: dict[str, Worker] = {}
+        self.data = ""  # of the workers in the pool
 
     def run_part(self, part: str) -> None:
         """Measure a part and print its tables."""
         trainings = TRAININGS if self.args.device == "cpu" else TRAININGS_ON_CUDA
+        if part not in (*trainings, "predict", "fit"):
+            self.close_workers()
         if part in trainings:
             self.train(part, trainings[part])
         else:
@@ -448,27 +452,27 @@ class Benchmark:
 
     def train(self, part: str, training: Training) -> None:
         """Measure steps of training."""
-        with self.workers(part, training.peers, training.data) as workers:
-            for measure, task in self.measures(training.tasks):
-                steps = max(3, int(training.steps * self.mode.share))
-                started = self.start(part, measure, workers, task, steps)
-                rounds = self.in_turn(part, measure, started, "step", self.mode.seconds)
-                self.report.add(part, measure, rounds)
-                if training.data == "images":
-                    self.report.memory.setdefault(part, {})[measure] = {
-                        name: mebibytes
-                        for name, worker in started.items()
-                        if (mebibytes := worker.call("memory")) is not None
-                    }
-                if training.data == "mnist" and self.mode is WHOLE:
-                    # After few steps the accuracy is arbitrary.
-                    accuracy = {
-                        name: worker.call("accuracy")
-                        for name, worker in started.items()
-                        if name != "products"
-                    }
-                    self.report.accuracy.setdefault(part, {})[measure] = accuracy
-                    self.report.check_accuracy(part, measure, accuracy)
+        workers = self.workers(part, training.peers, training.data)
+        for measure, task in self.measures(training.tasks):
+            steps = max(3, int(training.steps * self.mode.share))
+            started = self.start(part, measure, workers, task, steps)
+            rounds = self.in_turn(part, measure, started, "step", self.mode.seconds)
+            self.report.add(part, measure, rounds)
+            if training.data == "images":
+                self.report.memory.setdefault(part, {})[measure] = {
+                    name: mebibytes
+                    for name, worker in started.items()
+                    if (mebibytes := worker.call("memory")) is not None
+                }
+            if training.data == "mnist" and self.mode is WHOLE:
+                # After few steps the accuracy is arbitrary.
+                accuracy = {
+                    name: worker.call("accuracy")
+                    for name, worker in started.items()
+                    if name != "products"
+                }
+                self.report.accuracy.setdefault(part, {})[measure] = accuracy
+                self.report.check_accuracy(part, measure, accuracy)
         self.report.print_part(part, f"{part}, {self.cores}, µs a step")
 
     def measures(self, tasks: dict[str, peers.Task]) -> list[tuple[str, peers.Task]]:
@@ -477,24 +481,24 @@ class Benchmark:
 
     def predict(self, part: str) -> None:
         """Measure predictions of the small network."""
-        with self.workers(part, PREDICTING, "mnist") as workers:
-            started = self.start(part, "small", workers, peers.TASKS["small"], 10)
-            for rows in PREDICTED_ROWS:
-                measure = f"{rows:,} row{'s' if rows > 1 else ''}"
-                seconds = min(self.mode.seconds, 0.05)
-                rounds = self.in_turn(part, measure, started, "predict", rows, seconds)
-                self.report.add(part, measure, rounds)
+        workers = self.workers(part, PREDICTING, "mnist")
+        started = self.start(part, "small", workers, peers.TASKS["small"], 10)
+        for rows in PREDICTED_ROWS:
+            measure = f"{rows:,} row{'s' if rows > 1 else ''}"
+            seconds = min(self.mode.seconds, 0.05)
+            rounds = self.in_turn(part, measure, started, "predict", rows, seconds)
+            self.report.add(part, measure, rounds)
         self.report.print_part(part, f"{part}, {self.cores}, µs")
 
     def fit(self, part: str) -> None:
         """Measure an epoch of the small network as a user gets it."""
         steps = 3 if self.mode is QUICK else 600
         measure = f"{steps} steps"
-        with self.workers(part, FITTING, "mnist") as workers:
-            started = self.start(part, measure, workers, peers.TASKS["small"], steps)
-            for worker in started.values():
-                worker.call("fit")  # prepares what evaluations need
-            self.report.add(part, measure, self.in_turn(part, measure, started, "fit"))
+        workers = self.workers(part, FITTING, "mnist")
+        started = self.start(part, measure, workers, peers.TASKS["small"], steps)
+        for worker in started.values():
+            worker.call("fit")  # prepares what evaluations need
+        self.report.add(part, measure, self.in_turn(part, measure, started, "fit"))
         self.report.print_part(
             part, f"{part}: small, an epoch with figures and validation, {self.cores}, ms"
         )
@@ -660,21 +664,33 @@ class Benchmark:
         with optional_output():
             draw_against_cpu(sizes, medians, self.args.device, self.folder)
 
-    @contextlib.contextmanager
-    def workers(self, part: str, names: tuple[str, ...], data: str) -> Iterator[dict[str, Worker]]:
-        """Provide a process with the data set for each peer that is wanted."""
-        self.tell(part, f"{self.rounds} rounds, loading data")
-        workers = {name: Worker(name) for name in names if self.wants(name)}
-        dataset = self.args.dataset if data == "mnist" else data
-        for worker in workers.values():
+    def workers(self, part: str, names: tuple[str, ...], data: str) -> dict[str, Worker]:
+        """Return a process with the data set for each peer that is wanted.
+
+        Those of the last part with the same data set are used again.
+        """
+        if data != self.data:
+            self.close_workers()
+            self.data = data
+        new = [name for name in names if self.wants(name) and name not in self.pool]
+        if new:
+            self.tell(part, "loading data")
+        for name in new:
+            worker = self.pool[name] = Worker(name)
+            dataset = self.args.dataset if data == "mnist" else data
             try:
                 dataset = worker.call("load", dataset, self.args.data_dir)
             except NotRunError as error:
                 raise nnxp.DataUnavailableError(str(error)) from None
-        yield workers
-        # After an error they end with this process: they would finish a long call first.
-        for worker in workers.values():
+            if data == "mnist":
+                self.args.dataset = dataset  # which was found, if it was "auto"
+        return {name: self.pool[name] for name in names if name in self.pool}
+
+    def close_workers(self) -> None:
+        """End all processes. After an error they end with this process, and finish no call."""
+        for worker in self.pool.values():
             worker.close()
+        self.pool.clear()
 
     def start(
         self, part: str, measure: str, workers: dict[str, Worker], task: peers.Task, steps: int
@@ -692,7 +708,8 @@ class Benchmark:
                 if name == "nnxp":
                     raise
                 self.report.miss(part, name, str(error))
-                workers.pop(name).close()
+                workers.pop(name)
+                self.pool.pop(name).close()
         return started
 
     def in_turn(
@@ -716,10 +733,13 @@ OTHER_PARTS: dict[str, Callable[[Benchmark, str], None]] = {
     "lenet5": Benchmark.lenet5,
     "batches": Benchmark.batches,
 }
-PARTS = {
-    "cpu": [*TRAININGS, *(name for name in OTHER_PARTS if name != "batches")],
+PARTS = {  # those with the same data follow each other
+    "cpu": [
+        "tiny", "small", "wide", "deep", "batch_norm", "dropout", "predict", "fit", "lenet", "3x3",
+        "prepare", "import", "cold", "lenet5",
+    ],
     "cuda": [*TRAININGS_ON_CUDA, "cold", "batches"],
-}
+}  # fmt: skip
 
 
 def main() -> None:
@@ -756,6 +776,7 @@ def main() -> None:
             "remarks": report.remarks,
         }
         write_json(folder / "benchmark.json", results)
+    benchmark.close_workers()
     print_summary(results["summary"])
     for line in not_run(report.missing):
         print(f"not run: {line}")

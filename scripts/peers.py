@@ -696,8 +696,9 @@ class OnnxRuntime(Nnxp):
 
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         super().build(inputs, labels)
-        import nnxp
         import onnxruntime
+
+        import nnxp
 
         options = onnxruntime.SessionOptions()
         if os.environ.get("OMP_NUM_THREADS"):  # onnxruntime reads none of the variables
