@@ -913,14 +913,13 @@ def available_cores() -> set[int]:
 
 def use_cores(threads: str) -> None:
     """Restrict child processes to one core, or allow all with each library's own default."""
-    one = dict.fromkeys(THREADS, "1") | {
-        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    }
-    for name, value in one.items():
+    for name in THREADS:
         os.environ.pop(name, None)
-        if threads == "one":
-            os.environ[name] = value
-    if threads == "one" and (cores := available_cores()):
+    if threads == "all":
+        return
+    os.environ |= dict.fromkeys(THREADS, "1")
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    if cores := available_cores():
         os.sched_setaffinity(0, {max(cores)})
 
 
