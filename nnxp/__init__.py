@@ -6,82 +6,87 @@ and device that they run on.
 
 from __future__ import annotations
 
-from nnxp import data, distributed, initializers, plots, testing
-from nnxp.checkpoint import load_network
-from nnxp.devices import Device
-from nnxp.devices import open_device as device
-from nnxp.errors import (
-    ArgumentError,
-    CallOrderError,
-    CheckpointError,
-    DataError,
-    DataUnavailableError,
-    DeviceError,
-    DivergenceError,
-    InputError,
-    LayerError,
-    MissingExtraError,
-    NnxpError,
-    OutOfMemoryError,
-    RanksError,
-)
-from nnxp.gradients import check_gradients, numerical_gradient
-from nnxp.history import Record
-from nnxp.layers import (
-    ELU,
-    GELU,
-    Add,
-    Affine,
-    AveragePool2D,
-    BatchNorm,
-    Conv2D,
-    Dropout,
-    ElasticDistortion,
-    Flatten,
-    GlobalAveragePool2D,
-    Identity,
-    Layer,
-    LayerNorm,
-    LeakyReLU,
-    MaxPool2D,
-    Multiply,
-    RandomFlip,
-    RandomRotation,
-    RandomShift,
-    ReLU,
-    Reshape,
-    Sigmoid,
-    SiLU,
-    Softmax,
-    Softplus,
-    Standardize,
-    Tanh,
-)
-from nnxp.losses import (
-    AbsoluteError,
-    Huber,
-    Loss,
-    MeanSquaredError,
-    SigmoidWithLoss,
-    SoftmaxWithLoss,
-)
-from nnxp.metrics import accuracy
-from nnxp.models import ThreeLayerNet, TwoLayerNet, lenet, mlp
-from nnxp.network import Residual, Sequential
-from nnxp.optimizers import (
-    SGD,
-    AdaGrad,
-    Adam,
-    AdamW,
-    Momentum,
-    Nesterov,
-    Optimizer,
-    RMSprop,
-)
-from nnxp.parts import register
-from nnxp.penalties import L1, L2, ElasticNet
-from nnxp.training import Evaluation, LearningRateRange, Trainer, callbacks, learning_rate_range
-from nnxp.transforms import ClipNorm, ClipValue
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nnxp import data, distributed, exchange, initializers, plots, sklearn, testing
+    from nnxp.checkpoint import load_network
+    from nnxp.devices import Device
+    from nnxp.devices import open_device as device
+    from nnxp.errors import (
+        ArgumentError,
+        CallOrderError,
+        CheckpointError,
+        DataError,
+        DataUnavailableError,
+        DeviceError,
+        DivergenceError,
+        InputError,
+        LayerError,
+        MissingExtraError,
+        NnxpError,
+        OutOfMemoryError,
+        RanksError,
+    )
+    from nnxp.exchange import export_onnx, import_onnx
+    from nnxp.gradients import check_gradients, numerical_gradient
+    from nnxp.history import Record
+    from nnxp.layers import (
+        ELU,
+        GELU,
+        Add,
+        Affine,
+        AveragePool2D,
+        BatchNorm,
+        Conv2D,
+        Dropout,
+        ElasticDistortion,
+        Flatten,
+        GlobalAveragePool2D,
+        Identity,
+        Layer,
+        LayerNorm,
+        LeakyReLU,
+        MaxPool2D,
+        Multiply,
+        RandomFlip,
+        RandomRotation,
+        RandomShift,
+        ReLU,
+        Reshape,
+        Sigmoid,
+        SiLU,
+        Softmax,
+        Softplus,
+        Standardize,
+        Tanh,
+    )
+    from nnxp.losses import (
+        AbsoluteError,
+        Huber,
+        Loss,
+        MeanSquaredError,
+        SigmoidWithLoss,
+        SoftmaxWithLoss,
+    )
+    from nnxp.metrics import accuracy
+    from nnxp.models import ThreeLayerNet, TwoLayerNet, lenet, mlp
+    from nnxp.network import Residual, Sequential
+    from nnxp.optimizers import (
+        SGD,
+        AdaGrad,
+        Adam,
+        AdamW,
+        Momentum,
+        Nesterov,
+        Optimizer,
+        RMSprop,
+    )
+    from nnxp.parts import register
+    from nnxp.penalties import L1, L2, ElasticNet
+    from nnxp.training import Evaluation, LearningRateRange, Trainer, callbacks, learning_rate_range
+    from nnxp.transforms import ClipNorm, ClipValue
 
 __all__ = [
     "ELU",
@@ -159,6 +164,9 @@ __all__ = [
     "data",
     "device",
     "distributed",
+    "exchange",
+    "export_onnx",
+    "import_onnx",
     "initializers",
     "learning_rate_range",
     "lenet",
@@ -169,13 +177,58 @@ __all__ = [
     "plots",
     "register",
     "schedules",
+    "sklearn",
     "testing",
 ]
 
 
-def __getattr__(name: str) -> str:
-    # Read on demand, because importlib.metadata takes longer to import than all of nnxp.
-    if name == "__version__":
+# What each module has of `__all__`; it is imported when one of its names is used first (SPEC 1), so
+# that `import nnxp` takes little longer than `import numpy`. Other names are those of modules.
+_NAMES = {
+    "checkpoint": "load_network",
+    "devices": "Device device",
+    "errors": (
+        "ArgumentError CallOrderError CheckpointError DataError DataUnavailableError "
+        "DeviceError DivergenceError InputError LayerError MissingExtraError "
+        "NnxpError OutOfMemoryError RanksError"
+    ),
+    "exchange": "export_onnx import_onnx",
+    "gradients": "check_gradients numerical_gradient",
+    "history": "Record",
+    "layers": (
+        "ELU GELU Add Affine AveragePool2D BatchNorm Conv2D Dropout ElasticDistortion "
+        "Flatten GlobalAveragePool2D Identity Layer LayerNorm LeakyReLU MaxPool2D "
+        "Multiply RandomFlip RandomRotation RandomShift ReLU Reshape Sigmoid SiLU "
+        "Softmax Softplus Standardize Tanh"
+    ),
+    "losses": "AbsoluteError Huber Loss MeanSquaredError SigmoidWithLoss SoftmaxWithLoss",
+    "metrics": "accuracy",
+    "models": "ThreeLayerNet TwoLayerNet lenet mlp",
+    "network": "Residual Sequential",
+    "optimizers": "SGD AdaGrad Adam AdamW Momentum Nesterov Optimizer RMSprop",
+    "parts": "register",
+    "penalties": "L1 L2 ElasticNet",
+    "training": "Evaluation LearningRateRange Trainer learning_rate_range",
+    "transforms": "ClipNorm ClipValue",
+}  # fmt: skip
+_MODULES = {name: f"nnxp.{module}" for module, names in _NAMES.items() for name in names.split()}
+_MODULES["callbacks"] = "nnxp.training"
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    value: Any
+    if name in _MODULES:
+        module = import_module(_MODULES[name])
+        value = getattr(module, "open_device" if name == "device" else name)
+        globals()[name] = value
+        return value
+    if name in __all__:
+        return import_module(f"nnxp.{name}")
+    if name == "__version__":  # read on demand, since importlib.metadata takes long to import
         from importlib.metadata import PackageNotFoundError, version
 
         try:

@@ -19,7 +19,9 @@ from nnxp.devices import one_line, opening
 from nnxp.extras import Requirement, import_package, install_extra, pip, requirements
 
 # The modules whose names differ from their packages' by more than a hyphen.
-MODULES = {"cupy-cuda12x": "cupy", "cupy-cuda13x": "cupy", "scikit-learn": "sklearn"}
+MODULES = {
+    "cupy-cuda12x": "cupy", "cupy-cuda13x": "cupy", "scikit-learn": "sklearn", "pillow": "PIL",
+}  # fmt: skip
 DEVICES = ["cpu", "cuda", "torch:cpu", "torch:cuda", "torch:mps", "jax:cpu", "jax:cuda", "strict"]
 THREADS = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
 

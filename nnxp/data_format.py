@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,6 +139,55 @@ class DataFormat:
         mixed = len({isinstance(x, str) for x in self.classes}) > 1  # text would be made of numbers
         labels: npt.NDArray[Any] = np.array(self.classes, object if mixed else None)[numbers]
         return labels
+
+
+def read_data_format(described: Mapping[str, Any] | None) -> DataFormat | None:
+    """Return the data format that a file describes as JSON, after a check of its values.
+
+    Parameters
+    ----------
+    described : mapping or None
+        ``dataclasses.asdict`` of a `DataFormat`, after JSON.
+    """
+    if described is None:
+        return None
+    scale, classes, kind = (described[name] for name in ("scale", "classes", "probabilities"))
+    shape = tuple(described["shape"])
+    if not all(type(n) is int and 0 <= n < 2**63 for n in shape):
+        raise InputError(f"its inputs have the shape {shape!r:.40}")
+    if type(described["images"]) is not bool or kind not in (None, "softmax", "sigmoid"):
+        raise InputError("its data format is damaged")
+    if scale is not None and not (type(scale) in (int, float) and 0 < scale <= sys.float_info.max):
+        raise InputError(f"its inputs are divided by {scale!r:.40}")
+    if classes is not None:
+        if not isinstance(classes, list) or not all(
+            isinstance(x, (str, int, float)) for x in classes
+        ):
+            raise InputError("its classes are not a list of labels")
+        classes = tuple(classes)
+        if len(set(classes)) < len(classes):
+            raise InputError("its classes are not different labels")
+    largest = described["largest"]
+    if type(largest) not in (int, float) or not 0 <= largest <= sys.float_info.max:
+        raise InputError("its data format is damaged")
+    size = described["size"]
+    if size is not None:
+        mean, deviation = size  # of logarithms
+        if not type(mean) is type(deviation) is float or not (
+            abs(mean) < 1000 and 0 <= deviation < 1000
+        ):
+            raise InputError("its data format is damaged")
+        size = mean, deviation
+    columns = described["columns"]
+    if columns is not None:
+        if not isinstance(columns, list) or not all(type(x) in (str, int) for x in columns):
+            raise InputError("its columns are not a list of names")
+        columns = tuple(columns)
+        if len(set(columns)) < len(columns):
+            raise InputError("its columns are not different names")
+    return DataFormat(
+        shape, described["images"], scale, float(largest), classes, kind, size, columns
+    )
 
 
 def require_outputs(classes: tuple[Label, ...], outputs: tuple[int, ...]) -> None:
@@ -338,9 +388,13 @@ def said_scale(scale: float | None) -> str:
 
 def is_image(x: Array) -> bool:
     """Return whether an array of any library is of uint8, which is not compared across them."""
+    if isinstance(x, np.ndarray):  # whose dtype takes long to print
+        return bool(x.dtype == np.uint8)
     return str(x.dtype).rpartition(".")[2] == "uint8"
 
 
 def is_floating(x: Array) -> bool:
     """Return whether an array of any library has a floating-point dtype."""
+    if isinstance(x, np.ndarray):
+        return bool(x.dtype.kind == "f")
     return "float" in str(x.dtype)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Return text on one line, with characters that control a terminal escaped."""
+    return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
+
+
 class NnxpError(Exception):
     """Base class of nnxp's errors; scripts print only the message."""
 
@@ -11,9 +16,7 @@ class NnxpError(Exception):
 
         Messages hold names from files, and paths.
         """
-        return "".join(
-            x if x.isprintable() else x.encode("unicode_escape").decode() for x in super().__str__()
-        )
+        return printable(super().__str__())
 
 
 class InputError(NnxpError, ValueError):
@@ -53,7 +56,7 @@ class DataUnavailableError(DataError):
 
 
 class CheckpointError(NnxpError, ValueError):
-    """A checkpoint that cannot be read, written or resumed."""
+    """A checkpoint, or another file of a network, that cannot be read, written or resumed."""
 
 
 class RanksError(NnxpError, RuntimeError):

@@ -442,11 +442,10 @@ class Adam(Optimizer):
 
     def factors(self) -> tuple[float, ...]:
         """Return rate and epsilon with the corrections, and both betas with ``1 - beta``."""
-        count = self.steps + 1
-        correction = math.sqrt(1 - self.beta2**count)
-        rate = self.learning_rate / (1 - self.beta1**count)
-        betas = self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2
-        return rate * correction, self.epsilon * correction, *betas
+        beta1, beta2, count = self.beta1, self.beta2, self.steps + 1
+        correction = math.sqrt(1 - beta2**count)
+        rate = self.learning_rate / (1 - beta1**count)
+        return rate * correction, self.epsilon * correction, beta1, 1 - beta1, beta2, 1 - beta2
 
     def _update_one(self, params: Params, name: str, gradient: Array, *factors: Factor) -> None:
         rate, epsilon, beta1, share1, beta2, share2 = factors

@@ -97,7 +97,8 @@ class L2(Penalty):
 
     def value_of(self, w: Array) -> Array:
         """Return ``rate / 2 * sum(w²)``."""
-        return self.rate / 2 * namespace_of(w, self).sum(w * w)
+        flat = namespace_of(w, self).reshape(w, (-1,))
+        return self.rate / 2 * (flat @ flat)
 
     def gradient_of(self, w: Array) -> Array:
         """Return ``rate * w``."""

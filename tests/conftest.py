@@ -22,6 +22,7 @@ from script_runner import PATHS  # noqa: E402
 from tables import BACKENDS, device_or_skip  # noqa: E402
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")  # before JAX starts: it holds no float64 else
+os.environ.setdefault("KERAS_BACKEND", "torch")  # before Keras is imported: else TensorFlow
 
 # How long an example takes depends on what else the machine does. The same commit gets the same
 # examples; HYPOTHESIS_PROFILE=random draws new ones.

@@ -96,3 +96,33 @@ def training(*options, until, env=None):
     finally:
         process.kill()
         process.communicate()
+
+
+@contextlib.contextmanager
+def drawing_page(model):
+    """Serve draw.py's page; yield its port and the process."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in `training`
+    try:
+        process = subprocess.Popen(
+            [sys.executable, SCRIPTS / "draw.py", model, "--port", "0"],
+            env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("draw at http://127.0.0.1:"), process.communicate()
+        yield int(line.split("/")[2].rpartition(":")[2]), process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextlib.contextmanager
+def script_modules():
+    """Make the modules of scripts/ importable."""
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(SCRIPTS))

@@ -33,6 +33,7 @@ from nnxp.capture.tape import Tape
 from nnxp.data import Batches, Dataset
 from nnxp.devices.threads import blas_libraries
 from nnxp.optimizers import OPTIMIZERS
+from nnxp.ranks import Ranks, Share
 
 
 class Module:
@@ -181,6 +182,32 @@ def test_graph_replay_equals_plain_steps(cupy, images, loss, optimizer):
     assert cupy.launches == 3 * 4 - 2
 
 
+class Twins(Ranks):
+    """A rank whose only other one would compute the same rows."""
+
+    size = 2
+
+    def share(self, count):
+        return Share(0, count, count)
+
+    def all_reduce(self, vector):
+        vector *= 2
+
+    def gather(self, text, patience=None):
+        return [text, text]
+
+
+def test_an_exchange_is_between_two_graphs(cupy, images):
+    one, other = (every_layer_trainer(kind) for kind in (nnxp.Trainer, PlainTrainer))
+    one.ranks = Twins()
+    data = Dataset(images, TARGETS[nnxp.SoftmaxWithLoss])
+    for trainer in (one, other):
+        trainer.fit(data, epochs=3, batch_size=16, rng=np.random.default_rng(0))
+    assert_same(one, other)
+    assert cupy.captures == 2 * 2
+    assert cupy.launches == 2 * (3 * 4 - 2)
+
+
 @layers
 def test_every_layer_is_captured(cupy, make, inputs, outputs):
     captured, _ = train_layer(make, inputs, outputs)
@@ -247,8 +274,8 @@ def test_step_is_captured_on_its_own_stream_and_memory_pool(cupy, images):
         "leave own",
         "leave private",
     ]
-    ((_, _, graph),) = trainer._stepper.captured._graphs.values()
-    assert graph._pool.malloc == "private"  # as long as the graph
+    ((_, _, (launch,)),) = trainer._stepper.captured._graphs.values()
+    assert launch.__self__._pool.malloc == "private"  # as long as the graph
 
 
 def test_graphs_are_dropped_with_their_programs(cupy, images):

@@ -293,7 +293,10 @@ def test_remedies_name_extras_that_exist_and_a_folder_that_has_them(project, mon
             r"""(?:install_extra\(|optional_import\([^()]+, )["']([\w]+)["']\)""", path.read_text()
         )
     }
-    assert named == {"checkpoint", "cuda12", "cuda13", "fast", "plot", "tensorboard", "testing"}
+    assert named == {
+        "checkpoint", "cuda12", "cuda13", "fast", "images", "onnx", "plot", "sklearn",
+        "tensorboard", "testing",
+    }  # fmt: skip
     assert named <= project.keys()
     for folder, target in ((ROOT, "."), (tmp_path, str(ROOT))):
         monkeypatch.chdir(folder)

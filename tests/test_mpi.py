@@ -189,6 +189,7 @@ def test_none_hangs_when_one_rank_is_killed_at_random_moments_50_times(mpiexec, 
         files = [folder / f"rank{rank}" for rank in range(2)]
         limit = time.monotonic() + HANGING
         while not all(x.exists() and x.read_text() for x in files):
+            assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < limit
             time.sleep(0.01)
         numbers = [int(x.read_text()) for x in files]

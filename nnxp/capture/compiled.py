@@ -11,6 +11,8 @@ import numpy as np
 
 from nnxp.capture.blas import product_address
 from nnxp.capture.llvm import (
+    Function,
+    GatherKernel,
     Kernel,
     LoopKernel,
     ProductKernel,
@@ -21,9 +23,9 @@ from nnxp.capture.llvm import (
 )
 from nnxp.capture.loops import Loop
 from nnxp.capture.numpy_ops import NumpyOps
-from nnxp.capture.ops import Buffer, Program, subtract_product
+from nnxp.capture.ops import Buffer, Program, address, subtract_product
 from nnxp.capture.recorded import Recorded
-from nnxp.capture.replay import Replay
+from nnxp.capture.replay import BatchProgram, Replay
 from nnxp.capture.tape import Op
 from nnxp.data.batches import Batches
 from nnxp.step import Step
@@ -60,26 +62,46 @@ class CompiledOps(NumpyOps):
             return super().lower(function, args, kwargs, out)
         return [kernel]
 
-    def join(self, program: Program) -> Program:
-        """Return a program in which kernels that follow each other are one function."""
-        joined: Program = []
-        for is_kernel, calls in groupby(program, lambda call: isinstance(call, Kernel)):
-            kernels = list(calls)
-            joined += [compile_kernels(cast(list[Kernel], kernels))] if is_kernel else kernels
-        return joined
-
 
 class CompiledReplay(Replay):
     """Captured steps as machine code."""
 
     def __init__(self, step: Step, batches: Batches) -> None:
         super().__init__(step, batches, CompiledOps())
+        # By a batch's buffers: what copies the rows, the function, and the examples that it reads.
+        self._gathers: dict[int, tuple[GatherKernel, Function, tuple[Buffer, ...] | None]] = {}
+
+    def _join(self, program: Program, batch: tuple[Buffer, ...]) -> Program:
+        gather = GatherKernel(batch)
+        joined = join([gather, *program])
+        self._gathers[id(batch)] = gather, cast(Function, joined[0]), None
+        return joined
+
+    def _fetch(self, program: BatchProgram, examples: tuple[Buffer, ...], rows: Buffer) -> None:
+        """Tell the program which rows of the examples are the batch; it copies them itself."""
+        key, size = id(program.batch), len(rows)
+        gather, function, known = self._gathers[key]
+        if not all(x.flags.c_contiguous for x in examples if known is not examples):
+            examples, rows = tuple(x[rows] for x in examples), np.arange(size)
+        gather.indices[:] = rows
+        if known is not examples:
+            function.place([address(x) for x in examples])
+            self._gathers[key] = gather, function, examples
+
+
+def join(program: Program) -> Program:
+    """Return a program in which kernels that follow each other are one function."""
+    joined: Program = []
+    for is_kernel, calls in groupby(program, lambda call: isinstance(call, Kernel)):
+        kernels = list(calls)
+        joined += [compile_kernels(cast(list[Kernel], kernels))] if is_kernel else kernels
+    return joined
 
 
 def _reduction(
     function: Callable[..., Any], x: Buffer, axis: int | tuple[int, ...] | None, out: Buffer
 ) -> Kernel | None:
-    if x.dtype.name not in ("float32", "float64") or x.size == 0:
+    if x.dtype not in (np.float32, np.float64) or x.size == 0:  # also in another byte order
         return None
     axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
     reduced = sorted(i % x.ndim for i in axes)

@@ -26,6 +26,7 @@ from nnxp.files import write_atomically
 _POINTER = ir.PointerType()
 _SIZE = ir.IntType(64)
 _BIT = ir.IntType(1)
+_INT64 = np.dtype("int64")
 _KINDS: dict[str, ir.Type] = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
 _KINDS |= {f"{sign}int{bits}": ir.IntType(bits) for bits in (8, 16, 32, 64) for sign in ("", "u")}
 _KINDS["bool"] = ir.IntType(8)  # in memory; as a value, a bit
@@ -48,19 +49,23 @@ _FUNCTIONS: dict[Callable[..., Any], Callable[..., ir.Value]] = {
 
 def suits(op: Op) -> bool:
     """Return whether an op can be part of a compiled loop."""
+    if not all(_is_plain(x.sample) for x in (*op.reads, op.result)):
+        return False
     kinds = [x.dtype.name for x in (*op.reads, op.result)]
     if op.function is np.astype:
-        source, result = kinds[0], kinds[-1]
-        return {source, result} <= _KINDS.keys() and ("float" in result or "float" not in source)
-    if op.kwargs or not {*kinds} <= _KINDS.keys():
-        return False
-    if any(not isinstance(x, (Recorded, bool, int, float, np.generic)) for x in op.args):
+        return "float" in kinds[-1] or "float" not in kinds[0]
+    if op.kwargs or any(
+        not isinstance(x, (Recorded, bool, int, float, np.generic)) for x in op.args
+    ):
         return False
     if op.function is np.where:
         return len(op.args) == 3 and kinds[0] == "bool" and isinstance(op.args[0], Recorded)
     if not isinstance(op.function, np.ufunc):
         return False
-    dtype = _loop_dtypes(op)[0].name
+    *wanted, _ = _loop_dtypes(op)
+    if len({*wanted}) > 1:  # NumPy compares signed with unsigned numbers in a way of its own
+        return False
+    dtype = wanted[0].name
     function, real = op.function, dtype.startswith("float")
     if function in _COMPARISONS or function in _NUMERIC:
         return dtype != "bool" or function in _COMPARISONS
@@ -77,6 +82,12 @@ def suits(op: Op) -> bool:
     return real and (function is np.divide or function in _INTRINSICS or function in _FUNCTIONS)
 
 
+def _is_plain(x: Buffer) -> bool:
+    """Return whether the elements are numbers in the processor's own format and places."""
+    known = x.dtype.name in _KINDS and x.dtype.isnative
+    return known and x.flags.aligned and not any(step % x.itemsize for step in x.strides)
+
+
 def _loop_dtypes(op: Op) -> tuple[np.dtype[Any], ...]:
     """Return the dtypes in which NumPy would compute an op: of its arguments, and of its result."""
     if op.function is np.where:
@@ -87,7 +98,7 @@ def _loop_dtypes(op: Op) -> tuple[np.dtype[Any], ...]:
     try:
         return cast(np.ufunc, op.function).resolve_dtypes((*given, None))
     except TypeError:  # no such loop
-        return (np.dtype("O"),)
+        return np.dtype("O"), np.dtype("O")
 
 
 class Kernel(ABC):
@@ -272,6 +283,51 @@ class ProductKernel(Kernel):
         builder.call(function, arguments)
 
 
+class GatherKernel(Kernel):
+    """Copies rows of examples to a batch; `Function.place` says where the examples are.
+
+    Parameters
+    ----------
+    batch : sequence of array
+        C-contiguous.
+
+    Attributes
+    ----------
+    indices : (batch,) array
+        Of the rows; to be set before each call.
+    """
+
+    def __init__(self, batch: Sequence[Buffer]) -> None:
+        self.indices: Buffer = np.zeros(len(batch[0]), np.int64)
+        super().__init__([*batch, self.indices])
+        self._batch = batch
+        self._examples = [-1 - i for i in range(len(batch))]  # no addresses yet
+        self.addresses = [*self._examples, *self.addresses]
+
+    def emit(self, builder: ir.IRBuilder, pointers: dict[int, ir.Value]) -> None:
+        """Emit a loop over the rows."""
+        indices = pointers[address(self.indices)]
+        for source, target in zip(self._examples, self._batch, strict=True):
+            _emit_rows(builder, indices, pointers[source], pointers[address(target)], target)
+
+
+def _emit_rows(
+    builder: ir.IRBuilder, indices: ir.Value, source: ir.Value, place: ir.Value, target: Buffer
+) -> None:
+    """Emit a loop that copies rows of an array, given by indices, to a C-contiguous one."""
+    dtype = np.dtype(f"u{min(target.itemsize, 8)}")
+    units = target.nbytes // len(target) // dtype.itemsize
+
+    def copy(places: list[ir.Value]) -> None:
+        row, i = places
+        index = builder.load(_element(builder, indices, _INT64, [row], [1]), typ=_SIZE)
+        value = _element(builder, source, dtype, [index, i], [units, 1])
+        copied = _element(builder, place, dtype, [row, i], [units, 1])
+        builder.store(builder.load(value, typ=_KINDS[dtype.name]), copied)
+
+    _emit_loops(builder, [len(target), units], copy)
+
+
 def leading_dimension(x: Buffer) -> tuple[bool, int] | None:
     """Return whether BLAS takes a matrix as transposed, and the step between rows; or None."""
     for transposed, y in ((False, x), (True, x.T)):
@@ -384,7 +440,8 @@ def _emit_op(
         if isinstance(x, Recorded):
             args.append(_convert(builder, *values[x], dtype))
         else:
-            number = np.asarray(x).astype(dtype).item()
+            with np.errstate(over="ignore"):  # too large a number is infinite
+                number = np.asarray(x).astype(dtype).item()
             args.append(ir.Constant(_BIT if dtype == np.bool_ else _KINDS[dtype.name], number))
     value = args[0] if op.function is np.astype else _emit_function(builder, op, args, wanted[0])
     if op.function is np.astype:
@@ -481,7 +538,7 @@ class Function:
 
     def __init__(self, kernels: list[Kernel], code: bytes, addresses: list[int]) -> None:
         self._arrays = [x for kernel in kernels for x in kernel.arrays]
-        self._table = np.array(addresses, np.uintp)
+        self._table = np.array([max(x, 0) for x in addresses], np.uintp)
         name = next(_names)
         library = llvm.JITLibraryBuilder().add_object_img(code).export_symbol("run")
         for kernel in kernels:
@@ -491,6 +548,10 @@ class Function:
         kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         self._run = kind(self._tracker["run"])
         self._place = ctypes.c_void_p(self._table.ctypes.data)
+
+    def place(self, addresses: Sequence[int]) -> None:
+        """Set the addresses of the examples of a `GatherKernel`, which is the first kernel."""
+        self._table[: len(addresses)] = addresses
 
     def __call__(self) -> None:
         """Run the kernels."""

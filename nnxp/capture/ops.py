@@ -126,7 +126,3 @@ class Ops(ABC):
     def lower_loop(self, loop: Any, arrays: Any) -> Program:
         """Return the calls that compute a loop."""
         raise NotImplementedError
-
-    def join(self, program: Program) -> Program:
-        """Return a program that does the same by fewer calls."""
-        return program

@@ -114,9 +114,10 @@ class Replay(CapturedSteps):
         self._sum_buffers: dict[str, Buffer] = {
             name: module.empty_like(x) for name, x in step.sums.items()
         }
-        self._numbers: list[Buffer] = [module.empty((), self._dtype) for _ in optimizer.numbers()]
+        self._number_vector: Buffer = module.empty(len(optimizer.numbers()), self._dtype)
+        self._numbers = [x.reshape(()) for x in self._number_vector.reshape(-1, 1)]
         self._update = [call for group in self._groups for call in self._compile_update(group)]
-        self._programs: dict[int, _BatchProgram] = {}
+        self._programs: dict[int, BatchProgram] = {}
         self._buffers = [self._parameter_buffers, self._state_buffers]
         self._placed = network.arrays()  # where the buffers are while bound
         self._originals = [dict(arrays) for arrays in self._placed]  # in their place otherwise
@@ -196,29 +197,32 @@ class Replay(CapturedSteps):
 
     def vectors(self) -> list[Array]:
         """Return the flat vectors and the buffers of single arrays; see `CapturedSteps`."""
-        return cast(list[Array], self._vectors)
+        return cast("list[Array]", self._vectors)
 
     def _has_same_arrays(self, step: Step) -> bool:
         # The same objects, since others may overlap in memory or have another order in it.
         return all(x.hold(y) for x, y in zip(self._placed, self._originals, strict=True))
 
     def _holds_arrays(self) -> bool:
-        state = cast(Mapping[str, Arrays], self._optimizer_buffers)
-        return self._hold(self._placed, cast(list[Arrays], self._buffers), state)
+        state = cast("Mapping[str, Arrays]", self._optimizer_buffers)
+        return self._hold(self._placed, cast("list[Arrays]", self._buffers), state)
 
     def _step(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
-        batch, program, _ = self._program(examples, len(rows))
+        program = self._program(examples, len(rows))
+        self._number_vector[:] = self._optimizer.numbers()
         if self._ranks is not None:
             rows = rows[self._ranks.share(len(rows)).rows]
-        for x, buffer in zip(examples, batch, strict=True):
-            _take(x, rows, buffer)
-        for buffer, number in zip(self._numbers, self._optimizer.numbers(), strict=True):
-            buffer[...] = number
+        self._fetch(program, examples, rows)
         self._optimizer.steps += 1
-        for call in program:
+        for call in program.calls:
             call()
 
-    def _program(self, examples: tuple[Buffer, ...], batch_size: int) -> _BatchProgram:
+    def _fetch(self, program: BatchProgram, examples: tuple[Buffer, ...], rows: Buffer) -> None:
+        """Copy the rows of a batch to the program's buffers."""
+        for x, buffer in zip(examples, program.batch, strict=True):
+            _take(x, rows, buffer)
+
+    def _program(self, examples: tuple[Buffer, ...], batch_size: int) -> BatchProgram:
         """Return the program of a batch size; see `_compile`."""
         if batch_size not in self._programs:
             if len(self._programs) == _MAX_PROGRAMS:
@@ -226,7 +230,7 @@ class Replay(CapturedSteps):
             self._programs[batch_size] = self._compile(examples, batch_size)
         return self._programs[batch_size]
 
-    def _compile(self, examples: tuple[Buffer, ...], batch_size: int) -> _BatchProgram:
+    def _compile(self, examples: tuple[Buffer, ...], batch_size: int) -> BatchProgram:
         """Return buffers for a batch of the examples, and the program of a step with them."""
         zeros = self._ops.module.zeros
         share, size = None, batch_size
@@ -267,7 +271,11 @@ class Replay(CapturedSteps):
         targets += [(states[name], x) for name, x in self._state_buffers.items()]
         targets += self._update_targets(step, tape)
         nbytes += self._add_program(program, tape, targets)
-        return _BatchProgram(batch, self._ops.join(program + self._update), nbytes)
+        return BatchProgram(batch, self._join(program + self._update, batch), nbytes)
+
+    def _join(self, program: Program, batch: tuple[Buffer, ...]) -> Program:
+        """Return a program that does the same by fewer calls."""
+        return program
 
     def _exchange(self) -> None:
         """Sum over all ranks what the first half of a step has computed."""
@@ -383,11 +391,11 @@ class _Group:
         self.decays = decays
 
 
-class _BatchProgram(NamedTuple):
+class BatchProgram(NamedTuple):
     """A step for one batch size: the buffers of its batch, the calls, and the buffers' bytes."""
 
     batch: tuple[Buffer, ...]
-    program: Program
+    calls: Program
     nbytes: int
 
 

@@ -32,7 +32,7 @@ from nnxp.checkpoint.format import (
 from nnxp.checks import explained, optional_import
 from nnxp.data.dataset import Split
 from nnxp.data.epoch import EpochProgress
-from nnxp.data_format import DataFormat
+from nnxp.data_format import read_data_format
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import CheckpointError, DeviceError, InputError, NnxpError
 from nnxp.files import expand_home
@@ -153,7 +153,7 @@ def load(
             ) from error
         if not created:
             network.load_arrays(sorted_arrays.parameters, sorted_arrays.states)
-            network.data_format = _read_data_format(metadata["data"])
+            network.data_format = read_data_format(metadata["data"])
         for layer in network.leaves():
             layer.trainable = not any(layer is x for x in frozen)
         optimizer.steps, optimizer.state = steps, transferred
@@ -358,49 +358,8 @@ def _create_network(metadata: Mapping[str, Any], arrays: _Arrays, device: Device
     if network.device is None:
         raise CheckpointError("its network has no parameters")
     network.load_arrays(arrays.parameters, arrays.states)
-    network.data_format = _read_data_format(metadata["data"])
+    network.data_format = read_data_format(metadata["data"])
     return network
-
-
-def _read_data_format(described: Mapping[str, Any] | None) -> DataFormat | None:
-    """Return the data format that the metadata describe, after a check."""
-    if described is None:
-        return None
-    scale, classes, kind = (described[name] for name in ("scale", "classes", "probabilities"))
-    shape = tuple(_require_integer("shape", n) for n in described["shape"])
-    if type(described["images"]) is not bool or kind not in (None, "softmax", "sigmoid"):
-        raise CheckpointError("its data format is damaged")
-    if scale is not None and not (type(scale) in (int, float) and 0 < scale <= _LARGEST):
-        raise CheckpointError(f"its inputs are divided by {scale!r:.40}")
-    if classes is not None:
-        if not isinstance(classes, list) or not all(
-            isinstance(x, (str, int, float)) for x in classes
-        ):
-            raise CheckpointError("its classes are not a list of labels")
-        classes = tuple(classes)
-        if len(set(classes)) < len(classes):
-            raise CheckpointError("its classes are not different labels")
-    largest = described["largest"]
-    if type(largest) not in (int, float) or not 0 <= largest <= _LARGEST:
-        raise CheckpointError("its data format is damaged")
-    size = described["size"]
-    if size is not None:
-        mean, deviation = size  # of logarithms
-        if not type(mean) is type(deviation) is float or not (
-            abs(mean) < 1000 and 0 <= deviation < 1000
-        ):
-            raise CheckpointError("its data format is damaged")
-        size = mean, deviation
-    columns = described["columns"]
-    if columns is not None:
-        if not isinstance(columns, list) or not all(type(x) in (str, int) for x in columns):
-            raise CheckpointError("its columns are not a list of names")
-        columns = tuple(columns)
-        if len(set(columns)) < len(columns):
-            raise CheckpointError("its columns are not different names")
-    return DataFormat(
-        shape, described["images"], scale, float(largest), classes, kind, size, columns
-    )
 
 
 def _read_frozen(metadata: Mapping[str, Any], network: Sequential) -> list[Layer]:

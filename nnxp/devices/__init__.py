@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
+from nnxp.arrays import describe
 from nnxp.checks import unknown_name
 from nnxp.devices.base import DTYPES, Device, require_dtype
-from nnxp.devices.libraries import LIBRARIES, Opening, one_line
+from nnxp.devices.libraries import LIBRARIES, Opening, one_line, spec_of
 from nnxp.errors import DeviceError, InputError
 
-__all__ = ["DTYPES", "Device", "one_line", "open_device", "opening", "require_dtype"]
+__all__ = [
+    "DTYPES",
+    "Device",
+    "device_holding",
+    "one_line",
+    "open_device",
+    "opening",
+    "require_dtype",
+]
 
 
 def open_device(spec: str | Device = "auto") -> Device:
@@ -60,6 +71,22 @@ def open_device(spec: str | Device = "auto") -> Device:
         return _finish(opening("cuda"))
     except DeviceError as error:
         return replace(_finish(opening("cpu")), reason=str(error))
+
+
+def device_holding(x: object) -> Device:
+    """Return the device that an array is on; the CPU for what is no array, such as a list.
+
+    Raises
+    ------
+    DeviceError
+        If `x` is an array of another library than nnxp's, or on another of its devices.
+    """
+    if isinstance(x, (np.ndarray, np.generic)) or not hasattr(x, "__dlpack__"):
+        return open_device("cpu")
+    spec = spec_of(x)
+    if not spec:
+        raise DeviceError(f"nnxp has no device for {describe(x)}; give an array of NumPy")
+    return open_device(spec)
 
 
 def opening(spec: str) -> Opening:

@@ -304,6 +304,23 @@ LIBRARIES: dict[str, Callable[[str], Opening]] = {
 """The opening of each library, by the first part of a device's name."""
 
 
+def spec_of(x: Any) -> str:
+    """Return the name of the device that an array is on; "" if it is none of `LIBRARIES`."""
+    library = type(x).__module__.partition(".")[0]
+    if library == "cupy":
+        return f"cuda:{x.device.id}"
+    if library == "torch":
+        return f"torch:{x.device}"
+    if library in ("jax", "jaxlib"):
+        device = next(iter(x.devices()))
+        kind = device.platform.replace("gpu", "cuda")
+        return f"jax:{kind}:{device.id}" if kind == "cuda" else f"jax:{kind}"
+    if library == "array_api_strict":
+        name = str(x.device).removeprefix("array_api_strict.Device('").removesuffix("')")
+        return "strict" if name == "CPU_DEVICE" else f"strict:{name}"
+    return ""
+
+
 def _import(module: str, name: str, remedy: Callable[[], str]) -> ModuleType:
     # A broken installation may raise any error, such as AttributeError or OSError. A partly removed
     # one imports as an empty namespace.

@@ -169,6 +169,8 @@ class Trainer:
     True
     """
 
+    _hints_at_scale = True
+
     @explained("nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam())")
     def __init__(
         self,
@@ -459,7 +461,7 @@ class Trainer:
             self.measured += tuple(f"validation_{name}" for name in sums)
         self.measured += ("seconds",) if self.penalty is None else ("penalty", "seconds")
         self._require_resumable(data[0])
-        if not self.optimizer.steps:
+        if self._hints_at_scale and not self.optimizer.steps:
             hint_at_scale(self.network, data[0].dataset)
         warn_of_other_scale(self.network.data_format, trained_on)
         self.network.data_format = trained_on

@@ -1,0 +1,793 @@
+"""ONNX graphs: trace the values of a graph, and read them as layers in a row.
+
+Each operator becomes a layer, or a formula of other values. A formula is then recognized: as an
+activation by its numbers, since each exporter writes it in its own way; as a scaling; or as the sum
+of a residual block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from nnxp.errors import InputError
+from nnxp.initializers import zeros
+from nnxp.layers import (
+    ELU,
+    GELU,
+    Affine,
+    AveragePool2D,
+    BatchNorm,
+    Conv2D,
+    Flatten,
+    GlobalAveragePool2D,
+    Identity,
+    Layer,
+    LayerNorm,
+    LeakyReLU,
+    MaxPool2D,
+    ReLU,
+    Reshape,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Standardize,
+    Tanh,
+)
+from nnxp.network import Residual
+
+Host: TypeAlias = npt.NDArray[Any]
+
+_MOST_OPERATORS = 64  # of a formula
+_SMALL = 1024  # numbers that an array may have even if the file has fewer
+_BATCH = -1  # stands for the number of examples in shapes
+
+
+@dataclass(eq=False)
+class Value:
+    """A value of the graph that depends on the inputs.
+
+    Attributes
+    ----------
+    number : int
+        Greater than those of the values that it depends on.
+    operator, name : str
+        What computes it, for errors.
+    shape : tuple of int
+        Of one example.
+    layer : Layer or None
+        What computes it from its only operand; None for the inputs and formulas.
+    operands : list of Value or array
+        Of a formula, or the layer's inputs; none for the inputs of the graph.
+    bare : bool
+        Whether a bias may follow.
+    """
+
+    number: int
+    operator: str
+    name: str
+    shape: tuple[int, ...]
+    layer: Layer | None = None
+    operands: Sequence[Value | Host] = field(default_factory=list)
+    bare: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.operator} (node {self.name!r:.60})"
+
+    @property
+    def parents(self) -> list[Value]:
+        """The operands that depend on the inputs."""
+        return [x for x in self.operands if isinstance(x, Value)]
+
+
+@dataclass
+class Node:
+    """An operator of the file, with its operands and attributes."""
+
+    operator: str
+    name: str
+    operands: list[Value | Host | None]
+    attributes: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.operator} (node {self.name!r:.60})"
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an attribute."""
+        return self.attributes.get(name, default)
+
+    def require(self, **allowed: Any) -> None:
+        """Raise an `InputError` unless attributes are these, or are not given."""
+        for name, value in allowed.items():
+            given = self.attributes.get(name, value)
+            if given != value:
+                raise InputError(f"{self} has {name}={given!r:.60}, and nnxp computes {value!r}")
+
+    def operand(self, index: int) -> Value | Host | None:
+        """Return an operand; None if it is not given."""
+        return self.operands[index] if index < len(self.operands) else None
+
+    def value(self, index: int = 0) -> Value:
+        """Return an operand that must depend on the inputs."""
+        x = self.operand(index)
+        if not isinstance(x, Value):
+            raise InputError(f"{self} has constant inputs, where nnxp takes those of a layer")
+        return x
+
+    def array(self, index: int) -> Host | None:
+        """Return an operand that must be constant; None if it is not given."""
+        x = self.operand(index)
+        if isinstance(x, Value):
+            raise InputError(f"{self} has weights that depend on the inputs, which nnxp has not")
+        return x
+
+    def weights(self, index: int, ndim: int) -> Host:
+        """Return an operand that must be a constant array of so many axes."""
+        x = self.array(index)
+        if x is None or x.ndim != ndim:
+            got = "none" if x is None else f"shape {x.shape}"
+            raise InputError(f"{self} must have weights of {ndim} axes, got {got}")
+        return x
+
+    def integers(self, index: int, attribute: str) -> list[int] | None:
+        """Return whole numbers that are an operand, or in older opsets an attribute."""
+        x = self.array(index)
+        given = self.attributes.get(attribute) if x is None else x.reshape(-1).tolist()
+        return None if given is None else [int(n) for n in given]
+
+
+class Tracer:
+    """Makes values of a graph's operators, and layers of the values.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        That of one example.
+    batch : int or None
+        The number of examples, if the graph has a fixed one.
+    dtype : str
+        That of the layers.
+    size : int
+        The numbers that the file has; no layer is larger.
+
+    Attributes
+    ----------
+    scale : float or None
+        What the inputs are divided by first.
+    """
+
+    def __init__(self, shape: tuple[int, ...], batch: int | None, dtype: str, size: int) -> None:
+        self.inputs = Value(0, "the input", "", shape)
+        self.batch, self.dtype = batch, dtype
+        self.scale: float | None = None
+        self._size, self._count = max(size, _SMALL), 0
+
+    def trace(self, node: Node) -> Value | Host:
+        """Return the value of an operator, which is one of `OPERATORS` or `FOLDED`."""
+        if node.operands and not any(isinstance(x, Value) for x in node.operands):
+            return self._fold(node)
+        if node.operator not in OPERATORS:
+            raise InputError(f"{node} changes the outputs of a layer, which nnxp has no layer for")
+        with np.errstate(all="ignore"):  # `filled` refuses what is not finite
+            return OPERATORS[node.operator](self, node)
+
+    def layers(self, value: Value) -> list[Layer]:
+        """Return the layers from the inputs to a value.
+
+        Raises
+        ------
+        InputError
+            If they are not layers in a row.
+        """
+        with np.errstate(all="ignore"):
+            return self._between(self.inputs, value, outermost=True)
+
+    def layer(self, node: Node, x: Value, layer: Layer, *, bare: bool = False) -> Value:
+        """Return the outputs of a layer."""
+        shape = layer.output_shape(x.shape)
+        assert shape is not None
+        return self._value(node, shape, layer, [x], bare)
+
+    def formula(self, node: Node, operands: Sequence[Value | Host]) -> Value:
+        """Return the result of an operator on each element."""
+        shapes = [x.shape for x in operands if isinstance(x, Value)]
+        if any(shape != shapes[0] for shape in shapes):
+            raise InputError(f"{node} has operands of shapes {shapes}, which nnxp does not combine")
+        return self._value(node, shapes[0], None, operands)
+
+    def _value(
+        self,
+        node: Node,
+        shape: tuple[int, ...],
+        layer: Layer | None,
+        operands: Sequence[Value | Host],
+        bare: bool = False,
+    ) -> Value:
+        self._count += 1
+        return Value(self._count, node.operator, node.name, shape, layer, operands, bare)
+
+    def require_size(self, size: int, what: object) -> None:
+        """Raise an `InputError` if an array would be larger than the file's."""
+        if size > self._size:
+            raise InputError(f"{what} would have {size:,} numbers, more than the file")
+
+    def affine(self, W: Host, b: Host) -> Affine:  # noqa: N803
+        """Return an affine layer with these arrays."""
+        layer = Affine(*W.shape, rng=0, initializer=zeros, dtype=self.dtype)
+        self.filled(layer, W=W, b=b)
+        return layer
+
+    def filled(self, layer: Layer, **arrays: Host) -> Layer:
+        """Return the layer with these parameters and state."""
+        for name, x in arrays.items():
+            own = layer.params if name in layer.params else layer.state
+            if x.shape != own[name].shape:
+                raise InputError(f"{layer!r} has {name} of {own[name].shape}, got {x.shape}")
+            new = np.array(x, self.dtype)
+            if not np.isfinite(new).all():
+                raise InputError(f"{layer!r} has a number in {name} that {self.dtype} cannot hold")
+            own[name] = new
+        return layer
+
+    def _between(self, start: Value, end: Value, *, outermost: bool = False) -> list[Layer]:
+        """Return the layers from a value to another; the outermost ones may begin with a scale."""
+        found: list[Layer] = []
+        while end is not start:
+            if end.number <= start.number:
+                raise InputError(
+                    f"the outputs of {start} are used beside those of other layers; nnxp has "
+                    "layers in a row, and sums x + layers(x)"
+                )
+            if end.operator == "LogSoftmax":
+                raise InputError(f"{end} is no layer of nnxp, but for the last one")
+            if end.layer is not None:
+                last = end
+                (end,) = end.parents
+                if isinstance(last.layer, _SHAPES):  # of several, the last one alone decides
+                    while end is not start and isinstance(end.layer, _SHAPES):
+                        (end,) = end.parents
+                    if end.shape == last.shape:
+                        continue
+                assert last.layer is not None
+                found.append(last.layer)
+            elif outermost and (scale := self._scale_of(end)) is not None:
+                self.scale, end = scale, self.inputs
+            else:
+                layers, end = self._formula(start, end)
+                found += reversed(layers)
+        return found[::-1]
+
+    def _scale_of(self, value: Value) -> float | None:
+        """Return what the inputs are divided by, if a value is that; else None."""
+        if value.operator not in ("Mul", "Div") or value.parents != [self.inputs]:
+            return None
+        first, second = value.operands
+        constant = second if isinstance(first, Value) else first
+        assert isinstance(constant, np.ndarray)
+        divides = value.operator == "Div" and constant is second
+        if (
+            constant.size != 1
+            or not constant.item() > 0
+            or not (divides or value.operator == "Mul")
+        ):
+            return None
+        return float(constant.item()) if divides else _number(1 / constant.item())
+
+    def _formula(self, start: Value, end: Value) -> tuple[list[Layer], Value]:
+        """Return the layers that compute a formula, and the value that they take."""
+        for base, inner in _bases(start, end):
+            activation = _activation(base, inner, end)
+            if activation is not None:
+                return [] if isinstance(activation, Identity) else [activation], base
+        scaling = self._scaling(start, end)
+        if scaling is not None:
+            return scaling
+        parents = sorted(end.parents, key=lambda x: x.number)
+        if end.operator == "Add" and len(parents) == 2:
+            x, y = parents
+            layers = self._between(x, y) or [Identity()]
+            return [Residual(layers)], x
+        raise InputError(f"{end} is part of a formula that is no layer of nnxp")
+
+    def _scaling(self, start: Value, end: Value) -> tuple[list[Layer], Value] | None:
+        """Return a layer for sums and products with constants, and the value that it takes."""
+        steps = []
+        while end is not start and end.layer is None and len(end.parents) == 1:
+            if end.operator not in ("Add", "Sub", "Mul", "Div"):
+                break
+            steps.append(end)
+            (end,) = end.parents
+            if steps[-1].operator in ("Add", "Sub") and any(
+                x.operator in ("Mul", "Div") for x in steps
+            ):
+                break  # (x - mean) / std; what is before may be another
+        if not steps:
+            return None
+        shape, what = end.shape, steps[0]
+        if len(shape) not in (1, 3):
+            return None
+        features = shape[0]
+        self.require_size(features if len(shape) == 1 else features**2, what)
+        # y = (x - mean) / std, so far
+        mean, std = np.zeros(features), np.ones(features)
+        for step in reversed(steps):
+            first, second = step.operands
+            constant = _per_feature(second if isinstance(first, Value) else first, shape, step)
+            match step.operator:
+                case "Add" | "Sub" if isinstance(first, Value):
+                    mean = mean + (constant if step.operator == "Sub" else -constant) * std
+                case "Add":
+                    mean = mean - constant * std
+                case "Sub":  # constant - (x - mean) / std
+                    mean, std = mean + constant * std, -std
+                case "Mul":
+                    std = std / constant
+                case "Div" if isinstance(first, Value):
+                    std = std * constant
+                case _:
+                    raise InputError(f"{step} divides by a layer's outputs, which nnxp does not")
+        if not (np.isfinite(mean).all() and np.isfinite(std).all() and std.all()):
+            raise InputError(f"{what} multiplies by 0, or divides by it")
+        if len(shape) == 1:
+            layer: Layer = Standardize(features, dtype=self.dtype)
+            self.filled(layer, mean=mean, std=std, count=np.ones(1))
+        else:
+            layer = Conv2D(features, features, 1, rng=0, initializer=zeros, dtype=self.dtype)
+            self.filled(layer, W=np.diag(1 / std)[:, :, None, None], b=-mean / std)
+            layer.trainable = False
+        return [layer], end
+
+    def _fold(self, node: Node) -> Host:
+        """Return the result of an operator on constants, such as transposed weights."""
+        x = node.array(0)
+        assert x is not None
+        match node.operator:
+            case "Identity" | "Cast" | "CastLike":
+                return x
+            case "Transpose":
+                return np.transpose(x, node.get("perm"))
+            case "Reshape":
+                target = node.integers(1, "shape") or []
+                lengths = [x.shape[i] if n == 0 else n for i, n in enumerate(target)]
+                return x.reshape(lengths)
+            case "Flatten":
+                axis = node.get("axis", 1)
+                return x.reshape(math.prod(x.shape[:axis]), -1)
+            case "Unsqueeze":
+                return np.expand_dims(x, tuple(node.integers(1, "axes") or ()))
+            case "Squeeze":
+                axes = node.integers(1, "axes")
+                return np.squeeze(x, None if axes is None else tuple(axes))
+            case "Concat":
+                parts = [x for x in node.operands if isinstance(x, np.ndarray)]
+                self.require_size(sum(x.size for x in parts), node)
+                return np.concatenate(parts, node.get("axis"))
+            case "Gather":
+                index = node.array(1)
+                assert index is not None
+                self.require_size(index.size * x.size, node)
+                return np.asarray(np.take(x, index, axis=node.get("axis", 0)))
+            case "Slice":
+                starts, ends, axes, steps = (node.integers(i, "") for i in range(1, 5))
+                assert starts is not None
+                assert ends is not None
+                for axis, first, last, step in zip(
+                    axes or range(len(starts)),
+                    starts,
+                    ends,
+                    steps or [1] * len(starts),
+                    strict=True,
+                ):
+                    x = np.moveaxis(np.moveaxis(x, axis, 0)[first:last:step], 0, axis)
+                return x
+        raise InputError(f"{node} has constant inputs, which nnxp does not compute")
+
+
+def _per_feature(x: object, shape: tuple[int, ...], what: object) -> Host:
+    """Return a constant as one number for each feature or channel of an example's shape."""
+    assert isinstance(x, np.ndarray)
+    x = x.astype("float64")
+    lengths = (1,) * (len(shape) + 1 - x.ndim) + x.shape
+    if len(lengths) == len(shape) + 1 and all(
+        n == 1 or (axis == 1 and n == shape[0]) for axis, n in enumerate(lengths)
+    ):
+        return np.broadcast_to(x.reshape(-1), (shape[0],))
+    raise InputError(
+        f"{what} has a constant of shape {x.shape} for inputs of shape {shape}, and nnxp has one "
+        "number for each feature or channel"
+    )
+
+
+_FORMULAS: dict[str, Callable[..., Any]] = {
+    "Abs": np.abs, "Add": np.add, "Div": np.divide, "Erf": np.vectorize(math.erf, otypes="d"),
+    "Exp": np.exp, "Greater": np.greater, "Less": np.less, "Log": np.log, "Max": np.maximum,
+    "Min": np.minimum, "Mul": np.multiply, "Neg": np.negative, "Pow": np.power,
+    "Reciprocal": np.reciprocal, "Sqrt": np.sqrt, "Sub": np.subtract, "Where": np.where,
+}  # fmt: skip
+_SHAPES = (Flatten, Reshape)
+_ELEMENTWISE = (ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh)
+_GRID: Any = np.linspace(-6.0, 6.0, 241)
+# Constants of float32 are within 6e-8 of the exact ones, relatively, and results are below 10.
+# The two kinds of GELU, the most similar ones, differ by 4.7e-4.
+_TOLERANCE = 5e-6
+
+
+def _is_elementwise(value: Value) -> bool:
+    """Return whether each number of a value depends on the same number of its operands alone."""
+    if value.layer is not None:
+        return isinstance(value.layer, _ELEMENTWISE)
+    return value.operator in _FORMULAS and all(
+        isinstance(x, Value) or x.size == 1 for x in value.operands
+    )
+
+
+def _bases(start: Value, end: Value) -> Iterator[tuple[Value, list[Value]]]:
+    """Yield values of which `end` is a function, element by element, and what lies between."""
+    pending, inner = {end}, list[Value]()
+    while len(inner) < _MOST_OPERATORS:
+        last = max(pending, key=lambda x: x.number)
+        if last is start or not _is_elementwise(last):
+            return
+        pending.remove(last)
+        inner.append(last)
+        pending.update(last.parents)
+        if len(pending) == 1:
+            yield next(iter(pending)), inner
+
+
+def _activation(base: Value, inner: Sequence[Value], end: Value) -> Layer | None:
+    """Return the activation that has the values of a formula; None if there is none."""
+    known: dict[Value, Any] = {base: _GRID}
+    with np.errstate(all="ignore"):
+        for value in sorted(inner, key=lambda x: x.number):
+            if value.layer is not None:
+                known[value] = value.layer.forward(known[value.parents[0]])
+            else:
+                operands = [
+                    known[x] if isinstance(x, Value) else x.astype("float64").reshape(())
+                    for x in value.operands
+                ]
+                known[value] = _FORMULAS[value.operator](*operands)
+    for layer in (
+        SiLU(), GELU(), GELU("tanh"), Softplus(), Sigmoid(), Tanh(), ReLU(), ELU(), Identity()
+    ):  # fmt: skip
+        expected: Any = layer.forward(_GRID)
+        if np.allclose(known[end], expected, rtol=0, atol=_TOLERANCE):
+            return layer
+    return None
+
+
+def _number(x: float) -> float:
+    """Return an attribute, stored in float32, as the number that was written: 1e-05."""
+    return float(str(np.float32(x)))
+
+
+def _constant(tracer: Tracer, node: Node) -> Host:
+    for name, x in node.attributes.items():
+        if name in ("value", "value_float", "value_floats", "value_int", "value_ints"):
+            return np.asarray(x, "float32") if "float" in name else np.asarray(x)
+    raise InputError(f"{node} has no array")
+
+
+def _same(tracer: Tracer, node: Node) -> Value:
+    return node.value()
+
+
+_FLOATING = (1, 10, 11)  # of ONNX: float32, float16, float64
+
+
+def _cast(tracer: Tracer, node: Node) -> Value:
+    if node.get("to") not in _FLOATING:
+        raise InputError(f"{node} makes numbers that are no floating-point numbers")
+    return node.value()
+
+
+def _gemm(tracer: Tracer, node: Node) -> Value:
+    node.require(transA=0)
+    W = node.weights(1, 2) * np.float64(node.get("alpha", 1.0))
+    W = W.T if node.get("transB", 0) else W
+    c = node.array(2)
+    bias = np.zeros(W.shape[1]) if c is None else _bias(c, W.shape[1], node) * node.get("beta", 1.0)
+    return tracer.layer(node, node.value(), tracer.affine(W, bias))
+
+
+def _matmul(tracer: Tracer, node: Node) -> Value:
+    W = node.weights(1, 2)
+    layer = tracer.affine(W, np.zeros(W.shape[1]))
+    return tracer.layer(node, node.value(), layer, bare=True)
+
+
+def _bias(x: Host, size: int, what: object) -> Host:
+    """Return a bias of a row of this many outputs."""
+    if x.size not in (1, size) or x.size != math.prod(x.shape[-1:]):
+        raise InputError(f"{what} has a bias of shape {x.shape}, and {size} outputs")
+    return np.broadcast_to(x.astype("float64").reshape(-1), (size,))
+
+
+def _convolution(tracer: Tracer, node: Node) -> Value:
+    x, W, b = node.value(), node.weights(1, 4), node.array(2)
+    node.require(group=1, dilations=[1, 1], kernel_shape=list(W.shape[2:]))
+    size = (W.shape[2], W.shape[3])
+    layer = Conv2D(
+        W.shape[1], W.shape[0], _short(size), rng=0, initializer=zeros, dtype=tracer.dtype,
+        stride=_short(_pair(node, "strides")), padding=_short(_padding(x, node, size)),
+    )  # fmt: skip
+    tracer.filled(layer, W=W, **({} if b is None else {"b": b}))
+    return tracer.layer(node, x, layer, bare=b is None)
+
+
+def _pair(node: Node, name: str) -> tuple[int, int]:
+    given = node.get(name, [1, 1])
+    if not isinstance(given, list) or len(given) != 2:
+        raise InputError(f"{node} has {name}={given!r:.60}, and nnxp's images have two axes")
+    return given[0], given[1]
+
+
+def _short(pair: tuple[int, int]) -> int | tuple[int, int]:
+    """Return a pair of equal numbers as one number."""
+    return pair[0] if pair[0] == pair[1] else pair
+
+
+def _padding(x: Value, node: Node, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the padding, which must be the same at both sides."""
+    if len(x.shape) != 3:
+        raise InputError(f"{node} has inputs of shape {x.shape}, and nnxp's images have 3 axes")
+    mode = node.get("auto_pad", b"NOTSET")
+    if mode in (b"SAME_UPPER", b"SAME_LOWER"):
+        totals = [
+            max((-(-n // step) - 1) * step + window - n, 0)
+            for n, step, window in zip(x.shape[1:], _pair(node, "strides"), size, strict=True)
+        ]
+        pads = [n // 2 for n in totals] + [n - n // 2 for n in totals]
+    else:
+        pads = [0] * 4 if mode == b"VALID" else node.get("pads", [0] * 4)
+    if len(pads) != 4 or pads[:2] != pads[2:]:
+        raise InputError(f"{node} has padding {pads!r:.60}, and nnxp pads both sides equally")
+    return pads[0], pads[1]
+
+
+def _pool(kind: type[MaxPool2D | AveragePool2D]) -> Callable[[Tracer, Node], Value]:
+    def read(tracer: Tracer, node: Node) -> Value:
+        x, size, stride = node.value(), _pair(node, "kernel_shape"), _pair(node, "strides")
+        padding = _padding(x, node, size)
+        node.require(dilations=[1, 1])
+        if node.get("ceil_mode", 0) and any(
+            (n + 2 * p - window) % step
+            for n, p, window, step in zip(x.shape[1:], padding, size, stride, strict=True)
+        ):
+            raise InputError(f"{node} has windows that are not full, which nnxp leaves out")
+        counts = kind is MaxPool2D or node.get("count_include_pad", 0)
+        if any(padding) and not counts:
+            raise InputError(f"{node} does not count padding, and nnxp counts it as zeros")
+        settings = {"stride": _short(stride), "padding": _short(padding)}
+        return tracer.layer(node, x, kind(_short(size), **settings))
+
+    return read
+
+
+def _global_average_pool(tracer: Tracer, node: Node) -> Value:
+    pooled = tracer.layer(node, node.value(), GlobalAveragePool2D())
+    return tracer.layer(node, pooled, Reshape((*pooled.shape, 1, 1)))
+
+
+def _mean(tracer: Tracer, node: Node) -> Value:
+    x = node.value()
+    axes = node.integers(1, "axes") or []
+    if sorted(n % (len(x.shape) + 1) for n in axes) != [2, 3]:
+        raise InputError(f"{node} is over the axes {axes!r:.60}, and nnxp has means of images")
+    pooled = _global_average_pool(tracer, node)
+    return pooled if node.get("keepdims", 1) else _reshaped(tracer, node, pooled, x.shape[:1])
+
+
+def _reshaped(tracer: Tracer, node: Node, x: Value, shape: tuple[int, ...]) -> Value:
+    """Return a value in another shape of the examples."""
+    if shape == x.shape:
+        return x
+    if math.prod(shape) != math.prod(x.shape):
+        raise InputError(f"{node} makes examples of shape {shape} of such of shape {x.shape}")
+    return tracer.layer(node, x, Flatten() if len(shape) == 1 else Reshape(shape))
+
+
+def _flatten(tracer: Tracer, node: Node) -> Value:
+    x = node.value()
+    if node.get("axis", 1) not in (1, -len(x.shape)):
+        raise InputError(f"{node} flattens from axis {node.get('axis')}; nnxp does from axis 1")
+    return _reshaped(tracer, node, x, (math.prod(x.shape),))
+
+
+def _reshape(tracer: Tracer, node: Node) -> Value:
+    x, target = node.value(), node.integers(1, "shape") or []
+    size = math.prod(x.shape)
+    if target[:1] and target[0] in (0, _BATCH, tracer.batch):
+        rest = [x.shape[i] if n == 0 else n for i, n in enumerate(target[1:])]
+        known = math.prod(n for n in rest if n != -1)
+        if rest.count(-1) == 1 and known > 0 and size % known == 0:
+            rest[rest.index(-1)] = size // known
+        if all(n > 0 for n in rest) and math.prod(rest) == size and rest:
+            return _reshaped(tracer, node, x, tuple(rest))
+    if size == 1 and target == [-1]:
+        return x  # a row of numbers, of which nnxp makes a column
+    raise InputError(f"{node} makes {target!r:.60} of examples of shape {x.shape}; nnxp keeps rows")
+
+
+def _squeeze(tracer: Tracer, node: Node) -> Value:
+    x, axes = node.value(), node.integers(1, "axes")
+    ndim = len(x.shape) + 1
+    dropped = {n % ndim for n in axes or []} or {i + 1 for i, n in enumerate(x.shape) if n == 1}
+    shape = tuple(n for i, n in enumerate(x.shape, 1) if i not in dropped)
+    if 0 in dropped or not dropped:
+        raise InputError(f"{node} drops the axis of the batch")
+    return _reshaped(tracer, node, x, shape) if shape else x
+
+
+def _unsqueeze(tracer: Tracer, node: Node) -> Value:
+    x, axes = node.value(), node.integers(1, "axes") or []
+    ndim = len(x.shape) + 1 + len(axes)
+    added = {n % ndim for n in axes}
+    if 0 in added:
+        raise InputError(f"{node} adds an axis before that of the batch")
+    lengths = iter(x.shape)
+    shape = tuple(1 if i in added else next(lengths) for i in range(1, ndim))
+    return _reshaped(tracer, node, x, shape)
+
+
+def _shape(tracer: Tracer, node: Node) -> Host:
+    shape = (_BATCH, *node.value().shape)
+    return np.array(shape[node.get("start", 0) : node.get("end")], "int64")
+
+
+def _batch_norm(tracer: Tracer, node: Node) -> Value:
+    node.require(training_mode=0)
+    arrays = [node.weights(i, 1) for i in range(1, 5)]
+    momentum = 1 - _number(node.get("momentum", 0.9))
+    layer = BatchNorm(
+        len(arrays[0]), dtype=tracer.dtype, epsilon=_number(node.get("epsilon", 1e-5)),
+        momentum=round(momentum, 7) if 0 < momentum <= 1 else 0.1,
+    )  # fmt: skip
+    names = ("gamma", "beta", "running_mean", "running_var")
+    tracer.filled(layer, **dict(zip(names, arrays, strict=True)))
+    return tracer.layer(node, node.value(), layer)
+
+
+def _layer_norm(tracer: Tracer, node: Node) -> Value:
+    x, axis = node.value(), node.get("axis", -1)
+    features = x.shape[axis if axis < 0 else axis - 1 :] if axis else ()
+    gamma, beta = node.array(1), node.array(2)
+    if gamma is None or gamma.shape != features:
+        raise InputError(f"{node} is over features of shape {features}, and has no such scale")
+    epsilon = _number(node.get("epsilon", 1e-5))
+    size = features[0] if len(features) == 1 else features
+    layer = LayerNorm(size, epsilon=epsilon, dtype=tracer.dtype)
+    tracer.filled(layer, gamma=gamma, **({} if beta is None else {"beta": beta}))
+    return tracer.layer(node, x, layer)
+
+
+def _softmax(tracer: Tracer, node: Node) -> Value:
+    x = node.value()
+    if node.get("axis", -1) not in (-1, len(x.shape)):
+        raise InputError(f"{node} is over axis {node.get('axis')}, and nnxp's over the last one")
+    return tracer.layer(node, x, Softmax())
+
+
+def _gelu(tracer: Tracer, node: Node) -> Value:
+    approximate = node.get("approximate", b"none").decode()
+    return tracer.layer(node, node.value(), GELU(approximate))
+
+
+def _swish(tracer: Tracer, node: Node) -> Value:
+    node.require(alpha=1.0)
+    return tracer.layer(node, node.value(), SiLU())
+
+
+def _elementwise(kind: type[Layer]) -> Callable[[Tracer, Node], Value]:
+    return lambda tracer, node: tracer.layer(node, node.value(), kind())
+
+
+def _add(tracer: Tracer, node: Node) -> Value:
+    x, y = node.operand(0), node.operand(1)
+    if isinstance(x, np.ndarray):
+        x, y = y, x
+    if isinstance(x, Value) and x.bare and isinstance(y, np.ndarray):
+        (operand,), old = x.parents, x.layer
+        if isinstance(old, Affine):
+            bias = _bias(y, old.outputs, node)
+            layer: Layer = tracer.affine(np.asarray(old.params["W"]), bias)
+        else:
+            assert isinstance(old, Conv2D)
+            bias = _per_feature(y, x.shape, node)
+            layer = tracer.filled(
+                Conv2D(
+                    old.in_channels, old.out_channels, old.kernel_size, stride=old.stride,
+                    padding=old.padding, rng=0, initializer=zeros, dtype=tracer.dtype,
+                ),
+                W=np.asarray(old.params["W"]), b=bias,
+            )  # fmt: skip
+        return tracer.layer(node, operand, layer)
+    return _formula(tracer, node)
+
+
+def _formula(tracer: Tracer, node: Node) -> Value:
+    operands = [x for x in node.operands if x is not None]
+    function = _FORMULAS[node.operator]
+    count = 3 if node.operator == "Where" else getattr(function, "nin", 1)  # of erf, 1
+    if len(operands) != len(node.operands) or len(operands) != count:
+        raise InputError(
+            f"{node} has {len(node.operands)} operands, and nnxp computes it of {count}"
+        )
+    return tracer.formula(node, operands)
+
+
+def _concat(tracer: Tracer, node: Node) -> Value:
+    """Read the probabilities of two classes, 1 - p and p, as p."""
+    operands = node.operands
+    if len(operands) == 2 and node.get("axis") in (1, -1):
+        q, p = operands
+        if isinstance(p, Value) and isinstance(q, Value) and q.operator == "Sub":
+            one, other = q.operands
+            is_one = isinstance(one, np.ndarray) and one.size == 1 and one.item() == 1
+            if is_one and other is p and isinstance(p.layer, Sigmoid) and p.shape == (1,):
+                return p
+    raise InputError(f"{node} joins the outputs of layers; nnxp has layers in a row")
+
+
+def _scaler(tracer: Tracer, node: Node) -> Value:
+    """Read scikit-learn's StandardScaler: (x - offset) * scale."""
+    x = node.value()
+    offset, scale = (np.array(node.get(name, []), "float64") for name in ("offset", "scale"))
+    if len(x.shape) != 1 or scale.size not in (1, *x.shape) or offset.size not in (1, *x.shape):
+        raise InputError(f"{node} does not suit {x.shape[0]} features")
+    tracer.require_size(x.shape[0], node)
+    if not scale.all():
+        raise InputError(f"{node} multiplies by 0")
+    layer = Standardize(x.shape[0], dtype=tracer.dtype)
+    mean, std = (np.broadcast_to(a, x.shape) for a in (offset, 1 / scale))
+    tracer.filled(layer, mean=mean, std=std, count=np.ones(1))
+    return tracer.layer(node, x, layer)
+
+
+OPERATORS: dict[str, Callable[[Tracer, Node], Value | Host]] = {
+    "Add": _add,
+    "AveragePool": _pool(AveragePool2D),
+    "BatchNormalization": _batch_norm,
+    "Cast": _cast,
+    "Concat": _concat,
+    "Constant": _constant,
+    "Conv": _convolution,
+    "Dropout": _same,
+    "Elu": lambda tracer, node: tracer.layer(
+        node, node.value(), ELU(_number(node.get("alpha", 1.0)))
+    ),
+    "Flatten": _flatten,
+    "Gelu": _gelu,
+    "Gemm": _gemm,
+    "GlobalAveragePool": _global_average_pool,
+    "Identity": _same,
+    "LayerNormalization": _layer_norm,
+    "LeakyRelu": lambda tracer, node: tracer.layer(
+        node, node.value(), LeakyReLU(_number(node.get("alpha", 0.01)))
+    ),
+    "LogSoftmax": _softmax,
+    "MatMul": _matmul,
+    "MaxPool": _pool(MaxPool2D),
+    "ReduceMean": _mean,
+    "Relu": _elementwise(ReLU),
+    "Reshape": _reshape,
+    "Scaler": _scaler,
+    "Shape": _shape,
+    "Sigmoid": _elementwise(Sigmoid),
+    "Softmax": _softmax,
+    "Softplus": _elementwise(Softplus),
+    "Squeeze": _squeeze,
+    "Swish": _swish,
+    "Tanh": _elementwise(Tanh),
+    "Unsqueeze": _unsqueeze,
+} | dict.fromkeys(_FORMULAS.keys() - {"Add"}, _formula)
+"""How each operator is read; beside these, `FOLDED` are computed of constants."""
+
+FOLDED = {"CastLike", "Gather", "Slice", "Transpose"}
