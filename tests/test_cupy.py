@@ -185,7 +185,7 @@ def test_graph_replay_equals_plain_steps(cupy, images, loss, optimizer):
 class Twins(Ranks):
     """A rank whose only other one would compute the same rows."""
 
-    size = 2
+    size, batch_norm = 2, "own"
 
     def share(self, count):
         return Share(0, count, count)
