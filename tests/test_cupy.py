@@ -203,7 +203,10 @@ def test_an_exchange_is_between_two_graphs(cupy, images):
     data = Dataset(images, TARGETS[nnxp.SoftmaxWithLoss])
     for trainer in (one, other):
         trainer.fit(data, epochs=3, batch_size=20, rng=np.random.default_rng(0))
-    assert_same(one, other)
+    # Gradients are multiplied by 20 rows and divided by 40, which rounds each by some 6e-8; nine
+    # steps of a rate of 0.01 add far less than 100 such errors of gradients below 10.
+    for name, x in one.network.parameters().items():
+        np.testing.assert_allclose(x, other.network.parameters()[name], atol=9 * 0.01 * 6e-5)
     assert cupy.captures == 2 * 2
     assert cupy.launches == 2 * (3 * 3 - 2)
 
