@@ -54,8 +54,12 @@ def exchange_time(ranks: int, nbytes: int, latency: float, bandwidth: float) -> 
 
 def main() -> None:
     parser = Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--batch-size", type=whole_number, default=100, help="(default: 100)")
-    parser.add_argument("--epochs", type=whole_number, default=7, help="timed (default: 7)")
+    parser.add_argument(
+        "--batch-size", type=whole_number, default=100, help="rows of a global batch (default: 100)"
+    )
+    parser.add_argument(
+        "--epochs", type=whole_number, default=7, help="epochs that are timed (default: 7)"
+    )
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     for name, make in NETWORKS.items():
