@@ -66,7 +66,7 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 @explained("nnxp.initializers.normal(0.01)")
 def normal(std: float) -> Initializer:
-    """Return an initializer that draws from N(0, `std`²).
+    """Return an initializer that draws from N(0, std²).
 
     Parameters
     ----------
