@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-from file_samples import write_mnist_layout
+from file_samples import write_digits_as_mnist
 from script_runner import PATHS, run
-
-import nnxp
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(
@@ -28,15 +25,7 @@ def test_readme_code_runs_as_printed(tmp_path, data, request):
     if data == "mnist":
         request.getfixturevalue("mnist")  # skips where it is not at hand
     else:
-        train, test = (
-            nnxp.data.Dataset(
-                np.kron(d.inputs.reshape(-1, 8, 8), np.ones((1, 4, 4), np.uint8))[:, 2:30, 2:30]
-                .reshape(len(d), 784),
-                d.labels,
-            )
-            for d in nnxp.data.load_digits()
-        )  # fmt: skip
-        environment["NNXP_DATA_DIR"] = str(write_mnist_layout(tmp_path, train, test))
+        environment["NNXP_DATA_DIR"] = str(write_digits_as_mnist(tmp_path))
     codes = blocks("python")
     assert codes
     for number, code in enumerate(codes):
