@@ -94,14 +94,24 @@ def interop(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def browser(session: nox.Session) -> None:
-    """Draw digits on the page of scripts/draw.py, in a Chromium without a window.
+    """Draw digits on the page of scripts/draw.py, and read the site, in a windowless Chromium.
 
     An installed one is used, else Playwright's is downloaded.
     """
-    session.install("-e", ".", *group("test"), *group("browser"))
+    session.install("-e", ".", *group("test"), *group("browser"), *group("docs"))
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         session.run("playwright", "install", "chromium")
-    session.run("pytest", "tests/test_browser.py", *session.posargs, env=ONE_THREAD)
+    files = ("tests/test_browser.py", "tests/test_site.py")
+    session.run("pytest", *files, *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the site in docs/_build/html, without the network; warnings are errors."""
+    session.install("-e", ".", *group("docs"))
+    options = ("-b", "html", "-W", "--keep-going", *session.posargs)
+    session.run("python", "-m", "sphinx", *options, "docs", "docs/_build/html")
+    print(f"site: {Path('docs/_build/html/index.html').resolve()}")
 
 
 @nox.session(name="tests-gpu", default=False)
