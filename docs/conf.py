@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-import types
-from importlib import import_module
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -51,9 +50,7 @@ def public_names(where: str) -> list[str]:
         of ``nnxp`` that these modules of it define.
     """
     space, _, modules = where.partition(":")
-    module: object = nnxp
-    for part in space.split(".")[1:]:
-        module = getattr(module, part)
+    module = _resolved(space)
     names = getattr(module, "__all__", None) or [
         name for name, x in vars(module).items() if getattr(x, "__module__", "") == module.__name__
     ]
@@ -85,10 +82,21 @@ def write_reference(app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def _resolved(space: str) -> object:
-    module: object = import_module("nnxp")
+    module: object = nnxp
     for part in space.split(".")[1:]:
         module = getattr(module, part)
     return module
+
+
+def show_settings(
+    app: Sphinx, what: str, name: str, x: Any, options: object, signature: str, returns: str
+) -> tuple[str, str] | None:
+    """Show the parameters of a class's ``__init__``, where ``__new__`` takes any."""
+    if what != "class" or "__init__" not in {n for base in x.__mro__[:-1] for n in vars(base)}:
+        return None
+    _, *parameters = inspect.signature(x.__init__).parameters.values()
+    shown = [parameter.replace(annotation=parameter.empty) for parameter in parameters]
+    return str(inspect.Signature(shown)), ""
 
 
 def skip_metadata_requests(
@@ -101,4 +109,5 @@ def skip_metadata_requests(
 def setup(app: Sphinx) -> None:
     """Let pages of the reference list public names."""
     app.connect("source-read", write_reference)
+    app.connect("autodoc-process-signature", show_settings)
     app.connect("autodoc-skip-member", skip_metadata_requests)

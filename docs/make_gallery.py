@@ -18,49 +18,45 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "gallery"
 
-# Each script with its arguments, and the option that takes a place for the picture: a folder after
-# --out, whose picture has the name given here, or a file after --picture.
-SCRIPTS: dict[str, tuple[list[str], str]] = {
-    "fruit_graph": ([], ""),
-    "logistic_regression": ([], ""),
-    "xor": ([], "--picture"),
-    "gradient_check": ([], ""),
-    "full_batch": ([], ""),
-    "digits_classifier": ([], ""),
-    "vanishing_gradients": ([], "layers.png"),
-    "learning_rate_range": ([], "range.png"),
-    "compare_optimizers": (["--seeds", "1"], "picture.png"),
-    "compare_initializers": (["--seeds", "2"], "picture.png"),
-    "compare_batch_norm": (["--seeds", "2"], "picture.png"),
-    "compare_dropout": (["--seeds", "2"], "picture.png"),
-    "compare_weight_decay": (["--seeds", "2"], "picture.png"),
-    "compare_activations": (["--seeds", "1"], "picture.png"),
-    "compare_hidden_sizes": (["--seeds", "2"], "picture.png"),
-    "compare_lenet": (["--seeds", "1"], "picture.png"),
+# Each script: its arguments, those that say where the picture goes, and where it then is.
+FOLDER = ("--out run", "run/picture.png")
+SCRIPTS = {
+    "fruit_graph": ("", "", ""),
+    "logistic_regression": ("", "", ""),
+    "xor": ("", "--picture picture.png", "picture.png"),
+    "gradient_check": ("", "", ""),
+    "full_batch": ("", "", ""),
+    "digits_classifier": ("", "", ""),
+    "vanishing_gradients": ("", "--out run", "run/layers.png"),
+    "learning_rate_range": ("", "--out run", "run/range.png"),
+    "compare_optimizers": ("--seeds 1", *FOLDER),
+    "compare_initializers": ("--seeds 2", *FOLDER),
+    "compare_batch_norm": ("--seeds 2", *FOLDER),
+    "compare_dropout": ("--seeds 2", *FOLDER),
+    "compare_weight_decay": ("--seeds 2", *FOLDER),
+    "compare_activations": ("--seeds 1", *FOLDER),
+    "compare_hidden_sizes": ("--seeds 2", *FOLDER),
+    "compare_lenet": ("--seeds 1", *FOLDER),
 }
 
 
 def write_page(name: str) -> None:
     """Run a script in an empty folder, and write its page and its picture."""
-    arguments, picture = SCRIPTS[name]
+    arguments, place, picture = SCRIPTS[name]
     script = ROOT / "scripts" / f"{name}.py"
     docstring = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
     title, _, lesson = docstring.partition("\n\n")
     with tempfile.TemporaryDirectory() as folder:
-        drawn = Path(folder) / "run" / picture if picture.endswith(".png") else Path(folder, "a.png")
-        place = []
-        if picture:
-            place = ["--out", "run"] if picture.endswith(".png") else ["--picture", "a.png"]
-        command = [sys.executable, str(script), *arguments, *place]
+        command = [sys.executable, str(script), *arguments.split(), *place.split()]
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if result.returncode:
             raise SystemExit(f"{name}: {result.stderr.strip()}")
         if picture:
-            shutil.copyfile(drawn, PAGES / f"{name}.png")
+            shutil.copyfile(Path(folder, picture), PAGES / f"{name}.png")
     printed = "\n".join(
         line.rstrip() for line in result.stdout.splitlines() if not line.startswith("files in ")
     )
-    shown = " ".join(["python", f"scripts/{name}.py", *arguments])
+    shown = f"python scripts/{name}.py {arguments}".rstrip()
     heading = re.sub(r"\s+", " ", title).rstrip(".")
     parts = [f"# {heading}", lesson, f"```console\n$ {shown}\n{printed.strip()}\n```"]
     if picture:
