@@ -44,10 +44,12 @@ def group(name: str) -> tuple[str, ...]:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, formatting and the repository's layout."""
+    """Check style, formatting, spelling and the repository's layout."""
     session.install(*group("lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    texts = sorted(str(path) for path in Path().glob("*.md"))
+    session.run("codespell", "nnxp", "tests", "scripts", "docs", "noxfile.py", *texts)
     session.run("sp-repo-review", "--show=err", ".")
 
 
