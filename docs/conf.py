@@ -92,7 +92,7 @@ def show_settings(
     app: Sphinx, what: str, name: str, x: Any, options: object, signature: str, returns: str
 ) -> tuple[str, str] | None:
     """Show the parameters of a class's ``__init__``, where ``__new__`` takes any."""
-    if what != "class" or "__init__" not in {n for base in x.__mro__[:-1] for n in vars(base)}:
+    if what != "class" or not inspect.isfunction(x.__init__):
         return None
     _, *parameters = inspect.signature(x.__init__).parameters.values()
     shown = [parameter.replace(annotation=parameter.empty) for parameter in parameters]
