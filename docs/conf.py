@@ -24,6 +24,7 @@ extensions = [
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "nnxp"
+html_favicon = "favicon.svg"
 html_last_updated_fmt = None
 html_copy_source = False
 html_show_sphinx = False
