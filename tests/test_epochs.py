@@ -17,6 +17,10 @@ class Nothing(nnxp.callbacks.Callback):
     """Does nothing; but it might see the arrays, so that they are the network's own."""
 
 
+class Line(Nothing, nnxp.callbacks.Progress):
+    """A user's class, although nnxp's own method is all that it has."""
+
+
 class Orders(np.random.Generator):
     """Draws orders, and calls a function before one of them."""
 
@@ -55,6 +59,19 @@ def test_epochs_with_bound_steps_are_those_with_callbacks(monkeypatch, optimizer
     assert_same(*trainers)
     states = [dict(trainer.network.states()) for trainer in trainers]
     np.testing.assert_equal(*states)
+
+
+@pytest.mark.parametrize(
+    ("callback", "number"),
+    [(nnxp.callbacks.Progress, 1), (nnxp.callbacks.EarlyStopping, 3), (Line, 3)],
+)
+def test_steps_stay_bound_only_with_callbacks_that_hold_no_arrays(
+    monkeypatch, small, callback, number
+):
+    bindings = count_bindings(monkeypatch)
+    options = {"validation": small, "callbacks": [callback()]}
+    trainer_with().fit(small, epochs=3, batch_size=16, rng=0, **options)
+    assert len(bindings) == number
 
 
 @pytest.mark.interop

@@ -42,7 +42,7 @@ from nnxp.losses import Loss, SoftmaxWithLoss
 from nnxp.metrics import Metric
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
-from nnxp.parts import numbers_of
+from nnxp.parts import is_own, numbers_of
 from nnxp.penalties import Penalty
 from nnxp.step import Step
 from nnxp.training.callback import Callback
@@ -414,7 +414,10 @@ class Trainer:
                 stack.push(partial(_finish, self, callback))
                 stopping = bool(callback.start(self)) or stopping
             observers = [callback for callback in given if callback.every_step]
-            keeps = not given and isinstance(train, Dataset)  # and not the user's iterable
+            # No code of the user sees the arrays between epochs, an iterable's neither.
+            keeps = isinstance(train, Dataset) and not any(
+                x._holds_arrays or not is_own(type(x)) for x in given
+            )
             for _ in range(0 if stopping else epochs):
                 record = self._epoch(data, observers, first_sums, keeps=keeps)
                 if record is None:
