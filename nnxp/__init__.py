@@ -6,86 +6,86 @@ and device that they run on.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nnxp import data, exchange, initializers, plots, sklearn, testing
-from nnxp.checkpoint import load_network
-from nnxp.devices import Device
-from nnxp.devices import open_device as device
-from nnxp.errors import (
-    ArgumentError,
-    CallOrderError,
-    CheckpointError,
-    DataError,
-    DataUnavailableError,
-    DeviceError,
-    DivergenceError,
-    InputError,
-    LayerError,
-    MissingExtraError,
-    NnxpError,
-    OutOfMemoryError,
-)
-from nnxp.gradients import check_gradients, numerical_gradient
-from nnxp.history import Record
-from nnxp.layers import (
-    ELU,
-    GELU,
-    Add,
-    Affine,
-    AveragePool2D,
-    BatchNorm,
-    Conv2D,
-    Dropout,
-    ElasticDistortion,
-    Flatten,
-    GlobalAveragePool2D,
-    Identity,
-    Layer,
-    LayerNorm,
-    LeakyReLU,
-    MaxPool2D,
-    Multiply,
-    RandomFlip,
-    RandomRotation,
-    RandomShift,
-    ReLU,
-    Reshape,
-    Sigmoid,
-    SiLU,
-    Softmax,
-    Softplus,
-    Standardize,
-    Tanh,
-)
-from nnxp.losses import (
-    AbsoluteError,
-    Huber,
-    Loss,
-    MeanSquaredError,
-    SigmoidWithLoss,
-    SoftmaxWithLoss,
-)
-from nnxp.metrics import accuracy
-from nnxp.models import ThreeLayerNet, TwoLayerNet, lenet, mlp
-from nnxp.network import Residual, Sequential
-from nnxp.optimizers import (
-    SGD,
-    AdaGrad,
-    Adam,
-    AdamW,
-    Momentum,
-    Nesterov,
-    Optimizer,
-    RMSprop,
-)
-from nnxp.parts import register
-from nnxp.penalties import L1, L2, ElasticNet
-from nnxp.training import Evaluation, LearningRateRange, Trainer, callbacks, learning_rate_range
-from nnxp.transforms import ClipNorm, ClipValue
-
 if TYPE_CHECKING:
+    from nnxp import data, exchange, initializers, plots, sklearn, testing
+    from nnxp.checkpoint import load_network
+    from nnxp.devices import Device
+    from nnxp.devices import open_device as device
+    from nnxp.errors import (
+        ArgumentError,
+        CallOrderError,
+        CheckpointError,
+        DataError,
+        DataUnavailableError,
+        DeviceError,
+        DivergenceError,
+        InputError,
+        LayerError,
+        MissingExtraError,
+        NnxpError,
+        OutOfMemoryError,
+    )
     from nnxp.exchange import export_onnx, import_onnx
+    from nnxp.gradients import check_gradients, numerical_gradient
+    from nnxp.history import Record
+    from nnxp.layers import (
+        ELU,
+        GELU,
+        Add,
+        Affine,
+        AveragePool2D,
+        BatchNorm,
+        Conv2D,
+        Dropout,
+        ElasticDistortion,
+        Flatten,
+        GlobalAveragePool2D,
+        Identity,
+        Layer,
+        LayerNorm,
+        LeakyReLU,
+        MaxPool2D,
+        Multiply,
+        RandomFlip,
+        RandomRotation,
+        RandomShift,
+        ReLU,
+        Reshape,
+        Sigmoid,
+        SiLU,
+        Softmax,
+        Softplus,
+        Standardize,
+        Tanh,
+    )
+    from nnxp.losses import (
+        AbsoluteError,
+        Huber,
+        Loss,
+        MeanSquaredError,
+        SigmoidWithLoss,
+        SoftmaxWithLoss,
+    )
+    from nnxp.metrics import accuracy
+    from nnxp.models import ThreeLayerNet, TwoLayerNet, lenet, mlp
+    from nnxp.network import Residual, Sequential
+    from nnxp.optimizers import (
+        SGD,
+        AdaGrad,
+        Adam,
+        AdamW,
+        Momentum,
+        Nesterov,
+        Optimizer,
+        RMSprop,
+    )
+    from nnxp.parts import register
+    from nnxp.penalties import L1, L2, ElasticNet
+    from nnxp.training import Evaluation, LearningRateRange, Trainer, callbacks, learning_rate_range
+    from nnxp.transforms import ClipNorm, ClipValue
 
 __all__ = [
     "ELU",
@@ -179,11 +179,53 @@ __all__ = [
 ]
 
 
+# What each module has of `__all__`; it is imported when one of its names is used first (SPEC 1), so
+# that `import nnxp` takes little longer than `import numpy`. Other names are those of modules.
+_NAMES = {
+    "checkpoint": "load_network",
+    "devices": "Device device",
+    "errors": (
+        "ArgumentError CallOrderError CheckpointError DataError DataUnavailableError "
+        "DeviceError DivergenceError InputError LayerError MissingExtraError "
+        "NnxpError OutOfMemoryError"
+    ),
+    "exchange": "export_onnx import_onnx",
+    "gradients": "check_gradients numerical_gradient",
+    "history": "Record",
+    "layers": (
+        "ELU GELU Add Affine AveragePool2D BatchNorm Conv2D Dropout ElasticDistortion "
+        "Flatten GlobalAveragePool2D Identity Layer LayerNorm LeakyReLU MaxPool2D "
+        "Multiply RandomFlip RandomRotation RandomShift ReLU Reshape Sigmoid SiLU "
+        "Softmax Softplus Standardize Tanh"
+    ),
+    "losses": "AbsoluteError Huber Loss MeanSquaredError SigmoidWithLoss SoftmaxWithLoss",
+    "metrics": "accuracy",
+    "models": "ThreeLayerNet TwoLayerNet lenet mlp",
+    "network": "Residual Sequential",
+    "optimizers": "SGD AdaGrad Adam AdamW Momentum Nesterov Optimizer RMSprop",
+    "parts": "register",
+    "penalties": "L1 L2 ElasticNet",
+    "training": "Evaluation LearningRateRange Trainer learning_rate_range",
+    "transforms": "ClipNorm ClipValue",
+}  # fmt: skip
+_MODULES = {name: f"nnxp.{module}" for module, names in _NAMES.items() for name in names.split()}
+_MODULES["callbacks"] = "nnxp.training"
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("export_onnx", "import_onnx"):  # which few need
-        return getattr(exchange, name)
-    # Read on demand, because importlib.metadata takes longer to import than all of nnxp.
-    if name == "__version__":
+    value: Any
+    if name in _MODULES:
+        module = import_module(_MODULES[name])
+        value = getattr(module, "open_device" if name == "device" else name)
+        globals()[name] = value
+        return value
+    if name in __all__:
+        return import_module(f"nnxp.{name}")
+    if name == "__version__":  # read on demand, since importlib.metadata takes long to import
         from importlib.metadata import PackageNotFoundError, version
 
         try:

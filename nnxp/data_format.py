@@ -388,9 +388,13 @@ def said_scale(scale: float | None) -> str:
 
 def is_image(x: Array) -> bool:
     """Return whether an array of any library is of uint8, which is not compared across them."""
+    if isinstance(x, np.ndarray):  # whose dtype takes long to print
+        return bool(x.dtype == np.uint8)
     return str(x.dtype).rpartition(".")[2] == "uint8"
 
 
 def is_floating(x: Array) -> bool:
     """Return whether an array of any library has a floating-point dtype."""
+    if isinstance(x, np.ndarray):
+        return bool(x.dtype.kind == "f")
     return "float" in str(x.dtype)

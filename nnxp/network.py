@@ -366,10 +366,12 @@ class Sequential(Layer):
         x = require_examples(x, known)
         if device is None or dtype is None:  # a network without arrays takes any
             return self.forward(x)
-        if batch_size is None:
-            size = self.examples_at_once(tuple(x.shape[1:]))
-        else:
+        if batch_size is not None:
             size = require_count("batch_size", batch_size)
+        elif x.shape[0] == 1:
+            size = 1
+        else:
+            size = self.examples_at_once(tuple(x.shape[1:]))
         parts = [self.forward(part) for part in prepared_examples(x, size, known, device, dtype)]
         return namespace_of(parts[0], self).concat(parts) if len(parts) > 1 else parts[0]
 

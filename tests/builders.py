@@ -123,7 +123,8 @@ def every_layer_trainer(
     layers += [nnxp.LeakyReLU(), nnxp.ELU(), nnxp.GELU(), nnxp.SiLU(), nnxp.Softplus()]
     layers += [nnxp.Dropout(0.2, **drawn), nnxp.Softmax(), last]
     network = nnxp.Sequential(layers)
-    kinds = {x for x in vars(nnxp).values() if isinstance(x, type) and issubclass(x, nnxp.Layer)}
+    public = [getattr(nnxp, name) for name in nnxp.__all__]
+    kinds = {x for x in public if isinstance(x, type) and issubclass(x, nnxp.Layer)}
     kinds -= {nnxp.Layer, nnxp.ThreeLayerNet, nnxp.TwoLayerNet}
     assert {type(layer) for layer in (network, *network.all_layers())} == kinds
     trainer = kind(network, loss(), OPTIMIZERS[optimizer]())

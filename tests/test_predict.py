@@ -258,3 +258,14 @@ def test_strokes_are_drawn_within_the_field():
     for image in other_digits.stroke_digits(rng):
         edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
         assert len(np.unique(edge)) == 1  # nothing is cut off
+
+
+@pytest.mark.interop
+def test_an_onnx_file_predicts_as_the_network_that_it_is_of(digits, predict, tmp_path):
+    pytest.importorskip("onnx")
+    network = nnxp.load_network(digits / "network.safetensors")
+    nnxp.export_onnx(network, tmp_path / "network.onnx")
+    files = sorted(digits.glob("*.png"))
+    ours, theirs = (predict(model, *files) for model in (digits, tmp_path / "network.onnx"))
+    assert len(ours[0]) == len(files)
+    assert ours == theirs
