@@ -115,8 +115,8 @@ def context(request, browser, address):
     """A browser whose pages must not print an error, nor ask for anything elsewhere."""
     context, problems = browser.new_context(color_scheme=request.param), []
     context.on("console", lambda x: problems.append(x.text) if x.type == "error" else None)
+    context.on("response", lambda x: problems.append(x.url) if x.status >= 400 else None)
     context.on("weberror", lambda error: problems.append(str(error.error)))
-    context.on("requestfailed", lambda request: problems.append(request.url))
     context.on("request", lambda x: x.url.startswith((address, "data:")) or problems.append(x.url))
     yield context
     context.close()
