@@ -1,0 +1,42 @@
+"""The release: its version has one source, and the files about it agree."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import nnxp
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_version_is_that_of_the_installed_package():
+    if (Path(nnxp.__file__).parent.parent / "pyproject.toml").exists():
+        pytest.skip("nnxp is imported from a checkout, whose installation may be older")
+    assert nnxp.__version__ == importlib.metadata.version("nnxp")
+
+
+@pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="pyproject.toml: not here")
+def test_the_files_about_the_release_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert "version" not in project
+    assert project["dynamic"] == ["version"]  # that of nnxp/__init__.py, by hatchling
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## \[(?!Unreleased)(.*?)\] - (.*)$", changelog, re.M)
+    assert newest is not None
+    assert newest[1] == nnxp.__version__
+    assert f"version: {nnxp.__version__}\n" in citation
+    # A release has a date, the same in both.
+    date = re.search(r"^date-released: (.*)$", citation, re.M)
+    assert newest[2] == (date[1] if date else "not yet released")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d|not yet released", newest[2])
+    (author,) = project["authors"]
+    assert author == {"name": "The nnxp developers"}
+    assert f"  - name: {author['name']}\n" in citation
+    assert f"license: {project['license']}\n" in citation
+    assert author["name"] in (ROOT / "LICENSE").read_text(encoding="utf-8")
