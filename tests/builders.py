@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tables import device_or_skip
+from tables import device_or_skip, public_layers
 
 import nnxp
 from nnxp.data import Batches, Dataset
@@ -123,9 +123,7 @@ def every_layer_trainer(
     layers += [nnxp.LeakyReLU(), nnxp.ELU(), nnxp.GELU(), nnxp.SiLU(), nnxp.Softplus()]
     layers += [nnxp.Dropout(0.2, **drawn), nnxp.Softmax(), last]
     network = nnxp.Sequential(layers)
-    kinds = {x for x in vars(nnxp).values() if isinstance(x, type) and issubclass(x, nnxp.Layer)}
-    kinds -= {nnxp.Layer, nnxp.ThreeLayerNet, nnxp.TwoLayerNet}
-    assert {type(layer) for layer in (network, *network.all_layers())} == kinds
+    assert {type(layer) for layer in (network, *network.all_layers())} == public_layers()
     trainer = kind(network, loss(), OPTIMIZERS[optimizer]())
     trainer.rng = rng
     return trainer

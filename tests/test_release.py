@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from use_extra import USES
 
 import nnxp
 
@@ -40,3 +41,17 @@ def test_the_files_about_the_release_agree():
     assert f"  - name: {author['name']}\n" in citation
     assert f"license: {project['license']}\n" in citation
     assert author["name"] in (ROOT / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_every_extra_has_a_use_that_the_session_extras_tries():
+    extras = importlib.metadata.metadata("nnxp").get_all("Provides-Extra")
+    if (ROOT / "pyproject.toml").exists():  # the installation of a checkout may be older
+        text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        extras = list(tomllib.loads(text)["project"]["optional-dependencies"])
+    assert list(USES) == extras
+
+
+# What the test group installs.
+@pytest.mark.parametrize("extra", ["plot", "images", "checkpoint", "fast", "testing"])
+def test_an_extra_does_what_it_is_for(tmp_path, extra):
+    USES[extra](tmp_path)
