@@ -177,7 +177,6 @@ def release(session: nox.Session, form: str) -> None:
         (unpacked,) = Path("nnxp").iterdir()
         session.chdir(unpacked)
         shutil.rmtree("nnxp")
-        Path("pyproject.toml").rename("pytest.toml")
         tests = session.posargs or ("tests",)
         session.run("pytest", *PARALLEL, "-m", SHORT, *tests, env=ONE_THREAD)
 
