@@ -1,17 +1,18 @@
 """Peers: one training task, written for each library as its own users would write it.
 
-As a script it is the cold start of one peer: it reads the MNIST files in a folder and trains the
-small network for one epoch. A peer imports its library when it is created; the module imports only
-NumPy, so that the time and memory of a peer include no other library.
+As a script it is a whole process of one peer: it reads the MNIST files in a folder and trains a
+network from there. A peer imports its library when it is created; the module imports only NumPy, so
+that the time and memory of a peer include no other library.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
-import itertools
+import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,22 +24,90 @@ import numpy as np
 if TYPE_CHECKING:
     import resource  # not on Windows
 
+# A layer is its name and its settings: ("affine", outputs), ("conv", outputs, kernel size,
+# padding), ("relu",), ("tanh",), ("pool",), which halves an image, ("flatten",), ("batch_norm",)
+# and ("dropout", rate).
+Layers = tuple[tuple[Any, ...], ...]
+
+
+def dense(*hidden: int, then: Layers = (("relu",),)) -> Layers:
+    """Return affine layers with the layers `then` after each."""
+    return tuple(layer for width in hidden for layer in (("affine", width), *then))
+
+
+def convolutions(*channels: int | str, kernel: int, padding: int) -> Layers:
+    """Return convolutions, each with ReLU, and pools where there is a ``"pool"``; flattened."""
+    layers: list[tuple[Any, ...]] = []
+    for each in channels:
+        layers += [("pool",)] if each == "pool" else [("conv", each, kernel, padding), ("relu",)]
+    return (*layers, ("flatten",))
+
 
 class Task(NamedTuple):
-    """A training task: a ReLU network with softmax and the mean cross-entropy of the batch."""
+    """A training task.
 
-    hidden: tuple[int, ...]
+    An affine layer follows the last of `layers`, with an output for each class, for softmax and the
+    mean cross-entropy; or one for each target, if labels are targets, for half the squared error.
+    """
+
+    layers: Layers
     batch_size: int
-    optimizer: str  # "SGD" with learning rate 0.1 or "Adam" with 0.001
-    device: str  # "cpu" or "cuda"
+    optimizer: str = "SGD"  # one of RATES
+    device: str = "cpu"  # or "cuda"
+    rate: float | None = None  # that of RATES by default
 
+
+# The optimizers with their learning rates; the others of their settings are PyTorch's defaults,
+# but Momentum's of 0.9.
+RATES = {"SGD": 0.1, "Momentum": 0.01, "Adam": 0.001, "AdamW": 0.001}
+WEIGHT_DECAY = 0.01  # of AdamW
 
 TASKS = {
-    "small": Task((50, 30), 100, "SGD", "cpu"),
-    "wide": Task((512, 256), 128, "SGD", "cpu"),
-    "deep": Task((256,) * 8, 128, "SGD", "cpu"),
-    "huge": Task((4096, 4096), 4096, "SGD", "cpu"),
-}
+    "small": Task(dense(50, 30), 100),
+    "wide": Task(dense(512, 256), 128),
+    "deep": Task(dense(*(256,) * 8), 128),
+    "huge": Task(dense(4096, 4096), 4096),
+    "tiny": Task(dense(32, 16, then=(("tanh",),)), 100, "Adam"),
+    "lenet": Task(
+        (*convolutions(20, "pool", 50, "pool", kernel=5, padding=0), *dense(500)), 64, rate=0.01
+    ),
+    "3x3": Task(
+        convolutions(16, 16, "pool", 32, 32, "pool", kernel=3, padding=1), 64, rate=0.01
+    ),
+    "lenet5": Task(
+        (*convolutions(6, "pool", 16, "pool", kernel=5, padding=0), *dense(120, 84)),
+        128, "Adam", rate=3e-4,
+    ),
+    "batch_norm": Task(dense(512, 256, then=(("batch_norm",), ("relu",))), 128),
+    "dropout": Task(dense(512, 256, then=(("relu",), ("dropout", 0.2))), 128),
+}  # fmt: skip
+
+
+def describe(layers: Layers, shape: tuple[int, ...], outputs: int) -> list[tuple[Any, ...]]:
+    """Return the layers with the last, and the number of inputs after the name of those with any.
+
+    Parameters
+    ----------
+    layers : sequence of tuple
+    shape : (int,) or (int, int, int)
+        That of an example: features, or channels, height and width of a square image.
+    outputs : int
+        Those of the last layer.
+    """
+    described: list[tuple[Any, ...]] = []
+    inputs, side = shape[0], shape[-1]
+    for name, *settings in (*layers, ("affine", outputs)):
+        has_inputs = name in ("affine", "conv", "batch_norm")
+        described.append((name, inputs, *settings) if has_inputs else (name, *settings))
+        if name == "conv":
+            inputs, side = settings[0], side + 2 * settings[2] - settings[1] + 1
+        elif name == "pool":
+            side //= 2
+        elif name == "flatten":
+            inputs *= side * side
+        elif name == "affine":
+            inputs = settings[0]
+    return described
 
 
 class Peer:
@@ -48,22 +117,37 @@ class Peer:
     ----------
     task : Task
         The network, its optimizer, batch size and device.
-    inputs : (examples, pixels) uint8 array
-        The images. Their number must be a multiple of the batch size.
-    labels : (examples,) integer array
-        The class of each image.
+    inputs : (examples, features) or (examples, channels, height, width) array
+        Images as uint8, which are divided by 255, or float32 numbers. The number of examples must
+        be a multiple of the batch size.
+    labels : (examples,) integer array or (examples, outputs) float32 array
+        The class of each example, or its targets.
     """
 
     def __init__(self, task: Task, inputs: np.ndarray, labels: np.ndarray) -> None:
         self.task = task
+        self.rate = task.rate or RATES[task.optimizer]
         self.rng = np.random.default_rng(0)
         self.batches = len(inputs) // task.batch_size
-        self.widths = [inputs.shape[1], *task.hidden, int(labels.max()) + 1]
-        self.weights = [
-            self.rng.normal(0, (2 / m) ** 0.5, (m, n)).astype(np.float32)
-            for m, n in itertools.pairwise(self.widths)
-        ]
+        self.has_classes = labels.ndim == 1
+        outputs = int(labels.max()) + 1 if self.has_classes else labels.shape[1]
+        self.layers = describe(task.layers, inputs.shape[1:], outputs)
+        self.weights = []  # in PyTorch's shapes, but for those of affine layers (inputs, outputs)
+        for name, *settings in self.layers:
+            if name == "conv":
+                m, n, size, _ = settings
+                self.weights.append(self.draw((n, m, size, size), m * size * size))
+            elif name == "affine":
+                self.weights.append(self.draw(tuple(settings), settings[0]))
         self.build(inputs, labels)
+
+    def draw(self, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
+        return self.rng.normal(0, (2 / fan_in) ** 0.5, shape).astype(np.float32)
+
+    @property
+    def widths(self) -> list[int]:
+        """The widths of a network of affine layers."""
+        return [len(self.weights[0]), *(W.shape[1] for W in self.weights)]
 
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         """Build the network from `weights` and zero biases, and prepare the data set."""
@@ -133,28 +217,51 @@ class Products(Peer):
 class Nnxp(Peer):
     """nnxp, through its public interface; `options` are passed to its trainer."""
 
-    def __init__(self, *args: Any, **options: bool) -> None:
-        self.options = options
+    def __init__(self, *args: Any, device: str | None = None, **options: bool) -> None:
+        self.own_device, self.options = device, options
         super().__init__(*args)
 
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         import nnxp
 
         self.wait = cupy_wait(self.task.device)
-        self.device = nnxp.device(self.task.device)
-        self.network = nnxp.mlp(self.widths, rng=self.rng, device=self.device)
+        self.device = nnxp.device(self.own_device or self.task.device)
+        place = {"rng": self.rng, "device": self.device}
+        kinds: dict[str, Callable[..., Any]] = {
+            "affine": partial(nnxp.Affine, **place),
+            "conv": lambda i, o, size, pad: nnxp.Conv2D(i, o, size, padding=pad, **place),
+            "batch_norm": partial(nnxp.BatchNorm, device=self.device),
+            "dropout": partial(nnxp.Dropout, **place),
+            "pool": partial(nnxp.MaxPool2D, 2),
+            "relu": nnxp.ReLU,
+            "tanh": nnxp.Tanh,
+            "flatten": nnxp.Flatten,
+        }
+        self.network = nnxp.Sequential([kinds[name](*settings) for name, *settings in self.layers])
         for number, W in enumerate(self.weights, start=1):
             self.network.parameters()[f"W{number}"] = self.device.asarray(W)
-        optimizer = {"SGD": nnxp.SGD(0.1), "Adam": nnxp.Adam(0.001)}[self.task.optimizer]
-        self.trainer = nnxp.Trainer(self.network, nnxp.SoftmaxWithLoss(), optimizer, **self.options)
+        optimizer = getattr(nnxp, self.task.optimizer)(self.rate)
+        loss = nnxp.SoftmaxWithLoss() if self.has_classes else nnxp.MeanSquaredError()
+        self.trainer = nnxp.Trainer(self.network, loss, optimizer, **self.options)
+        self.examples = nnxp.data.Dataset(inputs, labels)
         self.epoch_batches = nnxp.data.Batches(
-            nnxp.data.Dataset(inputs, labels), self.task.batch_size,
-            device=self.device, dtype="float32", rng=self.rng,
-        )  # fmt: skip
+            self.examples, self.task.batch_size, device=self.device, dtype="float32", rng=self.rng
+        )
 
     def epoch(self) -> None:
         self.trainer.train_epoch(self.epoch_batches)
         self.wait()
+
+    def fit(self, inputs: np.ndarray, labels: np.ndarray) -> tuple[float, ...]:
+        """Train an epoch as a user does; return its losses and accuracies."""
+        import nnxp
+
+        (*_, record) = self.trainer.fit(
+            self.examples, epochs=1, batch_size=self.task.batch_size, rng=self.rng,
+            validation=nnxp.data.Dataset(inputs, labels),
+        )  # fmt: skip
+        return (record.train_loss, record.train_accuracy,
+                record.validation_loss, record.validation_accuracy)  # fmt: skip
 
     def asarray(self, x: np.ndarray) -> Any:
         return self.device.asarray(x)
@@ -171,8 +278,8 @@ class Nnxp(Peer):
 class Torch(Peer):
     """PyTorch, eager; `options` are passed to its optimizer."""
 
-    def __init__(self, *args: Any, **options: bool) -> None:
-        self.options = options
+    def __init__(self, *args: Any, channels_last: bool = False, **options: bool) -> None:
+        self.channels_last, self.options = channels_last, options
         super().__init__(*args)
 
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
@@ -182,37 +289,91 @@ class Torch(Peer):
         self.on_device = {"device": self.task.device}
         self.torch = torch
         self.wait = torch.cuda.synchronize if self.task.device == "cuda" else lambda: None
-        layers: list[Any] = []
-        for W in self.weights:
-            layers += [torch.nn.Linear(*W.shape, **self.on_device), torch.nn.ReLU()]
-            with torch.no_grad():
-                layers[-2].weight.copy_(torch.tensor(W.T))
-                layers[-2].bias.zero_()
-        self.model = torch.nn.Sequential(*layers[:-1])
+        nn = torch.nn
+        kinds: dict[str, Callable[..., Any]] = {
+            "affine": nn.Linear,
+            "conv": lambda i, o, size, pad: nn.Conv2d(i, o, size, padding=pad),
+            "batch_norm": nn.BatchNorm1d,
+            "dropout": nn.Dropout,
+            "pool": partial(nn.MaxPool2d, 2),
+            "relu": nn.ReLU,
+            "tanh": nn.Tanh,
+            "flatten": nn.Flatten,
+        }
+        layers = [kinds[name](*settings) for name, *settings in self.layers]
+        weighted = [x for x in layers if isinstance(x, nn.Linear | nn.Conv2d)]
+        with torch.no_grad():
+            for layer, W in zip(weighted, self.weights, strict=True):
+                layer.weight.copy_(torch.tensor(W.T if W.ndim == 2 else W))
+                layer.bias.zero_()
+        self.model = nn.Sequential(*layers).to(self.task.device)
+        if self.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)
         self.forward = self.model
-        self.loss = torch.nn.CrossEntropyLoss()
-        kind, rate = {"SGD": (torch.optim.SGD, 0.1), "Adam": (torch.optim.Adam, 0.001)}[
-            self.task.optimizer
-        ]
-        self.optimizer = kind(self.model.parameters(), lr=rate, **self.options)
-        self.inputs = torch.from_numpy(scale_images(inputs)).to(self.task.device)
-        self.labels = torch.tensor(labels, dtype=torch.int64, **self.on_device)
+        squared = nn.MSELoss()
+        self.loss = nn.CrossEntropyLoss() if self.has_classes else lambda y, t: squared(y, t) / 2
+        kind, own = {
+            "SGD": (torch.optim.SGD, {}),
+            "Momentum": (torch.optim.SGD, {"momentum": 0.9}),
+            "Adam": (torch.optim.Adam, {}),
+            "AdamW": (torch.optim.AdamW, {"weight_decay": WEIGHT_DECAY}),
+        }[self.task.optimizer]
+        self.optimizer = kind(self.model.parameters(), lr=self.rate, **own, **self.options)
+        self.inputs, self.labels = self.tensors(inputs, labels)
+
+    def tensors(self, inputs: np.ndarray, labels: np.ndarray) -> tuple[Any, Any]:
+        x = self.torch.from_numpy(as_float(inputs)).to(self.task.device)
+        if self.channels_last:
+            x = x.to(memory_format=self.torch.channels_last)
+        dtype = self.torch.int64 if self.has_classes else self.torch.float32
+        return x, self.torch.tensor(labels, dtype=dtype, **self.on_device)
+
+    def take(self, rows: Any) -> Any:
+        x = self.inputs[rows]
+        return x.to(memory_format=self.torch.channels_last) if self.channels_last else x
 
     def step(self, rows: Any) -> None:
         self.optimizer.zero_grad()
-        self.loss(self.forward(self.inputs[rows]), self.labels[rows]).backward()
+        self.loss(self.forward(self.take(rows)), self.labels[rows]).backward()
         self.optimizer.step()
 
     def epoch(self) -> None:
+        self.model.train()
         order = self.torch.randperm(len(self.inputs), **self.on_device)
         for rows in order.split(self.task.batch_size):
             self.step(rows)
         self.wait()
 
+    def fit(self, inputs: np.ndarray, labels: np.ndarray) -> tuple[float, ...]:
+        """Train an epoch and evaluate as `Nnxp.fit` does; return its losses and accuracies."""
+        torch = self.torch
+        self.model.train()
+        sums = torch.zeros(2, **self.on_device)
+        for rows in torch.randperm(len(self.inputs), **self.on_device).split(self.task.batch_size):
+            self.optimizer.zero_grad()
+            y, right = self.forward(self.take(rows)), self.labels[rows]
+            loss = self.loss(y, right)
+            loss.backward()
+            self.optimizer.step()
+            with torch.no_grad():
+                sums += torch.stack([loss * len(rows), (y.argmax(1) == right).sum()])
+        self.model.eval()
+        evaluated = torch.zeros(2, **self.on_device)
+        with torch.inference_mode():
+            for x, right in zip(
+                *(whole.split(1000) for whole in self.tensors(inputs, labels)), strict=True
+            ):
+                y = self.model(x)
+                loss = self.loss(y, right) * len(x)
+                evaluated += torch.stack([loss, (y.argmax(1) == right).sum()])
+        return (*(sums / len(self.inputs)).tolist(), *(evaluated / len(inputs)).tolist())
+
     def asarray(self, x: np.ndarray) -> Any:
         return self.torch.tensor(x, **self.on_device)
 
     def predict(self, x: Any) -> Any:
+        if self.model.training:
+            self.model.eval()
         with self.torch.inference_mode():
             y = self.model(x)
         self.wait()
@@ -234,7 +395,8 @@ class TorchGraph(Torch):
     """PyTorch with the whole step captured in a CUDA graph."""
 
     def __init__(self, task: Task, *args: Any) -> None:
-        super().__init__(task, *args, **({"capturable": True} if task.optimizer == "Adam" else {}))
+        options = {"capturable": True} if task.optimizer in ("Adam", "AdamW") else {}
+        super().__init__(task, *args, **options)
 
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         super().build(inputs, labels)
@@ -267,16 +429,16 @@ class Jax(Peer):
         # By default, JAX multiplies float32 on GPUs with fewer bits than the other peers.
         jax.config.update("jax_default_matmul_precision", "highest")
         self.jax = jax
-        scores, self.step = jax_functions(self.task.optimizer)
+        scores, self.step, state = jax_functions(self.layers, self.task.optimizer, self.rate)
         self.train = jax.jit(self.step, donate_argnums=0)
         self.scores = jax.jit(scores)
-        params = [(jnp.asarray(W), jnp.zeros(W.shape[1])) for W in self.weights]
-        self.state: tuple[Any, ...] = (params,)
-        if self.task.optimizer == "Adam":
-            m, v = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
-            self.state = (params, m, v, jnp.float32(0))
-        self.inputs = jax.device_put(scale_images(inputs))
-        self.labels = jnp.asarray(labels, dtype=jnp.int32)
+        params = []
+        for W in self.weights:
+            outputs = W.shape[0 if W.ndim == 4 else 1]
+            params.append((jnp.asarray(W), jnp.zeros(outputs, "float32")))  # also if x64 is enabled
+        self.state: tuple[Any, ...] = state(params)
+        self.inputs = jax.device_put(as_float(inputs))
+        self.labels = jnp.asarray(labels, dtype="int32" if self.has_classes else "float32")
 
     def epoch(self) -> None:
         for rows in self.order():
@@ -290,39 +452,79 @@ class Jax(Peer):
         return self.scores(self.state[0], x).block_until_ready()
 
 
-def jax_functions(optimizer: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return JAX functions for the scores and for a step."""
+def jax_functions(
+    layers: list[tuple[Any, ...]], optimizer: str, rate: float
+) -> tuple[Callable[..., Any], ...]:
+    """Return JAX functions for the scores, for a step, and for the state of new parameters."""
     import jax
     import jax.numpy as jnp
 
+    simple = {
+        "relu": jax.nn.relu,
+        "tanh": jnp.tanh,
+        "flatten": lambda x: x.reshape(len(x), -1),
+        "pool": lambda x: jax.lax.reduce_window(
+            x, -jnp.inf, jax.lax.max, (1, 1, 2, 2), (1, 1, 2, 2), "VALID"
+        ),
+    }
+    if unknown := {name for name, *_ in layers} - simple.keys() - {"affine", "conv"}:
+        raise RuntimeError(f"not written for {', '.join(sorted(unknown))}")
+
     def scores(params, x):
-        for W, b in params[:-1]:
-            x = jax.nn.relu(x @ W + b)
-        W, b = params[-1]
-        return x @ W + b
+        own = iter(params)
+        for name, *settings in layers:
+            if name in simple:
+                x = simple[name](x)
+                continue
+            W, b = next(own)
+            if name == "conv":
+                edges = [(settings[3],) * 2] * 2
+                x = jax.lax.conv_general_dilated(x, W, (1, 1), edges) + b[:, None, None]
+            else:
+                x = x @ W + b
+        return x
 
     def loss(params, x, labels):
-        logs = jax.nn.log_softmax(scores(params, x))
-        return -jnp.take_along_axis(logs, labels[:, None], axis=1).mean()
+        y = scores(params, x)
+        if labels.ndim > 1:
+            return ((y - labels) ** 2).mean() / 2
+        return -jnp.take_along_axis(jax.nn.log_softmax(y), labels[:, None], axis=1).mean()
 
     def sgd(state, grads):
-        return (jax.tree.map(lambda w, g: w - 0.1 * g, state[0], grads),)
+        return (jax.tree.map(lambda w, g: w - rate * g, state[0], grads),)
 
-    def adam(state, grads):
+    def momentum(state, grads):
+        params, v = state
+        v = jax.tree.map(lambda v, g: 0.9 * v + g, v, grads)
+        return jax.tree.map(lambda w, v: w - rate * v, params, v), v
+
+    def adam(state, grads, decay=0.0):
         params, m, v, t = state
         t = t + 1
         m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, grads)
         v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, grads)
-        rate = 0.001 * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
-        params = jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v) + 1e-8), params, m, v)
+        now = rate * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        kept = 1 - rate * decay
+        params = jax.tree.map(
+            lambda w, m, v: kept * w - now * m / (jnp.sqrt(v) + 1e-8), params, m, v
+        )
         return params, m, v, t
 
-    update = {"SGD": sgd, "Adam": adam}[optimizer]
+    update, slots = {
+        "SGD": (sgd, 0),
+        "Momentum": (momentum, 1),
+        "Adam": (adam, 2),
+        "AdamW": (partial(adam, decay=WEIGHT_DECAY), 2),
+    }[optimizer]
 
     def step(state, inputs, labels, rows):
         return update(state, jax.grad(loss)(state[0], inputs[rows], labels[rows]))
 
-    return scores, step
+    def state(params):
+        zeros = [jax.tree.map(jnp.zeros_like, params) for _ in range(slots)]
+        return (params, *zeros, *([jnp.float32(0)] if slots == 2 else []))
+
+    return scores, step, state
 
 
 class JaxScan(Jax):
@@ -351,15 +553,14 @@ class ScikitLearn(Peer):
         from sklearn.neural_network import MLPClassifier
 
         options = (
-            {"learning_rate_init": 0.1, "momentum": 0.0, "nesterovs_momentum": False}
-            if self.task.optimizer == "SGD"
-            else {"learning_rate_init": 0.001}
+            {"momentum": 0.0, "nesterovs_momentum": False} if self.task.optimizer == "SGD" else {}
         )
         self.model = MLPClassifier(
-            self.task.hidden, solver=self.task.optimizer.lower(), alpha=0.0,
-            batch_size=self.task.batch_size, random_state=np.random.RandomState(0), **options,
+            self.widths[1:-1], solver=self.task.optimizer.lower(), alpha=0.0,
+            learning_rate_init=self.rate, batch_size=self.task.batch_size,
+            random_state=np.random.RandomState(0), **options,
         )  # fmt: skip
-        self.inputs = scale_images(inputs)
+        self.inputs = as_float(inputs)
         self.labels = labels
         # scikit-learn creates its weights in the first step.
         first = slice(0, self.task.batch_size)
@@ -390,10 +591,10 @@ class Thinc(Peer):
         self.model.initialize()
         for layer, W in zip(layers, self.weights, strict=True):
             layer.set_param("W", np.ascontiguousarray(W.T))
-        kind, rate = {"SGD": (api.SGD, 0.1), "Adam": (api.Adam, 0.001)}[self.task.optimizer]
-        self.optimizer = kind(rate, L2=0.0, grad_clip=0.0, use_averages=False)
+        kind = {"SGD": api.SGD, "Adam": api.Adam}[self.task.optimizer]
+        self.optimizer = kind(self.rate, L2=0.0, grad_clip=0.0, use_averages=False)
         self.loss = api.CategoricalCrossentropy()
-        self.inputs = scale_images(inputs)
+        self.inputs = as_float(inputs)
         self.labels = np.eye(self.widths[-1], dtype=np.float32)[labels]
 
     def epoch(self) -> None:
@@ -415,12 +616,12 @@ class Tutorial(Peer):
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         self.params: dict[str, np.ndarray] = {}
         self.grads: dict[str, np.ndarray] = {}
-        self.layers: list[Any] = []
+        self.objects: list[Any] = []
         for number, W in enumerate(self.weights, start=1):
             self.params[f"W{number}"] = W.astype(np.float64)
             self.params[f"b{number}"] = np.zeros(W.shape[1])
-            self.layers += [_Affine(self.params, self.grads, number), _Relu()]
-        self.layers.pop()
+            self.objects += [_Affine(self.params, self.grads, number), _Relu()]
+        self.objects.pop()
         self.loss = _SoftmaxWithLoss()
         self.moments = {
             name: (np.zeros_like(w), np.zeros_like(w)) for name, w in self.params.items()
@@ -433,7 +634,7 @@ class Tutorial(Peer):
         for rows in self.order():
             self.loss.forward(self.predict(self.inputs[rows]), self.labels[rows])
             dy = self.loss.backward()
-            for layer in reversed(self.layers):
+            for layer in reversed(self.objects):
                 dy = layer.backward(dy)
             self.update()
 
@@ -442,16 +643,16 @@ class Tutorial(Peer):
         for name in self.params:
             grad = self.grads[name]
             if self.task.optimizer == "SGD":
-                self.params[name] -= 0.1 * grad
+                self.params[name] -= self.rate * grad
             else:
                 m, v = self.moments[name]
                 m += 0.1 * (grad - m)
                 v += 0.001 * (grad**2 - v)
                 m_hat, v_hat = m / (1 - 0.9**self.steps), v / (1 - 0.999**self.steps)
-                self.params[name] -= 0.001 * m_hat / (np.sqrt(v_hat) + 1e-8)
+                self.params[name] -= self.rate * m_hat / (np.sqrt(v_hat) + 1e-8)
 
     def predict(self, x: Any) -> Any:
-        for layer in self.layers:
+        for layer in self.objects:
             x = layer.forward(x)
         return x
 
@@ -490,39 +691,75 @@ class _SoftmaxWithLoss:
         return (self.p - self.labels) / len(self.labels)
 
 
+class OnnxRuntime(Nnxp):
+    """onnxruntime, for predictions, with a file that nnxp exports."""
+
+    def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
+        super().build(inputs, labels)
+        import onnxruntime
+
+        import nnxp
+
+        options = onnxruntime.SessionOptions()
+        if os.environ.get("OMP_NUM_THREADS"):  # onnxruntime reads none of the variables
+            options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.onnx"
+            nnxp.export_onnx(self.network, path)
+            self.session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
+
+    def epoch(self) -> None:
+        """Do nothing: onnxruntime trains no network."""
+
+    def predict(self, x: Any) -> Any:
+        return self.session.run(None, {"input": x})[0]
+
+
 PEERS: dict[str, Callable[..., Peer]] = {
     "products": Products,
-    "nnxp": partial(Nnxp, capture=True),
+    "nnxp": Nnxp,
+    "nnxp, compiled": partial(Nnxp, capture=True, compiled=True),
+    "nnxp, captured": partial(Nnxp, capture=True, compiled=False),
     "nnxp, plain steps": partial(Nnxp, capture=False),
+    "nnxp on JAX": partial(Nnxp, device="jax:cpu", capture=True),
     "PyTorch, foreach": partial(Torch, foreach=True),
     "PyTorch, fused": partial(Torch, fused=True),
-    "PyTorch, compiled": TorchCompiled,
+    "PyTorch, channels_last": partial(Torch, fused=True, channels_last=True),
+    "PyTorch, compiled": partial(TorchCompiled, fused=True),
     "PyTorch, CUDA graph": TorchGraph,
     "JAX, step": Jax,
     "JAX, scan": JaxScan,
     "scikit-learn": ScikitLearn,
     "thinc": Thinc,
     "tutorial": Tutorial,
+    "onnxruntime": OnnxRuntime,
 }
+# Written for networks of affine layers and ReLU, with SGD and Adam.
+DENSE_ONLY = ("scikit-learn", "thinc", "tutorial")
 
 
-def scale_images(inputs: np.ndarray) -> np.ndarray:
-    """Return uint8 images as float32, scaled to the range from 0 to 1."""
+def as_float(inputs: np.ndarray) -> np.ndarray:
+    """Return inputs as float32, uint8 images scaled to the range from 0 to 1."""
     x = inputs.astype(np.float32)
-    x /= 255
+    if inputs.dtype == np.uint8:
+        x /= 255
     return x
 
 
-def step_time(peer: Peer) -> float:
-    """Return the mean microseconds of a step in one epoch.
+def step_time(peer: Peer, seconds: float = 0) -> float:
+    """Return the mean microseconds of a step, in epochs of so many seconds but at least one epoch.
 
-    The epoch before it is not measured: waking the BLAS threads takes some 50 ms, and those of
+    The epoch before is not measured: waking the BLAS threads takes some 50 ms, and those of
     another process need some time to fall asleep.
     """
     peer.epoch()
-    start = time.perf_counter()
-    peer.epoch()
-    return (time.perf_counter() - start) / peer.batches * 1e6
+    epochs, start = 0, time.perf_counter()
+    while not epochs or time.perf_counter() < start + seconds:
+        peer.epoch()
+        epochs += 1
+    return (time.perf_counter() - start) / (epochs * peer.batches) * 1e6
 
 
 def predict_time(peer: Peer, x: np.ndarray, seconds: float = 0.05) -> float:
@@ -558,26 +795,38 @@ def peak_memory(usage: resource.struct_rusage) -> float:
 
 
 def main() -> None:
-    """Train one peer from a cold start."""
+    """Train one peer in a process of its own; what it cannot do is one line."""
     parser = argparse.ArgumentParser(description=__doc__)  # not cli.Parser, which imports nnxp
     parser.add_argument("name", choices=PEERS, metavar="NAME", help=f"one of: {'; '.join(PEERS)}")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of MNIST's files")
+    parser.add_argument("task", choices=TASKS, metavar="TASK", help=f"one of: {'; '.join(TASKS)}")
+    parser.add_argument("epochs", type=int, metavar="EPOCHS", help="how many epochs to train")
     parser.add_argument("device", metavar="DEVICE", help="cpu or cuda")
     args = parser.parse_args()
-    if args.name == "nnxp":
+    try:
+        train(args)
+    except (ImportError, RuntimeError, ValueError) as error:
+        sys.exit(str(error).splitlines()[0])
+
+
+def train(args: argparse.Namespace) -> None:
+    task = TASKS[args.task]._replace(device=args.device)
+    images = any(name == "conv" for name, *_ in task.layers)
+    if args.name.startswith("nnxp"):
         import nnxp
 
-        train, _ = nnxp.data.load_mnist(args.folder)
+        train, _ = nnxp.data.load_mnist(args.folder, images=images)
         inputs, labels = train.inputs, train.labels
     else:
-        images, labels = (
+        inputs, labels = (
             read_idx(next(args.folder.glob(f"train-{part}")))
             for part in ("images-idx3-ubyte*", "labels-idx1-ubyte*")
         )
-        inputs = images.reshape(len(images), -1)
-    task = TASKS["small"]._replace(device=args.device)
+        inputs = inputs[:, None] if images else inputs.reshape(len(inputs), -1)
     count = len(inputs) // task.batch_size * task.batch_size
-    PEERS[args.name](task, inputs[:count], labels[:count]).epoch()
+    peer = PEERS[args.name](task, inputs[:count], labels[:count])
+    for _ in range(args.epochs):
+        peer.epoch()
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -28,7 +28,7 @@ def main() -> None:
         for optimizer in ("SGD", "Adam"):
             task = peers.TASKS[network]._replace(optimizer=optimizer)
             examples = peers.random_examples(rng, (2 if args.quick else steps) * task.batch_size)
-            peer = peers.PEERS["nnxp"](task, *examples)
+            peer = peers.Nnxp(task, *examples, capture=True)
             times[f"{network}, {optimizer}, step"] = peers.step_time(peer)
         for rows in (1, 100):
             x = rng.random((rows, 784), np.float32)

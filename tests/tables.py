@@ -46,13 +46,6 @@ def device_or_skip(spec: str) -> nnxp.Device:
         pytest.skip(f"{spec}: {error}")
 
 
-def public_layers() -> set[type[nnxp.Layer]]:
-    """Return the layers among nnxp's public names, be they used already or not."""
-    values = (getattr(nnxp, name) for name in nnxp.__all__)
-    kinds = {x for x in values if isinstance(x, type) and issubclass(x, nnxp.Layer)}
-    return kinds - {nnxp.Layer, nnxp.ThreeLayerNet, nnxp.TwoLayerNet}
-
-
 def affine(device, dtype):
     return nnxp.Affine(4, 3, rng=np.random.default_rng(1), dtype=dtype, device=device)
 

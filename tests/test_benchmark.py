@@ -12,7 +12,10 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from script_runner import SCRIPTS, run
+from file_samples import write_mnist_layout
+from script_runner import ENVIRONMENT, SCRIPTS, run
+
+import nnxp
 
 pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="scripts: not beside the tests")
 
@@ -37,47 +40,113 @@ def one_core():
 
 
 OTHERS = {
+    "nnxp, compiled": (None, ()),
+    "nnxp, captured": (None, ()),
     "nnxp, plain steps": (None, ()),
+    "nnxp on JAX": ("jax", pytest.mark.interop),
     "tutorial": (None, ()),
     "PyTorch, foreach": ("torch", pytest.mark.interop),
     "PyTorch, fused": ("torch", pytest.mark.interop),
+    "PyTorch, channels_last": ("torch", pytest.mark.interop),
     "PyTorch, compiled": ("torch", pytest.mark.interop),
     "JAX, step": ("jax", pytest.mark.interop),
     "JAX, scan": ("jax", pytest.mark.interop),
     "scikit-learn": ("sklearn", pytest.mark.interop),
     "thinc": ("thinc", pytest.mark.interop),
 }
+NAMES = [pytest.param(name, marks=marks) for name, (_, marks) in OTHERS.items()]
 
 
 def test_every_peer_is_tested(peers):
     # The CUDA graph's capture takes steps of its own, so its steps are the eager peers' only.
-    assert peers.PEERS.keys() - {"products", "nnxp", "PyTorch, CUDA graph"} == OTHERS.keys()
+    untrained = {"products", "nnxp", "PyTorch, CUDA graph", "onnxruntime"}
+    assert peers.PEERS.keys() - untrained == OTHERS.keys()
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=marks) for name, (_, marks) in OTHERS.items()]
-)
+@pytest.mark.parametrize("optimizer", ["SGD", "Momentum", "Adam", "AdamW"])
+@pytest.mark.parametrize("name", [x for x in NAMES if "last" not in x.values[0]])
 @pytest.mark.filterwarnings("ignore")  # of the other libraries
-def test_peers_take_the_step_that_nnxp_takes(peers, name, optimizer):
+def test_peers_take_the_steps_that_nnxp_takes(peers, name, optimizer):
     if module := OTHERS[name][0]:
         pytest.importorskip(module)
     if (name, optimizer) == ("scikit-learn", "Adam"):
         pytest.skip("scikit-learn: the step that makes its weights leaves Adam's moments behind")
-    # The one batch of the epoch holds all examples, in whatever order.
+    if name in peers.DENSE_ONLY and optimizer not in ("SGD", "Adam"):
+        pytest.skip(f"{name}: not written for {optimizer}")
+    # The one batch of an epoch holds all examples, in whatever order.
     rng = np.random.default_rng(0)
     inputs, labels = rng.integers(0, 256, (40, 9), np.uint8), np.arange(40) % 5
-    task = peers.Task((8, 6), 40, optimizer, "cpu")
-    x = peers.scale_images(inputs)
-    probabilities = []
-    for make in (peers.PEERS["nnxp"], peers.PEERS[name]):
-        peer = make(task, inputs, labels)
-        before = softmax(peer.to_host(peer.predict(peer.asarray(x))))
+    task = peers.Task(peers.dense(8, 6), 40, optimizer)
+    expected, trained = (predictions(peers, x, task, inputs, labels) for x in ("nnxp", name))
+    np.testing.assert_allclose(softmax(trained), softmax(expected), atol=2e-6)
+
+
+@pytest.mark.parametrize("network", ["images", "regression", "batch_norm"])
+@pytest.mark.parametrize("name", [x for x in NAMES if x.values[0][:4] in ("nnxp", "PyTo", "JAX,")])
+@pytest.mark.filterwarnings("ignore")  # of the other libraries
+def test_peers_train_other_networks_as_nnxp_does(peers, name, network):
+    if module := OTHERS[name][0]:
+        pytest.importorskip(module)
+    if name in ("PyTorch, compiled", "PyTorch, channels_last") and network != "images":
+        pytest.skip(f"{name}: images try what is its own")
+    rng = np.random.default_rng(0)
+    inputs, labels = rng.normal(size=(40, 9)).astype("float32"), np.arange(40) % 5
+    if network == "images":
+        inputs = rng.integers(0, 256, (40, 1, 8, 8), np.uint8)
+        layers = peers.convolutions(3, "pool", 4, kernel=3, padding=1)
+    elif network == "regression":
+        labels = rng.normal(size=(40, 2)).astype("float32")
+        layers = peers.dense(8, then=(("tanh",),))
+    else:
+        layers = peers.dense(8, then=(("batch_norm",), ("relu",)))
+    task = peers.Task(layers, 40)
+    if network == "batch_norm" and name.startswith("JAX,"):
+        with pytest.raises(RuntimeError, match="not written for batch_norm"):
+            peers.PEERS[name](task, inputs, labels)
+        return
+    expected, trained = (predictions(peers, x, task, inputs, labels) for x in ("nnxp", name))
+    # Predictions of order 1, by sums of some 10 to 100 products, each rounded to 6e-8.
+    np.testing.assert_allclose(trained, expected, atol=2e-5)
+
+
+def predictions(peers, name, task, inputs, labels):
+    """Return a peer's predictions after two epochs, which have changed them."""
+    peer = peers.PEERS[name](task, inputs, labels)
+    x = peers.as_float(inputs)
+    before = peer.to_host(peer.predict(peer.asarray(x))).copy()
+    for _ in range(2):
         peer.epoch()
-        after = softmax(peer.to_host(peer.predict(peer.asarray(x))))
-        assert abs(after - before).max() > 1e-4
-        probabilities.append(after)
-    np.testing.assert_allclose(probabilities[1], probabilities[0], atol=2e-6)
+    after = peer.to_host(peer.predict(peer.asarray(x)))
+    assert abs(after - before).max() > 1e-4
+    return after
+
+
+@pytest.mark.interop
+def test_fit_reports_the_same_in_pytorch(peers):
+    pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    inputs, labels = rng.integers(0, 256, (40, 9), np.uint8), np.arange(40) % 5
+    task = peers.Task(peers.dense(8), 40)
+    ours, theirs = (
+        peers.PEERS[name](task, inputs, labels).fit(inputs[:30], labels[:30])
+        for name in ("nnxp", "PyTorch, fused")
+    )
+    assert len(ours) == 4
+    np.testing.assert_allclose(theirs, ours, atol=2e-6)
+
+
+@pytest.mark.interop
+def test_onnxruntime_predicts_what_nnxp_predicts(peers):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    inputs, labels = rng.integers(0, 256, (40, 9), np.uint8), np.arange(40) % 5
+    x = peers.as_float(inputs)
+    expected, predicted = (
+        np.asarray(peers.PEERS[name](peers.Task(peers.dense(8, 6), 40), inputs, labels).predict(x))
+        for name in ("nnxp", "onnxruntime")
+    )
+    np.testing.assert_allclose(predicted, expected, atol=2e-6)
 
 
 def softmax(y: np.ndarray) -> np.ndarray:
@@ -90,7 +159,7 @@ def softmax(y: np.ndarray) -> np.ndarray:
 
 def test_products_peer_computes_the_products_of_a_step(peers):
     inputs, labels = np.zeros((4, 7), np.uint8), np.array([0, 1, 2, 0])
-    peer = peers.Products(peers.Task((6, 5), 4, "SGD", "cpu"), inputs, labels)
+    peer = peers.Products(peers.Task(peers.dense(6, 5), 4), inputs, labels)
     shapes = [(*left.shape, right.shape[1]) for left, right, _ in peer.products]
     forward, weights = [(4, 7, 6), (4, 6, 5), (4, 5, 3)], [(7, 4, 6), (6, 4, 5), (5, 4, 3)]
     assert sorted(shapes) == sorted([*forward, *weights, (4, 3, 5), (4, 5, 6)])
@@ -99,88 +168,177 @@ def test_products_peer_computes_the_products_of_a_step(peers):
         np.testing.assert_allclose(left @ right, out, rtol=1e-5)
 
 
-@pytest.mark.long
-def test_benchmark_compares_a_device_with_the_cpu(tmp_path, idx_folder, one_core):
-    # The CPU itself stands for the device: what is measured is the same, and so is the table.
-    code = (
-        "import argparse, pathlib, sys\n"
-        "import benchmark\n"
-        "out, data = map(pathlib.Path, sys.argv[1:])\n"
-        "args = argparse.Namespace(device='cpu', dataset='mnist', data_dir=data, quick=True)\n"
-        "report = benchmark.Report()\n"
-        "benchmark.measure_against_cpu(report, args, 2, out)\n"
-        "assert {len(x['nnxp']) for x in report.measured['all cores'].values()} == {2}\n"
-        "assert list(report.measured['all cores']) == [\n"
-        "    f'{network}, batch {size}' for network in ('small', 'wide') for size in (16, 64)]\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code, tmp_path, idx_folder], cwd=SCRIPTS,
+def in_scripts(code, *arguments):
+    """Run code in a process of its own that can import the scripts."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=SCRIPTS, env=ENVIRONMENT,
         capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+
+
+def test_benchmark_prints_medians_ratios_and_the_fastest_form(tmp_path):
+    printed = in_scripts(
+        "import benchmark\n"
+        "report = benchmark.Report()\n"
+        "report.add('deep', 'SGD', {'products': [1000, 1000, 1000], 'nnxp, captured': [2e3] * 3,\n"
+        "    'PyTorch, fused': [4000, 4000, 1], 'PyTorch, foreach': [5000, 5000, 5000]})\n"
+        "report.accuracy = {'deep': {'SGD': {'nnxp, captured': 0.97}}}\n"
+        "report.print_part('deep', 'deep, one core, µs a step')\n"
+        "report.check_accuracy('deep', 'SGD', {'a': 0.90, 'b': 0.97, 'c': 0.97})\n"
+        "print(*report.remarks)\n"
+        "benchmark.print_summary(report.summary())\n"
+        "report.miss('deep', 'thinc', 'no such module'); report.miss('wide', 'thinc', 'x')\n"
+        "report.miss('small', 'thinc', 'x'); report.miss('cold', 'cold', 'no MNIST')\n"
+        "print(*benchmark.not_run(report.missing), sep='\\n')\n"
+        "print(*map(benchmark.number, (0.123, 12.34, 123.4, 12345678.0)))\n"
+    )
+    assert "| deep, one core, µs a step | SGD |\n|---|---|\n| products | 1,000 |\n" in printed
+    assert "| nnxp, captured | 2,000 (97.0 %) |\n" in printed
+    assert "| deep: nnxp, captured / this (quartiles) | SGD |\n" in printed
+    assert "| products | 2.00 (2.00 to 2.00) |\n" in printed
+    assert "a reached a validation accuracy of 0.9000 on deep, SGD, and the median is" in printed
+    # The fastest form has the lowest median, even if another was once slower than itself.
+    assert "| measure | nnxp | products | PyTorch | fastest other |\n" in printed
+    (row,) = (line for line in printed.splitlines() if line.startswith("| deep, SGD |"))
+    assert row.endswith("| 0.50 (0.50 to 1000.25), PyTorch, fused |")
+    assert row.startswith("| deep, SGD | nnxp, captured | 2.00 (2.00 to 2.00), products | 0.50")
+    assert printed.endswith(
+        "thinc in deep: no such module\nthinc in wide, small: x\ncold: no MNIST\n"
+        "0.12 12.3 123 12,345,678\n"
+    )
+
+
+def test_benchmark_draws_what_has_enough_rounds_beside_other_peers(tmp_path):
+    printed = in_scripts(
+        "import pathlib, sys\n"
+        "import benchmark\n"
+        "saved = []\n"
+        "benchmark.save_figure = lambda figure, path: saved.append(figure)\n"
+        "enough = {'nnxp, captured': [1, 2, 3], 'JAX, scan': [3, 4, 5]}\n"
+        "few = {name: values[:2] for name, values in enough.items()}\n"
+        "alone = {'nnxp, captured': [1, 2, 3]}\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "for measured in ({}, {'small': {'SGD': few}, 'wide': {'SGD': alone}}):\n"
+        "    benchmark.draw(measured, 'machine', folder)\n"
+        "assert not saved\n"
+        "benchmark.draw({'wide': {'SGD': few, 'Adam': enough}}, 'machine', folder)\n"
+        "four = {'small': {'SGD': enough}, 'wide': {'SGD': enough, 'Adam': enough},\n"
+        "        'lenet': {'batch 64': enough}}\n"
+        "benchmark.draw(four, 'machine', folder)\n"
+        "for figure in saved:\n"
+        "    print([axes.get_title() for axes in figure.axes])\n",
+        tmp_path,
+    )
+    assert printed == (
+        "['wide, Adam']\n['small, SGD', 'wide, SGD', 'wide, Adam', 'lenet, batch 64']\n"
+    )
+
+
+def test_benchmark_leaves_nnxp_without_an_extra_out_and_says_why(tmp_path, one_core):
+    (tmp_path / "llvmlite.py").write_text("raise ImportError('llvmlite is broken')\n")
+    out = tmp_path / "out"
+    result = run(
+        "benchmark.py", "--quick", "--only", "tiny", "--peers", "nnxp, captured", "--out", out,
+        env={"PYTHONPATH": f"{tmp_path}:{SCRIPTS.parent}"},
     )  # fmt: skip
-    assert result.stdout.count("cpu is faster than this CPU from batch size ") == 2
-    assert result.stdout.count(" after 1 epoch(s) in ") == 2
-    assert (tmp_path / "batches.png").read_bytes().startswith(b"\x89PNG")
+    report = json.loads((out / "benchmark.json").read_text())
+    assert report["not_run"]["tiny"].keys() == {"nnxp, compiled"}
+    assert "not run: nnxp, compiled in tiny: " in result.stdout
+    rounds = report["measured"]["tiny"]["batch 100"]
+    assert rounds.keys() == {"nnxp, captured", "nnxp, plain steps"}
+    assert all(len(values) == 2 and min(values) > 0 for values in rounds.values())
+    assert "tiny: part 1 of 1" in result.stderr
+    assert not (out / "benchmark.png").exists()
+    assert "no picture" in result.stderr
 
 
 @pytest.mark.long
-def test_benchmark_measures_and_skips_by_name(tmp_path, idx_folder, one_core):
+def test_benchmark_measures_each_part_and_skips_by_name(tmp_path, one_core):
+    digits = (
+        nnxp.data.Dataset(
+            np.pad(x.inputs, ((0, 0), (0, 0), (10, 10), (10, 10))).reshape(len(x), -1), x.labels
+        )
+        for x in nnxp.data.load_digits(images=True)
+    )
+    folder = write_mnist_layout(tmp_path / "idx", *digits)
     (tmp_path / "thinc.py").write_text("raise ImportError('thinc is broken\\nbadly')\n")
     out = tmp_path / "out"
     result = run(
         "benchmark.py", "--quick", "--peers", "products", "tutorial", "thinc", "--data-dir",
-        idx_folder, "--out", out, env={"PYTHONPATH": f"{tmp_path}:{SCRIPTS.parent}"},
+        folder, "--out", out, env={"PYTHONPATH": f"{tmp_path}:{SCRIPTS.parent}"},
     )  # fmt: skip
-    assert "not run: thinc: thinc is broken\n" in result.stdout
+    missing = "not run: thinc in small, wide, deep, predict, cold: thinc is broken\n"
+    assert missing in result.stdout
+    assert result.stdout.count("not run: ") == 1
     report = json.loads((out / "benchmark.json").read_text())
-    assert report["not_run"] == {"thinc": "thinc is broken"}
     assert report["machine"]["versions"]["numpy"] == np.__version__
     assert report["machine"]["cores"] >= 1
-    steps = {"small, SGD", "small, Adam"}
-    predictions = {"predict 1 row", "predict 100 rows", "predict 10000 rows"}
-    cold = {"cold start to one epoch", "peak memory of the cold start"}
+    ways = {"nnxp, compiled", "nnxp, captured", "nnxp, plain steps"}
     measured = report["measured"]
-    assert measured["one core"].keys() == steps | predictions
-    assert measured["all cores"].keys() == steps | predictions | cold
-    for cores, measures in measured.items():
-        for measure, rounds in measures.items():
-            names = {"nnxp", "tutorial"} | (set() if measure in cold else {"products"})
-            assert rounds.keys() == names
-            assert all(len(values) == 2 and min(values) > 0 for values in rounds.values())
-            assert f"| {measure}, {cores} |" in result.stdout
-    assert report["accuracy"]["one core"]["small, SGD"].keys() == {"nnxp", "tutorial"}
-    targets = {(row["measure"], row["against"], row["cores"]): row for row in report["targets"]}
-    row = targets["small, SGD", "the bare products", "one core"]
-    ours, limits = (measured["one core"]["small, SGD"][name] for name in ("nnxp", "products"))
-    assert row["ratios"] == [a / b for a, b in zip(ours, limits, strict=True)]
-    assert row["met"] == (row["ratio"] <= row["limit"])
-    assert targets["small, SGD", "PyTorch, eager", "one core"]["met"] is None
-    assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+    expected = {
+        "tiny": ways, "lenet": ways, "3x3": ways, "batch_norm": ways, "dropout": ways,
+        "small": ways | {"products", "tutorial"}, "wide": ways | {"products", "tutorial"},
+        "deep": ways | {"products", "tutorial"}, "predict": {"nnxp", "products", "tutorial"},
+        "fit": ways | {"nnxp"}, "import": {"nnxp"}, "cold": {"nnxp", "tutorial"},
+        "lenet5": ways | {"nnxp"},
+        "prepare": {"captured", "compiled, for the first time", "compiled, again"},
+    }  # fmt: skip
+    assert measured.keys() == expected.keys()
+    for part, measures in measured.items():
+        for rounds in measures.values():
+            assert rounds.keys() == expected[part], part
+            assert all(len(values) == 2 and min(values) >= 0 for values in rounds.values())
+        assert f"| {part}" in result.stdout
+    if sys.platform == "linux":
+        assert report["memory"]["lenet"]["batch 64"]["nnxp, captured"] > 0
+    rows = {(row["part"], row["nnxp"]): row for row in report["summary"]}
+    ours, limits = (measured["small"]["SGD"][x] for x in ("nnxp, captured", "products"))
+    assert rows["small", "nnxp, captured"]["products"] == [
+        "products", [a / b for a, b in zip(ours, limits, strict=True)],
+    ]  # fmt: skip
+    assert "e+" not in result.stdout
+
+
+@pytest.mark.long
+def test_benchmark_compares_a_device_with_the_cpu(tmp_path, idx_folder, one_core):
+    # The CPU itself stands for the device: what is measured is the same, and so is the table.
+    printed = in_scripts(
+        "import argparse, pathlib, sys\n"
+        "import benchmark\n"
+        "out, data = map(pathlib.Path, sys.argv[1:])\n"
+        "args = argparse.Namespace(device='cpu', dataset='mnist', data_dir=data, quick=True,\n"
+        "    short=False, rounds=None, threads='all', peers=None)\n"
+        "run = benchmark.Benchmark(args, out)\n"
+        "run.run_part('batches')\n"
+        "measured = run.report.measured['batches']\n"
+        "assert {len(x['nnxp']) for x in measured.values()} == {2}\n"
+        "assert list(measured) == [\n"
+        "    f'{network}, batch {size}' for network in ('small', 'wide') for size in (16, 64)]\n",
+        tmp_path, idx_folder,
+    )  # fmt: skip
+    assert printed.count("cpu is faster than this CPU from batch size ") == 2
+    assert printed.count(" after 1 epoch(s) in ") == 2
+    assert (tmp_path / "batches.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.long
 def test_benchmark_remarks_on_an_accuracy_that_differs_and_does_not_fail(
     tmp_path, idx_folder, one_core
 ):
+    out = tmp_path / "out"
     code = (
-        "import sys\n"
         "import benchmark, cli\n"
         "benchmark.ACCURACY_TOLERANCE = -1\n"  # every peer differs
-        "benchmark.ROUNDS, benchmark.STEPS = 2, {'small': 3}\n"
-        "benchmark.NETWORKS = {'cpu': ('small',)}\n"
+        "benchmark.WHOLE = benchmark.Mode(2, 0, 0.001)\n"
         "cli.run(benchmark.main)\n"
     )
-    options = ["--peers", "tutorial", "--data-dir", idx_folder, "--out", tmp_path / "out"]
-    result = subprocess.run(
-        [sys.executable, "-c", code, *options], cwd=SCRIPTS, check=False, capture_output=True,
-        text=True,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert "30 minutes" in result.stderr
-    remarks = json.loads((tmp_path / "out" / "benchmark.json").read_text())["remarks"]
-    assert len(remarks) == 8  # of two peers, two optimizers, on one core and all
+    options = ["--peers", "tutorial", "--only", "small", "--data-dir", idx_folder, "--out", out]
+    printed = in_scripts(code, *options)
+    remarks = json.loads((out / "benchmark.json").read_text())["remarks"]
+    assert len(remarks) == 4 * 3 + 2  # of nnxp's ways, and of the tutorial with SGD and Adam
     for remark in remarks:
-        assert f"remark: {remark}\n" in result.stdout
-    assert "tutorial reached a validation accuracy of 0." in remarks[1]
+        assert f"remark: {remark}\n" in printed
+    assert any(x.startswith("tutorial reached a validation accuracy of 0.") for x in remarks)
 
 
 def test_growth_picture_has_titles_and_one_legend(tmp_path):
@@ -199,10 +357,25 @@ def test_growth_picture_has_titles_and_one_legend(tmp_path):
     subprocess.run([sys.executable, "-c", code, tmp_path], cwd=SCRIPTS, check=True)
 
 
-def test_unknown_peer_gives_a_one_line_error():
-    result = run("benchmark.py", "--peers", "torhc", status=2)
-    assert "torhc" in result.stderr
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--peers", "torhc"), "torhc"),
+        (("--only", "smal"), "small"),
+        (("--only", "batches"), "--device cpu has no part batches; it has tiny, small"),
+    ],
+)
+def test_unknown_peer_or_part_gives_a_one_line_error(options, message):
+    result = run("benchmark.py", *options, status=2)
+    assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_missing_data_give_a_one_line_error(tmp_path):
+    options = ("--only", "small", "--peers", "products", "--data-dir", tmp_path / "absent")
+    result = run("benchmark.py", "--quick", *options, "--out", tmp_path / "out", status=1)
+    assert result.stderr.splitlines()[-1].startswith("benchmark.py: error: ")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.long

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -102,6 +103,48 @@ def test_integers_have_numpys_bits(dtype):
     assert_compiled(lambda xp, x, y: x > y, x, y)
     assert_compiled(lambda xp, x: xp.astype(x, "float32") * 0.5, x)
     assert_compiled(lambda xp, x: xp.astype(xp.astype(x, "int64"), "uint8"), x)
+
+
+def test_what_has_no_machine_code_is_left_to_numpy():
+    def check(function, *arrays):
+        out, program = run(function, *arrays)
+        assert llvm.Function not in [type(x) for x in program[:1]]
+        np.testing.assert_array_equal(out, function(np, *arrays))
+
+    x = np.arange(1.0, 9.0)
+    records = np.zeros(8, [("flag", "u1"), ("x", "f8")])  # of 9 bytes
+    records["x"] = x
+    check(lambda xp, x: x + 1, x.astype(">f8"))
+    check(lambda xp, x: x + 1, records["x"])
+    check(lambda xp, x: x + 1, x.astype("float16"))
+    check(lambda xp, x, y: x < y, x.astype("int64") - 5, x.astype("uint64"))
+    check(lambda xp, x: xp.astype(x, "int32"), x)
+    check(lambda xp, x, y: x << y, x.astype("int64"), x.astype("int64"))
+    check(lambda xp, x: xp.sin(x), x)
+    check(lambda xp, x: xp.sum(x, axis=0), x.astype(">f8").reshape(2, 4))
+    check(lambda xp, x: xp.sum(x), x.astype("int64"))
+    check(lambda xp, x: x @ x, x)
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f8", "u1", "i2", "f2"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_examples_of_any_dtype_and_layout(dtype, order, monkeypatch):
+    rng = np.random.default_rng(0)
+    inputs = np.asarray(rng.integers(0, 9, (40, 6)), dtype, order=order)
+    labels, weights = rng.integers(0, 3, 40), rng.random(40)
+    networks = []
+    for compiled in (True, False):
+        network = nnxp.mlp([6, 5, 3], rng=0, dtype="float64")
+        trainer = nnxp.Trainer(
+            network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.01), capture=compiled, compiled=compiled
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the copy of other layouts
+            trainer.fit(Dataset(inputs, labels, weights=weights), epochs=2, batch_size=16, rng=0)
+        assert trainer.captured.startswith("compiled" if compiled else "plain")
+        networks.append(network.parameters())
+    for name, x in networks[0].items():
+        np.testing.assert_allclose(x, networks[1][name], rtol=0, atol=1e-13)
 
 
 def layouts(dtype):
@@ -328,3 +371,21 @@ def test_stopped_within_an_epoch(tmp_path):
     resumed = nnxp.Trainer.resume(path, compiled=True)
     resumed.fit(data, epochs=1, batch_size=32, rng=resumed.rng)
     np.testing.assert_equal(dict(one.network.parameters()), dict(resumed.network.parameters()))
+
+
+def test_other_data_and_streams_are_read_anew():
+    rng = np.random.default_rng(0)
+    sets = [Dataset(rng.random((40, 6)), rng.integers(0, 3, 40)) for _ in range(3)]
+    networks = []
+    for compiled in (True, False):
+        network = nnxp.mlp([6, 5, 3], rng=0, dtype="float64")
+        trainer = nnxp.Trainer(
+            network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1), capture=compiled, compiled=compiled
+        )
+        for data in sets:
+            trainer.fit(data, epochs=1, batch_size=15, rng=0)
+        trainer.fit([(x.inputs[:15], x.labels[:15]) for x in sets], epochs=2)
+        assert trainer.captured.startswith("compiled" if compiled else "plain")
+        networks.append(network.parameters())
+    for name, x in networks[0].items():
+        np.testing.assert_allclose(x, networks[1][name], rtol=0, atol=1e-13)

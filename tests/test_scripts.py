@@ -269,17 +269,6 @@ def test_mnist_results_of_two_seeds(tmp_path, held_out):
             assert f"| {mean:.2f} ± {deviation:.2f} % |" in printed
 
 
-def test_convolution_speed_prints_a_table_for_each_network(tmp_path):
-    options = ("--batch-sizes", 4, "--steps", 1, "--rounds", 1, "--out", tmp_path / "out")
-    printed = run("convolution_speed.py", *options).stdout
-    for network in ("lenet", "3x3"):
-        assert f"| {network}, batch 4 | ms | captured / this (quartiles) | MiB |" in printed
-    rows = [line.split("|") for line in printed.splitlines() if line.startswith("| nnxp, captured")]
-    assert [row[3].strip() for row in rows] == ["1.00", "1.00"]
-    results = json.loads((tmp_path / "out" / "convolution_speed.json").read_text())
-    assert all(x["milliseconds"] > 0 for x in results["3x3, batch 4"][0].values())
-
-
 @pytest.mark.long
 def test_vanishing_gradients_prints_a_table_for_each_activation_and_draws_them(tmp_path):
     options = ("--dataset", "digits", "--depth", 5, "--width", 20, "--epochs", 2)

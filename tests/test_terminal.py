@@ -237,7 +237,10 @@ def test_signal_of_a_terminal_is_reported_once_and_ends_the_workers(tmp_path, op
     finally:
         signal.signal(signal.SIGINT, handler)
     _, err = process.communicate()
-    assert (process.returncode, err) == (130, f"{options[0]}: interrupted\n")
+    assert process.returncode == 130, err
+    *told, last = err.splitlines()
+    assert last == f"{options[0]}: interrupted"
+    assert all(re.fullmatch(r" 0:\d\d tiny: .*", line) for line in told)  # the progress
     assert not list(cwd.iterdir())
 
 

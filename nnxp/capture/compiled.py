@@ -101,7 +101,7 @@ def join(program: Program) -> Program:
 def _reduction(
     function: Callable[..., Any], x: Buffer, axis: int | tuple[int, ...] | None, out: Buffer
 ) -> Kernel | None:
-    if x.dtype.name not in ("float32", "float64") or x.size == 0:
+    if x.dtype not in (np.float32, np.float64) or x.size == 0:  # also in another byte order
         return None
     axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
     reduced = sorted(i % x.ndim for i in axes)

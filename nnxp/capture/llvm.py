@@ -49,19 +49,23 @@ _FUNCTIONS: dict[Callable[..., Any], Callable[..., ir.Value]] = {
 
 def suits(op: Op) -> bool:
     """Return whether an op can be part of a compiled loop."""
+    if not all(_is_plain(x.sample) for x in (*op.reads, op.result)):
+        return False
     kinds = [x.dtype.name for x in (*op.reads, op.result)]
     if op.function is np.astype:
-        source, result = kinds[0], kinds[-1]
-        return {source, result} <= _KINDS.keys() and ("float" in result or "float" not in source)
-    if op.kwargs or not {*kinds} <= _KINDS.keys():
-        return False
-    if any(not isinstance(x, (Recorded, bool, int, float, np.generic)) for x in op.args):
+        return "float" in kinds[-1] or "float" not in kinds[0]
+    if op.kwargs or any(
+        not isinstance(x, (Recorded, bool, int, float, np.generic)) for x in op.args
+    ):
         return False
     if op.function is np.where:
         return len(op.args) == 3 and kinds[0] == "bool" and isinstance(op.args[0], Recorded)
     if not isinstance(op.function, np.ufunc):
         return False
-    dtype = _loop_dtypes(op)[0].name
+    *wanted, _ = _loop_dtypes(op)
+    if len({*wanted}) > 1:  # NumPy compares signed with unsigned numbers in a way of its own
+        return False
+    dtype = wanted[0].name
     function, real = op.function, dtype.startswith("float")
     if function in _COMPARISONS or function in _NUMERIC:
         return dtype != "bool" or function in _COMPARISONS
@@ -78,6 +82,12 @@ def suits(op: Op) -> bool:
     return real and (function is np.divide or function in _INTRINSICS or function in _FUNCTIONS)
 
 
+def _is_plain(x: Buffer) -> bool:
+    """Return whether the elements are numbers in the processor's own format and places."""
+    known = x.dtype.name in _KINDS and x.dtype.isnative
+    return known and x.flags.aligned and not any(step % x.itemsize for step in x.strides)
+
+
 def _loop_dtypes(op: Op) -> tuple[np.dtype[Any], ...]:
     """Return the dtypes in which NumPy would compute an op: of its arguments, and of its result."""
     if op.function is np.where:
@@ -88,7 +98,7 @@ def _loop_dtypes(op: Op) -> tuple[np.dtype[Any], ...]:
     try:
         return cast(np.ufunc, op.function).resolve_dtypes((*given, None))
     except TypeError:  # no such loop
-        return (np.dtype("O"),)
+        return np.dtype("O"), np.dtype("O")
 
 
 class Kernel(ABC):
@@ -430,7 +440,8 @@ def _emit_op(
         if isinstance(x, Recorded):
             args.append(_convert(builder, *values[x], dtype))
         else:
-            number = np.asarray(x).astype(dtype).item()
+            with np.errstate(over="ignore"):  # too large a number is infinite
+                number = np.asarray(x).astype(dtype).item()
             args.append(ir.Constant(_BIT if dtype == np.bool_ else _KINDS[dtype.name], number))
     value = args[0] if op.function is np.astype else _emit_function(builder, op, args, wanted[0])
     if op.function is np.astype:
