@@ -79,7 +79,7 @@ def cuda(folder: Path) -> None:
 
 
 def bench(folder: Path) -> None:
-    for name in ("torch", "jax", "sklearn", "thinc", "matplotlib"):
+    for name in "jax llvmlite matplotlib onnx onnxruntime sklearn thinc torch".split():
         importlib.import_module(name)
 
 
