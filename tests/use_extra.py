@@ -79,7 +79,8 @@ def cuda(folder: Path) -> None:
 
 
 def bench(folder: Path) -> None:
-    for name in "jax llvmlite matplotlib onnx onnxruntime sklearn thinc torch".split():
+    names = ("jax", "llvmlite", "matplotlib", "onnx", "onnxruntime", "sklearn", "thinc", "torch")
+    for name in names:
         importlib.import_module(name)
 
 
