@@ -19,6 +19,7 @@ import zipfile
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 nox.needs_version = ">=2026.8.10"  # skips pyenv's shims of inactive Pythons
 nox.options.default_venv_backend = "virtualenv"  # pip, with the user's index and certificates
@@ -108,18 +109,54 @@ def browser(session: nox.Session) -> None:
     session.run("pytest", "tests/test_browser.py", *session.posargs, env=ONE_THREAD)
 
 
-@nox.session(name="tests-gpu", default=False)
-def tests_gpu(session: nox.Session) -> None:
-    """Run the tests on a CUDA device; `-- cuda12` installs CuPy for an older NVIDIA driver."""
+# The tests fail if CuPy finds no GPU. JAX would else take most of the GPU's memory.
+GPU = {"NNXP_REQUIRE_GPU": "1", "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_ENABLE_X64": "1"}
+
+
+def install_cuda(session: nox.Session, *extras: str) -> list[str]:
+    """Install nnxp with CuPy, and return the arguments after `cuda12`, an older driver's CuPy."""
     try:
         subprocess.run(["nvidia-smi"], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         session.skip(f"no NVIDIA driver: {error}")
     arguments = list(session.posargs)
     cuda = arguments.pop(0) if arguments[:1] == ["cuda12"] else "cuda13"
-    session.install("-e", f".[{cuda}]", *group("test"))
-    required = {"NNXP_REQUIRE_GPU": "1"}  # the tests fail if CuPy finds no GPU
-    session.run("pytest", "-m", "gpu", *arguments, env=required)
+    session.install("-e", f".[{','.join((cuda, *extras))}]", *group("test"))
+    return arguments
+
+
+@nox.session(name="tests-gpu", default=False)
+def tests_gpu(session: nox.Session) -> None:
+    """Run the tests on a CUDA device; `-- cuda12` installs CuPy for an older NVIDIA driver."""
+    arguments = install_cuda(session)
+    session.run("pytest", "-m", "gpu", *arguments, env=GPU)
+
+
+@nox.session(name="proof-gpu", default=False)
+def proof_gpu(session: nox.Session) -> None:
+    """Run all that needs a GPU: tests, portability table, recipes and benchmark on MNIST.
+
+    Everything runs, also after a failure. PyTorch's and JAX's builds for CUDA are taken as they are
+    installed; `-- cuda12` as in tests-gpu.
+    """
+    install_cuda(session, "plot", "checkpoint", "bench")
+    folder = Path(session.create_tmp())
+    commands = [("pytest", "-m", "gpu"), ("python", "scripts/portability.py")]
+    for model in ("plain", "mlp", "lenet"):
+        out = str(folder / model)
+        commands.append(
+            ("python", "scripts/train_mnist.py", "--device", "cuda", "--model", model, "--out", out)
+        )
+    out = str(folder / "benchmark")
+    commands.append(("python", "scripts/benchmark.py", "--device", "cuda", "--out", out))
+    failed = []
+    for command in commands:
+        try:
+            session.run(*command, env=GPU)
+        except CommandFailed:
+            failed.append(" ".join(command))
+    if failed:
+        session.error(f"failed: {'; '.join(failed)}")
 
 
 @nox.session(name="tests-cupy", default=False)

@@ -123,15 +123,15 @@ PREDICTING = (
 )  # fmt: skip
 STARTING = ("nnxp", "PyTorch, fused", "JAX, step", *peers.DENSE_ONLY)
 FITTING = ("nnxp", *WAYS, *EAGER)
-WHOLE_TRAININGS = ("nnxp", *WAYS, *EAGER, "PyTorch, channels_last")
+WHOLE_TRAININGS = ("nnxp", *OURS[1:], "PyTorch, fused", "PyTorch, channels_last")
 IMPORTED = {"nnxp": "nnxp", "PyTorch": "torch", "JAX": "jax", "scikit-learn": "sklearn"}
 PREDICTED_ROWS = (1, 100, 10_000)
-PREPARED = ("small", "wide", "deep", "lenet")
-LENET5_EPOCHS = 10
+PREPARED = ("small", "lenet", "wide", "deep")
+LENET5_EPOCHS, LENET5_ROUNDS = 10, 3  # of about a minute for each peer
 ACCURACY_TOLERANCE = 0.02  # the order of the examples alone changes it by up to 0.014
 DRAWN = (
     ("tiny", "batch 100"), ("small", "SGD"), ("wide", "SGD"), ("wide", "Adam"),
-    ("lenet", "batch 64"),
+    ("huge", "SGD"), ("lenet", "batch 64"),
 )  # fmt: skip
 ROUNDS_DRAWN = 3  # at least
 # For the comparison of a GPU with this CPU: batch sizes, and the accuracy to reach.
@@ -458,7 +458,7 @@ class Benchmark:
             started = self.start(part, measure, workers, task, steps)
             rounds = self.in_turn(part, measure, started, "step", self.mode.seconds)
             self.report.add(part, measure, rounds)
-            if training.data == "images":
+            if training.data == "images" and self.args.device == "cpu":
                 self.report.memory.setdefault(part, {})[measure] = {
                     name: mebibytes
                     for name, worker in started.items()
@@ -510,7 +510,7 @@ class Benchmark:
             "compiled, for the first time": "nnxp, compiled",
             "compiled, again": "nnxp, compiled",
         }
-        networks = PREPARED[: 1 if self.mode is QUICK else None]
+        networks = PREPARED[: 1 if self.mode is QUICK else 2 if self.mode is SHORT else None]
         results: dict[str, dict[str, list[tuple[float, float]]]] = {}
         for network in networks:
             self.tell(part, f"{network}, {self.rounds} rounds")
@@ -585,20 +585,25 @@ class Benchmark:
 
     def wants(self, name: str) -> bool:
         """Return whether to measure a peer: nnxp always, and others as asked for."""
+        if self.args.device == "cuda" and name in peers.DENSE_ONLY:
+            return False
         if self.args.peers is None:
             return name not in self.mode.left_out
         return name in ("nnxp", *WAYS, *self.args.peers)
 
     def cold(self, part: str) -> None:
         """Measure whole processes that read MNIST and train the small network for one epoch."""
-        self.processes(part, STARTING, "small", 1)
+        self.processes(part, STARTING, "small", 1, self.rounds)
 
     def lenet5(self, part: str) -> None:
         """Measure whole processes that read MNIST and train LeNet5."""
         epochs = 1 if self.mode is not WHOLE else LENET5_EPOCHS
-        self.processes(part, WHOLE_TRAININGS, "lenet5", epochs)
+        rounds = self.args.rounds or min(LENET5_ROUNDS, self.rounds)
+        self.processes(part, WHOLE_TRAININGS, "lenet5", epochs, rounds)
 
-    def processes(self, part: str, names: tuple[str, ...], task: str, epochs: int) -> None:
+    def processes(
+        self, part: str, names: tuple[str, ...], task: str, epochs: int, rounds: int
+    ) -> None:
         """Measure whole processes that train on MNIST's files."""
         try:
             paths = nnxp.data.find_mnist(self.args.data_dir)
@@ -611,9 +616,9 @@ class Benchmark:
             return
         seconds: Rounds = {name: [] for name in names if self.wants(name)}
         peaks: Rounds = {name: [] for name in seconds}
-        for number_of_round in range(self.rounds):
+        for round_number in range(rounds):
             for name in list(seconds):
-                self.tell(part, f"round {number_of_round + 1} of {self.rounds}, {name}")
+                self.tell(part, f"round {round_number + 1} of {rounds}, {name}")
                 try:
                     taken, peak = run_process(name, folder, task, epochs, self.args.device)
                 except NotRunError as error:
@@ -756,7 +761,7 @@ def main() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles nnxp anew
     use_cores(args.threads)
     if benchmark.mode is WHOLE:
-        announce("all parts with all peers take an hour or two; --short takes five minutes")
+        announce("all parts with all peers take more than an hour; --short takes five minutes")
     for index, part in enumerate(parts, start=1):
         benchmark.tell(part, f"part {index} of {len(parts)}")
         try:

@@ -1,4 +1,4 @@
-"""Growth: nnxp's time and memory by steps, batch size, width, depth, data set and epochs.
+"""Growth: nnxp's time and memory by steps, batch, width, depth, images, data set and epochs.
 
 Each row of a table doubles one size. If the time is linear in the work, the time per million
 multiplications is constant, or falls as long as the constant cost of a step matters. The memory is
@@ -11,12 +11,15 @@ from __future__ import annotations
 from cli import Parser, announce, optional_output, progress, run
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
 import tracemalloc
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import peers
@@ -30,16 +33,41 @@ class Case(NamedTuple):
     """A network and its data set."""
 
     size: int  # the value that the series doubles
-    hidden: tuple[int, ...]
+    layers: peers.Layers
     batch_size: int
     examples: int
+    optimizer: str = "SGD"
+    shape: tuple[int, ...] = (784,)  # of an example
+
+
+def dense(size: int, hidden: Sequence[int], *settings: Any) -> Case:
+    return Case(size, peers.dense(*hidden), *settings)
+
+
+def images(size: int, channels: int, side: int, *settings: int) -> Case:
+    """Return a network of two convolutions, each with ReLU and pooling."""
+    layers = peers.convolutions(channels, "pool", channels, "pool", kernel=5, padding=2)
+    return Case(size, layers, *settings, shape=(1, side, side))
 
 
 SERIES = {
-    "batch size": [Case(n, (256, 256), n, 4096) for n in (32, 64, 128, 256, 512, 1024)],
-    "width": [Case(n, (n, n), 128, 2560) for n in (64, 128, 256, 512, 1024)],
-    "depth": [Case(n, (256,) * n, 128, 2560) for n in (1, 2, 4, 8, 16)],
-    "examples": [Case(n, (50, 30), 100, n) for n in (7_500, 15_000, 30_000, 60_000)],
+    "batch size": [dense(n, (256, 256), n, 4096) for n in (32, 64, 128, 256, 512, 1024)],
+    "width": [dense(n, (n, n), 128, 2560) for n in (64, 128, 256, 512, 1024)],
+    "width, Adam": [dense(n, (n, n), 128, 2560, "Adam") for n in (64, 128, 256, 512, 1024)],
+    "depth": [dense(n, (256,) * n, 128, 2560) for n in (1, 2, 4, 8, 16)],
+    "images in a batch": [images(n, 16, 28, n, 1024) for n in (32, 64, 128, 256, 512)],
+    "channels": [images(n, n, 28, 64, 512) for n in (4, 8, 16, 32, 64)],
+    "side of images": [images(n, 16, n, 32, 128) for n in (16, 32, 64, 128)],
+    "examples": [dense(n, (50, 30), 100, n) for n in (7_500, 15_000, 30_000, 60_000)],
+}
+LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "uint8, row after row": lambda x: x,
+    "float32, row after row": lambda x: np.divide(x, 255, dtype="float32"),
+    "float32, every second column of a table": lambda x: np.repeat(
+        np.divide(x, 255, dtype="float32"), 2, axis=1
+    )[:, ::2],
+    "float32, column after column": lambda x: np.asfortranarray(np.divide(x, 255, dtype="float32")),
+    "float64, row after row": lambda x: x / 255,
 }
 EPOCHS = 20
 
@@ -78,13 +106,15 @@ def main() -> None:
     for tenth in tenths:
         print(f"| {tenth.steps:,} | {tenth.step:.1f} | {tenth.peak:.1f} |")
     table = {name: measure_series(name, cases, args.quick) for name, cases in SERIES.items()}
+    layouts = measure_layouts(2_000 if args.quick else 30_000)
     memory = memory_over_epochs(3 if args.quick else EPOCHS)
     print("\n| epochs of the small network | MiB in use after the epoch |\n|---|---|")
     for epoch in (1, len(memory) // 2, len(memory)):
         print(f"| {epoch} | {memory[epoch - 1]:.3f} |")
     series = {name: [row._asdict() for row in rows] for name, rows in table.items()}
     steps = [tenth._asdict() for tenth in tenths]
-    write_json(folder / "growth.json", {"series": series, "epochs": memory, "steps": steps})
+    report = {"series": series, "layouts": layouts, "epochs": memory, "steps": steps}
+    write_json(folder / "growth.json", report)
     with optional_output():
         draw(table, memory, folder)
     print_files(folder)
@@ -96,7 +126,8 @@ def measure_series(name: str, cases: list[Case], quick: bool) -> list[Row]:
           "| MiB beyond the data | MiB of data |\n|---|---|---|---|---|---|")  # fmt: skip
     rows = []
     for case in cases[:2] if quick else cases:
-        row = measure(case._replace(examples=case.examples // 10) if quick else case)
+        few = max(case.examples // 10, case.batch_size)
+        row = measure(case._replace(examples=few) if quick else case)
         rows.append(row)
         print(f"| {row.size:,} | {row.step:,.0f} | {row.work:.2f} | {row.step / row.work:.1f} "
               f"| {row.memory:.2f} | {row.data:.1f} |", flush=True)  # fmt: skip
@@ -104,23 +135,57 @@ def measure_series(name: str, cases: list[Case], quick: bool) -> list[Row]:
 
 
 def measure(case: Case) -> Row:
-    task = peers.Task(peers.dense(*case.hidden), case.batch_size)
-    peer = new_peer(task, case.examples)
+    task = peers.Task(case.layers, case.batch_size, case.optimizer)
+    inputs, labels = peers.random_examples(
+        np.random.default_rng(0), case.examples, math.prod(case.shape)
+    )
+    peer = new_peer(task, inputs.reshape(-1, *case.shape), labels)
     step = statistics.median(peers.step_time(peer) for _ in range(5))
+    return Row(case.size, step, work_of(peer), peak_of_epoch(peer), inputs.nbytes / 2**20)
+
+
+def work_of(peer: peers.Nnxp) -> float:
+    """Return the millions of multiplications in a step."""
     # Three products for each layer, but two for the first: its inputs need no gradient.
-    sizes = [W.size for W in peer.weights]
-    work = case.batch_size * (3 * sum(sizes) - sizes[0]) / 1e6
+    shape: tuple[int, ...] | None = peer.examples.inputs.shape[1:]
+    products, times = 0, 2
+    for layer in peer.network:
+        if layer.params:
+            # Of a convolution, each weight is used at each place.
+            after = layer.output_shape(shape)
+            products += times * layer.params["W"].size * math.prod(after[1:])
+            times = 3
+        shape = layer.output_shape(shape)
+    return peer.task.batch_size * products / 1e6
+
+
+def peak_of_epoch(peer: peers.Nnxp) -> float:
+    """Return the MiB that an epoch takes beyond the data set."""
     tracemalloc.start()
     peer.epoch()
     memory = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    data = peer.epoch_batches.dataset.inputs.nbytes
-    return Row(case.size, step, work, memory / 2**20, data / 2**20)
+    return memory / 2**20
+
+
+def measure_layouts(examples: int) -> dict[str, tuple[float, float]]:
+    """Print what a step of the small network takes with other layouts of the same images."""
+    print("\n| images as | µs per step | MiB beyond the data |\n|---|---|---|")
+    inputs, labels = peers.random_examples(np.random.default_rng(0), examples)
+    measured = {}
+    for name, arrange in LAYOUTS.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the copy that one of them needs
+            peer = new_peer(peers.TASKS["small"], arrange(inputs), labels)
+            step = statistics.median(peers.step_time(peer) for _ in range(5))
+            measured[name] = step, peak_of_epoch(peer)
+        print(f"| {name} | {step:,.0f} | {measured[name][1]:.2f} |", flush=True)
+    return measured
 
 
 def memory_over_epochs(epochs: int) -> list[float]:
     """Return the MiB in use after each epoch, beyond the network and the data set."""
-    peer = new_peer(peers.TASKS["small"], 6000)
+    peer = new_peer(peers.TASKS["small"], *peers.random_examples(np.random.default_rng(0), 6000))
     used = []
     tracemalloc.start()
     for _ in range(epochs):
@@ -157,14 +222,14 @@ def many_steps(epochs: int) -> list[Tenth]:
     return tenths
 
 
-def new_peer(task: peers.Task, examples: int) -> peers.Nnxp:
-    return peers.Nnxp(task, *peers.random_examples(np.random.default_rng(0), examples))
+def new_peer(task: peers.Task, inputs: np.ndarray, labels: np.ndarray) -> peers.Nnxp:
+    return peers.Nnxp(task, inputs, labels, compiled=False)  # else it might start in between
 
 
 def draw(table: dict[str, list[Row]], memory: list[float], folder: Path) -> None:
     """Draw each series with a line in proportion to its work, and the memory."""
-    figure = new_figure(12, 6.8)
-    *series, data_axes, epoch_axes = figure.subplots(2, 3).flat
+    figure = new_figure(15, 6.8)
+    *series, data_axes, epoch_axes = figure.subplots(2, 5).flat
     for axes, (name, rows) in zip(series, table.items(), strict=True):
         sizes = [row.size for row in rows]
         axes.plot(sizes, [row.step for row in rows], "o-", color=COLOURS[0], label="measured")

@@ -784,9 +784,11 @@ def cupy_wait(device: str) -> Callable[[], None]:
     return cupy.cuda.get_current_stream().synchronize
 
 
-def random_examples(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+def random_examples(
+    rng: np.random.Generator, count: int, pixels: int = 784
+) -> tuple[np.ndarray, np.ndarray]:
     """Return random images and labels in the layout of MNIST."""
-    return rng.integers(0, 256, (count, 784), np.uint8), np.arange(count) % 10
+    return rng.integers(0, 256, (count, pixels), np.uint8), np.arange(count) % 10
 
 
 def peak_memory(usage: resource.struct_rusage) -> float:
