@@ -55,3 +55,14 @@ def test_every_extra_has_a_use_that_the_session_extras_tries():
 @pytest.mark.parametrize("extra", ["plot", "images", "checkpoint", "fast", "testing"])
 def test_an_extra_does_what_it_is_for(tmp_path, extra):
     USES[extra](tmp_path)
+
+
+@pytest.mark.skipif(not (ROOT / "noxfile.py").exists(), reason="noxfile.py: not here")
+def test_contributing_names_every_session():
+    text = (ROOT / "noxfile.py").read_text(encoding="utf-8")
+    found = re.findall(r"^@nox\.session(.*)\n(?:@.*\n)?def (\w+)", text, re.M)
+    names = [re.findall(r'name="(.*?)"', options) or [function] for options, function in found]
+    assert len(names) >= 15
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = "\n".join(re.findall(r"^\| .* \|$", contributing, re.M))
+    assert [name for (name,) in names if f"`{name}`" not in table] == []
