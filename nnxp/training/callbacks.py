@@ -251,6 +251,8 @@ class Progress(Callback):
     If that fails, as on a full disk, there is one warning, and the training continues without it.
     """
 
+    _holds_arrays = False
+
     @explained("nnxp.callbacks.Progress()")
     def __init__(self) -> None:
         self._shown = True

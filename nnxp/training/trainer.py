@@ -42,7 +42,7 @@ from nnxp.losses import Loss, SoftmaxWithLoss
 from nnxp.metrics import Metric
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
-from nnxp.parts import numbers_of
+from nnxp.parts import is_own, numbers_of
 from nnxp.penalties import Penalty
 from nnxp.step import Step
 from nnxp.training.callback import Callback
@@ -214,7 +214,7 @@ class Trainer:
     @property
     def epochs(self) -> int:
         """The number of finished epochs, over all calls of `fit`."""
-        return self.history[-1].epoch if self.history else 0
+        return int(self.history[-1]["epoch"]) if self.history else 0
 
     @property
     def epoch_steps(self) -> tuple[int, int]:
@@ -408,13 +408,18 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             stack.callback(setattr, self, "_micro_batch_size", None)
             stack.enter_context(self._session(data, training=True))
+            stack.callback(self._stepper.unbind)
             stopping = False
             for callback in given:
                 stack.push(partial(_finish, self, callback))
                 stopping = bool(callback.start(self)) or stopping
             observers = [callback for callback in given if callback.every_step]
+            # No code of the user sees the arrays between epochs, an iterable's neither.
+            keeps = isinstance(train, Dataset) and not any(
+                x._holds_arrays or not is_own(type(x)) for x in given
+            )
             for _ in range(0 if stopping else epochs):
-                record = self._epoch(data, observers, first_sums)
+                record = self._epoch(data, observers, first_sums, keeps=keeps)
                 if record is None:
                     break
                 self.history.append(record)
@@ -460,7 +465,7 @@ class Trainer:
         self._micro_batch_size = None
         with (
             self._session([batches], training=True),
-            self._steps(batches, progress, observed=False, restores=False) as do_step,
+            self._steps(batches, progress, False, restores=False, keeps=False) as do_step,
         ):
             self._train(do_step, batches, progress, [])
 
@@ -751,7 +756,12 @@ class Trainer:
                 raise
 
     def _epoch(
-        self, data: list[Batches], observers: list[Callback], first_sums: dict[str, Array]
+        self,
+        data: list[Batches],
+        observers: list[Callback],
+        first_sums: dict[str, Array],
+        *,
+        keeps: bool,
     ) -> Record | None:
         """Train an epoch, evaluate, and return the epoch's record; None if it was stopped.
 
@@ -764,6 +774,8 @@ class Trainer:
         first_sums : dict of str to array
             The zeros from which the steps' figures are summed; none, if the training examples are
             evaluated after the epoch.
+        keeps : bool
+            Whether captured steps may stay bound, since no code of the user sees the arrays.
         """
         batches = data[0]
         epoch = self.epochs + 1
@@ -774,7 +786,9 @@ class Trainer:
         )
         numbers = self._numbers() if observers else []
         try:
-            with self._steps(batches, progress, bool(observers), restores=True) as step:
+            with self._steps(
+                batches, progress, bool(observers), restores=True, keeps=keeps
+            ) as step:
                 if not self._train(step, batches, progress, observers):
                     return None
                 evaluated = data[1:] if self._sums else data
@@ -888,7 +902,13 @@ class Trainer:
 
     @contextlib.contextmanager
     def _steps(
-        self, batches: Batches, progress: EpochProgress, observed: bool, restores: bool
+        self,
+        batches: Batches,
+        progress: EpochProgress,
+        observed: bool,
+        *,
+        restores: bool,
+        keeps: bool,
     ) -> Iterator[Callable[[Array], object]]:
         """Provide the function that does one step, given a batch's rows; see `Stepper.bind`.
 
@@ -914,6 +934,7 @@ class Trainer:
                 own_step=self._has_own_step(),
                 observed=observed,
                 restores=restores,
+                keeps=keeps,
             ) as step:
                 yield step
         except BaseException:
