@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -30,6 +31,9 @@ os.environ.setdefault("PIP_NO_COMPILE", "1")  # Python compiles what it imports
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+OLD_EXTRAS = ("plot", "images", "checkpoint", "tensorboard", "onnx", "fast", "sklearn", "testing")
 SHORT = "not gpu and not interop and not long and not mpi"
 PARALLEL = ("-n", "auto")  # a worker for each core; `-- -n 0` runs the tests in one process
 # As there is a worker for each core; tests of BLAS's threads set their number themselves.
@@ -44,10 +48,12 @@ def group(name: str) -> tuple[str, ...]:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, formatting and the repository's layout."""
+    """Check style, formatting, spelling and the repository's layout."""
     session.install(*group("lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    texts = sorted(str(path) for path in Path().glob("*.md"))
+    session.run("codespell", "nnxp", "tests", "scripts", "docs", "noxfile.py", *texts)
     session.run("sp-repo-review", "--show=err", ".")
 
 
@@ -73,7 +79,7 @@ def tests_long(session: nox.Session) -> None:
     session.run("pytest", *PARALLEL, "-m", marks, *session.posargs, env=ONE_THREAD)
 
 
-@nox.session(name="tests-matrix", python=nox.project.python_versions(PROJECT), default=False)
+@nox.session(name="tests-matrix", python=PYTHONS, default=False)
 @nox.parametrize("dependencies", ["oldest", "newest"], ids=["oldest", "newest"])
 def tests_matrix(session: nox.Session, dependencies: str) -> None:
     """Run the tests on each Python, with the oldest and the newest dependencies."""
@@ -103,14 +109,24 @@ def tests_mpi(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def browser(session: nox.Session) -> None:
-    """Draw digits on the page of scripts/draw.py, in a Chromium without a window.
+    """Draw digits on the page of scripts/draw.py, and read the site, in a windowless Chromium.
 
     An installed one is used, else Playwright's is downloaded.
     """
-    session.install("-e", ".", *group("test"), *group("browser"))
+    session.install("-e", ".", *group("test"), *group("browser"), *group("docs"))
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         session.run("playwright", "install", "chromium")
-    session.run("pytest", "tests/test_browser.py", *session.posargs, env=ONE_THREAD)
+    files = ("tests/test_browser.py", "tests/test_site.py")
+    session.run("pytest", *files, *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the site in docs/_build/html, without the network; warnings are errors."""
+    session.install("-e", ".", *group("docs"))
+    options = ("-b", "html", "-W", "--keep-going", *session.posargs)
+    session.run("python", "-m", "sphinx", *options, "docs", "docs/_build/html")
+    print(f"site: {Path('docs/_build/html/index.html').resolve()}")
 
 
 # The tests fail if CuPy finds no GPU. JAX would else take most of the GPU's memory.
@@ -183,18 +199,80 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def build(session: nox.Session) -> None:
-    """Build sdist and wheel in dist/, and test the wheel outside the checkout."""
+    """Build sdist and wheel in dist/, and check their metadata and that the wheel is complete."""
     shutil.rmtree("dist", ignore_errors=True)
-    session.install("build")
+    session.install("build", "twine")
     session.run("python", "-m", "build")
-    (wheel,) = Path("dist").resolve().glob("*.whl")
+    session.run("twine", "check", "--strict", *map(str, Path("dist").iterdir()))
+    (wheel,) = Path("dist").glob("*.whl")
+    files = subprocess.run(
+        ["git", "ls-files", "nnxp"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     with zipfile.ZipFile(wheel) as archive:
-        wanted = {"nnxp/data/digits.csv.gz", "nnxp/data/digits.txt", "nnxp/py.typed"}
-        if missing := wanted.difference(archive.namelist()):
+        if missing := set(files).difference(archive.namelist()):
             session.error(f"{wheel.name} lacks {', '.join(sorted(missing))}")
-    session.install(str(wheel))
+
+
+@nox.session(python=PYTHONS, default=False, requires=["build"])
+@nox.parametrize("form", ["wheel", "sdist"], ids=["wheel", "sdist"])
+def release(session: nox.Session, form: str) -> None:
+    """Install what `build` made on each Python, and run the tests with the wheel, not the checkout.
+
+    The tests are those in the sdist, so that it is complete, too.
+    """
+    (wheel,) = Path("dist").resolve().glob("*.whl")
+    (sdist,) = Path("dist").resolve().glob("*.tar.gz")
+    session.install(str(wheel if form == "wheel" else sdist))
     session.chdir(session.create_tmp())
-    session.run("python", "-I", "-c", "import nnxp; print(*map(len, nnxp.data.load_digits()))")
+    code = "import nnxp; print(nnxp.__version__, *map(len, nnxp.data.load_digits()))"
+    session.run("python", "-I", "-c", code)  # without the packages that tests need
+    if form == "wheel":
+        session.install(*group("test"))
+        shutil.rmtree("nnxp", ignore_errors=True)
+        with tarfile.open(sdist) as archive:
+            archive.extractall("nnxp", filter="data")
+        (unpacked,) = Path("nnxp").iterdir()
+        session.chdir(unpacked)
+        shutil.rmtree("nnxp")
+        tests = session.posargs or ("tests",)
+        session.run("pytest", *PARALLEL, "-m", SHORT, *tests, env=ONE_THREAD)
+
+
+@nox.session(default=False)
+@nox.parametrize("extra", [*EXTRAS, "all"], ids=[*EXTRAS, "all"])
+def extras(session: nox.Session, extra: str) -> None:
+    """Install each extra alone, then all together, and do what each is for (tests/use_extra.py).
+
+    cuda12 and cuda13 exclude each other: all together are those without cuda12.
+    """
+    chosen = [extra] if extra != "all" else [each for each in EXTRAS if each != "cuda12"]
+    session.install(f".[{','.join(chosen)}]")
+    session.run("python", "-m", "pip", "check")
+    script = Path("tests/use_extra.py").resolve()
+    session.chdir(session.create_tmp())
+    session.run("python", "-W", "error", str(script), *chosen)
+
+
+@nox.session(name="extras-oldest", python=PYTHONS[0], default=False)
+def extras_oldest(session: nox.Session) -> None:
+    """Run the tests of the extras with the oldest packages that the extras allow."""
+    tools = ("onnxruntime", "skl2onnx", "pandas", "tensorboard")  # of tests: as pip finds them
+    bounds = [each for each in group("test") if not each.startswith("matplotlib")]
+    bounds += [each for extra in OLD_EXTRAS for each in EXTRAS[extra]]
+    oldest = [each.replace(">=", "==") for each in (*PROJECT["project"]["dependencies"], *bounds)]
+    session.install("-e", ".", *oldest, *tools, "--only-binary=:all:")
+    session.run("python", "tests/use_extra.py", *OLD_EXTRAS)
+    session.install("matplotlib>=3.10.7")  # as the tests need it
+    files = ("compiled", "drawings", "history_files", "onnx", "onnx_import", "sklearn")
+    tests = session.posargs or [f"tests/test_{name}.py" for name in files]
+    session.run("pytest", *PARALLEL, "-m", "not gpu and not long", *tests, env=ONE_THREAD)
+
+
+@nox.session(default=False)
+def interface(session: nox.Session) -> None:
+    """Record the public names and signatures in tests/interface.txt, which a test compares."""
+    session.install("-e", ".[sklearn]")
+    session.run("python", "tests/interface.py")
 
 
 @nox.session(default=False)

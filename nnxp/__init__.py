@@ -9,8 +9,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"  # the only place: pyproject.toml reads it here
+
 if TYPE_CHECKING:
-    from nnxp import data, distributed, exchange, initializers, plots, sklearn, testing
+    from nnxp import (
+        data,
+        distributed,
+        exchange,
+        initializers,
+        metrics,
+        plots,
+        schedules,
+        sklearn,
+        testing,
+    )
     from nnxp.checkpoint import load_network
     from nnxp.devices import Device
     from nnxp.devices import open_device as device
@@ -228,13 +240,6 @@ def __getattr__(name: str) -> Any:
         return value
     if name in __all__:
         return import_module(f"nnxp.{name}")
-    if name == "__version__":  # read on demand, since importlib.metadata takes long to import
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return version("nnxp")
-        except PackageNotFoundError:
-            return "not installed"
     from nnxp.checks import own_word
 
     hint = "" if name.startswith("_") else own_word(name, __all__)

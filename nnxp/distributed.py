@@ -43,9 +43,6 @@ class MPIRanks(Ranks):
         self.shares_machine = machine.Get_size() > 1
         machine.Free()
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: rank {self.rank} of {self.size}>"
-
     def __deepcopy__(self, memo: object) -> MPIRanks:
         return self
 

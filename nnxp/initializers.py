@@ -19,6 +19,18 @@ import numpy.typing as npt
 from nnxp.checks import POSITIVE, explained, require_number, unknown_name
 from nnxp.errors import InputError
 
+__all__ = [
+    "INITIALIZERS",
+    "Initializer",
+    "draw_weights",
+    "fans",
+    "he_normal",
+    "normal",
+    "require_initializer",
+    "xavier_uniform",
+    "zeros",
+]
+
 Weights: TypeAlias = npt.NDArray[np.float64]
 # Quoted, because evaluating it would import numpy.random and slow down `import nnxp`.
 Initializer: TypeAlias = "Callable[[np.random.Generator, tuple[int, ...]], Weights]"
@@ -66,7 +78,7 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 @explained("nnxp.initializers.normal(0.01)")
 def normal(std: float) -> Initializer:
-    """Return an initializer that draws from N(0, `std`²).
+    """Return an initializer that draws from N(0, std²).
 
     Parameters
     ----------

@@ -18,6 +18,22 @@ from nnxp.checks import explained, require_count
 from nnxp.errors import InputError
 from nnxp.parts import Part
 
+__all__ = [
+    "F1",
+    "METRICS",
+    "R2",
+    "Accuracy",
+    "MeanAbsoluteError",
+    "Metric",
+    "Precision",
+    "Recall",
+    "TopAccuracy",
+    "accuracy",
+    "binary_correct",
+    "confusion_matrix",
+    "correct",
+]
+
 
 def correct(scores: Array, labels: Array) -> Array:
     """Return for each row whether its largest score is at the label.

@@ -707,7 +707,7 @@ class Residual(Sequential):
         return x + y
 
     def backward(self, dy: Array) -> Array:
-        """Return ``dy + `` the gradient through the layers."""
+        """Return the sum of `dy` and the gradient through the layers."""
         return dy + super().backward(dy)
 
     def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:

@@ -54,6 +54,20 @@ class Place:
     size: int
 
 
+class _Signature:
+    """The signature of a class for `inspect`, which would take that of ``__new__``."""
+
+    def __get__(self, part: Part | None, kind: type[Part]) -> inspect.Signature:
+        if part is not None:
+            raise AttributeError("objects have the signature of __call__", name="__signature__")
+        constructor: Callable[..., None] = kind.__init__
+        if constructor is object.__init__:
+            return inspect.Signature()
+        found = inspect.signature(constructor)
+        own = list(found.parameters.values())[1:]
+        return found.replace(parameters=own, return_annotation=inspect.Signature.empty)
+
+
 class Part:
     """Base class of layers, losses and optimizers.
 
@@ -68,6 +82,7 @@ class Part:
 
     changing: ClassVar[frozenset[str]] = frozenset()
     _defined: ClassVar[dict[str, Any]]  # the attributes of the class, as it was defined
+    __signature__ = _Signature()
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
         """Raise an `ArgumentError` for a setting that nnxp's constructor does not take."""

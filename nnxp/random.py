@@ -54,7 +54,7 @@ def generator(state: Mapping[str, Any]) -> np.random.Generator:
 def _to_json(value: Any) -> Any:
     """Replace each array in a state by its dtype and a list."""
     if isinstance(value, dict):
-        return {name: _to_json(x) for name, x in value.items()}
+        return {name: x if isinstance(x, (int, str)) else _to_json(x) for name, x in value.items()}
     if isinstance(value, np.ndarray):
         return {"dtype": str(value.dtype), "values": value.tolist()}
     return value

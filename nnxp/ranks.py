@@ -75,6 +75,9 @@ class Ranks(ABC):
     is_alone: bool = False
     has_failed: bool = False
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: rank {self.rank} of {self.size}>"
+
     @abstractmethod
     def all_reduce(self, vector: Any) -> None:
         """Replace a contiguous vector by its sum over all ranks, in place.

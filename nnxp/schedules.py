@@ -20,6 +20,18 @@ from nnxp.checks import (
 from nnxp.errors import InputError
 from nnxp.parts import Part
 
+__all__ = [
+    "SCHEDULES",
+    "Chain",
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "LinearWarmup",
+    "OneCycle",
+    "Schedule",
+    "StepDecay",
+]
+
 _SHARE: Range = (lambda x: 0 <= x <= 1, "a number from 0 to 1")
 
 

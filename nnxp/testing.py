@@ -21,6 +21,8 @@ from nnxp.layers import Layer
 from nnxp.losses import MeanSquaredError
 from nnxp.network import Sequential
 
+__all__ = ["check_layer"]
+
 # For a loss near 1, rounding causes an error of about 2e-16 / 8e-6 = 3e-11 in a numerical gradient
 # (see nnxp.gradients): 3e-6 of a gradient of 1e-5. A wrong backward is off by 1 % or more.
 _GRADIENT_TOLERANCE = 1e-5

@@ -22,12 +22,12 @@ import nnxp
 from nnxp.checks import optional_import
 from nnxp.data import read_drawing
 
-# Of the fonts that come with matplotlib: those with digits.
+# Fonts with digits of every matplotlib that nnxp allows; cmti10 is newer than 3.10.
 FONTS = {
     "DejaVu Sans": ["DejaVuSans", "DejaVuSans-Oblique", "DejaVuSans-Bold"],
     "DejaVu Serif": ["DejaVuSerif", "DejaVuSerif-Italic", "DejaVuSerif-Bold"],
     "DejaVu Sans Mono": ["DejaVuSansMono", "DejaVuSansMono-Oblique", "DejaVuSansMono-Bold"],
-    "Computer Modern": ["cmr10", "cmss10", "cmti10", "cmtt10"],
+    "Computer Modern": ["cmr10", "cmss10", "cmb10", "cmtt10"],
     "STIX": ["STIXGeneral", "STIXGeneralItalic", "STIXGeneralBol"],
 }
 # Each digit's ways of writing: strokes of points (x, y) in a box of 1 x 1, or arcs (x, y, radius in

@@ -36,6 +36,19 @@ def write_mnist_layout(folder: Path, train: nnxp.data.Dataset, test: nnxp.data.D
     return folder
 
 
+def write_digits_as_mnist(folder: Path) -> Path:
+    """Write the embedded digits, enlarged to 28 × 28 pixels, as the four files of MNIST."""
+    train, test = (
+        Dataset(
+            np.kron(d.inputs.reshape(-1, 8, 8), np.ones((1, 4, 4), np.uint8))[:, 2:30, 2:30]
+            .reshape(len(d), 784),
+            d.labels,
+        )
+        for d in nnxp.data.load_digits()
+    )  # fmt: skip
+    return write_mnist_layout(folder, train, test)
+
+
 def images():
     return np.random.default_rng(0).integers(0, 256, (9, 5, 4), np.uint8)
 

@@ -237,14 +237,25 @@ def run(code: str) -> str:
     ).stdout
 
 
-def test_import_loads_no_heavy_package():
-    loaded = set(run("import sys, nnxp; print(*sys.modules)").split())
+USE_ALL = "for name in nnxp.__all__: getattr(nnxp, name)"
+
+
+@pytest.mark.parametrize("use", ["", USE_ALL], ids=["imported", "all names used"])
+def test_import_loads_no_heavy_package(use):
+    loaded = set(run(f"import sys, nnxp\n{use}\nprint(*sys.modules)").split())
     heavy = {
-        "array_api_strict", "cupy", "importlib.metadata", "jax", "matplotlib", "numpy.random",
-        "google.protobuf", "onnx", "platformdirs", "scipy", "sklearn", "tensorboardX", "torch",
-        "tqdm",
+        "PIL", "array_api_strict", "cupy", "filelock", "google.protobuf", "importlib.metadata",
+        "jax", "llvmlite", "matplotlib", "numpy.random", "onnx", "pandas", "platformdirs",
+        "safetensors", "scipy", "sklearn", "tensorboardX", "torch", "tqdm",
     }  # fmt: skip
     assert not loaded & heavy
+
+
+def test_import_loads_no_other_module_of_nnxp():
+    code = "import sys; before = set(sys.modules); import nnxp; print(*set(sys.modules) - before)"
+    loaded = run(code).split()
+    assert [name for name in loaded if name.startswith("nnxp")] == ["nnxp"]
+    assert "numpy" not in loaded
 
 
 def test_import_has_no_side_effects():
@@ -266,11 +277,3 @@ def test_all_public_names_exist_and_are_documented():
         assert getattr(nnxp, name).__doc__, name
     with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
         _ = nnxp.no_such_name
-
-
-def test_version_equals_the_one_in_pyproject():
-    tomllib = pytest.importorskip("tomllib")
-    project = PACKAGE.parent / "pyproject.toml"
-    if not project.exists():
-        pytest.skip("pyproject.toml: nnxp is not imported from its checkout")
-    assert nnxp.__version__ == tomllib.loads(project.read_text())["project"]["version"]

@@ -1,4 +1,4 @@
-"""Contributing: a new layer needs a class, two exports and a row of a table; tried in a copy."""
+"""Contributing: a new layer needs what CONTRIBUTING.md says; tried in a copy."""
 
 from __future__ import annotations
 
@@ -49,6 +49,12 @@ class Decay(Layer):
         return dy * self.params["scale"]
 '''
 EXPORT = 'from nnxp.layers.decay import Decay\n__all__ += ["Decay"]\n__all__.sort()\n'
+# In nnxp/__init__.py: the imports for type checkers, `__all__` and `_NAMES`.
+PLACES = {
+    "        Conv2D,\n": "        Conv2D,\n        Decay,\n",
+    '    "Device",\n': '    "Decay",\n    "Device",\n',
+    "Conv2D Dropout": "Conv2D Decay Dropout",
+}
 ROW = """LAYERS["Decay"] = (
     lambda device, dtype: nnxp.Decay(4, dtype=dtype, device=device), (5, 4), (5, 4)
 )
@@ -76,12 +82,17 @@ def append(path: Path, text: str) -> None:
     path.write_text(path.read_text() + text)
 
 
-def test_new_layer_needs_a_class_two_exports_and_a_row(tmp_path):
+def test_a_new_layer_needs_a_class_its_name_and_a_row(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "nnxp", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(TESTS, tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "nnxp" / "layers" / "decay.py").write_text(LAYER)
     append(tmp_path / "nnxp" / "layers" / "__init__.py", EXPORT)
-    append(tmp_path / "nnxp" / "__init__.py", EXPORT)
+    top = tmp_path / "nnxp" / "__init__.py"
+    text = top.read_text()
+    for old, new in PLACES.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    top.write_text(text)
     append(tmp_path / "tests" / "tables.py", ROW)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
 
@@ -98,4 +109,6 @@ def test_new_layer_needs_a_class_two_exports_and_a_row(tmp_path):
     options = ("-q", "-p", "no:cacheprovider", "-m", "not interop and not gpu", "-k", chosen)
     out = run("-m", "pytest", *options, "tests/test_layers.py", "tests/test_dtypes.py")
     assert " passed" in out
+    out = run("-m", "pytest", *options[:-1], "agree or completion", "tests/test_interface.py")
+    assert "2 passed" in out
     run("-c", USE)

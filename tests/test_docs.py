@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from file_samples import write_digits_as_mnist
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -21,19 +23,28 @@ def pages() -> list[object]:
         needed = [
             x for line in re.findall(r"<!-- needs: (.*?) -->", text) for x in line.split(", ")
         ]
+        name = path.relative_to(DOCS).with_suffix("").as_posix()
         if code:
             marks = [pytest.mark.interop] if needed else []
-            name = path.relative_to(DOCS).with_suffix("").as_posix()
-            cases.append(pytest.param("\n".join(code), needed, id=name, marks=marks))
+            files = code if name == "start" else ["\n".join(code)]  # it says: save this as …
+            cases.append(pytest.param(files, needed, id=name, marks=marks))
     return cases
 
 
-@pytest.mark.parametrize(("code", "needed"), pages())
-def test_a_page_runs_as_printed(tmp_path, code, needed):
+@pytest.fixture(scope="module")
+def small_mnist(tmp_path_factory):
+    """Return a folder that `load_mnist` reads: the embedded digits in MNIST's layout."""
+    return write_digits_as_mnist(tmp_path_factory.mktemp("mnist"))
+
+
+@pytest.mark.parametrize(("files", "needed"), pages())
+def test_a_page_runs_as_printed(tmp_path, small_mnist, files, needed):
     for name in needed:
         pytest.importorskip(name)
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    for code in files:
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+            env=os.environ | {"NNXP_DATA_DIR": str(small_mnist)},
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr

@@ -294,7 +294,7 @@ def test_remedies_name_extras_that_exist_and_a_folder_that_has_them(project, mon
         )
     }
     assert named == {
-        "checkpoint", "cuda12", "cuda13", "fast", "images", "onnx", "plot", "sklearn",
+        "checkpoint", "cuda12", "cuda13", "fast", "images", "mpi", "onnx", "plot", "sklearn",
         "tensorboard", "testing",
     }  # fmt: skip
     assert named <= project.keys()
@@ -308,7 +308,7 @@ def test_remedies_name_extras_that_exist_and_a_folder_that_has_them(project, mon
             ).stdout
             assert "-e, --editable" in help_text
     # No other text sends the reader to an index, where nnxp may not be.
-    for path in [*sources, ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for path in [*sources, ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         assert not re.search(r"pip install ['\"]?nnxp", path.read_text()), path
 
 

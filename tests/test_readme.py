@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-from file_samples import write_mnist_layout
+from file_samples import write_digits_as_mnist
 from script_runner import PATHS, run
 
 import nnxp
@@ -28,15 +27,7 @@ def test_readme_code_runs_as_printed(tmp_path, data, request):
     if data == "mnist":
         request.getfixturevalue("mnist")  # skips where it is not at hand
     else:
-        train, test = (
-            nnxp.data.Dataset(
-                np.kron(d.inputs.reshape(-1, 8, 8), np.ones((1, 4, 4), np.uint8))[:, 2:30, 2:30]
-                .reshape(len(d), 784),
-                d.labels,
-            )
-            for d in nnxp.data.load_digits()
-        )  # fmt: skip
-        environment["NNXP_DATA_DIR"] = str(write_mnist_layout(tmp_path, train, test))
+        environment["NNXP_DATA_DIR"] = str(write_digits_as_mnist(tmp_path))
     codes = blocks("python")
     assert codes
     for number, code in enumerate(codes):
@@ -53,9 +44,44 @@ def test_ci_runs_the_second_command():
     assert commands[1].strip() in (ROOT / ".ci" / "run").read_text()
 
 
-def test_every_option_in_the_readme_exists():
-    help_text = run("train_mnist.py", "--help").stdout
+def texts() -> list[Path]:
+    """Return README and the pages of docs/."""
+    pages = (x for x in (ROOT / "docs").rglob("*.md") if "_build" not in x.parts)
+    return [ROOT / "README.md", *sorted(pages)]
+
+
+def test_every_script_and_option_in_a_command_exists():
+    helps = {}
+    found = [
+        (path.name, script, options)
+        for path in texts()
+        for script, options in re.findall(r"scripts/(\w+\.py)([^`\n]*)", path.read_text())
+    ]
+    assert len(found) > 30
+    for page, script, options in found:
+        assert (ROOT / "scripts" / script).exists(), (page, script)
+        for option in re.findall(r"(?<=\s)--[a-z][a-z-]*", options):
+            if script not in helps:
+                helps[script] = run(script, "--help").stdout
+            assert option in helps[script], (page, script, option)
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
     readme = (ROOT / "README.md").read_text()
-    for line in re.findall(r"train_mnist\.py(.*)", readme):
-        for option in re.findall(r"(--[a-z-]+)", line):
-            assert option in help_text, option
+    assert len(readme.split()) <= 900
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", readme)
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_names_in_the_table_of_parts_exist():
+    names = {
+        name
+        for path in texts()
+        for row in re.findall(
+            r"^\| (?:layers|losses|networks|optimizers)\b.*", path.read_text(), re.M
+        )
+        for name in re.findall(r"`([A-Z]\w+)`", row)
+    }
+    assert len(names) > 15
+    assert sorted(names.difference(nnxp.__all__)) == []

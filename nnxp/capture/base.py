@@ -72,6 +72,13 @@ class CapturedSteps(ABC):
             return True
         return not self._contents.changes(contents_of(step))
 
+    def is_repeatable(self, step: Step) -> bool:
+        """Return whether bound steps may do another epoch: they are current, of nnxp's own parts.
+
+        Those with parts of the user's are tried anew in each epoch.
+        """
+        return not self._contents.foreign and self.is_current(step)
+
     def _has_parts_of(self, step: Step) -> bool:
         own, parts = self._whole_step.parts, step.parts
         return len(own) == len(parts) and all(map(operator.is_, own, parts))
@@ -114,7 +121,15 @@ class CapturedSteps(ABC):
 
         Network and optimizer hold the current parameters and state after each step, and `sums`
         those of the loss and the metrics; see `Step`. Arrays that other code puts in their place
-        stay at the end. If a `DivergenceError` is raised within, all is as before the first step.
+        stay at the end. If a `DivergenceError` is raised within, all is as before the first step,
+        or as at the last `restart`.
+        """
+
+    @abstractmethod
+    def restart(self, sums: dict[str, Array]) -> None:
+        """Start another epoch while bound: with other `sums`, and with what a divergence restores.
+
+        Nothing but steps may have been done since; see `is_repeatable`.
         """
 
 

@@ -12,7 +12,8 @@ import random
 import re
 import weakref
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from numbers import Number
 from pathlib import PurePath
 from types import (
@@ -119,22 +120,21 @@ class Contents:
 
         It takes little time, and may return False although nothing has changed.
         """
-        same_classes = all(
-            type(x) is kind for x, kind in zip(self.parts, self._classes, strict=True)
-        )
+        parts, classes = self._part_attributes, self._class_attributes
+        # Each line is one loop in C over all parts or classes.
         return (
-            same_classes
-            and not self._is_mutable
+            not self._is_mutable
+            and all(map(operator.is_, map(type, self.parts), self._classes))
+            and all(map(operator.ge, parts.possible, map(dict.keys, parts.attributes)))
+            and all(map(operator.is_, map(dict.get, parts.owners, parts.names), parts.values))
+            and all(map(operator.eq, map(len, classes.attributes), classes.sizes))
+            and all(map(operator.is_, chain.from_iterable(classes.attributes), classes.names))
             and all(
-                attributes.keys() <= names
-                and all(map(operator.is_, map(attributes.get, held), held.values()))
-                for attributes, names, held in self._part_attributes
-            )
-            and all(
-                len(attributes) == len(held)
-                and all(map(operator.is_, attributes, held))
-                and all(map(operator.is_, attributes.values(), held.values()))
-                for attributes, held in self._class_attributes
+                map(
+                    operator.is_,
+                    chain.from_iterable(map(_values, classes.attributes)),
+                    classes.values,
+                )
             )
         )
 
@@ -147,16 +147,25 @@ class Contents:
         )
 
     @functools.cached_property
-    def _part_attributes(self) -> list[tuple[Mapping[str, Any], set[str], dict[str, Any]]]:
-        """For each part: its attributes, the names that it may have, and what it held."""
-        held = [(x, self._seen[id(x)][2]) for x in self.parts]
-        return [(vars(x), {*kept, *vars(x), *x.changing}, kept) for x, kept in held]
+    def _part_attributes(self) -> _PartAttributes:
+        kept = [(vars(x), self._seen[id(x)][2]) for x in self.parts]
+        return _PartAttributes(
+            [attributes for attributes, _ in kept],
+            [{*held, *vars(x), *x.changing} for x, (_, held) in zip(self.parts, kept, strict=True)],
+            [attributes for attributes, held in kept for _ in held],
+            [name for _, held in kept for name in held],
+            [x for _, held in kept for x in held.values()],
+        )
 
     @functools.cached_property
-    def _class_attributes(self) -> list[tuple[Mapping[str, Any], dict[str, Any]]]:
-        """For each class: its attributes, and a copy; their order stays the same too."""
-        owners = [owner for owner, _ in self._held.values() if isinstance(owner, type)]
-        return [(vars(x), dict(vars(x))) for x in owners]
+    def _class_attributes(self) -> _ClassAttributes:
+        owners = [vars(owner) for owner, _ in self._held.values() if isinstance(owner, type)]
+        return _ClassAttributes(
+            owners,
+            [len(x) for x in owners],
+            [name for x in owners for name in x],
+            [value for x in owners for value in x.values()],
+        )
 
     def changes(self, later: Contents) -> list[tuple[object, list[str]]]:
         """Return the owners (parts, classes and so on) that hold something else in `later`.
@@ -205,6 +214,31 @@ class Contents:
         elif isinstance(held, list):
             inner = [self._form(value, depth + 1) for value in held]
         return type(x), inner, id(x) if kind.by_identity else 0
+
+
+class _PartAttributes(NamedTuple):
+    """For each part its attributes, and the names that these may have.
+
+    And for each attribute that it held: in which of them, its name and its value.
+    """
+
+    attributes: list[dict[str, Any]]
+    possible: list[set[str]]
+    owners: list[dict[str, Any]]
+    names: list[str]
+    values: list[Any]
+
+
+class _ClassAttributes(NamedTuple):
+    """The attributes of all classes, and their numbers, names and values, in order."""
+
+    attributes: Sequence[Mapping[str, Any]]
+    sizes: list[int]
+    names: list[str]
+    values: list[Any]
+
+
+_values = operator.methodcaller("values")
 
 
 def name_of(x: object) -> str:

@@ -37,8 +37,7 @@ class JaxSteps(CapturedSteps):
         """Provide the function that does one step; see `CapturedSteps`."""
         self._placed = self._network.arrays()  # of the layers that there are now
         (parameters, states), optimizer = self._placed, self._optimizer
-        steps, originals = optimizer.steps, [dict(arrays) for arrays in self._placed]
-        original_state = {slot: dict(kept) for slot, kept in optimizer.state.items()}
+        self._keep_before()
         trainable = parameters.trainable
         optimizer.require(parameters, trainable)
         zeros_like = self._device.xp.zeros_like
@@ -51,9 +50,9 @@ class JaxSteps(CapturedSteps):
         try:
             yield lambda rows: self._step(batches.arrays, rows)  # a stream's arrays change
         except DivergenceError:
+            originals, optimizer.steps, optimizer.state = self._before
             for arrays, original in zip(self._placed, originals, strict=True):
                 arrays.place_all(original)
-            optimizer.steps, optimizer.state = steps, original_state
             raise
         finally:
             if not self._written:  # whole, since the last step was interrupted
@@ -61,6 +60,18 @@ class JaxSteps(CapturedSteps):
             self._values = None
             for layer in self._network.leaves():
                 layer.grads.clear()
+
+    def restart(self, sums: dict[str, Array]) -> None:
+        """Start another epoch while bound; see `CapturedSteps`."""
+        assert self._values is not None
+        self._keep_before()
+        self._values = *self._values[:3], dict(sums)
+        self._sums = sums
+
+    def _keep_before(self) -> None:
+        """Keep what a `DivergenceError` restores: arrays, which never change on JAX."""
+        state = {slot: dict(kept) for slot, kept in self._optimizer.state.items()}
+        self._before = [dict(x) for x in self._placed], self._optimizer.steps, state
 
     def _holds_arrays(self) -> bool:
         if self._values is None or not self._stepped:

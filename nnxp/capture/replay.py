@@ -77,8 +77,8 @@ class Replay(CapturedSteps):
         )
         gradients = self._exchanged.groups if self._exchanged else [None] * len(groups)
         self._groups = [
-            _Group(arrays, optimizer, decays, module, vector)
-            for (decays, arrays), vector in zip(groups.items(), gradients, strict=True)
+            _Group(arrays, optimizer, decays, module, memory)
+            for (decays, arrays), memory in zip(groups.items(), gradients, strict=True)
         ]
         if self._exchanged:  # the same views, so that no gradient is copied onto itself
             self._exchanged.views |= {
@@ -103,11 +103,7 @@ class Replay(CapturedSteps):
         self._vectors = [
             *separate.values(),
             *(x for x in self._state_buffers.values() if x.dtype.kind == "f"),
-            *(
-                x.vector
-                for group in self._groups
-                for x in (group.parameters, *group.state.values())
-            ),
+            *(group.vector for group in self._groups),
         ]
         if not self._flat:
             self._vectors += [x for kept in self._optimizer_buffers.values() for x in kept.values()]
@@ -134,7 +130,7 @@ class Replay(CapturedSteps):
     @contextlib.contextmanager
     def bind(self, batches: Batches, sums: dict[str, Array]) -> Iterator[Callable[[Array], None]]:
         """Provide the function that does one step; see `CapturedSteps`."""
-        optimizer, steps, stepped = self._optimizer, self._optimizer.steps, False
+        optimizer, stepped = self._optimizer, False
         left = self._left_state
         if left is None or not self._hold(self._placed, self._originals, left):
             self._placed = self._network.arrays()
@@ -142,14 +138,13 @@ class Replay(CapturedSteps):
             optimizer.require(self._placed[0], self._placed[0].trainable)
         originals = self._originals
         original_state = {slot: dict(kept) for slot, kept in optimizer.state.items()}
+        self._before = optimizer.steps, original_state
         for buffers, original in zip(self._buffers, originals, strict=True):
             for name, buffer in buffers.items():
                 buffer[...] = original[name]
         for slot, buffers in self._optimizer_buffers.items():
             for name, buffer in buffers.items():
                 buffer[...] = original_state[slot].get(name, 0)
-        for name, buffer in self._sum_buffers.items():
-            buffer[...] = sums[name]
         do_step: Callable[[Any, Any], None] = self._step
 
         def step(rows: Array) -> None:  # the arrays of a stream are others at each step
@@ -158,7 +153,7 @@ class Replay(CapturedSteps):
             do_step(batches.arrays, rows)
 
         try:
-            sums.update(cast(Arrays, self._sum_buffers))
+            self._start_sums(sums)
             for arrays, buffers in zip(self._placed, self._buffers, strict=True):
                 arrays.place_all(cast(Arrays, buffers))
             for slot, buffers in self._optimizer_buffers.items():
@@ -167,7 +162,7 @@ class Replay(CapturedSteps):
         except DivergenceError:  # the originals still hold the numbers of before
             for arrays, original in zip(self._placed, originals, strict=True):
                 arrays.place_all(original)
-            optimizer.steps, optimizer.state = steps, original_state
+            optimizer.steps, optimizer.state = self._before
             raise
         finally:
             for arrays, buffers, original in zip(
@@ -177,7 +172,7 @@ class Replay(CapturedSteps):
                     if arrays.get(name) is buffer:  # and not what other code put there
                         original[name][...] = buffer
                         arrays.place(name, original[name])
-            sums.update({name: cast(Array, x.copy()) for name, x in self._sum_buffers.items()})
+            self._sums.update({n: cast(Array, x.copy()) for n, x in self._sum_buffers.items()})
             for slot, buffers in self._optimizer_buffers.items():
                 kept, before = optimizer.state.get(slot, {}), original_state[slot]
                 for name, buffer in buffers.items():
@@ -194,6 +189,24 @@ class Replay(CapturedSteps):
             }
             for layer in self._network.leaves():
                 layer.grads.clear()
+
+    def restart(self, sums: dict[str, Array]) -> None:
+        """Start another epoch while bound; see `CapturedSteps`."""
+        for buffers, original in zip(self._buffers, self._originals, strict=True):
+            for name, buffer in buffers.items():
+                original[name][...] = buffer
+        state = {
+            slot: {name: cast(Array, x.copy()) for name, x in buffers.items()}
+            for slot, buffers in self._optimizer_buffers.items()
+        }
+        self._before = self._optimizer.steps, state
+        self._start_sums(sums)
+
+    def _start_sums(self, sums: dict[str, Array]) -> None:
+        for name, buffer in self._sum_buffers.items():
+            buffer[...] = sums[name]
+        sums.update(cast(Arrays, self._sum_buffers))
+        self._sums = sums
 
     def vectors(self) -> list[Array]:
         """Return the flat vectors and the buffers of single arrays; see `CapturedSteps`."""
@@ -370,6 +383,8 @@ class _Group:
 
     Attributes
     ----------
+    vector : array
+        The memory of parameters and state, so that one call computes with both.
     parameters, gradients : _FlatArrays
     state : dict of str to _FlatArrays
         The optimizer's, by slot.
@@ -385,9 +400,12 @@ class _Group:
         module: ModuleType,
         gradients: Buffer | None,
     ) -> None:
-        self.parameters = _FlatArrays(arrays, module)
         self.gradients = _FlatArrays(arrays, module, gradients)
-        self.state = {slot: _FlatArrays(arrays, module) for slot in optimizer.state}
+        like, size = self.gradients.vector, self.gradients.vector.size
+        self.vector: Buffer = module.zeros((1 + len(optimizer.state)) * size, like.dtype)
+        memory = iter(self.vector.reshape(1 + len(optimizer.state), size))
+        self.parameters = _FlatArrays(arrays, module, next(memory))
+        self.state = {slot: _FlatArrays(arrays, module, next(memory)) for slot in optimizer.state}
         self.decays = decays
 
 
@@ -407,8 +425,8 @@ class _FlatArrays:
     arrays : mapping of str to array
     module : module
         NumPy or CuPy.
-    vector : array, optional
-        Zeros to use as the vector.
+    memory : array, optional
+        Zeros to use as the vector; by default new ones.
 
     Attributes
     ----------
@@ -417,12 +435,12 @@ class _FlatArrays:
     """
 
     def __init__(
-        self, arrays: Mapping[str, Buffer], module: ModuleType, vector: Buffer | None = None
+        self, arrays: Mapping[str, Buffer], module: ModuleType, memory: Buffer | None = None
     ) -> None:
         sizes = [_aligned(x) for x in arrays.values()]
         dtype = next((x.dtype for x in arrays.values()), np.dtype("float32"))
         # The gaps stay 0.
-        self.vector: Buffer = module.zeros(sum(sizes), dtype) if vector is None else vector
+        self.vector: Buffer = module.zeros(sum(sizes), dtype) if memory is None else memory
         self.views: dict[str, Buffer] = {}
         starts = itertools.accumulate(sizes, initial=0)
         for (name, x), start in zip(arrays.items(), starts, strict=False):

@@ -249,7 +249,7 @@ class LayerNorm(Layer):
 
         Parameters
         ----------
-        x : (batch, …, *features) array
+        x : array of shape (batch, …) + features
         training : bool, optional
             Save what `backward` needs.
 

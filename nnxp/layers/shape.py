@@ -35,7 +35,7 @@ class Flatten(Layer):
 
 
 class Reshape(Layer):
-    """Reshape each example: (batch, …) becomes (batch, *shape); the inverse of `Flatten`.
+    """Reshape each example: ``(batch, …)`` becomes ``(batch, *shape)``; the inverse of `Flatten`.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Reshape(Layer):
         self.shape = _require_shape(shape)
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """Return `x` in shape (batch, *shape).
+        """Return `x` in shape ``(batch, *shape)``.
 
         Raises
         ------

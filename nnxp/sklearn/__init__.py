@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from nnxp.checks import optional_import
 
 if TYPE_CHECKING:
-    from nnxp.sklearn.estimators import MLPClassifier, MLPRegressor
+    from nnxp.sklearn.classifier import MLPClassifier
+    from nnxp.sklearn.regressor import MLPRegressor
 
 __all__ = ["MLPClassifier", "MLPRegressor"]
 
@@ -22,9 +23,9 @@ def __getattr__(name: str) -> Any:
             name=name,
         )
     optional_import("sklearn.base", "sklearn")
-    from nnxp.sklearn import estimators
+    from nnxp.sklearn import classifier, regressor
 
-    return getattr(estimators, name)
+    return getattr(classifier if name == "MLPClassifier" else regressor, name)
 
 
 def __dir__() -> list[str]:

@@ -21,7 +21,7 @@ from nnxp.training.callback import Callback
 from nnxp.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from nnxp.sklearn.estimators import MLPClassifier, MLPRegressor
+    from nnxp.sklearn.base import MLP
 
 _LEAST_RATE = 1e-6  # at which the adaptive learning rate ends the training, as in scikit-learn
 
@@ -82,7 +82,7 @@ class Watch(Callback):
 
     Parameters
     ----------
-    estimator : MLPClassifier or MLPRegressor
+    estimator : MLP
     examples : int
         The number of examples in an epoch.
     rate : str
@@ -93,9 +93,11 @@ class Watch(Callback):
         Returns the validation score; None without early stopping.
     """
 
+    _holds_arrays = False
+
     def __init__(
         self,
-        estimator: MLPClassifier | MLPRegressor,
+        estimator: MLP,
         examples: int,
         rate: str,
         first_rate: float,

@@ -33,6 +33,9 @@ class Callback:
     every_step: bool = False
     only_rank_0: bool = False
     state: dict[str, Any]
+    # False for those of nnxp that keep no array of network or optimizer between two epochs, so that
+    # captured steps can stay bound.
+    _holds_arrays = True
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """Make the state, also for a subclass whose __init__ does not call this class's."""

@@ -254,6 +254,7 @@ class Progress(Callback):
     """
 
     only_rank_0 = True
+    _holds_arrays = False
 
     @explained("nnxp.callbacks.Progress()")
     def __init__(self) -> None:

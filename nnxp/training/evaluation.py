@@ -82,7 +82,7 @@ def evaluate(
     ranks : Ranks, optional
         Those that divide the data sets' batches, and have each their own sums.
     """
-    xp, penalty, metrics = device.xp, step.penalty, step.metrics
+    penalty, metrics = step.penalty, step.metrics
     # The sums of each data set's batches, and those of the steps.
     forward = step.network.forward
     groups = [
@@ -95,18 +95,18 @@ def evaluate(
     ]
     groups.append([step.sums] if step.sums else [])
     pending = [x for group in groups for sums in group for x in sums.values()]
+    scalars: list[Array] = []
     penalized = 0.0
     if penalty is not None:
         value = penalty.value(step.network.parameters().trainable)
         penalized = value if isinstance(value, float) else math.nan
-        pending += [] if isinstance(value, float) else [xp.reshape(value, (-1,))]
-    arrays = list(arrays)
-    if arrays:  # a sum of squares is finite only if all of its terms are
-        flat = [xp.reshape(x, (-1,)) for x in arrays]
-        total = functools.reduce(operator.add, [x @ x for x in flat])
-        dtype = getattr(xp, step.network.dtype or "float32")
-        pending.append(xp.reshape(xp.astype(total, dtype), (-1,)))
-    numbers = iter(device.to_host(xp.concat(pending)).tolist())
+        scalars += [] if isinstance(value, float) else [value]
+    # A sum of squares is finite only if all of its terms are.
+    reshape = device.xp.reshape
+    flat = [x if x.ndim == 1 else reshape(x, (-1,)) for x in arrays]
+    if flat:
+        scalars.append(functools.reduce(operator.add, [x @ x for x in flat]))
+    numbers = iter(_numbers(pending, scalars, device))
     totals = [_total(group, numbers) for group in groups]
     if ranks.size > 1:
         totals = _over_ranks(totals, ranks)
@@ -140,14 +140,25 @@ def _over_ranks(totals: list[dict[str, list[float]]], ranks: Ranks) -> list[dict
     ]
 
 
+def _numbers(vectors: list[Array], scalars: list[Array], device: Device) -> list[float]:
+    """Return the numbers of vectors and 0-d arrays on a device, which waits for it once."""
+    if device.is_host:
+        to_host = device.to_host
+        return [x for each in vectors for x in to_host(each).tolist()] + [*map(float, scalars)]
+    xp, dtype = device.xp, vectors[0].dtype
+    flat = [xp.reshape(xp.astype(x, dtype), (1,)) for x in scalars]
+    numbers: list[float] = device.to_host(xp.concat([*vectors, *flat])).tolist()
+    return numbers
+
+
 def _total(group: list[dict[str, Array]], numbers: Iterator[float]) -> dict[str, list[float]]:
     """Return the sums over all batches by name, and advance `numbers`, which hold them in order."""
     totals: dict[str, list[float]] = {}
     for sums in group:
         for name, x in sums.items():
             own = list(itertools.islice(numbers, x.shape[0]))
-            before = totals.get(name, [0.0] * len(own))
-            totals[name] = [a + b for a, b in zip(before, own, strict=True)]
+            before = totals.get(name)
+            totals[name] = own if before is None else list(map(operator.add, before, own))
     return totals
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -50,14 +51,15 @@ def repays_compiling(step: Step, batches: Batches, steps: int) -> bool:
     It depends on the network, the data and the number of steps alone, and not on what was measured,
     so that a training gives the same bits each time.
     """
-    if not batches.device.is_host or find_spec("llvmlite") is None:
+    if not batches.device.is_host:
         return False
     largest = step.network.work(tuple(batches.dataset.inputs.shape[1:])).numbers
     numbers = sum(math.prod(x.shape) for x in step.network.parameters().values()) * len(
         step.optimizer.state
     )
     numbers += batches.batch_size * largest
-    return steps * (_SAVED_BY_STEP + _SAVED_BY_NUMBER * numbers) > _COMPILING
+    saved = steps * (_SAVED_BY_STEP + _SAVED_BY_NUMBER * numbers)
+    return saved > _COMPILING and find_spec("llvmlite") is not None  # a search, so at last
 
 
 # Seconds, rounded, on a processor of 2.5 GHz.
@@ -86,6 +88,8 @@ class Stepper:
         # `capture`, whether the data are on the host, and whether to compile.
         self._chosen_for: tuple[bool | str, bool, bool] | None = None
         self._warned: list[object] = []  # reasons, and parts that were named
+        self._kept = contextlib.ExitStack()  # unbinds captured steps that stay bound
+        self._bound: Callable[[Array], object] | None = None  # does one of these steps
 
     @contextlib.contextmanager
     def bind(
@@ -99,6 +103,7 @@ class Stepper:
         own_step: bool,
         observed: bool,
         restores: bool,
+        keeps: bool,
     ) -> Iterator[Callable[[Array], object]]:
         """Provide the function that does one step, given the row indices of a batch.
 
@@ -119,36 +124,66 @@ class Stepper:
             Whether other code runs between steps, which may change the parts.
         restores : bool
             Whether parameters and state are to be as before if a `DivergenceError` is raised.
+        keeps : bool
+            Whether steps that are not observed may stay bound until the next call of `bind` or
+            `unbind`, as no other code can see the arrays until then.
         """
         before: Snapshot | None = None
+
+        def choose() -> AbstractContextManager[Callable[[Array], object]]:
+            nonlocal before
+            step = make_step()
+            captured = self._choose(plain_step, step, batches, capture, compiled, own_step)
+            # Captured steps restore what was there when they were bound.
+            if restores and before is None and (observed or captured is None):
+                before = Snapshot(step.network, step.optimizer, batches.device)
+            if captured is None:
+                return contextlib.nullcontext(plain_step)
+            return captured.bind(batches, step.sums)
+
         try:
+            if not observed:
+                chosen_for = capture, batches.resident is None, compiled
+                bound = self._start_bound(make_step(), chosen_for)
+                bound = bound or self._kept.enter_context(choose())
+                with self._kept as stack:
+                    yield bound
+                    if keeps:
+                        self._kept, self._bound = stack.pop_all(), bound
+                return
             with contextlib.ExitStack() as stack:
-
-                def choose() -> Callable[[Array], object]:
-                    nonlocal before
-                    step = make_step()
-                    captured = self._choose(plain_step, step, batches, capture, compiled, own_step)
-                    # Captured steps restore what was there when they were bound.
-                    if restores and before is None and (observed or captured is None):
-                        before = Snapshot(step.network, step.optimizer, batches.device)
-                    if captured is None:
-                        return plain_step
-                    return stack.enter_context(captured.bind(batches, step.sums))
-
-                chosen = choose()
+                chosen = stack.enter_context(choose())
 
                 def checked_step(rows: Array) -> None:
                     nonlocal chosen
                     if self.captured is not None and not self.captured.is_current(make_step()):
                         stack.close()
-                        chosen = choose()
+                        chosen = stack.enter_context(choose())
                     chosen(rows)
 
-                yield checked_step if observed else chosen
+                yield checked_step
         except DivergenceError:
             if before is not None:
                 before.restore()
             raise
+
+    def unbind(self) -> None:
+        """Give network and optimizer their own arrays back, if steps stayed bound."""
+        self._bound = None
+        self._kept.close()
+
+    def _start_bound(
+        self, step: Step, chosen_for: tuple[bool | str, bool, bool]
+    ) -> Callable[[Array], object] | None:
+        """Return the steps that stayed bound, for another epoch; None if they must be chosen."""
+        bound, captured = self._bound, self.captured
+        same = bound is not None and captured is not None and chosen_for == self._chosen_for
+        if captured is None or not (same and captured.is_repeatable(step)):
+            self.unbind()
+            return None
+        captured.restart(step.sums)
+        self._bound = None
+        return bound
 
     def vectors(self) -> list[Array]:
         """Return those of the captured steps, while bound; see `CapturedSteps.vectors`."""

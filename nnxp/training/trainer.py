@@ -43,7 +43,7 @@ from nnxp.losses import Loss, SoftmaxWithLoss
 from nnxp.metrics import Metric
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
-from nnxp.parts import numbers_of
+from nnxp.parts import is_own, numbers_of
 from nnxp.penalties import Penalty
 from nnxp.random import get_state
 from nnxp.ranks import ONE_RANK, Ranks, Share
@@ -247,7 +247,7 @@ class Trainer:
     @property
     def epochs(self) -> int:
         """The number of finished epochs, over all calls of `fit`."""
-        return self.history[-1].epoch if self.history else 0
+        return int(self.history[-1]["epoch"]) if self.history else 0
 
     @property
     def epoch_steps(self) -> tuple[int, int]:
@@ -471,6 +471,7 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             stack.callback(setattr, self, "_micro_batch_size", None)
             stack.enter_context(self._session(data, training=True))
+            stack.callback(self._stepper.unbind)
             stopping = False
             for callback in own:
                 stack.push(partial(_finish, self, callback))
@@ -479,8 +480,15 @@ class Trainer:
             self._require_same_ranks(data, (epochs, accumulate, train_metrics))
             observers = [callback for callback in own if callback.every_step]
             observed = self.ranks.any(observers)
+            # No code of the user sees the arrays between epochs, an iterable's neither. Each rank
+            # may have other callbacks, and all ranks must bind, and try the user's parts, together.
+            keeps = (
+                self.ranks.size == 1
+                and isinstance(train, Dataset)
+                and not any(x._holds_arrays or not is_own(type(x)) for x in given)
+            )
             for _ in range(0 if self.ranks.any(stopping) else epochs):
-                record = self._epoch(data, observers, observed, first_sums)
+                record = self._epoch(data, observers, observed, first_sums, keeps=keeps)
                 if record is None:
                     break
                 self.history.append(record)
@@ -545,7 +553,7 @@ class Trainer:
         self._micro_batch_size = None
         with (
             self._session([batches], training=True),
-            self._steps(batches, progress, observed=False, restores=False) as do_step,
+            self._steps(batches, progress, False, restores=False, keeps=False) as do_step,
         ):
             self._train(do_step, batches, progress, [], False)
 
@@ -867,6 +875,8 @@ class Trainer:
         observers: list[Callback],
         observed: bool,
         first_sums: dict[str, Array],
+        *,
+        keeps: bool,
     ) -> Record | None:
         """Train an epoch, evaluate, and return the epoch's record; None if it was stopped.
 
@@ -881,6 +891,8 @@ class Trainer:
         first_sums : dict of str to array
             The zeros from which the steps' figures are summed; none, if the training examples are
             evaluated after the epoch.
+        keeps : bool
+            Whether captured steps may stay bound, since no code of the user sees the arrays.
         """
         batches = data[0]
         epoch = self.epochs + 1
@@ -891,7 +903,7 @@ class Trainer:
         )
         numbers = self._numbers() if observed else []
         try:
-            with self._steps(batches, progress, observed, restores=True) as step:
+            with self._steps(batches, progress, observed, restores=True, keeps=keeps) as step:
                 if not self._train(step, batches, progress, observers, observed):
                     return None
                 evaluated = data[1:] if self._sums else data
@@ -1012,7 +1024,13 @@ class Trainer:
 
     @contextlib.contextmanager
     def _steps(
-        self, batches: Batches, progress: EpochProgress, observed: bool, restores: bool
+        self,
+        batches: Batches,
+        progress: EpochProgress,
+        observed: bool,
+        *,
+        restores: bool,
+        keeps: bool,
     ) -> Iterator[Callable[[Array], object]]:
         """Provide the function that does one step, given a batch's rows; see `Stepper.bind`.
 
@@ -1038,6 +1056,7 @@ class Trainer:
                 own_step=self._has_own_step(),
                 observed=observed,
                 restores=restores,
+                keeps=keeps,
             ) as step:
                 yield step
         except BaseException:

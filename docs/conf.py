@@ -1,0 +1,114 @@
+"""Settings of the site: `nox -s docs` builds it with Sphinx into docs/_build/html."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
+
+import nnxp
+
+project = "nnxp"
+author = "The nnxp developers"
+project_copyright = author
+release = nnxp.__version__
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "nnxp"
+html_favicon = "favicon.svg"
+html_last_updated_fmt = None
+html_copy_source = False
+html_show_sphinx = False
+pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-contrast-dark"
+
+myst_heading_anchors = 3
+copybutton_exclude = ".linenos, .gp, .go"  # of a console, the commands are copied alone
+
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings say types, and shapes
+autodoc_default_options = {"members": True}
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+
+
+def public_names(where: str) -> list[str]:
+    """Return the public names of a namespace: in full, classes before functions.
+
+    Parameters
+    ----------
+    where : str
+        A module that users reach, such as ``"nnxp.data"``; or ``"nnxp: layers losses"``, the names
+        of ``nnxp`` that these modules of it define.
+    """
+    space, _, modules = where.partition(":")
+    module = _resolved(space)
+    names = getattr(module, "__all__", None) or [
+        name for name, x in vars(module).items() if getattr(x, "__module__", "") == module.__name__
+    ]
+    found = {name: getattr(module, name) for name in names if not name.startswith("_")}
+    documented = {name: x for name, x in found.items() if inspect.isclass(x) or callable(x)}
+    if modules:
+        wanted = [f"nnxp.{name}" for name in modules.split()]
+        documented = {
+            name: x
+            for name, x in documented.items()
+            if any(f"{x.__module__}.".startswith(f"{start}.") for start in wanted)
+        }
+    ordered = sorted(documented, key=lambda name: (not inspect.isclass(documented[name]), name))
+    return [f"{space}.{name}" for name in ordered]
+
+
+def write_reference(app: Sphinx, page: str, source: list[str]) -> None:
+    """Replace each line ``% reference: WHERE`` of a page by the documentation of its names."""
+
+    def documentation(match: re.Match[str]) -> str:
+        lines = ["```{eval-rst}", ".. currentmodule:: nnxp", ""]
+        for name in public_names(match[1]):
+            space, _, last = name.rpartition(".")
+            x = getattr(_resolved(space), last)
+            lines += [f".. auto{'class' if inspect.isclass(x) else 'function'}:: {name}", ""]
+        return "\n".join([*lines, "```"])
+
+    source[0] = re.sub(r"^% reference: (.*)$", documentation, source[0], flags=re.M)
+
+
+def _resolved(space: str) -> object:
+    module: object = nnxp
+    for part in space.split(".")[1:]:
+        module = getattr(module, part)
+    return module
+
+
+def show_settings(
+    app: Sphinx, what: str, name: str, x: Any, options: object, signature: str, returns: str
+) -> tuple[str, str] | None:
+    """Show the parameters of a class's ``__init__``, where ``__new__`` takes any."""
+    if what != "class" or not inspect.isfunction(x.__init__):
+        return None
+    _, *parameters = inspect.signature(x.__init__).parameters.values()
+    shown = [parameter.replace(annotation=parameter.empty) for parameter in parameters]
+    return str(inspect.Signature(shown)), ""
+
+
+def skip_metadata_requests(
+    app: Sphinx, what: str, name: str, x: object, skip: bool, options: object
+) -> bool | None:
+    """Leave out methods that scikit-learn adds, whose docstrings refer to its own manual."""
+    return True if re.fullmatch(r"set_\w+_request", name) else None
+
+
+def setup(app: Sphinx) -> None:
+    """Let pages of the reference list public names."""
+    app.connect("source-read", write_reference)
+    app.connect("autodoc-process-signature", show_settings)
+    app.connect("autodoc-skip-member", skip_metadata_requests)
