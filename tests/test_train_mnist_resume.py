@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from script_runner import ENVIRONMENT, PATHS, SCRIPTS, run, training
 
 import nnxp
 from nnxp.data import Dataset
+from nnxp.ranks import Ranks
 
 pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="scripts: not beside the tests")
 
@@ -257,6 +259,9 @@ def stop():
         signal.signal(number, handler)
 
 
+ALONE = types.SimpleNamespace(ranks=Ranks())  # of a trainer, what the callback reads
+
+
 def test_second_ctrl_c_raises_keyboard_interrupt(stop):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     stop.start(None)
@@ -266,7 +271,7 @@ def test_second_ctrl_c_raises_keyboard_interrupt(stop):
     assert stop.received == signal.SIGINT
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-    stop.finish(None, None)
+    stop.finish(ALONE, None)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
 
@@ -279,7 +284,7 @@ def test_an_ignored_ctrl_c_stays_ignored(stop):
     signal.raise_signal(signal.SIGTERM)
     assert stop.received == signal.SIGTERM
     signal.raise_signal(signal.SIGINT)
-    stop.finish(None, None)
+    stop.finish(ALONE, None)
     signal.raise_signal(signal.SIGINT)
 
 
