@@ -258,7 +258,8 @@ def stop():
         signal.signal(number, handler)
 
 
-ALONE = types.SimpleNamespace(ranks=types.SimpleNamespace(size=1))  # of a trainer, what the callback reads
+# What the callback reads of a trainer.
+ALONE = types.SimpleNamespace(ranks=types.SimpleNamespace(size=1))
 
 
 def test_second_ctrl_c_raises_keyboard_interrupt(stop):
