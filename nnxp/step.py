@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 from nnxp.arrays import Array, device_of, namespace_of
 from nnxp.errors import InputError
@@ -17,6 +17,9 @@ from nnxp.optimizers import Optimizer
 from nnxp.penalties import Penalty
 from nnxp.ranks import ONE_RANK, Ranks, Share, Totals, total_of
 from nnxp.transforms import Transform, transform_gradients
+
+# Does a step for each of some batches, given the row indices of each.
+DoSteps: TypeAlias = Callable[[Iterable[Array]], object]
 
 
 class Step:

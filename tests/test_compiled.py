@@ -249,6 +249,18 @@ def test_reductions_are_within_their_rounding_bound(function, axis, dtype):
 
 
 @pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_argmax_is_numpys_also_with_ties_and_nan(axis, dtype):
+    rng = np.random.default_rng(0)
+    whole = rng.integers(4, size=(9, 11, 13)).astype(dtype)
+    whole[rng.random(whole.shape) < 0.05] = np.nan
+    whole[rng.random(whole.shape) < 0.05] = -np.inf
+    whole[2] = -np.inf
+    for x in (whole, whole.transpose(2, 0, 1), whole[::2, :, ::-1], whole[:, :, 0]):
+        assert_compiled(lambda xp, x: xp.argmax(x, axis=axis), x)
+
+
+@pytest.mark.parametrize("dtype", REAL)
 def test_products_are_within_their_rounding_bound(dtype):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(40, 60)).astype(dtype), rng.normal(size=(60, 50)).astype(dtype)
@@ -389,3 +401,36 @@ def test_other_data_and_streams_are_read_anew():
         networks.append(network.parameters())
     for name, x in networks[0].items():
         np.testing.assert_allclose(x, networks[1][name], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 64])
+def test_several_steps_of_one_call_are_the_steps(monkeypatch, limit):
+    """Rows, numbers, random masks, sums and a short last batch, in calls of different lengths."""
+    from nnxp.capture import compiled
+
+    calls = []
+    original = llvm.Function.__call__
+    monkeypatch.setattr(
+        llvm.Function, "__call__", lambda self, n=1: (calls.append(n), original(self, n))
+    )
+    rng = np.random.default_rng(0)
+    data = Dataset(rng.normal(size=(293, 5)), rng.integers(3, size=293))
+
+    def trained(capture):
+        layers = [nnxp.Affine(5, 8, rng=0), nnxp.ReLU(), nnxp.Dropout(0.3, rng=1)]
+        network = nnxp.Sequential([*layers, nnxp.Affine(8, 3, rng=2)]).to("cpu", dtype="float64")
+        schedule = nnxp.schedules.Cosine(0.01, 100)
+        optimizer = nnxp.Adam(schedule, weight_decay=0.1)
+        options = {"capture": capture, "compiled": capture}
+        trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), optimizer, **options)
+        history = trainer.fit(data, epochs=3, batch_size=10, rng=0, train_metrics="running")
+        return network.parameters(), [x.train_loss for x in history], optimizer.steps
+
+    monkeypatch.setattr(compiled, "_MAX_STEPS", limit)
+    parameters, losses, steps = trained(True)
+    assert max(calls) == min(limit, 29)
+    assert sum(calls) == steps == 90
+    expected, expected_losses, _ = trained(False)
+    for name, x in parameters.items():
+        np.testing.assert_allclose(x, expected[name], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-12)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
@@ -17,7 +17,7 @@ from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.parameters import Parameters
 from nnxp.parts import Part, definition, numbers_of
-from nnxp.step import Step
+from nnxp.step import DoSteps, Step
 
 
 class CapturedSteps(ABC):
@@ -114,10 +114,8 @@ class CapturedSteps(ABC):
         )
 
     @abstractmethod
-    def bind(
-        self, batches: Batches, sums: dict[str, Array]
-    ) -> AbstractContextManager[Callable[[Array], None]]:
-        """Return a context that provides a function: it does one step, given row indices.
+    def bind(self, batches: Batches, sums: dict[str, Array]) -> AbstractContextManager[DoSteps]:
+        """Return a context that provides a function: it does a step for each of some batches.
 
         Network and optimizer hold the current parameters and state after each step, and `sums`
         those of the loss and the metrics; see `Step`. Arrays that other code puts in their place

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from itertools import groupby
-from typing import Any, cast
+from collections.abc import Callable, Iterable
+from itertools import groupby, islice
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from nnxp.arrays import Array
 from nnxp.capture.blas import product_address
 from nnxp.capture.llvm import (
+    ArgmaxKernel,
     Function,
     GatherKernel,
     Kernel,
@@ -28,7 +30,12 @@ from nnxp.capture.recorded import Recorded
 from nnxp.capture.replay import BatchProgram, Replay
 from nnxp.capture.tape import Op
 from nnxp.data.batches import Batches
+from nnxp.data.stream import BatchStream
 from nnxp.step import Step
+
+_MAX_STEPS = 64  # of one call
+# Of the buffers of all steps of a call: it cannot be interrupted, and takes some milliseconds.
+_CALL_BYTES = 1 << 24
 
 
 class CompiledOps(NumpyOps):
@@ -54,6 +61,10 @@ class CompiledOps(NumpyOps):
         if function in (np.sum, np.max, np.mean) and len(args) == 1:
             if kwargs.keys() <= {"axis", "keepdims"} and args[0].dtype == out.dtype:
                 kernel = _reduction(function, args[0], kwargs.get("axis"), out)
+        elif function is np.argmax and len(args) == 1 and isinstance(kwargs.get("axis"), int):
+            x, axis = args[0], kwargs["axis"]
+            if x.dtype in (np.float32, np.float64) and x.shape[axis]:
+                kernel = ArgmaxKernel(x, axis, out)
         elif function is np.matmul:
             kernel = _product(out, *args, kept=False)
         elif function is subtract_product and args[0] is out:
@@ -63,30 +74,88 @@ class CompiledOps(NumpyOps):
         return [kernel]
 
 
+class _Fetch(NamedTuple):
+    """What gives a compiled program its batches.
+
+    Attributes
+    ----------
+    gather : GatherKernel
+    function : Function
+        It starts with `gather`.
+    steps : int
+        How many steps one call of the function can do: 1 if other calls belong to a step.
+    """
+
+    gather: GatherKernel
+    function: Function
+    steps: int
+
+
 class CompiledReplay(Replay):
-    """Captured steps as machine code."""
+    """Captured steps as machine code, which does several steps of a small network in one call."""
 
     def __init__(self, step: Step, batches: Batches) -> None:
         super().__init__(step, batches, CompiledOps())
-        # By a batch's buffers: what copies the rows, the function, and the examples that it reads.
-        self._gathers: dict[int, tuple[GatherKernel, Function, tuple[Buffer, ...] | None]] = {}
+        self._fetches: dict[int, _Fetch] = {}  # by the identity of a batch's buffers
+        self._examples: dict[int, tuple[Buffer, ...]] = {}  # those that its function reads
 
-    def _join(self, program: Program, batch: tuple[Buffer, ...]) -> Program:
-        gather = GatherKernel(batch)
+    def _join(self, program: Program, batch: tuple[Buffer, ...], nbytes: int) -> Program:
+        steps = max(1, min(_MAX_STEPS, _CALL_BYTES // max(nbytes, 1)))
+        gather = GatherKernel(batch, self._number_vector, steps)
         joined = join([gather, *program])
-        self._gathers[id(batch)] = gather, cast(Function, joined[0]), None
+        function = cast(Function, joined[0])
+        kept = {id(x.batch) for x in self._programs.values()}
+        self._fetches = {key: x for key, x in self._fetches.items() if key in kept}
+        self._examples = {key: x for key, x in self._examples.items() if key in kept}
+        self._fetches[id(batch)] = _Fetch(gather, function, steps if len(joined) == 1 else 1)
         return joined
+
+    def _do_steps(self, batches: Batches, rows: Iterable[Array]) -> None:
+        examples = cast("tuple[Buffer, ...]", batches.arrays)
+        is_contiguous = all(x.flags.c_contiguous for x in examples)
+        if isinstance(batches, BatchStream) or not is_contiguous or self._ranks is not None:
+            super()._do_steps(batches, rows)
+            return
+        for size, same in groupby(cast("Iterable[Buffer]", rows), len):
+            program = self._program(examples, size)
+            fetch = self._fetches[id(program.batch)]
+            if fetch.steps == 1:
+                super()._do_steps(batches, cast("Iterable[Array]", same))
+                continue
+            self._place(program, examples)
+            while indices := list(islice(same, fetch.steps)):
+                self._call(fetch, indices)
+
+    def _call(self, fetch: _Fetch, indices: list[Buffer]) -> None:
+        """Do a step for each of a few batches by one call."""
+        gather, optimizer, steps = fetch.gather, self._optimizer, len(indices)
+        first = optimizer.steps
+        try:
+            for i in range(steps):
+                gather.numbers[i] = optimizer.numbers()
+                optimizer.steps += 1
+        finally:
+            optimizer.steps = first  # none is done so far
+        np.concatenate(indices, out=gather.indices[:steps].reshape(-1))
+        gather.step[0] = 0
+        self._stepped = True
+        optimizer.steps = first + steps
+        fetch.function(steps)
 
     def _fetch(self, program: BatchProgram, examples: tuple[Buffer, ...], rows: Buffer) -> None:
         """Tell the program which rows of the examples are the batch; it copies them itself."""
-        key, size = id(program.batch), len(rows)
-        gather, function, known = self._gathers[key]
-        if not all(x.flags.c_contiguous for x in examples if known is not examples):
-            examples, rows = tuple(x[rows] for x in examples), np.arange(size)
-        gather.indices[:] = rows
-        if known is not examples:
-            function.place([address(x) for x in examples])
-            self._gathers[key] = gather, function, examples
+        if not all(x.flags.c_contiguous for x in examples):
+            examples, rows = tuple(x[rows] for x in examples), np.arange(len(rows))
+        self._place(program, examples)
+        gather = self._fetches[id(program.batch)].gather
+        gather.indices[0], gather.numbers[0], gather.step[0] = rows, self._number_vector, 0
+
+    def _place(self, program: BatchProgram, examples: tuple[Buffer, ...]) -> None:
+        """Tell the program where the examples are."""
+        key = id(program.batch)
+        if self._examples.get(key) is not examples:
+            self._fetches[key].function.place([address(x) for x in examples])
+            self._examples[key] = examples  # kept alive
 
 
 def join(program: Program) -> Program:

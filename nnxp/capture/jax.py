@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -13,7 +14,7 @@ from nnxp.arrays import Array
 from nnxp.capture.base import CapturedSteps, require_states, with_numbers
 from nnxp.data.batches import Batches, prepare_batch
 from nnxp.errors import DivergenceError
-from nnxp.step import Step
+from nnxp.step import DoSteps, Step
 
 Values: TypeAlias = tuple[
     dict[str, Array], dict[str, Array], dict[str, dict[str, Array]], dict[str, Array]
@@ -33,8 +34,8 @@ class JaxSteps(CapturedSteps):
         self._compiled: Callable[..., Values] = importlib.import_module("jax").jit(self._update)
 
     @contextlib.contextmanager
-    def bind(self, batches: Batches, sums: dict[str, Array]) -> Iterator[Callable[[Array], None]]:
-        """Provide the function that does one step; see `CapturedSteps`."""
+    def bind(self, batches: Batches, sums: dict[str, Array]) -> Iterator[DoSteps]:
+        """Provide the function that does steps; see `CapturedSteps`."""
         self._placed = self._network.arrays()  # of the layers that there are now
         (parameters, states), optimizer = self._placed, self._optimizer
         self._keep_before()
@@ -48,7 +49,7 @@ class JaxSteps(CapturedSteps):
         self._values = dict(parameters), dict(states), state, dict(sums)
         self._sums, self._stepped, self._written = sums, False, True
         try:
-            yield lambda rows: self._step(batches.arrays, rows)  # a stream's arrays change
+            yield partial(self._do_steps, batches)
         except DivergenceError:
             originals, optimizer.steps, optimizer.state = self._before
             for arrays, original in zip(self._placed, originals, strict=True):
@@ -78,6 +79,10 @@ class JaxSteps(CapturedSteps):
             return True
         parameters, states, state, _ = self._values
         return self._hold(self._placed, (parameters, states), state)
+
+    def _do_steps(self, batches: Batches, rows: Iterable[Array]) -> None:
+        for each in rows:
+            self._step(batches.arrays, each)  # a stream's arrays are others at each step
 
     def _step(self, examples: tuple[Array, ...], rows: Array) -> None:
         numbers = [np.asarray(x, self._dtype) for x in self._optimizer.numbers()]

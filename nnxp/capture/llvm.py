@@ -234,6 +234,48 @@ class ReductionKernel(Kernel):
             _emit_loops(builder, lengths, divide)
 
 
+class ArgmaxKernel(Kernel):
+    """The index of the first of the largest numbers along an axis; that of the first NaN.
+
+    Parameters
+    ----------
+    x : array
+    axis : int
+    out : array
+        Without this axis; int64.
+    """
+
+    def __init__(self, x: Buffer, axis: int, out: Buffer) -> None:
+        super().__init__([x, out])
+        self._x, self._out = np.moveaxis(x, axis, -1), out
+
+    def emit(self, builder: ir.IRBuilder, pointers: dict[int, ir.Value]) -> None:
+        """Emit a loop along the axis within loops over the others."""
+        x, out = self._x, self._out
+        source, target = pointers[address(x)], pointers[address(out)]
+        places, steps = ([n // y.itemsize for n in y.strides] for y in (x, out))
+
+        def body(indices: list[ir.Value]) -> None:
+            def load(i: ir.Value) -> ir.Value:
+                return _load(
+                    builder, _element(builder, source, x.dtype, [*indices, i], places), x.dtype
+                )
+
+            def larger(i: ir.Value, best: ir.Value) -> ir.Value:
+                value, most = load(i), load(best)
+                is_first_nan = builder.and_(
+                    builder.fcmp_unordered("uno", value, value),
+                    builder.fcmp_ordered("ord", most, most),
+                )
+                is_larger = builder.fcmp_ordered(">", value, most)
+                return builder.select(builder.or_(is_larger, is_first_nan), i, best)
+
+            best = _emit_loop(builder, x.shape[-1], larger, _SIZE(0))
+            _store(builder, best, _element(builder, target, out.dtype, indices, steps), out.dtype)
+
+        _emit_loops(builder, out.shape, body)
+
+
 class ProductKernel(Kernel):
     """A matrix product of BLAS: ``out = factor * (a @ b) + kept * out``.
 
@@ -284,31 +326,57 @@ class ProductKernel(Kernel):
 
 
 class GatherKernel(Kernel):
-    """Copies rows of examples to a batch; `Function.place` says where the examples are.
+    """Copies what the next step reads: rows of the examples, and the optimizer's numbers.
+
+    `Function.place` says where the examples are.
 
     Parameters
     ----------
     batch : sequence of array
         C-contiguous.
+    numbers : (numbers,) array
+        C-contiguous.
+    steps : int
+        The largest number of steps in one call.
 
     Attributes
     ----------
-    indices : (batch,) array
-        Of the rows; to be set before each call.
+    indices : (steps, batch) array
+        Of the rows; to be set before each call, as are the two others.
+    numbers : (steps, numbers) array
+    step : (1,) array
+        The number of steps so far in this call; a call begins with 0.
     """
 
-    def __init__(self, batch: Sequence[Buffer]) -> None:
-        self.indices: Buffer = np.zeros(len(batch[0]), np.int64)
-        super().__init__([*batch, self.indices])
-        self._batch = batch
+    def __init__(self, batch: Sequence[Buffer], numbers: Buffer, steps: int) -> None:
+        self.indices: Buffer = np.zeros((steps, len(batch[0])), np.int64)
+        self.numbers: Buffer = np.zeros((steps, len(numbers)), numbers.dtype)
+        self.step: Buffer = np.zeros(1, np.int64)
+        super().__init__([*batch, self.indices, self.numbers, numbers, self.step])
+        self._batch, self._current = batch, numbers
         self._examples = [-1 - i for i in range(len(batch))]  # no addresses yet
         self.addresses = [*self._examples, *self.addresses]
 
     def emit(self, builder: ir.IRBuilder, pointers: dict[int, ir.Value]) -> None:
-        """Emit a loop over the rows."""
-        indices = pointers[address(self.indices)]
+        """Emit a loop over the rows and one over the numbers, and count the step."""
+        counter = pointers[address(self.step)]
+        step = builder.load(counter, typ=_SIZE)
+
+        def of_step(x: Buffer) -> ir.Value:
+            return _element(builder, pointers[address(x)], x.dtype, [step], [x.shape[1]])
+
+        indices = of_step(self.indices)
         for source, target in zip(self._examples, self._batch, strict=True):
             _emit_rows(builder, indices, pointers[source], pointers[address(target)], target)
+        numbers, dtype = of_step(self.numbers), self.numbers.dtype
+        current = pointers[address(self._current)]
+
+        def copy(places: list[ir.Value]) -> None:
+            value = _load(builder, _element(builder, numbers, dtype, places, [1]), dtype)
+            _store(builder, value, _element(builder, current, dtype, places, [1]), dtype)
+
+        _emit_loops(builder, [len(self._current)], copy)
+        builder.store(builder.add(step, _SIZE(1)), counter)
 
 
 def _emit_rows(
@@ -380,11 +448,11 @@ def _emit_loops(
 
 def _emit_loop(
     builder: ir.IRBuilder,
-    length: int,
+    length: int | ir.Value,
     body: Callable[[ir.Value, Any], Any],
     start: ir.Value | None = None,
 ) -> Any:
-    """Emit a loop; return the last value that the body returned, given the one before."""
+    """Emit a loop of at least one pass; return the body's last value, given the one before."""
     before = builder.block
     inside = builder.append_basic_block("loop")
     builder.branch(inside)
@@ -399,7 +467,8 @@ def _emit_loop(
         value.add_incoming(start, before)
         value.add_incoming(result, builder.block)
     after = builder.function.append_basic_block("end")
-    builder.cbranch(builder.icmp_unsigned("<", following, _SIZE(length)), inside, after)
+    end = _SIZE(length) if isinstance(length, int) else length
+    builder.cbranch(builder.icmp_unsigned("<", following, end), inside, after)
     builder.position_at_end(after)
     return result
 
@@ -545,7 +614,7 @@ class Function:
             for function, place in kernel.functions.items():
                 library.import_symbol(function, place)
         self._tracker = library.link(_compiler()[0], f"nnxp{name}")
-        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
         self._run = kind(self._tracker["run"])
         self._place = ctypes.c_void_p(self._table.ctypes.data)
 
@@ -553,9 +622,9 @@ class Function:
         """Set the addresses of the examples of a `GatherKernel`, which is the first kernel."""
         self._table[: len(addresses)] = addresses
 
-    def __call__(self) -> None:
-        """Run the kernels."""
-        self._run(self._place)
+    def __call__(self, times: int = 1) -> None:
+        """Run the kernels once, or more `times`."""
+        self._run(self._place, times)
 
 
 _names = itertools.count()
@@ -571,12 +640,13 @@ def _module(kernels: list[Kernel], addresses: list[int]) -> str:
     """Return the intermediate representation of a function that runs the kernels."""
     module = ir.Module()
     nothing = ir.VoidType()
-    run = ir.Function(module, ir.FunctionType(nothing, [_POINTER]), "run")
+    run = ir.Function(module, ir.FunctionType(nothing, [_POINTER, _SIZE]), "run")
     builder = ir.IRBuilder(run.append_basic_block())
     pointers = {}
     for i, each in enumerate(addresses):
         place = builder.gep(run.args[0], [_SIZE(i)], source_etype=_POINTER)
         pointers[each] = builder.load(place, typ=_POINTER)
+    functions = []
     for i, kernel in enumerate(kernels):
         kind = ir.FunctionType(nothing, [_POINTER] * len(kernel.addresses))
         function = ir.Function(module, kind, f"kernel{i}")
@@ -588,7 +658,13 @@ def _module(kernels: list[Kernel], addresses: list[int]) -> str:
         inner = ir.IRBuilder(function.append_basic_block())
         kernel.emit(inner, dict(zip(kernel.addresses, function.args, strict=True)))
         inner.ret_void()
-        builder.call(function, [pointers[x] for x in kernel.addresses])
+        functions.append(function)
+
+    def call_all(_: ir.Value, __: None) -> None:
+        for function, kernel in zip(functions, kernels, strict=True):
+            builder.call(function, [pointers[x] for x in kernel.addresses])
+
+    _emit_loop(builder, run.args[1], call_all)
     builder.ret_void()
     return str(module)
 

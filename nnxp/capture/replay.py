@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -22,7 +23,7 @@ from nnxp.data.batches import Batches, prepare_batch
 from nnxp.errors import DivergenceError
 from nnxp.network import Sequential
 from nnxp.optimizers import SGD, Optimizer
-from nnxp.step import Step
+from nnxp.step import DoSteps, Step
 
 Arrays: TypeAlias = Mapping[str, Array]
 Targets: TypeAlias = list[tuple[Array, Buffer]]
@@ -114,6 +115,7 @@ class Replay(CapturedSteps):
         self._numbers = [x.reshape(()) for x in self._number_vector.reshape(-1, 1)]
         self._update = [call for group in self._groups for call in self._compile_update(group)]
         self._programs: dict[int, BatchProgram] = {}
+        self._stepped = False  # since `bind`
         self._buffers = [self._parameter_buffers, self._state_buffers]
         self._placed = network.arrays()  # where the buffers are while bound
         self._originals = [dict(arrays) for arrays in self._placed]  # in their place otherwise
@@ -128,9 +130,10 @@ class Replay(CapturedSteps):
         return buffers + sum(x.nbytes for x in self._programs.values())
 
     @contextlib.contextmanager
-    def bind(self, batches: Batches, sums: dict[str, Array]) -> Iterator[Callable[[Array], None]]:
-        """Provide the function that does one step; see `CapturedSteps`."""
-        optimizer, stepped = self._optimizer, False
+    def bind(self, batches: Batches, sums: dict[str, Array]) -> Iterator[DoSteps]:
+        """Provide the function that does steps; see `CapturedSteps`."""
+        optimizer = self._optimizer
+        self._stepped = False
         left = self._left_state
         if left is None or not self._hold(self._placed, self._originals, left):
             self._placed = self._network.arrays()
@@ -145,20 +148,13 @@ class Replay(CapturedSteps):
         for slot, buffers in self._optimizer_buffers.items():
             for name, buffer in buffers.items():
                 buffer[...] = original_state[slot].get(name, 0)
-        do_step: Callable[[Any, Any], None] = self._step
-
-        def step(rows: Array) -> None:  # the arrays of a stream are others at each step
-            nonlocal stepped
-            stepped = True
-            do_step(batches.arrays, rows)
-
         try:
             self._start_sums(sums)
             for arrays, buffers in zip(self._placed, self._buffers, strict=True):
                 arrays.place_all(cast(Arrays, buffers))
             for slot, buffers in self._optimizer_buffers.items():
                 optimizer.state[slot].update(cast(Arrays, buffers))
-            yield step
+            yield partial(self._do_steps, batches)
         except DivergenceError:  # the originals still hold the numbers of before
             for arrays, original in zip(self._placed, originals, strict=True):
                 arrays.place_all(original)
@@ -178,7 +174,7 @@ class Replay(CapturedSteps):
                 for name, buffer in buffers.items():
                     if kept.get(name) is not buffer:
                         continue
-                    if stepped:
+                    if self._stepped:
                         kept[name] = cast(Array, buffer.copy())
                     elif name in before:
                         kept[name] = before[name]
@@ -219,6 +215,11 @@ class Replay(CapturedSteps):
     def _holds_arrays(self) -> bool:
         state = cast("Mapping[str, Arrays]", self._optimizer_buffers)
         return self._hold(self._placed, cast("list[Arrays]", self._buffers), state)
+
+    def _do_steps(self, batches: Batches, rows: Iterable[Array]) -> None:
+        for each in rows:  # the arrays of a stream are others at each step
+            self._stepped = True
+            self._step(cast("tuple[Buffer, ...]", batches.arrays), cast(Buffer, each))
 
     def _step(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
         program = self._program(examples, len(rows))
@@ -284,10 +285,10 @@ class Replay(CapturedSteps):
         targets += [(states[name], x) for name, x in self._state_buffers.items()]
         targets += self._update_targets(step, tape)
         nbytes += self._add_program(program, tape, targets)
-        return BatchProgram(batch, self._join(program + self._update, batch), nbytes)
+        return BatchProgram(batch, self._join(program + self._update, batch, nbytes), nbytes)
 
-    def _join(self, program: Program, batch: tuple[Buffer, ...]) -> Program:
-        """Return a program that does the same by fewer calls."""
+    def _join(self, program: Program, batch: tuple[Buffer, ...], nbytes: int) -> Program:
+        """Return a program that does the same by fewer calls; its buffers have `nbytes`."""
         return program
 
     def _exchange(self) -> None:

@@ -91,10 +91,10 @@ def disagreement(
                 before.foreign, "plain steps diverge in a trial, so that nothing can be compared"
             )
     try:
-        with _restored(step), captured().bind(batches, step.sums) as captured_step:
+        with _restored(step), captured().bind(batches, step.sums) as do_steps:
             for i, rows in enumerate(_trial_batches(batches)):
                 _change_numbers(optimizer, 0.5**i)
-                captured_step(rows)
+                do_steps([rows])
             replayed = _values(step, batches)
     except Exception as error:
         if batches.device.is_memory_error(error):

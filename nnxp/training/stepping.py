@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ from nnxp.checks import optional_import, warn
 from nnxp.data.batches import Batches
 from nnxp.devices import Device
 from nnxp.errors import DivergenceError, InputError
-from nnxp.step import Step
+from nnxp.step import DoSteps, Step
 from nnxp.training.divergence import Snapshot
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Stepper:
         self._chosen_for: tuple[bool | str, bool, bool] | None = None
         self._warned: list[object] = []  # reasons, and parts that were named
         self._kept = contextlib.ExitStack()  # unbinds captured steps that stay bound
-        self._bound: Callable[[Array], object] | None = None  # does one of these steps
+        self._bound: DoSteps | None = None  # does these steps
 
     @contextlib.contextmanager
     def bind(
@@ -104,8 +104,11 @@ class Stepper:
         observed: bool,
         restores: bool,
         keeps: bool,
-    ) -> Iterator[Callable[[Array], object]]:
-        """Provide the function that does one step, given the row indices of a batch.
+    ) -> Iterator[DoSteps]:
+        """Provide the function that does a step for each batch, given the rows of the batches.
+
+        It takes an iterable of row indices. Where steps are observed, it must be called for each
+        batch alone.
 
         Parameters
         ----------
@@ -130,7 +133,11 @@ class Stepper:
         """
         before: Snapshot | None = None
 
-        def choose() -> AbstractContextManager[Callable[[Array], object]]:
+        def plain_steps(rows: Iterable[Array]) -> None:
+            for each in rows:
+                plain_step(each)
+
+        def choose() -> AbstractContextManager[DoSteps]:
             nonlocal before
             step = make_step()
             captured = self._choose(plain_step, step, batches, capture, compiled, own_step)
@@ -138,7 +145,7 @@ class Stepper:
             if restores and before is None and (observed or captured is None):
                 before = Snapshot(step.network, step.optimizer, batches.device)
             if captured is None:
-                return contextlib.nullcontext(plain_step)
+                return contextlib.nullcontext(plain_steps)
             return captured.bind(batches, step.sums)
 
         try:
@@ -154,14 +161,14 @@ class Stepper:
             with contextlib.ExitStack() as stack:
                 chosen = stack.enter_context(choose())
 
-                def checked_step(rows: Array) -> None:
+                def checked_steps(rows: Iterable[Array]) -> None:
                     nonlocal chosen
                     if self.captured is not None and not self.captured.is_current(make_step()):
                         stack.close()
                         chosen = stack.enter_context(choose())
                     chosen(rows)
 
-                yield checked_step
+                yield checked_steps
         except DivergenceError:
             if before is not None:
                 before.restore()
@@ -172,9 +179,7 @@ class Stepper:
         self._bound = None
         self._kept.close()
 
-    def _start_bound(
-        self, step: Step, chosen_for: tuple[bool | str, bool, bool]
-    ) -> Callable[[Array], object] | None:
+    def _start_bound(self, step: Step, chosen_for: tuple[bool | str, bool, bool]) -> DoSteps | None:
         """Return the steps that stayed bound, for another epoch; None if they must be chosen."""
         bound, captured = self._bound, self.captured
         same = bound is not None and captured is not None and chosen_for == self._chosen_for

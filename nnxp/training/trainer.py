@@ -47,7 +47,7 @@ from nnxp.parts import is_own, numbers_of
 from nnxp.penalties import Penalty
 from nnxp.random import get_state
 from nnxp.ranks import ONE_RANK, Ranks, Share
-from nnxp.step import Step
+from nnxp.step import DoSteps, Step
 from nnxp.training.callback import Callback
 from nnxp.training.callbacks import Checkpoint, Progress
 from nnxp.training.divergence import Snapshot, parameters_and_state, raise_at_divergence
@@ -553,9 +553,9 @@ class Trainer:
         self._micro_batch_size = None
         with (
             self._session([batches], training=True),
-            self._steps(batches, progress, False, restores=False, keeps=False) as do_step,
+            self._steps(batches, progress, False, restores=False, keeps=False) as do_steps,
         ):
-            self._train(do_step, batches, progress, [], False)
+            self._train(do_steps, batches, progress, [], False)
 
     @explained("trainer.evaluate(dataset) with dataset = nnxp.data.Dataset(X, y)")
     def evaluate(self, dataset: Dataset, batch_size: int | None = None) -> Evaluation:
@@ -903,8 +903,8 @@ class Trainer:
         )
         numbers = self._numbers() if observed else []
         try:
-            with self._steps(batches, progress, observed, restores=True, keeps=keeps) as step:
-                if not self._train(step, batches, progress, observers, observed):
+            with self._steps(batches, progress, observed, restores=True, keeps=keeps) as do_steps:
+                if not self._train(do_steps, batches, progress, observers, observed):
                     return None
                 evaluated = data[1:] if self._sums else data
                 vectors = [] if observed else self._stepper.vectors()
@@ -974,7 +974,7 @@ class Trainer:
 
     def _train(
         self,
-        step: Callable[[Array], object],
+        do_steps: DoSteps,
         batches: Batches,
         progress: EpochProgress,
         observers: list[Callback],
@@ -984,7 +984,7 @@ class Trainer:
 
         Parameters
         ----------
-        step : callable
+        do_steps : callable
             Of `_steps`.
         batches : Batches
         progress : EpochProgress
@@ -997,13 +997,12 @@ class Trainer:
         start = time.perf_counter() - progress.seconds
         rows = progress.remaining_rows(batches)
         if not observed:
-            for batch in rows:
-                step(batch)
+            do_steps(rows)
             return True
         current = replace(progress)
         total = len(batches)
         for done, batch in enumerate(rows, progress.batch + 1):
-            step(batch)
+            do_steps([batch])
             current.batch, current.seconds = done, time.perf_counter() - start
             self._progress, self._epoch_steps = current, (done, total)  # for a save
             try:
@@ -1031,8 +1030,8 @@ class Trainer:
         *,
         restores: bool,
         keeps: bool,
-    ) -> Iterator[Callable[[Array], object]]:
-        """Provide the function that does one step, given a batch's rows; see `Stepper.bind`.
+    ) -> Iterator[DoSteps]:
+        """Provide the function that does steps, given the batches' rows; see `Stepper.bind`.
 
         The progress of an interrupted epoch is kept if resuming fails before its first step.
         """
@@ -1057,8 +1056,8 @@ class Trainer:
                 observed=observed,
                 restores=restores,
                 keeps=keeps,
-            ) as step:
-                yield step
+            ) as do_steps:
+                yield do_steps
         except BaseException:
             if progress.batch and self.optimizer.steps == steps:
                 self._progress = progress
