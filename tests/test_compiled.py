@@ -89,6 +89,7 @@ def test_arithmetic_has_numpys_bits(dtype, shape):
     assert_compiled(lambda xp, x, y: (x + y) * (x - 2.5) / y, x, y)
     assert_compiled(lambda xp, x, y: xp.maximum(x, y) + xp.minimum(x, 0.5) - abs(-y), x, y)
     assert_compiled(lambda xp, x, y: xp.sqrt(x * x) + xp.floor(y * 8) - xp.ceil(x), x, y)
+    assert_compiled(lambda xp, x, y: xp.sign(x) - 2 * xp.sign(y), x, y)
     assert_compiled(lambda xp, x, y: xp.where((x < y) & ~(x != y), x, -np.inf), x, y)
     assert_compiled(lambda xp, x, y: xp.astype(x >= y, dtype) * y + xp.astype(x == 0, dtype), x, y)
 
@@ -246,6 +247,13 @@ def test_reductions_are_within_their_rounding_bound(function, axis, dtype):
     whole[3, 4, 5] = np.nan
     out, _ = run(lambda xp, x: getattr(xp, function.__name__)(x, axis=0), whole)
     np.testing.assert_array_equal(np.isnan(out), np.isnan(np.sum(whole, axis=0)))
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, (0, 2)])
+def test_all_is_numpys(axis):
+    whole = np.random.default_rng(0).random((5, 4, 3)) < 0.9
+    for x in (whole, whole.transpose(2, 0, 1), whole[::2, :, ::-1]):
+        assert_compiled(lambda xp, x: xp.all(x, axis=axis), x)
 
 
 @pytest.mark.parametrize("dtype", REAL)
