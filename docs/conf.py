@@ -31,24 +31,24 @@ html_show_sphinx = False
 pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-contrast-dark"
 
 myst_heading_anchors = 3
-copybutton_exclude = ".linenos, .gp, .go"  # of a console, the commands are copied alone
+copybutton_exclude = ".linenos, .gp, .go"  # of a console block, copy only the commands
 
 default_role = "py:obj"
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the docstrings say types, and shapes
+autodoc_typehints = "none"  # the docstrings have types and shapes
 autodoc_default_options = {"members": True}
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
 
 def public_names(where: str) -> list[str]:
-    """Return the public names of a namespace: in full, classes before functions.
+    """Return the qualified public names of a namespace, classes before functions.
 
     Parameters
     ----------
     where : str
-        A module that users reach, such as ``"nnxp.data"``; or ``"nnxp: layers losses"``, the names
-        of ``nnxp`` that these modules of it define.
+        A public module, such as ``"nnxp.data"``; or ``"nnxp: layers losses"``, the names in
+        ``nnxp`` that its modules ``layers`` and ``losses`` define.
     """
     space, _, modules = where.partition(":")
     module = _resolved(space)
@@ -92,7 +92,7 @@ def _resolved(space: str) -> object:
 def show_settings(
     app: Sphinx, what: str, name: str, x: Any, options: object, signature: str, returns: str
 ) -> tuple[str, str] | None:
-    """Show the parameters of a class's ``__init__``, where ``__new__`` takes any."""
+    """Show the parameters of a class's ``__init__``, since ``__new__`` takes any arguments."""
     if what != "class" or not inspect.isfunction(x.__init__):
         return None
     _, *parameters = inspect.signature(x.__init__).parameters.values()
@@ -103,12 +103,12 @@ def show_settings(
 def skip_metadata_requests(
     app: Sphinx, what: str, name: str, x: object, skip: bool, options: object
 ) -> bool | None:
-    """Leave out methods that scikit-learn adds, whose docstrings refer to its own manual."""
+    """Skip methods that scikit-learn adds: their docstrings refer to scikit-learn's manual."""
     return True if re.fullmatch(r"set_\w+_request", name) else None
 
 
 def setup(app: Sphinx) -> None:
-    """Let pages of the reference list public names."""
+    """Connect the functions above to Sphinx."""
     app.connect("source-read", write_reference)
     app.connect("autodoc-process-signature", show_settings)
     app.connect("autodoc-skip-member", skip_metadata_requests)

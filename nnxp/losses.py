@@ -1,4 +1,4 @@
-"""Losses: scalar objectives on the scores, and their gradients."""
+"""Losses: scalar functions of scores and labels, and their gradients."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-# How far the sum of a row of probabilities may be from 1: as far as rounding to half precision may
-# move it, whatever the dtype, since batches convert labels to the dtype of the network.
+# The tolerance of the sum of a row of probabilities. Rounding to half precision can change the sum
+# this much; the dtype of the original labels is unknown, since batches convert them.
 _SUM_TOLERANCE = 2.0**-10
 
 
@@ -37,8 +37,8 @@ class Loss(Part):
     Attributes
     ----------
     probabilities : str or None
-        ``"softmax"`` or ``"sigmoid"``, which turns scores into the probabilities of classes; None
-        if the outputs are no classes.
+        The function from scores to class probabilities, ``"softmax"`` or ``"sigmoid"``; None if the
+        loss is not for classes.
     """
 
     changing: ClassVar[frozenset[str]] = frozenset({"_saved"})
@@ -49,7 +49,7 @@ class Loss(Part):
         return {name: x for name, x in vars(self).items() if name != "_saved"}
 
     def __repr__(self) -> str:
-        """Return the class and the settings that are not their defaults."""
+        """Return the class name and the settings that differ from their defaults."""
         shown = []
         for name, x in constructor_parameters(type(self)).items():
             value = repr(getattr(self, name, x.default))
@@ -61,22 +61,29 @@ class Loss(Part):
     def forward(
         self, scores: Array, labels: Array, training: bool = True, weights: Array | None = None
     ) -> Array:
-        """Return the loss of a batch as a 0-d array; if `training`, save what `backward` needs.
+        """Return the loss of a batch as a 0-d array; if `training`, save values for `backward`.
 
         Parameters
         ----------
         scores : (batch, outputs) array
+            The outputs of the network.
         labels : array
+            A label or a target for each example; subclasses define shape and dtype.
         training : bool, optional
+            Save values for `backward`; True by default.
         weights : (batch,) array, optional
-            The weight of each example, at least 0, in the dtype of the scores: the loss is
-            ``sum(weights * losses) / sum(weights)``, or 0 if all weights are 0. A weight of 2 is
-            the same as to have the example twice.
+            The weight of each example, at least 0, in the dtype of the scores. The loss is
+            ``sum(weights * losses) / sum(weights)``, or 0 if all weights are 0. An example of
+            weight 2 counts twice.
+
+        Returns
+        -------
+        0-d array
         """
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def backward(self) -> Array:
-        """Return the gradient at the scores, in their shape.
+        """Return the gradient of the loss with respect to the scores, in their shape.
 
         Raises
         ------
@@ -88,35 +95,35 @@ class Loss(Part):
     def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
         """Raise an `InputError` unless `labels` fit scores of shape (batch, `*outputs`).
 
-        Shapes and dtypes are always checked, values only in NumPy arrays: reading those of another
-        library would wait for the device. The trainer checks all labels before it starts, on the
-        host. By default nothing is checked.
+        Shapes and dtypes are checked for all arrays, values only for NumPy arrays: reading the
+        values of other arrays would wait for the device. The trainer checks all labels on the host
+        before the first step. By default nothing is checked.
         """
 
     def example_weights(self, labels: Array, like: Array) -> Array | None:
-        """Return how much the loss lets each example count, beside its own weight.
+        """Return the factor with which the loss weights each example, such as its class weight.
 
-        The mean over several batches is that weighted by their sums. By default None: all examples
-        count the same.
+        The sum of these factors is the weight of a batch in the mean over several batches.
 
         Parameters
         ----------
         labels : array
         like : array
-            An array of the same library and device, whose dtype the weights have.
+            An array of the same library and device, in the dtype of the result.
 
         Returns
         -------
         (batch,) array or None
+            None, the default, if all examples count equally.
         """
         return None
 
     def correct(self, scores: Array, labels: Array) -> Array | None:
-        """Return for each row whether the scores are correct; None if there are no classes.
+        """Return for each row whether the scores are correct; None if the loss is not for classes.
 
         By default, a row is correct if its largest score is at its class number, or at the 1 of its
-        one-hot row. There are no classes if labels are real-valued, scores have one output or more
-        axes, or the shapes are others.
+        one-hot row. The result is None if labels are floating-point numbers, there is only one
+        output, scores have more than two axes, or the shape of labels does not fit.
         """
         xp = namespace_of(labels, self)
         if xp.isdtype(labels.dtype, "real floating") or scores.ndim != 2 or scores.shape[1] == 1:
@@ -147,7 +154,7 @@ class Loss(Part):
     def _mean(
         xp: Namespace, losses: Array, weights: Array | None, norms: Array | None = None
     ) -> tuple[Array, Array | None]:
-        """Return the mean loss, and by how much each row of its gradient is to be multiplied.
+        """Return the mean loss, and a factor for each row of its gradient.
 
         Parameters
         ----------
@@ -155,13 +162,13 @@ class Loss(Part):
         weights : (batch,) array or None
             The examples' weights.
         norms : (batch,) array, optional
-            How much each row adds to the number of examples: its class's weight; by default 1.
+            The term of each row in the divisor of the mean, its class weight; by default 1.
 
         Returns
         -------
         mean : 0-d array
         shares : (batch,) or (1,) array, or None
-            None is one divided by the number of losses.
+            The factors. None means one divided by the number of losses.
         """
         if weights is None and norms is None:
             return xp.mean(losses), None
@@ -173,7 +180,7 @@ class Loss(Part):
             norms = weights if norms is None else norms * weights
         assert norms is not None
         total = xp.sum(norms)
-        total = xp.where(total > 0, total, 1.0)  # if it is 0, so are all of the weighted losses
+        total = xp.where(total > 0, total, 1.0)  # if it is 0, all weighted losses are 0
         shares = 1.0 / total if weights is None else weights / (total * columns)
         return xp.sum(losses) / total, xp.reshape(shares, (-1,))
 
@@ -195,7 +202,7 @@ class Loss(Part):
 
 
 class _ClassWeights:
-    """A positive number for each class, as a tuple; or None."""
+    """Descriptor of a tuple with a positive number for each class, or None."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -220,26 +227,27 @@ class _ClassWeights:
 
 
 class SoftmaxWithLoss(Loss):
-    """Softmax and cross-entropy combined, for labels with one class for each example.
+    """Softmax and cross-entropy combined, for examples of exactly one class each.
 
     For a row with scores s and class c, the loss is ``log(sum(exp(s))) - s[c]``, averaged over the
     batch (Bishop 2006, eq. 4.108). The largest score is subtracted first, so nothing overflows and
-    no epsilon is needed. A row of probabilities t has the mean of the classes' losses,
-    ``sum(t[c] * loss(c))``. All values equal those of PyTorch's ``CrossEntropyLoss``.
+    no epsilon is needed. The loss of a row of probabilities t is ``sum(t[c] * loss(c))`` over the
+    classes c. All values equal those of PyTorch's ``CrossEntropyLoss``.
 
     The values of labels are checked only in NumPy arrays. In other arrays, a class number out of
-    range makes the loss inf, or nan if there are weights of classes or examples; integer rows must
-    be one-hot.
+    range makes the loss inf, or nan with class weights or example weights, and integer rows must be
+    one-hot.
 
     Parameters
     ----------
     label_smoothing : float, optional
-        At least 0 and below 1. The probability e of this size is spread over all k classes:
-        ``t * (1 - e) + e / k`` takes the place of t (Szegedy et al. 2016, section 7).
+        A probability e, at least 0 and below 1, that is spread over all k classes: each probability
+        t becomes ``t * (1 - e) + e / k`` (Szegedy et al. 2016, section 7). 0 by default.
     class_weights : sequence of float, optional
-        A positive number for each class, by which the class's losses are multiplied. The mean is
-        that weighted by the weights of the labels' classes. For rows of probabilities, the terms
-        ``t[c] * loss(c)`` are multiplied, and the mean is that over the batch.
+        A positive number for each class. For class numbers, the loss of an example is multiplied by
+        the weight of its class, and the sum over the batch is divided by the sum of these weights.
+        For rows of probabilities, the terms ``t[c] * loss(c)`` are multiplied, and the sum over the
+        batch is divided by the number of examples.
 
     Examples
     --------
@@ -258,10 +266,10 @@ class SoftmaxWithLoss(Loss):
 
     label_smoothing = Setting(FRACTION)
     class_weights = _ClassWeights()
-    _placed: tuple[Any, ...] = (None,)  # the class weights on the device of the last scores
+    _placed: tuple[Any, ...] = (None,)  # cache: the class weights on the device of the last scores
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Set defaults, also for a subclass whose __init__ does not call this class's."""
+        """Set defaults, even if a subclass's ``__init__`` does not call ``super()``."""
         loss = super().__new__(cls, *args, **settings)
         loss.label_smoothing, loss.class_weights = 0.0, None
         return loss
@@ -285,11 +293,15 @@ class SoftmaxWithLoss(Loss):
         scores : (batch, classes) array
             Logits: any real numbers.
         labels : (batch,) or (batch, 1) integer array, or (batch, classes) array
-            Class numbers; one-hot rows; or, as floating-point numbers, rows of probabilities.
+            Class numbers, one-hot rows of integers, or rows of floating-point probabilities.
         training : bool, optional
-            Save what `backward` needs.
+            Save values for `backward`; True by default.
         weights : (batch,) array, optional
             The weight of each example; see `Loss.forward`.
+
+        Returns
+        -------
+        0-d array
 
         Raises
         ------
@@ -333,7 +345,7 @@ class SoftmaxWithLoss(Loss):
     def backward(self) -> Array:
         """Return ``(softmax(scores) - one_hot(labels)) / batch``.
 
-        With targets t in place of one-hot rows, it is ``softmax(scores) * sum(t) - t``.
+        For rows of probabilities t it is ``(softmax(scores) * sum(t) - t) / batch``.
         """
         p, targets, sums, shares = self._take_saved()
         xp = namespace_of(p, self)
@@ -371,7 +383,7 @@ class SoftmaxWithLoss(Loss):
         key = self.class_weights, xp, scores.dtype, device
         if self._placed[:-1] != key:
             array = xp.asarray(self.class_weights, dtype=scores.dtype, device=device)
-            if device is None:  # JAX is tracing, and the array must not outlive the trace
+            if device is None:  # JAX is tracing; an array of the trace must not be kept
                 return array
             self._placed = (*key, array)
         result: Array = self._placed[-1]
@@ -438,7 +450,7 @@ class SoftmaxWithLoss(Loss):
     def correct(self, scores: Array, labels: Array) -> Array:
         """Return for each row whether its largest score is at the label.
 
-        The label of a row of probabilities is its most probable class.
+        For a row of probabilities, the label is the most probable class.
         """
         return correct(scores, labels)
 
@@ -447,7 +459,7 @@ class SigmoidWithLoss(Loss):
     """Sigmoid and binary cross-entropy combined, for labels 0 and 1, or probabilities.
 
     For a logit s and its label t, the loss is ``max(s, 0) - s * t + log(1 + exp(-|s|))``, averaged
-    over all logits: the cross-entropy (Bishop 2006, eq. 4.90) in a form that cannot overflow.
+    over all logits. This is the cross-entropy (Bishop 2006, eq. 4.90) in a form without overflow.
     """
 
     probabilities = "sigmoid"
@@ -462,12 +474,16 @@ class SigmoidWithLoss(Loss):
         scores : (batch, outputs) array
             Logits: any real numbers.
         labels : array
-            For each logit 0 or 1, as integers or booleans, or a probability, as floating-point
-            numbers; in the shape of `scores`, or (batch,) if there is one output.
+            For each logit 0 or 1 (integer or boolean), or a floating-point probability. The shape
+            is that of `scores`, or (batch,) if there is one output.
         training : bool, optional
-            Save what `backward` needs.
+            Save values for `backward`; True by default.
         weights : (batch,) array, optional
             The weight of each example; see `Loss.forward`.
+
+        Returns
+        -------
+        0-d array
 
         Raises
         ------
@@ -518,7 +534,7 @@ class SigmoidWithLoss(Loss):
 
 
 class RegressionLoss(Loss):
-    """Base class of losses that are a mean over all outputs of a function of their errors.
+    """Base class of losses that average a function of the errors, ``output - target``.
 
     A subclass defines `losses_of` and `slopes_of`.
     """
@@ -545,9 +561,13 @@ class RegressionLoss(Loss):
         labels : array of the outputs' shape, or (batch,) if there is one output
             The targets, in the outputs' dtype, or integers or booleans.
         training : bool, optional
-            Save what `backward` needs.
+            Save values for `backward`; True by default.
         weights : (batch,) array, optional
             The weight of each example; see `Loss.forward`.
+
+        Returns
+        -------
+        0-d array
 
         Raises
         ------
@@ -588,12 +608,12 @@ class RegressionLoss(Loss):
             )
 
     def correct(self, scores: Array, labels: Array) -> Array | None:
-        """Return None: targets are numbers, even if they are integers, and not classes."""
+        """Return None: targets are numbers, not classes, even if they are integers."""
         return None
 
 
 class _Flag:
-    """A setting that is True or False."""
+    """Descriptor of a setting that is True or False."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -613,9 +633,9 @@ class MeanSquaredError(RegressionLoss):
     Parameters
     ----------
     classes : bool, optional
-        Whether targets are one-hot rows of classes, as `nnxp.data.one_hot` returns them. If so,
-        records have an accuracy: a row is correct if its largest output is at the 1. By default
-        targets are numbers, integers too, and there is no accuracy.
+        Whether targets are one-hot rows of classes, as from `nnxp.data.one_hot`. If True, records
+        have an accuracy: a row is correct if its largest output is at the 1. If False (default),
+        targets are numbers, even if they are integers, and there is no accuracy.
     """
 
     classes = _Flag()
@@ -625,7 +645,7 @@ class MeanSquaredError(RegressionLoss):
         self.classes = classes
 
     def losses_of(self, xp: Namespace, error: Array) -> Array:
-        """Return ``error**2``, of which the mean is halved."""
+        """Return ``error**2``; `forward` halves the mean."""
         return error * error
 
     def slopes_of(self, xp: Namespace, error: Array) -> Array:
@@ -650,15 +670,15 @@ class MeanSquaredError(RegressionLoss):
 
 
 class Huber(RegressionLoss):
-    """Huber's loss: half the squared error near 0, and linear beyond (Huber 1964, eq. 2.1).
+    """Huber loss: quadratic for small errors, linear for large ones (Huber 1964, eq. 2.1).
 
-    For an error d it is ``d**2 / 2`` up to ``|d| = delta``, and ``delta * (|d| - delta / 2)``
-    beyond, averaged over all outputs. This equals PyTorch's ``HuberLoss``.
+    For an error d it is ``d**2 / 2`` if ``|d| <= delta``, and ``delta * (|d| - delta / 2)``
+    otherwise, averaged over all outputs. This equals PyTorch's ``HuberLoss``.
 
     Parameters
     ----------
     delta : float, optional
-        A positive number: errors beyond it count linearly.
+        A positive number, in the unit of the targets: the limit between small and large errors.
     """
 
     delta = Setting(POSITIVE)
@@ -679,7 +699,7 @@ class Huber(RegressionLoss):
 class AbsoluteError(RegressionLoss):
     """The mean absolute error, ``mean(|outputs - targets|)``, over all outputs.
 
-    Its gradient at 0 is 0. This equals PyTorch's ``L1Loss``.
+    The gradient of an error of 0 is 0. This equals PyTorch's ``L1Loss``.
     """
 
     def losses_of(self, xp: Namespace, error: Array) -> Array:
