@@ -98,7 +98,21 @@ def open_streams() -> None:
 
 def program_ranks() -> Ranks:
     """Return the processes of a script that was started with ``python -m mpi4py``; else one."""
-    return nnxp.distributed.mpi() if "mpi4py" in sys.modules else ONE_RANK
+    if "mpi4py" in sys.modules:
+        try:
+            return nnxp.distributed.mpi()
+        except nnxp.MissingExtraError as error:
+            Parser().error(str(error))
+    for kind in ("PMI", "OMPI_COMM_WORLD"):  # of MPICH's mpiexec, and of Open MPI's
+        rank, size = (os.environ.get(f"{kind}_{name}", "") for name in ("RANK", "SIZE"))
+        if size not in ("", "1"):
+            if rank == "0":
+                Parser().error(
+                    f"{size} processes of mpiexec would each do the whole work; start them with "
+                    f"mpiexec -n {size} python -m mpi4py {sys.argv[0]}"
+                )
+            sys.exit(2)
+    return ONE_RANK
 
 
 def run(main: Callable[[], int | None], ranks: Ranks = ONE_RANK) -> NoReturn:
@@ -131,7 +145,11 @@ def _run(main: Callable[[], int | None], ranks: Ranks) -> NoReturn:
     open_streams()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("nnxp").setLevel(logging.INFO)
-    warnings.showwarning = lambda message, *_: print(f"{program}: {message}", file=sys.stderr)
+
+    def print_warning(message: object) -> None:
+        print(f"{program}: {message}", file=sys.stderr)
+
+    warnings.showwarning = lambda message, *_: ranks.warn(str(message), print_warning)
     # An overflow of the loss raises DivergenceError; NumPy's warnings would only repeat it.
     np.seterr(over="ignore", invalid="ignore")
     try:

@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 import mmap
-import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -20,6 +20,8 @@ from nnxp.data.dataset import Dataset
 from nnxp.data_format import prepare_inputs, stored_dtype
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
+
+_FINGERPRINT = 16  # rows
 
 
 class Batches:
@@ -94,6 +96,11 @@ class Batches:
         rows = self._slices() if self.rng is None else self.shuffled_rows(self.rng)
         return map(self.take, rows)
 
+    def fingerprint(self) -> list[int]:
+        """Return checksums of some rows of the data set's arrays, in order."""
+        rows = np.linspace(0, len(self.dataset) - 1, _FINGERPRINT).astype("int64")
+        return [zlib.crc32(x[rows].tobytes()) for x in self.dataset.arrays]
+
     def in_order(self, batch_size: int) -> Self:
         """Return batches of another size in the data set's order, with the same device arrays."""
         _ = self.arrays  # transfers the data set now, so that the copy shares it
@@ -158,10 +165,9 @@ class Batches:
                 if not self.device.is_memory_error(error):
                     raise
         available = "" if free is None else f" and {self.device.spec} has {free / 2**20:,.0f} free"
-        warnings.warn(
+        warn(
             f"the data set takes {needed / 2**20:,.0f} MiB{available}: it stays on the host and is "
-            "transferred batch by batch, which is slower",
-            stacklevel=2,
+            "transferred batch by batch, which is slower"
         )
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -35,7 +36,7 @@ from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.parts import Part, definition, numbers_of
 from nnxp.penalties import Penalty
-from nnxp.ranks import Ranks
+from nnxp.ranks import ONE_RANK, Ranks
 from nnxp.step import Step, evaluated_sums
 from nnxp.training.callback import Callback
 from nnxp.training.evaluation import evaluation_batch_size
@@ -228,11 +229,12 @@ def in_format(dataset: Dataset, trained_on: DataFormat, name: str) -> Dataset:
         raise InputError(f"the {name} data do not suit: {error}") from None
 
 
-def fit_statistics(network: Sequential, batches: Batches) -> None:
+def fit_statistics(network: Sequential, batches: Batches, ranks: Ranks = ONE_RANK) -> None:
     """Set the state of each `Standardize` that has seen no examples from the training data.
 
     What comes before it computes on the device; if that is nothing but `Flatten`, inputs are not
-    rounded to the network's dtype, but taken as they are in the data set.
+    rounded to the network's dtype, but taken as they are in the data set. Of several ranks, rank 0
+    alone reads all inputs, and the others get its statistics.
     """
     device, dataset = batches.device, batches.dataset
     scale = dataset.scale or 1.0
@@ -254,8 +256,15 @@ def fit_statistics(network: Sequential, batches: Batches) -> None:
         else:
             given = batches.in_order(size)
             parts = (device.to_host(_through(before, inputs)) for inputs, *_ in given)
-        with device.current():
-            layer.adapt(parts, dataset.weights)
+        if ranks.rank == 0:
+            with device.current():
+                layer.adapt(parts, dataset.weights)
+        if ranks.size > 1:
+            own = {name: device.to_host(x).tolist() for name, x in layer.state.items()}
+            first = ranks.exchange(json.dumps(own), call="Standardize")[0]
+            for name, x in json.loads(first).items():
+                layer.state[name] = device.asarray(np.array(x), dtype=layer.dtype)
+            layer.features = int(layer.state["mean"].shape[0])
 
 
 def _through(layers: Iterable[Layer], x: Array) -> Array:

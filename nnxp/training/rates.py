@@ -24,6 +24,7 @@ from nnxp.checks import (
 from nnxp.data.batches import Batches
 from nnxp.data.dataset import Dataset
 from nnxp.errors import DivergenceError, InputError
+from nnxp.ranks import ONE_RANK
 from nnxp.training.copies import independent_copy
 from nnxp.training.preparation import require_dataset
 from nnxp.training.trainer import Trainer
@@ -172,8 +173,9 @@ def learning_rate_range(
                 raise _Finished
             return loss
 
-        # An epoch that was interrupted in the training is of no interest here.
-        vars(probe).update(step=recorded_step, capture=False, _progress=None)
+        # An epoch that was interrupted in the training is of no interest here. Each of several
+        # ranks does the whole test, with the same result.
+        vars(probe).update(step=recorded_step, capture=False, _progress=None, ranks=ONE_RANK)
         examples, _ = probe._examples(dataset, None, generator)
         batches = Batches(examples, batch_size, device=device, dtype=dtype, rng=generator)
         try:

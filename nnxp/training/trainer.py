@@ -29,6 +29,7 @@ from nnxp.checks import (
     require_list,
     require_rng,
     warn,
+    warnings_go_to,
 )
 from nnxp.data.batches import Batches
 from nnxp.data.dataset import Dataset, Split
@@ -36,7 +37,7 @@ from nnxp.data.epoch import EpochProgress
 from nnxp.data.stream import BatchStream
 from nnxp.devices import Device
 from nnxp.devices.threads import limit_blas_threads
-from nnxp.errors import DivergenceError, InputError
+from nnxp.errors import DivergenceError, InputError, RanksError
 from nnxp.history import History, Record
 from nnxp.layers import Softmax, Standardize
 from nnxp.losses import Loss, SoftmaxWithLoss
@@ -46,7 +47,7 @@ from nnxp.optimizers import Optimizer
 from nnxp.parts import is_own, numbers_of
 from nnxp.penalties import Penalty
 from nnxp.random import get_state
-from nnxp.ranks import ONE_RANK, Ranks, Share
+from nnxp.ranks import ONE_RANK, Ranks, Share, is_common
 from nnxp.step import DoSteps, Step
 from nnxp.training.callback import Callback
 from nnxp.training.callbacks import Checkpoint, Progress
@@ -98,13 +99,17 @@ def _with_common_errors(method: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(method)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        try:
+        ranks = getattr(args[0], "ranks", ONE_RANK) if args else ONE_RANK
+        if ranks.size == 1:
             return method(*args, **kwargs)
+        try:
+            with warnings_go_to(ranks.warn):
+                result = method(*args, **kwargs)
+                ranks.exchange(call=f"the end of Trainer.{method.__name__}")
         except BaseException as error:
-            ranks = getattr(args[0], "ranks", ONE_RANK) if args else ONE_RANK
-            if ranks.size > 1:
-                ranks.fail(error)
+            ranks.fail(error)
             raise
+        return result
 
     return call
 
@@ -191,8 +196,9 @@ class Trainer:
         if network.device is None or network.dtype is None:
             raise InputError(f"{network!r} has no parameters to train")
         replace_unusable_arrays(network, optimizer, network.device)
+        self.ranks = require_ranks(ranks)
         if isinstance(network.leaves()[-1], Softmax) and isinstance(loss, SoftmaxWithLoss):
-            warn(
+            ranks.warn(
                 "the network ends with Softmax, and SoftmaxWithLoss applies it again, so that the "
                 "network learns slowly; remove the layer"
             )
@@ -204,7 +210,6 @@ class Trainer:
         self.metrics = metrics
         self.capture = require_capture(capture)
         self.compiled = require_compiled(compiled, network.device)
-        self.ranks = require_ranks(ranks)
         self.history = History()
         self.config: dict[str, Any] = {}
         self.rng: np.random.Generator | None = None
@@ -415,8 +420,6 @@ class Trainer:
             given.append(Checkpoint(checkpoint, every=checkpoint_every))
         elif checkpoint_every is not None:
             raise InputError("checkpoint_every needs a checkpoint to write; give its path")
-        if self.ranks.size > 1 and self._has_own_step():
-            raise InputError("a trainer with a step of its own cannot divide batches over ranks")
         if verbose:  # last, so that a line is printed once the checkpoint is written
             given.append(Progress())
         data: list[Batches]  # the only reference: emptied, it frees the device's memory
@@ -430,7 +433,7 @@ class Trainer:
             data = [self._batches(train, size * accumulate, rng)]
             micro_batch_size = -(-size // self.ranks.size) if accumulate > 1 else None
         else:
-            data = [BatchStream(train, device=self._device, dtype=self._dtype)]
+            data = [BatchStream(train, device=self._device, dtype=self._dtype, ranks=self.ranks)]
             for name, value in (("batch_size", batch_size), ("rng", rng)):
                 if value is not None:
                     raise InputError(
@@ -476,7 +479,6 @@ class Trainer:
             for callback in own:
                 stack.push(partial(_finish, self, callback))
                 stopping = bool(callback.start(self)) or stopping
-            self.ranks.exchange()
             self._require_same_ranks(data, (epochs, accumulate, train_metrics))
             observers = [callback for callback in own if callback.every_step]
             observed = self.ranks.any(observers)
@@ -493,27 +495,48 @@ class Trainer:
                     break
                 self.history.append(record)
                 stops = [callback.epoch(self, record) for callback in own]
-                self.ranks.exchange()
+                self._require_equal_ranks()
                 if self.ranks.any(any(stops)):
                     break
         return self.history
 
     def _require_same_ranks(self, data: list[Batches], settings: object) -> None:
-        """Raise a `RanksError` on all ranks unless all of them train in the same way."""
+        """Raise a `RanksError` on all ranks unless all of them start in the same way."""
         if self.ranks.size == 1:
             return
-        arrays = parameters_and_state(self.network, self.optimizer).items()
+        sizes = [(x.batch_size, len(x.dataset), x.dataset.total_weight) for x in data]
         self.ranks.require_same(
             {
-                "network, optimizer or setting": (*self._whole_step().parts, settings),
-                "number of examples or batch size": [
-                    (x.batch_size, len(x.dataset), x.dataset.total_weight) for x in data
-                ],
-                "seed or generator": None if self.rng is None else get_state(self.rng),
-                "progress of the training": (self.optimizer.steps, self.epochs),
-                **{name: self._device.to_host(x) for name, x in arrays},
-            }
+                "number of examples or batch size": sizes,
+                "data set": [x.fingerprint() for x in data],
+                "setting of fit": settings,
+                **self._common_values(),
+            },
+            "Trainer.fit",
+            "give all ranks the same data, settings and seeds",
         )
+
+    def _require_equal_ranks(self) -> None:
+        """Raise a `RanksError` on all ranks unless they are equal to the bit after an epoch."""
+        if self.ranks.size > 1:
+            self.ranks.require_same(
+                self._common_values(),
+                f"epoch {self.epochs}",
+                f"after epoch {self.epochs}; a callback that changes network, optimizer or "
+                "generator must do so on all ranks, and all need processors that round in the "
+                "same way",
+            )
+
+    def _common_values(self) -> dict[str, Any]:
+        """Return what is the same on all ranks, by name."""
+        arrays = parameters_and_state(self.network, self.optimizer).items()
+        return {
+            "network, optimizer or other part": self._whole_step().parts,
+            "learning rate or other number": self._numbers(),
+            "seed or generator": None if self.rng is None else get_state(self.rng),
+            "progress of the training": (self.optimizer.steps, self.epochs),
+            **{name: self._device.to_host(x) for name, x in arrays},
+        }
 
     @explained(
         "trainer.train_epoch(batches) with batches = nnxp.data.Batches(dataset, 100, "
@@ -583,7 +606,8 @@ class Trainer:
     def save(self, path: str | Path) -> None:
         """Write the whole state of the training to one file, a checkpoint.
 
-        Several `ranks` all call this, and rank 0 writes.
+        Of several `ranks`, rank 0 writes. After a step, in a callback's `step`, all ranks must call
+        this; elsewhere the others need not.
 
         The file holds parameters, optimizer state, history, `config`, the generator's state and
         the progress within an epoch; `resume` continues from it with the same bits. If a step
@@ -610,13 +634,8 @@ class Trainer:
             If safetensors is not installed.
         """
         checkpoint = self._checkpoint()
-        error: Exception | None = None
-        try:
-            if self.ranks.rank == 0:
-                save(path, checkpoint)
-        except Exception as raised:  # noqa: BLE001 - it is raised on all ranks
-            error = raised
-        self.ranks.exchange(error=error)
+        if self.ranks.rank == 0:
+            save(path, checkpoint)
 
     @classmethod
     @explained('nnxp.Trainer.resume("training.safetensors")')
@@ -654,7 +673,8 @@ class Trainer:
         capture, compiled : bool or "auto", optional
             As in `Trainer`.
         ranks : Ranks, optional
-            As in `Trainer`; there may be more or fewer than before. Each reads the file.
+            As in `Trainer`; there may be more or fewer than before. All of them call this, and
+            each reads the file.
 
         Raises
         ------
@@ -684,6 +704,7 @@ class Trainer:
         """
         require_capture(capture)  # before a given part is changed
         require_compiled(compiled, None)
+        require_ranks(ranks).exchange(call="Trainer.resume")  # rank 0 has written the file
         saved = load(
             path,
             device=device,
@@ -728,12 +749,40 @@ class Trainer:
         states = {name: state for name, state in states.items() if state}
         progress = self._progress
         if progress is not None and self._sums:
+            self._meet(saves=True)
             progress = replace(progress, sums=self._host_sums())
         return SavedTraining(
             self.network, self.loss, self.optimizer, self.penalty, tuple(self.transforms),
             tuple(self.metrics), self._device, self.history, self.rng, progress, self._split,
             self._callback_states | states, self.config,
         )  # fmt: skip
+
+    def _meet(
+        self, *, saves: bool = False, stops: bool = False, error: BaseException | None = None
+    ) -> bool:
+        """Return whether a rank stops; all of them call this, after a step or for a save there.
+
+        Raises
+        ------
+        BaseException
+            On all ranks, if one of them has an error.
+        RanksError
+            On all ranks, if only some of them save.
+        """
+        ranks = self.ranks
+        doing = np.array([saves, stops, error is not None], "float64")
+        saving, stopping, failing = ranks.total(doing).tolist()
+        if failing:
+            ranks.exchange(error=error)
+        if 0 < saving < ranks.size:
+            raise ranks.common(
+                RanksError(
+                    f"after a step, {saving:g} of {ranks.size} ranks save the training, whose "
+                    "figures are of all; call Trainer.save on all ranks, in a callback without "
+                    "only_rank_0, or save after the epoch"
+                )
+            )
+        return bool(stopping)
 
     def _host_sums(self) -> dict[str, list[float]]:
         """Return the sums over all ranks."""
@@ -803,6 +852,8 @@ class Trainer:
 
     def _require_suitable_training(self, batches: Batches, step: Step) -> dict[str, Array]:
         """Return the first sums; see `require_suitable`. Statistics are set if nothing is wrong."""
+        if self.ranks.size > 1 and self._has_own_step():
+            raise InputError("a trainer with a step of its own cannot divide batches over ranks")
         if self._has_own_step() and batches.dataset.weights is not None:
             require_weights_taken(
                 self.step, "this trainer's own step", "training", Parameter.VAR_POSITIONAL
@@ -810,7 +861,7 @@ class Trainer:
         layers = [x for x in self.network.leaves() if isinstance(x, Standardize)]
         before = [(x, dict(x.state), x.features) for x in layers]
         try:
-            fit_statistics(self.network, batches)
+            fit_statistics(self.network, batches, self.ranks)
             return require_suitable(batches, "training", step)
         except InputError:
             for layer, state, features in before:
@@ -948,7 +999,8 @@ class Trainer:
         """Return what a callback may change between steps: numbers, and which layers are frozen."""
         parts = [x for x in (self.optimizer, self.penalty) if x is not None]
         leaves = self.network.leaves()
-        numbers = [{name: vars(x)[name] for name in numbers_of(x)} for x in (*parts, *leaves)]
+        named = [(x, sorted(numbers_of(x))) for x in (*parts, *leaves)]
+        numbers: list[dict[str, Any]] = [{name: vars(x)[name] for name in y} for x, y in named]
         return [*numbers, {"trainable": [layer.trainable for layer in leaves]}]
 
     def _resumed_sums(
@@ -1005,13 +1057,17 @@ class Trainer:
             do_steps([batch])
             current.batch, current.seconds = done, time.perf_counter() - start
             self._progress, self._epoch_steps = current, (done, total)  # for a save
+            stops: list[bool | None] = []
+            error: BaseException | None = None
             try:
                 stops = [callback.step(self) for callback in observers]
-            except BaseException:
+            except BaseException as raised:
                 # The other ranks may do something else meanwhile, and then there are no sums.
                 current.sums = self._host_sums() if self.ranks.size == 1 else {}
-                raise
-            if self.ranks.any(any(stops)):
+                if self.ranks.size == 1 or is_common(raised):
+                    raise
+                error = raised
+            if self._meet(stops=any(stops), error=error):
                 current.sums, current.seconds = self._host_sums(), time.perf_counter() - start
                 return False
             self._progress = None
