@@ -241,16 +241,21 @@ class Ranks(ABC):
         self.exchange(error=error, patience=_PATIENCE)
         raise error
 
-    def require_same(self, values: dict[str, Any], call: str, remedy: str) -> None:
+    def require_same(
+        self,
+        values: dict[str, Any],
+        call: str = "",
+        remedy: str = "give all ranks the same data, settings and seeds",
+    ) -> None:
         """Raise a `RanksError` on all ranks unless all have the same values, by name.
 
         Parameters
         ----------
         values : dict of str to object
             NumPy arrays, or what has a `repr`.
-        call : str
+        call : str, optional
             As in `exchange`.
-        remedy : str
+        remedy : str, optional
             What to do, for the error.
         """
         if self.size == 1:

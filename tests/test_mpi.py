@@ -33,12 +33,12 @@ def mpiexec():
     return pytest.skip("there is no mpiexec; pip install mpich")
 
 
-def start(mpiexec, size, *command, cwd=None):
+def start(mpiexec, size, *command, cwd=None, way=("-m", "mpi4py")):
     # MPICH's mpiexec may end by an error if its standard input is at its end, so it gets a pipe. A
     # session of its own, so that what is left of it can be found.
     stdin, writer = os.pipe()
     process = subprocess.Popen(
-        [mpiexec, "-n", str(size), sys.executable, "-m", "mpi4py", *map(str, command)],
+        [mpiexec, "-n", str(size), sys.executable, *way, *map(str, command)],
         cwd=cwd, env=ENVIRONMENT | {"OPENBLAS_NUM_THREADS": "1"}, text=True,
         stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,
@@ -170,11 +170,20 @@ def test_a_signal_stops_all_ranks_after_the_same_step(mpiexec, number, status, t
     assert f"stopped after {trainer.optimizer.steps} steps" in line
 
 
-@pytest.mark.parametrize("action", ["raise", "exit", "kill"])
-def test_a_rank_that_ends_alone_ends_all(mpiexec, action):
-    status, _, err = run(mpiexec, 3, PROGRAM, "act", action, 20)
+@pytest.mark.parametrize("way", ["-m mpi4py", ""])
+@pytest.mark.parametrize(("action", "said"), [("raise", 1), ("exit", 0), ("kill", 0)])
+def test_a_rank_that_ends_alone_within_a_step_ends_all(mpiexec, action, said, way):
+    process = start(mpiexec, 3, PROGRAM, "act", action, 20, way=way.split())
+    status, _, err = end(process)
     assert status != 0
-    assert err.count("DataError: row 7 cannot be read") == (action == "raise")
+    assert err.count("DataError: row 7 cannot be read") == said
+
+
+def test_an_error_of_a_callback_on_one_rank_is_raised_on_all(mpiexec, tmp_path):
+    status, _, _ = run(mpiexec, 3, PROGRAM, "callback", tmp_path)
+    assert status == 1
+    said = [Path(tmp_path, f"error{rank}").read_text() for rank in range(3)]
+    assert said == ["row 7 cannot be read"] * 3
 
 
 @pytest.mark.long

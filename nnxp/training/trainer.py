@@ -513,7 +513,6 @@ class Trainer:
                 **self._common_values(),
             },
             "Trainer.fit",
-            "give all ranks the same data, settings and seeds",
         )
 
     def _require_equal_ranks(self) -> None:
