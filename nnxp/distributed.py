@@ -52,6 +52,10 @@ class MPIRanks(Ranks):
     def __reduce__(self) -> tuple[Callable[..., Ranks], tuple[str]]:
         return mpi, (self.batch_norm,)
 
+    def close(self) -> None:
+        """End MPI, so that an error of all ranks does not abort it."""
+        self._mpi.Finalize()
+
     def leave(self) -> None:
         """Have the end of this process end all others, which wait for it."""
         super().leave()

@@ -221,6 +221,9 @@ class Ranks(ABC):
                     self._issued |= {message}
                     issue_warning(f"rank {rank}: {message}")
 
+    def close(self) -> None:  # noqa: B027 - most have nothing to end
+        """End the exchange. All ranks call this, and exchange nothing afterwards."""
+
     def leave(self) -> None:
         """Remember that this rank fails where the others do not; its end must end them, too."""
         self.is_alone = True
@@ -289,9 +292,13 @@ def _error_of(rank: int, kind: str, message: str) -> BaseException:
     return RanksError(f"rank {rank} ended with {kind}: {message}")
 
 
-def is_common(error: BaseException) -> bool:
-    """Return whether all ranks raise this error, or one like it."""
-    return hasattr(error, "is_common")
+def is_common(error: BaseException | None) -> bool:
+    """Return whether all ranks raise this error, or one like it; or one during which it came."""
+    while error is not None:
+        if hasattr(error, "is_common"):
+            return True
+        error = error.__context__
+    return False
 
 
 class OneRank(Ranks):

@@ -27,11 +27,23 @@ from nnxp.files import expand_home
 from nnxp.ranks import ONE_RANK, Ranks
 
 
+class _UsageError(SystemExit):
+    """The end of a script with wrong arguments, with the message for other ranks."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(2)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that prints an error on one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        raise _UsageError(message)
 
 
 class OutputError(Exception):
@@ -111,7 +123,7 @@ def program_ranks() -> Ranks:
                     f"{size} processes of mpiexec would each do the whole work; start them with "
                     f"mpiexec -n {size} python -m mpi4py {sys.argv[0]}"
                 )
-            sys.exit(2)
+            sys.exit()  # with a status, mpiexec might end rank 0 before it has printed
     return ONE_RANK
 
 
@@ -130,8 +142,12 @@ def run(main: Callable[[], int | None], ranks: Ranks = ONE_RANK) -> NoReturn:
     except SystemExit as error:
         if ranks.is_alone:
             print(kept.getvalue(), end="", file=stderr)
+        codes = None
         if error.code and not ranks.is_alone:
-            ranks.gather("", _LAST_WORDS)  # until rank 0 has printed
+            codes = ranks.gather(str(error.code), _LAST_WORDS)
+        if codes is not None:  # rank 0 has printed, and MPI need not abort
+            ranks.close()
+            error.code = max(map(int, codes))
         raise
     finally:
         sys.stderr = stderr if ranks.rank else sys.stderr

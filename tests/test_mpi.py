@@ -34,12 +34,15 @@ def mpiexec():
 
 
 def start(mpiexec, size, *command, cwd=None, way=("-m", "mpi4py")):
+    return popen([mpiexec, "-n", str(size), sys.executable, *way, *command], cwd=cwd)
+
+
+def popen(program, cwd=None):
     # MPICH's mpiexec may end by an error if its standard input is at its end, so it gets a pipe. A
     # session of its own, so that what is left of it can be found.
     stdin, writer = os.pipe()
     process = subprocess.Popen(
-        [mpiexec, "-n", str(size), sys.executable, *way, *map(str, command)],
-        cwd=cwd, env=ENVIRONMENT | {"OPENBLAS_NUM_THREADS": "1"}, text=True,
+        [*map(str, program)], cwd=cwd, env=ENVIRONMENT | {"OPENBLAS_NUM_THREADS": "1"}, text=True,
         stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip
@@ -60,11 +63,6 @@ def end(process):
 
 def run(mpiexec, size, *command, cwd=None):
     return end(start(mpiexec, size, *command, cwd=cwd))
-
-
-def errors(err):
-    """Return the lines of standard error that are the script's, not MPI's."""
-    return [x for x in err.splitlines() if x.startswith("train_mnist.py:")]
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +129,7 @@ def test_the_script_divides_batches_and_resumes_on_another_number(mpiexec, tmp_p
         (["--epochs", "none"], 2, "argument --epochs: must be a whole number"),
         (["--learning-rate", "1e30", "--epochs", 1], 1, "training diverged at step 2 of epoch 1"),
         (["--out", "used"], 1, "used already holds a run"),  # rank 0 alone sees it
+        (["--resume", "none"], 1, "none holds no run to resume"),
     ],
 )
 def test_an_error_is_one_line_and_one_status(mpiexec, options, status, message, tmp_path):
@@ -138,9 +137,27 @@ def test_an_error_is_one_line_and_one_status(mpiexec, options, status, message, 
     (tmp_path / "used" / "file").touch()
     got, _, err = run(mpiexec, 3, TRAIN, "--dataset", "digits", *options, cwd=tmp_path)
     assert got == status
-    (line,) = errors(err)
+    (line,) = err.splitlines()  # MPI says nothing: no rank aborts it
+    assert line.startswith("train_mnist.py: error: ")
     assert message in line
-    assert "Traceback" not in err
+
+
+def test_a_rank_with_other_arguments_ends_all(mpiexec, tmp_path):
+    command = [sys.executable, "-m", "mpi4py", TRAIN, "--dataset", "digits", "--epochs"]
+    program = [mpiexec, "-n", "1", *command, "1", ":", "-n", "1", *command, "none"]
+    status, _, err = end(popen(program, cwd=tmp_path))
+    assert status == 2
+    (line,) = err.splitlines()
+    assert "rank 1 ended with" in line
+    assert "argument --epochs: must be a whole number" in line
+
+
+def test_a_script_without_mpi4py_under_mpiexec_is_refused(mpiexec, tmp_path):
+    status, _, err = end(start(mpiexec, 2, TRAIN, "--dataset", "digits", cwd=tmp_path, way=()))
+    assert status == 2
+    (line,) = err.splitlines()
+    assert "start them with mpiexec -n 2 python -m mpi4py" in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_ends_all_ranks_by_the_same_error(mpiexec, tmp_path):
@@ -165,7 +182,7 @@ def test_a_signal_stops_all_ranks_after_the_same_step(mpiexec, number, status, t
     got, _, err = end(process)
     assert got == status, err
     assert "Traceback" not in err
-    (line,) = [x for x in err.splitlines() if x.startswith("stopped after")]
+    (line,) = err.splitlines()
     trainer = nnxp.Trainer.resume(tmp_path / "a" / "checkpoint.safetensors")
     assert f"stopped after {trainer.optimizer.steps} steps" in line
 

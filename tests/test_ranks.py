@@ -277,6 +277,22 @@ def test_an_error_of_a_callback_on_one_rank_ends_all(method):
     assert [(type(x), str(x)) for x in results] == [(nnxp.DataError, "row 7 cannot be read")] * 3
 
 
+def test_an_error_while_all_ranks_end_is_not_exchanged():
+    """As of a finally, in which rank 0 writes its results on a full disk."""
+
+    def fit(ranks):
+        with pytest.raises(nnxp.InputError) as common:
+            train(ranks, epochs=0)
+        if ranks.rank == 0:
+            error = OSError("the disk is full")
+            error.__context__ = common.value
+            with pytest.raises(OSError, match="the disk is full"):
+                ranks.fail(error)
+        return ranks.is_alone
+
+    assert run_ranks(2, fit) == [False, False]
+
+
 def test_an_error_of_one_rank_within_a_step_leaves_it_alone(monkeypatch):
     """The others wait for its gradients; here the test ends them, as mpi4py does."""
     monkeypatch.setattr("nnxp.ranks._PATIENCE", 0.1)
