@@ -10,6 +10,7 @@ import numpy as np
 
 from nnxp.checks import optional_import, unknown_name
 from nnxp.errors import MissingExtraError
+from nnxp.extras import pip
 from nnxp.ranks import Ranks
 
 __all__ = ["MPIRanks", "NCCLRanks", "Ranks", "mpi", "nccl"]
@@ -34,8 +35,9 @@ class MPIRanks(Ranks):
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:  # mpi4py has no MPI of its own
+            reason = str(error).partition("\n")[0]
             raise MissingExtraError(
-                f"mpi4py finds no MPI ({error}); install one: python -m pip install mpich"
+                f"mpi4py finds no MPI ({reason}); {pip('install', 'mpich')}"
             ) from error
 
         self.batch_norm = batch_norm
