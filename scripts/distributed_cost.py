@@ -6,11 +6,12 @@ what a model of a step expects of them and of more. Without mpi4py: one process 
 
 from __future__ import annotations
 
-from cli import Parser, program_ranks, run, whole_number
+from cli import Parser, name_of, program_ranks, run
 
 import math
 import statistics
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,26 +20,46 @@ import nnxp
 from nnxp.ranks import ONE_RANK, Ranks
 
 RANKS: Ranks = ONE_RANK
-NETWORKS = {
-    "small": lambda rng: nnxp.mlp([784, 50, 10], rng=rng),
-    "wide": lambda rng: nnxp.mlp([784, 512, 256, 10], rng=rng),
-    "lenet": lambda rng: nnxp.lenet(rng=rng),
+
+
+class Case(NamedTuple):
+    """A network to measure, and the examples of an epoch."""
+
+    make: Callable[[int], nnxp.Sequential]
+    shape: tuple[int, ...]
+    rows: int
+
+
+CASES = {
+    "small": Case(lambda seed: nnxp.mlp([784, 50, 10], rng=seed), (784,), 25_600),
+    "wide": Case(lambda seed: nnxp.mlp([784, 512, 256, 10], rng=seed), (784,), 12_800),
+    "lenet": Case(lambda seed: nnxp.lenet(rng=seed), (1, 28, 28), 3_200),
 }
-ROWS = 6000
+BATCH_SIZES = (100, 400)  # of all processes together
+ACCUMULATED = (4, 16)  # of batches of 100
+EPOCHS = 5  # that are timed
+LARGE = 1 << 23  # bytes from which the bandwidth is measured
 ON_PAPER = (4, 16, 64, 256, 1000)
-# Of a network of today: seconds a message, bytes a second.
+# Of a network between machines today: seconds a message, bytes a second.
 LATENCY, BANDWIDTH = 2e-6, 12.5e9
 
 
 class Cost(NamedTuple):
-    """What a step takes: seconds that do not depend on the rows, and seconds a row."""
+    """What a step of one process takes: seconds whatever the rows, and seconds a row."""
 
     fixed: float
     row: float
 
     def step(self, rows: float, exchange: float = 0.0) -> float:
-        """Return the seconds of a step of so many rows."""
+        """Return the seconds of a step of so many rows in each process."""
         return self.fixed + self.row * rows + exchange
+
+
+def cost_of(times: dict[int, float]) -> Cost:
+    """Return the straight line through the seconds of steps by rows, with small relative errors."""
+    seconds = np.array(list(times.values()))
+    row, fixed = np.polyfit(list(times), seconds, 1, w=1 / seconds)
+    return Cost(max(0.0, float(fixed)), float(row))
 
 
 def exchange_time(ranks: int, nbytes: int, latency: float, bandwidth: float) -> float:
@@ -55,66 +76,94 @@ def exchange_time(ranks: int, nbytes: int, latency: float, bandwidth: float) -> 
 def main() -> None:
     parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "--batch-size", type=whole_number, default=100, help="rows of a global batch (default: 100)"
-    )
-    parser.add_argument(
-        "--epochs", type=whole_number, default=7, help="epochs that are timed (default: 7)"
-    )
+        "networks", nargs="*", type=name_of("network", CASES), default=list(CASES),
+        help=f"those to measure (default: {', '.join(CASES)})",
+    )  # fmt: skip
     args = parser.parse_args()
-    rng = np.random.default_rng(0)
-    for name, make in NETWORKS.items():
-        measure(name, make, args.batch_size, args.epochs, rng)
+    # All-reduces of 4 bytes are messages alone, and those of many bytes the bandwidth.
+    short, long = all_reduce_time(4), all_reduce_time(LARGE)
+    n = RANKS.size
+    latency = short / (2 * math.log2(n)) if n > 1 else 0.0
+    bandwidth = 2 * (n - 1) / n * LARGE / (long - short) if n > 1 else math.inf
+    if n > 1:
+        print(f"{n} processes: {latency * 1e6:.1f} µs a message, {bandwidth / 1e9:.1f} GB/s")
+    for name in args.networks:
+        measure(name, CASES[name], latency, bandwidth)
 
 
-def measure(name: str, make: object, batch_size: int, epochs: int, rng: object) -> None:
-    # Rank 0 alone, while the others wait without a core of their own.
-    sizes = [batch_size // 2, batch_size, 4 * batch_size]
-    times = {n: step_time(make, n, epochs, ONE_RANK) if RANKS.rank == 0 else 0.0 for n in sizes}
+def measure(name: str, case: Case, latency: float, bandwidth: float) -> None:
+    n = RANKS.size
+    sizes = sorted({x // k for x in BATCH_SIZES for k in (1, n)})
+    alone = {x: step_time(case, x) if RANKS.rank == 0 else 0.0 for x in sizes}
+    RANKS.exchange()  # the others have waited, and left rank 0 the machine
+    cost = cost_of(alone) if RANKS.rank == 0 else Cost(0, 0)
+    nbytes = 4 * sum(x.size for x in case.make(0).parameters().values())
+    if RANKS.rank == 0:
+        print(f"{name}: {nbytes // 4:,} parameters")
+        for rows, seconds in alone.items():
+            print(f"  one process, {rows} rows: {us(seconds)}; the model {us(cost.step(rows))}")
+    if n > 1:
+        measure_ranks(case, cost, alone, nbytes, exchange_time(n, nbytes, latency, bandwidth))
+    if RANKS.rank == 0:
+        for rows in (BATCH_SIZES[0], BATCH_SIZES[0] * ACCUMULATED[-1]):
+            line = []
+            for ranks in ON_PAPER:
+                step = cost.step(rows, exchange_time(ranks, nbytes, LATENCY, BANDWIDTH))
+                line.append(f"{ranks}: {cost.step(rows) / step:.1%}")
+            print(f"  on paper, {rows} rows a process, efficiency by processes: {', '.join(line)}")
+
+
+def measure_ranks(
+    case: Case, cost: Cost, alone: dict[int, float], nbytes: int, expected: float
+) -> None:
+    """Measure steps of all processes together, beside the model."""
+    n = RANKS.size
+    measured = all_reduce_time(nbytes)
+    # What a process takes while the others compute, too, and exchange nothing.
+    busy = {x: step_time(case, x // n) for x in BATCH_SIZES}
+    together = {x: step_time(case, x, RANKS) for x in BATCH_SIZES}
+    size = BATCH_SIZES[0]
+    one = {a: step_time(case, size, accumulate=a) if RANKS.rank == 0 else 0 for a in ACCUMULATED}
     RANKS.exchange()
-    nbytes = 4 * sum(x.size for x in make(np.random.default_rng(0)).parameters().values())
-    short, exchange = all_reduce_time(4), all_reduce_time(nbytes)
-    several = {n: step_time(make, n, epochs, RANKS) for n in sizes} if RANKS.size > 1 else {}
+    several = {a: step_time(case, size, RANKS, accumulate=a) for a in ACCUMULATED}
     if RANKS.rank:
         return
-    row = (times[sizes[2]] - times[sizes[0]]) / (sizes[2] - sizes[0])
-    cost = Cost(max(0.0, times[sizes[0]] - row * sizes[0]), row)
-    print(f"{name}: {nbytes / 4:,.0f} parameters; a step of one process: "
-          + ", ".join(f"{n} rows {x * 1e6:,.0f} µs" for n, x in times.items()))  # fmt: skip
-    if RANKS.size == 1:
-        return
-    print(f"  all-reduce on {RANKS.size} processes: 4 bytes {short * 1e6:.1f} µs, the gradients "
-          f"({nbytes:,} bytes) {exchange * 1e6:,.0f} µs")  # fmt: skip
-    for n, x in several.items():
-        expected = cost.step(n / RANKS.size, exchange)
-        print(f"  {n} rows on {RANKS.size} processes: {x * 1e6:,.0f} µs, the model "
-              f"{expected * 1e6:,.0f} µs; efficiency {times[n] / x / RANKS.size:.0%}")  # fmt: skip
-    for accumulate in (1, 16):
-        rows = accumulate * batch_size  # a rank's
-        line = []
-        for ranks in ON_PAPER:
-            t = cost.step(rows, exchange_time(ranks, nbytes, LATENCY, BANDWIDTH))
-            line.append(f"{ranks}: {cost.step(rows) / t:.0%}")
-        print(f"  on paper, {rows} rows a rank, efficiency by ranks: {', '.join(line)}")
+    print(f"  all-reduce of {nbytes:,} bytes: {us(measured)}; the model {us(expected)}")
+    for x, seconds in together.items():
+        model = cost.step(x / n, expected)
+        print(
+            f"  {n} processes, {x} rows: {us(seconds)}; the model {us(model)}; without an exchange "
+            f"{us(busy[x])}; efficiency {alone[x] / seconds / n:.0%}, the model "
+            f"{cost.step(x) / model / n:.0%}"
+        )
+    for a, seconds in several.items():
+        print(
+            f"  {n} processes, accumulate={a} of {size} rows: {us(seconds)}; one process "
+            f"{us(one[a])}; efficiency {one[a] / seconds / n:.0%}"
+        )
 
 
-def step_time(make: object, batch_size: int, epochs: int, ranks: Ranks) -> float:
-    """Return the seconds of a captured step: the median over epochs."""
+def us(seconds: float) -> str:
+    """Return seconds as microseconds."""
+    return f"{seconds * 1e6:,.0f} µs"
+
+
+def step_time(
+    case: Case, batch_size: int, ranks: Ranks = ONE_RANK, *, accumulate: int = 1
+) -> float:
+    """Return the seconds of a captured step in `fit`: the median over epochs."""
     rng = np.random.default_rng(0)
-    network = make(rng)
-    shape = (1, 28, 28) if isinstance(network[0], nnxp.Conv2D) else (784,)
-    inputs = rng.integers(0, 256, (ROWS, *shape), np.uint8)
-    data = nnxp.data.Dataset(inputs, rng.integers(0, 10, ROWS))
+    inputs = rng.integers(0, 256, (case.rows, *case.shape), np.uint8)
+    data = nnxp.data.Dataset(inputs, rng.integers(0, 10, case.rows))
     trainer = nnxp.Trainer(
-        network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.01), ranks=ranks, compiled=False
+        case.make(0), nnxp.SoftmaxWithLoss(), nnxp.SGD(0.01), ranks=ranks, compiled=False
     )
-    batches = nnxp.data.Batches(data, batch_size, device="cpu", dtype="float32", rng=rng)
-    times = []
-    for _ in range(epochs + 1):  # the first one prepares the step
-        ranks.exchange()
-        start = time.perf_counter()
-        trainer.train_epoch(batches)
-        times.append((time.perf_counter() - start) / len(batches))
-    return statistics.median(times[1:])
+    trainer.fit(
+        data, epochs=1 + EPOCHS, batch_size=batch_size, rng=0, accumulate=accumulate
+    )  # fmt: skip
+    steps = math.ceil(case.rows / (batch_size * accumulate))
+    # The first epoch prepares the step.
+    return statistics.median(record.seconds for record in trainer.history[1:]) / steps
 
 
 def all_reduce_time(nbytes: int) -> float:

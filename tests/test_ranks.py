@@ -94,6 +94,12 @@ CASES = {
     "after": lambda: {"fit": {"train_metrics": "after"}},
     "frozen": lambda: {"network": frozen(new_network(batch_norm=True))},
     "by parameter": lambda: {"optimizer": ByParameter(0.1)},
+    # In one process, the step of so large a matrix is fused with the product of its gradient.
+    "large": lambda: {
+        "optimizer": nnxp.SGD(0.1),
+        "network": nnxp.mlp([6, 800, 3], rng=1, dtype="float64"),
+    },
+    "large, compiled": lambda: CASES["large"]() | {"compiled": True},
 }
 
 
@@ -166,6 +172,8 @@ def test_too_small_parts_for_own_statistics_are_refused_on_all_ranks():
 
 
 def test_a_step_exchanges_once():
+    """And an epoch once, whether its steps must be captured anew."""
+
     def count(ranks):
         trainer = nnxp.Trainer(
             new_network(), nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1), ranks=ranks, capture=True
@@ -177,7 +185,7 @@ def test_a_step_exchanges_once():
         return ranks.vectors - before, len(batches)
 
     for exchanges, steps in run_ranks(2, count):
-        assert exchanges == steps
+        assert exchanges == steps + 1
 
 
 def test_a_rank_reads_its_own_rows_alone():
@@ -389,23 +397,44 @@ def test_a_callback_that_changes_one_rank_ends_all(change, name):
 
 
 def test_ranks_with_other_callbacks_and_parts_of_the_users_train_as_one():
-    """One rank has a callback that may hold arrays, so that it cannot stay bound between epochs."""
+    """One rank has a callback that replaces an array, so that the steps must be captured anew."""
 
     class Own(nnxp.Tanh):
         pass
 
-    def fit(ranks):
+    class Replace(Callback):
+        def epoch(self, trainer, record):
+            trainer.network[0].params["W"] = trainer.network[0].params["W"].copy()
+
+    def fit(ranks, activation):
         network = nnxp.Sequential([
-            nnxp.Affine(6, 4, rng=0, dtype="float64"), Own(),
+            nnxp.Affine(6, 4, rng=0, dtype="float64"), activation(),
             nnxp.Affine(4, 3, rng=0, dtype="float64"),
         ])  # fmt: skip
-        callbacks = [Callback()] if ranks.rank == 0 else []
+        callbacks = [Replace()] if ranks.rank == 0 else []
         return train(ranks, network=network, fit={"callbacks": callbacks})
 
-    one = fit(ONE_RANK)
-    trainers = run_ranks(2, fit)
-    require_equal(trainers, one)
-    assert [x.captured for x in trainers] == ["captured"] * 2
+    for activation in (nnxp.Tanh, Own):
+        trainers = run_ranks(2, lambda ranks, a=activation: fit(ranks, a))
+        require_equal(trainers, fit(ONE_RANK, activation))
+        assert [x.captured for x in trainers] == ["captured"] * 2
+
+
+def test_one_rank_that_stops_stops_all_after_the_epoch():
+    class Stop(Callback):
+        def epoch(self, trainer, record):
+            return trainer.ranks.rank == 1 and record.epoch == 2
+
+    for trainer in run_ranks(3, lambda ranks: train(ranks, fit={"callbacks": [Stop()]})):
+        assert trainer.epochs == 2
+
+
+def test_rank_0_alone_writes_checkpoints(tmp_path):
+    def fit(ranks):
+        train(ranks, fit={"checkpoint": tmp_path / f"rank{ranks.rank}.safetensors"})
+
+    assert run_ranks(2, fit) == [None, None]
+    assert [x.name for x in tmp_path.glob("*.safetensors")] == ["rank0.safetensors"]
 
 
 def test_ranks_that_make_other_calls_are_refused(tmp_path):
@@ -549,9 +578,14 @@ def test_each_rank_checks_its_share_of_a_data_set():
 
 
 def test_rank_0_alone_reads_all_inputs_for_statistics():
+    class Own(nnxp.Standardize):
+        def adapt(self, inputs, weights=None):
+            super().adapt(inputs, weights)
+            self.has_read = True
+
     def fit(ranks):
         network = nnxp.Sequential([
-            nnxp.Standardize(dtype="float64"), nnxp.Affine(6, 3, rng=0, dtype="float64"),
+            Own(dtype="float64"), nnxp.Affine(6, 3, rng=0, dtype="float64"),
         ])  # fmt: skip
         inputs = INPUTS + 5
         data = nnxp.data.Dataset(inputs, LABELS)
@@ -559,7 +593,9 @@ def test_rank_0_alone_reads_all_inputs_for_statistics():
         return train(ranks, data, network=network, epochs=1)
 
     assert 4 not in np.linspace(0, ROWS - 1, 16).astype(int)
-    states = [x.network[0].state for x in [fit(ONE_RANK), *run_ranks(2, fit)]]
+    layers = [x.network[0] for x in [fit(ONE_RANK), *run_ranks(2, fit)]]
+    assert [hasattr(x, "has_read") for x in layers] == [True, True, False]
+    states = [x.state for x in layers]
     for state in states[1:]:
         for name, x in state.items():
             np.testing.assert_array_equal(x, states[0][name])
