@@ -287,8 +287,8 @@ def _error_of(rank: int, kind: str, message: str) -> BaseException:
         if known.__name__ == kind:
             return known(message)
         pending += known.__subclasses__()
-    if kind == "KeyboardInterrupt":  # scripts give it the signal's number
-        return KeyboardInterrupt(*([int(message)] if message.isdecimal() else []))
+    if kind == "KeyboardInterrupt":
+        return KeyboardInterrupt()
     return RanksError(f"rank {rank} ended with {kind}: {message}")
 
 
