@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from cli import Parser, name_of, program_ranks, run
 
+import functools
 import math
 import statistics
 import time
@@ -35,7 +36,7 @@ CASES = {
     "wide": Case(lambda seed: nnxp.mlp([784, 512, 256, 10], rng=seed), (784,), 12_800),
     "lenet": Case(lambda seed: nnxp.lenet(rng=seed), (1, 28, 28), 3_200),
 }
-BATCH_SIZES = (100, 400)  # of all processes together
+BATCH_SIZES = (100, 200, 400)  # of all processes together
 ACCUMULATED = (4, 16)  # of batches of 100
 EPOCHS = 5  # that are timed
 LARGE = 1 << 23  # bytes from which the bandwidth is measured
@@ -55,7 +56,7 @@ class Cost(NamedTuple):
         return self.fixed + self.row * rows + exchange
 
 
-def cost_of(times: dict[int, float]) -> Cost:
+def cost_of(times: dict[float, float]) -> Cost:
     """Return the straight line through the seconds of steps by rows, with small relative errors."""
     seconds = np.array(list(times.values()))
     row, fixed = np.polyfit(list(times), seconds, 1, w=1 / seconds)
@@ -92,55 +93,66 @@ def main() -> None:
 
 
 def measure(name: str, case: Case, latency: float, bandwidth: float) -> None:
-    n = RANKS.size
-    sizes = sorted({x // k for x in BATCH_SIZES for k in (1, n)})
-    alone = {x: step_time(case, x) if RANKS.rank == 0 else 0.0 for x in sizes}
-    RANKS.exchange()  # the others have waited, and left rank 0 the machine
-    cost = cost_of(alone) if RANKS.rank == 0 else Cost(0, 0)
+    n, leads = RANKS.size, RANKS.rank == 0
     nbytes = 4 * sum(x.size for x in case.make(0).parameters().values())
-    if RANKS.rank == 0:
-        print(f"{name}: {nbytes // 4:,} parameters")
-        for rows, seconds in alone.items():
-            print(f"  one process, {rows} rows: {us(seconds)}; the model {us(cost.step(rows))}")
-    if n > 1:
-        measure_ranks(case, cost, alone, nbytes, exchange_time(n, nbytes, latency, bandwidth))
-    if RANKS.rank == 0:
-        for rows in (BATCH_SIZES[0], BATCH_SIZES[0] * ACCUMULATED[-1]):
-            line = []
-            for ranks in ON_PAPER:
-                step = cost.step(rows, exchange_time(ranks, nbytes, LATENCY, BANDWIDTH))
-                line.append(f"{ranks}: {cost.step(rows) / step:.1%}")
-            print(f"  on paper, {rows} rows a process, efficiency by processes: {', '.join(line)}")
-
-
-def measure_ranks(
-    case: Case, cost: Cost, alone: dict[int, float], nbytes: int, expected: float
-) -> None:
-    """Measure steps of all processes together, beside the model."""
-    n = RANKS.size
-    measured = all_reduce_time(nbytes)
-    # What a process takes while the others compute, too, and exchange nothing.
-    busy = {x: step_time(case, x // n) for x in BATCH_SIZES}
-    together = {x: step_time(case, x, RANKS) for x in BATCH_SIZES}
-    size = BATCH_SIZES[0]
-    one = {a: step_time(case, size, accumulate=a) if RANKS.rank == 0 else 0 for a in ACCUMULATED}
+    # Rank 0 has the machine for itself, while the others wait for `exchange`.
+    one = {x: step_time(case, x) for x in BATCH_SIZES if leads}
+    own = {x: step_time(case, x, Apart(n)) for x in BATCH_SIZES if leads and n > 1}
+    accumulated = {a: step_time(case, BATCH_SIZES[0], accumulate=a) for a in ACCUMULATED if leads}
     RANKS.exchange()
-    several = {a: step_time(case, size, RANKS, accumulate=a) for a in ACCUMULATED}
-    if RANKS.rank:
+    if leads:
+        print(f"{name}: {nbytes // 4:,} parameters; one process: {said(one)}")
+    if n == 1:
         return
-    print(f"  all-reduce of {nbytes:,} bytes: {us(measured)}; the model {us(expected)}")
+    busy = {x: step_time(case, x, Apart(n)) for x in BATCH_SIZES}
+    together = {x: step_time(case, x, RANKS) for x in BATCH_SIZES}
+    several = {a: step_time(case, BATCH_SIZES[0], RANKS, accumulate=a) for a in ACCUMULATED}
+    exchange = all_reduce_time(nbytes)
+    if not leads:
+        return
+    cost, part = cost_of(one), cost_of({x / n: seconds for x, seconds in own.items()})
+    expected = exchange_time(n, nbytes, latency, bandwidth)
+    print(f"  all-reduce of {nbytes:,} bytes: {us(exchange)}; the model: {us(expected)}")
+    print(f"  a process alone, without an exchange: {said(own)}")
+    print(f"  {n} at once, without an exchange: {said(busy)}")
     for x, seconds in together.items():
-        model = cost.step(x / n, expected)
+        model = part.step(x / n, expected)
         print(
-            f"  {n} processes, {x} rows: {us(seconds)}; the model {us(model)}; without an exchange "
-            f"{us(busy[x])}; efficiency {alone[x] / seconds / n:.0%}, the model "
-            f"{cost.step(x) / model / n:.0%}"
+            f"  {n} processes, {x} rows: {us(seconds)}; the model: {us(model)}; efficiency "
+            f"{one[x] / seconds / n:.0%}; the model: {one[x] / model / n:.0%}"
         )
     for a, seconds in several.items():
         print(
-            f"  {n} processes, accumulate={a} of {size} rows: {us(seconds)}; one process "
-            f"{us(one[a])}; efficiency {one[a] / seconds / n:.0%}"
+            f"  {n} processes, accumulate={a}: {us(seconds)}; one process: {us(accumulated[a])}; "
+            f"efficiency {accumulated[a] / seconds / n:.0%}"
         )
+    least = (part.fixed - cost.fixed + expected) / (cost.row * (1 - 1 / n))
+    print(f"  the model: {n} processes pay from {math.ceil(max(n, least))} rows")
+    for rows in (BATCH_SIZES[0], BATCH_SIZES[0] * ACCUMULATED[-1]):
+        line = []
+        for ranks in ON_PAPER:
+            step = part.step(rows, exchange_time(ranks, nbytes, LATENCY, BANDWIDTH))
+            line.append(f"{ranks}: {cost.step(rows) / step:.1%}")
+        print(f"  on paper, {rows} rows a process, efficiency by processes: {', '.join(line)}")
+
+
+class Apart(Ranks):
+    """Ranks that exchange nothing, to time the rest of a step."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.shares_machine = size, True
+
+    def all_reduce(self, vector: object) -> None:
+        """Do nothing."""
+
+    def gather(self, text: str, patience: float | None = None) -> list[str]:
+        """Return the text as that of all ranks."""
+        return [text] * self.size
+
+
+def said(times: dict[int, float]) -> str:
+    """Return times by rows as text."""
+    return ", ".join(f"{x} rows {us(seconds)}" for x, seconds in times.items())
 
 
 def us(seconds: float) -> str:
@@ -152,18 +164,22 @@ def step_time(
     case: Case, batch_size: int, ranks: Ranks = ONE_RANK, *, accumulate: int = 1
 ) -> float:
     """Return the seconds of a captured step in `fit`: the median over epochs."""
-    rng = np.random.default_rng(0)
-    inputs = rng.integers(0, 256, (case.rows, *case.shape), np.uint8)
-    data = nnxp.data.Dataset(inputs, rng.integers(0, 10, case.rows))
     trainer = nnxp.Trainer(
         case.make(0), nnxp.SoftmaxWithLoss(), nnxp.SGD(0.01), ranks=ranks, compiled=False
     )
-    trainer.fit(
-        data, epochs=1 + EPOCHS, batch_size=batch_size, rng=0, accumulate=accumulate
-    )  # fmt: skip
+    data = examples(case)
+    trainer.fit(data, epochs=1 + EPOCHS, batch_size=batch_size, rng=0, accumulate=accumulate)
     steps = math.ceil(case.rows / (batch_size * accumulate))
     # The first epoch prepares the step.
     return statistics.median(record.seconds for record in trainer.history[1:]) / steps
+
+
+@functools.cache
+def examples(case: Case) -> nnxp.data.Dataset:
+    """Return random examples."""
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(0, 256, (case.rows, *case.shape), np.uint8)
+    return nnxp.data.Dataset(inputs, rng.integers(0, 10, case.rows))
 
 
 def all_reduce_time(nbytes: int) -> float:
