@@ -7,7 +7,6 @@ import functools
 import itertools
 import math
 import mmap
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -20,8 +19,6 @@ from nnxp.data.dataset import Dataset
 from nnxp.data_format import prepare_inputs, stored_dtype
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.errors import InputError
-
-_FINGERPRINT = 16  # rows
 
 
 class Batches:
@@ -95,11 +92,6 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Array, ...]]:
         rows = self._slices() if self.rng is None else self.shuffled_rows(self.rng)
         return map(self.take, rows)
-
-    def fingerprint(self) -> list[int]:
-        """Return checksums of some rows of the data set's arrays, in order."""
-        rows = np.linspace(0, len(self.dataset) - 1, _FINGERPRINT).astype("int64")
-        return [zlib.crc32(x[rows].tobytes()) for x in self.dataset.arrays]
 
     def in_order(self, batch_size: int) -> Self:
         """Return batches of another size in the data set's order, with the same device arrays."""

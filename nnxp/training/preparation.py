@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -42,6 +43,7 @@ from nnxp.training.callback import Callback
 from nnxp.training.evaluation import evaluation_batch_size
 
 _FLUSHED_STEPS = 500
+_COMPARED = 16  # examples
 _UNSCALED = 25  # the size of numbers from which inputs are taken as never scaled
 
 
@@ -298,6 +300,17 @@ def hint_at_scale(network: Sequential, dataset: Dataset) -> None:
         f"the inputs have numbers up to {dataset.largest:.4g}, and networks learn well from "
         f"numbers around 1; {remedy}"
     )
+
+
+def fingerprint(batches: Batches) -> list[int]:
+    """Return checksums of some examples: of inputs, labels and weights.
+
+    Of the first batch of a stream, whose inputs may be random, only of labels.
+    """
+    arrays = batches.dataset.arrays
+    rows = np.linspace(0, len(batches.dataset) - 1, _COMPARED).astype("int64")
+    streamed = isinstance(batches, BatchStream)
+    return [zlib.crc32(x[rows].tobytes()) for x in (arrays[1:2] if streamed else arrays)]
 
 
 def require_ranks(ranks: object) -> Ranks:

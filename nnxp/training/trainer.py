@@ -56,6 +56,7 @@ from nnxp.training.evaluation import Evaluation, evaluate, evaluation_batch_size
 from nnxp.training.preparation import (
     data_format_of,
     describe_work,
+    fingerprint,
     fit_statistics,
     flush_denormals,
     hint_at_scale,
@@ -508,7 +509,7 @@ class Trainer:
         self.ranks.require_same(
             {
                 "number of examples or batch size": sizes,
-                "data set": [x.fingerprint() for x in data],
+                "data set": [fingerprint(x) for x in data],
                 "setting of fit": settings,
                 **self._common_values(),
             },
