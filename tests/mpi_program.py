@@ -119,6 +119,21 @@ def callback(folder):
         sys.exit(1)
 
 
+def interrupt(folder):
+    """Train, until the last rank alone gets a signal after step 7."""
+    own, stop = Callback(), nnxp.callbacks.StopOnSignal()
+    own.every_step = True
+    trainer = new_trainer(nnxp.Adam())
+
+    def step(_):
+        if trainer.optimizer.steps == 7 and RANKS.rank == RANKS.size - 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    own.step = step
+    fit(trainer, callbacks=[own, stop])
+    Path(folder, f"rank{RANKS.rank}").write_text(f"{stop.received:d} {trainer.optimizer.steps}")
+
+
 def full(folder):
     """Train, while rank 0 cannot write files of more than a few bytes."""
     if RANKS.rank == 0:
@@ -139,5 +154,5 @@ def forever(folder):
 
 
 if __name__ == "__main__":
-    known = (equal, act, callback, forever, full, gpus)
+    known = (equal, act, callback, interrupt, forever, full, gpus)
     {x.__name__: x for x in known}[sys.argv[1]](*sys.argv[2:])

@@ -187,6 +187,13 @@ def test_a_signal_stops_all_ranks_after_the_same_step(mpiexec, number, status, t
     assert f"stopped after {trainer.optimizer.steps} steps" in line
 
 
+def test_a_signal_of_one_rank_is_that_of_all(mpiexec, tmp_path):
+    status, _, err = run(mpiexec, 3, PROGRAM, "interrupt", tmp_path)
+    assert (status, err) == (0, "")
+    said = [Path(tmp_path, f"rank{rank}").read_text() for rank in range(3)]
+    assert said == ["15 7"] * 3
+
+
 @pytest.mark.parametrize("way", ["-m mpi4py", ""])
 @pytest.mark.parametrize(("action", "said"), [("raise", 1), ("exit", 0), ("kill", 0)])
 def test_a_rank_that_ends_alone_within_a_step_ends_all(mpiexec, action, said, way):
