@@ -41,6 +41,7 @@ ACCUMULATED = (4, 16)  # of batches of 100
 EPOCHS = 5  # that are timed
 LARGE = 1 << 23  # bytes from which the bandwidth is measured
 ON_PAPER = (4, 16, 64, 256, 1000)
+WANTED = 0.9  # of a step
 # Of a network between machines today: seconds a message, bytes a second.
 LATENCY, BANDWIDTH = 2e-6, 12.5e9
 
@@ -128,12 +129,17 @@ def measure(name: str, case: Case, latency: float, bandwidth: float) -> None:
         )
     least = (part.fixed - cost.fixed + expected) / (cost.row * (1 - 1 / n))
     print(f"  the model: {n} processes pay from {math.ceil(max(n, least))} rows")
+    paper = {ranks: exchange_time(ranks, nbytes, LATENCY, BANDWIDTH) for ranks in ON_PAPER}
     for rows in (BATCH_SIZES[0], BATCH_SIZES[0] * ACCUMULATED[-1]):
-        line = []
-        for ranks in ON_PAPER:
-            step = part.step(rows, exchange_time(ranks, nbytes, LATENCY, BANDWIDTH))
-            line.append(f"{ranks}: {cost.step(rows) / step:.1%}")
-        print(f"  on paper, {rows} rows a process, efficiency by processes: {', '.join(line)}")
+        shares = {ranks: part.step(rows) / part.step(rows, x) for ranks, x in paper.items()}
+        line = ", ".join(f"{ranks}: {share:.0%}" for ranks, share in shares.items())
+        print(f"  on paper, {rows} rows a process, computation in a step by processes: {line}")
+    ranks = ON_PAPER[-1]
+    needed = (paper[ranks] * WANTED / (1 - WANTED) - part.fixed) / part.row
+    print(
+        f"  on paper, {ranks} processes exchange {us(paper[ranks])}, and compute {WANTED:.0%} of a "
+        f"step with {math.ceil(max(1, needed))} rows each"
+    )
 
 
 class Apart(Ranks):
