@@ -68,6 +68,7 @@ class Step:
         self._gradients: Mapping[str, Array] | None = None  # of micro-batches or all ranks
         self._before: dict[str, Array] = {}  # state that is of one rank's rows
         self._weight: Array | float = 0.0  # of the rows of this rank
+        self.sums_are_means = False  # those over all ranks, as no example has a weight
 
     @property
     def parts(self) -> tuple[object, ...]:
@@ -133,8 +134,10 @@ class Step:
         self._gradients = None
         if share is None:
             return self._backpropagate_parts(inputs, labels, weights)
-        self._weight = 0.0 if share.is_empty else float(inputs.shape[0])
+        # A share of the batch, so that sums over all ranks are means, unless examples are weighted.
+        self._weight = 0.0 if share.is_empty else inputs.shape[0] / share.total
         counts = _example_weights(self.loss, labels, inputs, weights)
+        self.sums_are_means = counts is None
         if counts is not None and not share.is_empty:
             self._weight = namespace_of(counts, "weights").sum(counts)
         with self._placed(share):
