@@ -173,7 +173,7 @@ def test_files_of_another_training_are_refused_and_left(tmp_path, kind):
     fit(other, 2)
     with pytest.raises(
         nnxp.InputError,
-        match=r"epoch 1 is of another training run \(its train_\w+ is [\d.]+, here [\d.]+\): choose "
+        match=r"is of another training run \(its train_\w+ is [\d.]+, here [\d.]+\): choose "
         rf"another path than {path}, or remove it",
     ):
         fit(other, 1, kind(path))
