@@ -25,6 +25,8 @@ NAMES = [path.name for path in sorted(SCRIPTS.glob("*.py")) if "__main__" in pat
 
 def test_every_script_is_run():
     assert {path.name for path in SCRIPTS.glob("*.py")} - set(NAMES) == {
+        "benchmark_report.py",
+        "benchmark_workers.py",
         "cli.py",
         "comparisons.py",
         "interrupts.py",

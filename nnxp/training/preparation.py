@@ -135,11 +135,15 @@ def require_weights_taken(
 
 
 def with_class_numbers(dataset: Dataset, network: Sequential, loss: Loss) -> Dataset:
-    """Return a data set whose integer labels are class numbers, if only that can be meant.
+    """Return a data set whose labels are class numbers, if classes are known or can be told.
 
-    That is so if labels are not class numbers, as 1 and 2 or 10, 20 and 30, and there are as many
-    different ones as the network tells apart.
+    They are known from an earlier training of the network. Integer labels that are no class
+    numbers, as 1 and 2 or 10, 20 and 30, are classes if there are as many different ones as the
+    network tells apart.
     """
+    known = network.data_format
+    if known is not None and known.classes is not None:
+        dataset = dataset.with_classes(known.classes)
     labels, outputs = dataset.labels, network.output_shape(None)
     if (
         dataset.classes is not None
