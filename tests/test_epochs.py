@@ -203,7 +203,7 @@ def _labels(_, dataset):
         _number,
         _labels,
     ],
-)
+)  # fmt: skip
 def test_what_breaks_between_two_calls_of_train_epoch_is_refused(break_):
     """The second of two same calls skips checks, and one after a change does not."""
     rng = np.random.default_rng(0)
