@@ -42,7 +42,10 @@ def count_bindings(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optimizer",
+    [pytest.param(x, marks=() if x == "adam" else pytest.mark.long) for x in OPTIMIZERS],
+)
 def test_epochs_with_bound_steps_are_those_with_callbacks(monkeypatch, optimizer):
     bindings, trainers = count_bindings(monkeypatch), []
     data = Dataset(np.random.default_rng(1).normal(size=(50, 3, 4)), np.arange(50) % 3)

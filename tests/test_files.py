@@ -153,14 +153,13 @@ def test_picture_that_cannot_be_written_is_named(tmp_path, name, reason):
 
 @pytest.fixture
 def draw(tmp_path, monkeypatch):
-    """Draw histories, and return matplotlib's figure as it is saved."""
+    """Draw histories, and return matplotlib's figure with its layout, not rendered."""
     figures = []
     figure_module = pytest.importorskip("matplotlib.figure", reason="matplotlib is not installed")
-    save = figure_module.Figure.savefig
     monkeypatch.setattr(
         figure_module.Figure,
         "savefig",
-        lambda self, *a, **k: figures.append(self) or save(self, *a, **k),
+        lambda self, *a, **k: figures.append(self) or self.draw_without_rendering(),
     )
 
     def draw(histories, **options):

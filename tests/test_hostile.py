@@ -154,7 +154,7 @@ def places(value, here=()):
             yield from places(inner, (*here, key))
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(1500, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [20, pytest.param(1500, marks=pytest.mark.long)])
 def test_mutated_checkpoint_metadata_are_used_or_refused(tmp_path_factory, described, count):
     """The SHA-256 is computed again, as a forger would."""
 

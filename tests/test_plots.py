@@ -57,12 +57,10 @@ def draw(tmp_path, monkeypatch):
 
 
 def rendered(figure):
-    """Return the renderer that measures the figure's texts."""
+    """Return the renderer that measures the texts of a figure, which was saved."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return canvas.get_renderer()
+    return FigureCanvasAgg(figure).get_renderer()
 
 
 def texts(axes):
