@@ -304,7 +304,7 @@ def test_optimizer_state_of_another_shape_or_dtype_is_refused(tmp_path, describe
 def test_classes_that_are_not_those_of_the_outputs_are_named(tmp_path, described, classes):
     about = described[0] | {"data": DATA | {"classes": classes}}
     path = signed(tmp_path / "a.safetensors", about, described[1])
-    wanted = f"tells 3 classes apart, and the labels are {len(classes)}: .*; give the network"
+    wanted = f"outputs for 3 classes, and there are {len(classes)} labels: .*; give the network"
     with pytest.raises(nnxp.InputError, match=wanted):
         nnxp.load_network(path).predict_classes(np.eye(6))
 
