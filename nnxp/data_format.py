@@ -344,6 +344,11 @@ def prepared_examples(
         return
     if images:
         known.warn_of_images(largest * (scale or 1), "inputs")
+    if known.size is None:
+        return
+    mean, _ = known.size
+    if count < _MANY and (largest == 0 or math.log(largest) <= mean + math.log(_FAR)):
+        return  # as `warn_of_size` would, at once
     is_device_array = not isinstance(x, np.ndarray)
     if device_of(x) is not None or not is_device_array:
         to_host = device.to_host if is_device_array else np.asarray

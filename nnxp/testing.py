@@ -217,3 +217,7 @@ def _describe_error(error: Exception) -> str:
     if isinstance(error, NnxpError):
         return str(error)
     return f"{type(error).__name__}: {error}"
+
+
+def __dir__() -> list[str]:
+    return __all__

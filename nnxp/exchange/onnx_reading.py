@@ -21,7 +21,8 @@ from nnxp.errors import (
     MissingExtraError,
     NnxpError,
 )
-from nnxp.exchange.onnx_graph import FOLDED, OPERATORS, Host, Node, Tracer, Value
+from nnxp.exchange.onnx_graph import Host, Node, Tracer, Value
+from nnxp.exchange.onnx_operators import FOLDED, OPERATORS, read_operator
 from nnxp.exchange.onnx_writing import CLASSES_KEY, MAX_BYTES, METADATA_KEY
 from nnxp.files import expand_home
 from nnxp.layers import Identity
@@ -187,7 +188,7 @@ class _File:
             operands = [values[x] if x else None for x in node.input]
             attributes = {a.name: self._attribute(a) for a in node.attribute}
             read = Node(node.op_type, node.name or node.output[0], operands, attributes)
-            values[node.output[0]] = tracer.trace(read)
+            values[node.output[0]] = read_operator(tracer, read)
         value = values[name]
         if not isinstance(value, Value):
             raise InputError(f"its output {name!r:.60} does not depend on the inputs")

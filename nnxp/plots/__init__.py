@@ -23,3 +23,7 @@ __all__ = [
     "plot_weights",
     "save_figure",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

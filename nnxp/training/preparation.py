@@ -142,11 +142,15 @@ def require_weights_taken(
 
 
 def with_class_numbers(dataset: Dataset, network: Sequential, loss: Loss) -> Dataset:
-    """Return a data set with integer labels converted to class numbers, if that is unambiguous.
+    """Return a data set whose labels are class numbers, if the classes are known or unambiguous.
 
-    Labels are converted if they are not class numbers, such as 1 and 2 or 10, 20 and 30, and the
-    number of different labels is the number of the network's classes.
+    The classes are known after an earlier `fit` of the network. Otherwise, integer labels that are
+    not class numbers, such as 1 and 2 or 10, 20 and 30, are converted if the number of different
+    labels is the number of the network's classes.
     """
+    known = network.data_format
+    if known is not None and known.classes is not None:
+        dataset = dataset.with_classes(known.classes)
     labels, outputs = dataset.labels, network.output_shape(None)
     if (
         dataset.classes is not None
@@ -409,6 +413,10 @@ def require_trainable(step: Step) -> None:
     for part in step.parts[1:]:
         if isinstance(part, Part):
             require_no_layers(part, [network, *network.all_layers()])
+
+
+def require_state_of_arrays(optimizer: Optimizer) -> None:
+    """Raise an `InputError` if the state of an optimizer is not one of arrays."""
     for slot, kept in optimizer.state.items():
         slot_state: object = kept
         arrays = slot_state.values() if isinstance(slot_state, dict) else [slot_state]
@@ -491,8 +499,9 @@ def flush_denormals(optimizer: Optimizer, epoch_steps: int) -> None:
                 x[np.abs(x) < np.finfo(x.dtype).smallest_normal] = 0
 
 
-def describe_work(network: Sequential, batch_size: int, evaluated: int) -> str:
+def describe_work(network: Sequential, batch_size: int, dataset: Dataset) -> str:
     """Return a description of a network and its batches, for an error about memory."""
+    evaluated = evaluation_batch_size(network, dataset)
     parameters = sum(math.prod(x.shape) for x in network.parameters().values())
     return (
         f"{network!r} with {parameters:,} parameters and batches of {batch_size:,} "

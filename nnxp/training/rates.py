@@ -25,7 +25,7 @@ from nnxp.data.batches import Batches
 from nnxp.data.dataset import Dataset
 from nnxp.errors import DivergenceError, InputError
 from nnxp.training.copies import independent_copy
-from nnxp.training.preparation import require_dataset
+from nnxp.training.preparation import require_dataset, with_class_numbers
 from nnxp.training.trainer import Trainer
 
 _RISE = 4  # the test ends when the smoothed loss is this many times the lowest one
@@ -177,7 +177,7 @@ def learning_rate_range(
 
         # Ignore the progress of an interrupted epoch of the trainer.
         vars(probe).update(step=recorded_step, capture=False, _progress=None)
-        examples, _ = probe._examples(dataset, None, generator)
+        examples = with_class_numbers(dataset, probe.network, probe.loss)
         batches = Batches(examples, batch_size, device=device, dtype=dtype, rng=generator)
         try:
             while True:
