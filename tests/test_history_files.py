@@ -197,7 +197,7 @@ def test_files_of_something_else_are_refused_and_left(tmp_path, kind, content):
     path = tmp_path / "history"
     path.write_bytes(content)
     one = trainer()
-    with pytest.raises(nnxp.InputError, match=f"{path} (is no file|has no whole).*; choose"):
+    with pytest.raises(nnxp.InputError, match=f"{path} (is not a file|has no whole).*; choose"):
         fit(one, 1, kind(path))
     assert path.read_bytes() == content
     assert one.optimizer.steps == 0

@@ -367,8 +367,8 @@ def _image_shape(
             return known[0], known[1], known[2]
         if side * side != inputs:
             raise InputError(
-                f"{layer!r} has {inputs} inputs, which are no square image; give its shape, such "
-                f"as image=(1, {inputs})"
+                f"{layer!r} has {inputs} inputs, which do not form a square image; give its shape, "
+                f"such as image=(1, {inputs})"
             )
         return 1, side, side
     if not isinstance(image, (tuple, list)) or len(image) not in (2, 3):
