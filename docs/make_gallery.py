@@ -1,4 +1,4 @@
-"""Write the gallery: run each script, and keep what it printed and drew as a page of the site.
+"""Write the gallery: run each script, and write its output and picture as a page of the site.
 
 `python docs/make_gallery.py` runs all scripts of the gallery on MNIST, which takes some minutes;
 `python docs/make_gallery.py NAME …` runs some of them. The pages, docs/gallery/NAME.md, and their
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "gallery"
 
-# Each script: its arguments, those that say where the picture goes, and where it then is.
+# Each script: its arguments, the arguments that set the picture's path, and that path.
 FOLDER = ("--out run", "run/picture.png")
 SCRIPTS = {
     "fruit_graph": ("", "", ""),

@@ -1,4 +1,4 @@
-"""Arrays: the part of the Array API standard that nnxp uses, and the checks of an array."""
+"""Arrays: the part of the Array API standard that nnxp uses, and checks of arrays."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from array_api_compat import array_namespace, is_numpy_array
 from nnxp.errors import DeviceError, InputError
 
 DType: TypeAlias = Any
-"""A dtype; the standard says nothing of its type."""
+"""A dtype; the standard does not define its Python type."""
 
-_bool: TypeAlias = bool  # within `Namespace` the name means the standard's dtype
+_bool: TypeAlias = bool  # `Namespace` defines `bool` as a dtype
 
 
 class Array(Protocol):  # noqa: PLW1641 - hashing is not in the standard
     """An array of any library that follows the Array API standard, version 2024.12.
 
-    These are the members that nnxp uses; a `numpy.ndarray` has them, and so do arrays of CuPy,
-    PyTorch, JAX and array-api-strict.
+    The protocol has the members that nnxp uses. Arrays of NumPy, CuPy, PyTorch, JAX and
+    array-api-strict have them.
     """
 
     @property
@@ -51,7 +51,7 @@ class Array(Protocol):  # noqa: PLW1641 - hashing is not in the standard
     def __and__(self, other: Array | int, /) -> Array: ...
     def __xor__(self, other: Array | int, /) -> Array: ...
     def __rshift__(self, other: Array | int, /) -> Array: ...
-    # Boolean arrays; Any, since the overloads of NumPy's stubs match nothing narrower.
+    # These return boolean arrays; typed Any, since NumPy's overloads match no narrower type.
     def __lt__(self, other: Any, /) -> Any: ...
     def __gt__(self, other: Any, /) -> Any: ...
     def __ge__(self, other: Any, /) -> Any: ...
@@ -63,7 +63,7 @@ class Array(Protocol):  # noqa: PLW1641 - hashing is not in the standard
 
 
 class Namespace(Protocol):
-    """The functions of the standard that nnxp calls, as an array's namespace has them."""
+    """The functions of the standard that nnxp calls."""
 
     bool: DType
     uint8: DType
@@ -143,9 +143,9 @@ def on_different_devices(device: Any, other: Any) -> bool:
     return device is not None and other is not None and bool(device != other)
 
 
-# Code that makes a NumPy array of an array `x` of any library, or of a list. It is tried in this
-# order: NumPy takes the numbers below a mask, and PyTorch refuses what needs a gradient, is on a
-# GPU, is sparse, or has a dtype that NumPy has not.
+# Code that converts an array of any library, or a list, to a NumPy array. The first code that works
+# is used. The order matters: numpy.asarray ignores the mask of a masked array, and fails for
+# PyTorch tensors that need a gradient, are on a GPU or sparse, or have a dtype that NumPy lacks.
 _TO_NUMPY: dict[str, Callable[[Any], Any]] = {
     "x.filled(0)": lambda x: x.filled(0),
     "numpy.asarray(x)": np.asarray,
@@ -160,9 +160,9 @@ _TO_NUMPY: dict[str, Callable[[Any], Any]] = {
 
 
 def code_for_numpy(x: object) -> str:
-    """Return code that makes a plain NumPy array of `x`, for an error message; "" if there is none.
+    """Return code that converts `x` to a NumPy array, for an error message; "" if there is none.
 
-    It is tried: only code that works is returned.
+    The code is run first, and returned only if it works.
     """
     for code, function in _TO_NUMPY.items():
         with contextlib.suppress(Exception):
@@ -179,12 +179,17 @@ def to_numpy(x: Any, what: str) -> npt.NDArray[Any]:
     ----------
     x : array_like
     what : str
-        Named in the error, such as "counts".
+        The name of `x` in the error, such as "counts".
+
+    Returns
+    -------
+    numpy.ndarray
+        An array of real numbers with at least one axis.
 
     Raises
     ------
     InputError
-        If it is not an array of real numbers.
+        If `x` is not an array of real numbers.
     """
     for function in (*_TO_NUMPY.values(), _from_other_device):
         with contextlib.suppress(Exception):
@@ -195,13 +200,13 @@ def to_numpy(x: Any, what: str) -> npt.NDArray[Any]:
 
 
 def _from_other_device(x: Any) -> npt.NDArray[Any]:
-    """Return an array of a library whose default device is the host."""
+    """Copy an array to its library's default device, and return it as a NumPy array."""
     info: Any = array_namespace(x).__array_namespace_info__()
     return np.asarray(x.to_device(info.default_device()))
 
 
 def is_numpy(x: object) -> TypeGuard[Any]:
-    """Return whether `x` is an array or a scalar of NumPy's."""
+    """Return whether `x` is a NumPy array or scalar."""
     # Any: mypy takes seconds to compare the overloads of NumPy's stubs with `Array`.
     return is_numpy_array(x)
 
@@ -218,7 +223,7 @@ def namespace_of(x: object, owner: object) -> Namespace:
     ----------
     x : array
     owner : object
-        Named in the error, such as a layer.
+        The name in the error, such as a layer.
 
     Raises
     ------
@@ -275,10 +280,10 @@ def scores_namespace(scores: Array, labels: Array, owner: object) -> Namespace:
 
 
 def require_weights(weights: Array, scores: Array, owner: object) -> None:
-    """Raise unless `weights` are example weights: one for each row of scores, in their dtype.
+    """Raise unless `weights` has one number for each row of `scores`, in the dtype of `scores`.
 
-    That none is negative or not finite is checked only in NumPy arrays: reading those of another
-    library would wait for the device.
+    Only NumPy arrays are checked for negative and non-finite weights: reading the values of other
+    arrays would wait for the device.
     """
     if namespace_of(weights, owner) is not namespace_of(scores, owner) or on_different_devices(
         device_of(scores), device_of(weights)
@@ -311,10 +316,10 @@ _F = TypeVar("_F", bound=Callable[..., Array])
 
 
 def one_op(function: _F) -> _F:
-    """Decorate a function of arrays, which a captured step may record as one op.
+    """Decorate a function of arrays that a captured step may record as one op.
 
-    It is written in standard calls. These are recorded, unless the library of the captured step
-    has a faster way to compute the whole; see `nnxp.capture.ops.Ops.whole`.
+    The function consists of standard calls. A captured step records these calls, unless its library
+    has a faster implementation of the whole function; see `nnxp.capture.ops.Ops.whole`.
     """
 
     @functools.wraps(function)
@@ -326,14 +331,14 @@ def one_op(function: _F) -> _F:
     return cast(_F, call)
 
 
-_BLOCK = 1024  # rows that are added one after the other
+_BLOCK = 1024  # rows
 
 
 def sum_rows(xp: Namespace, x: Array) -> Array:
-    """Return the sum of a matrix's rows, in blocks.
+    """Return the sum of a matrix's rows, added in blocks to reduce the rounding error.
 
-    Added one after the other, n rows have an error of up to n units of rounding (Higham 2002,
-    eq. 4.4), in blocks of m rows of about m + n / m units.
+    The error of adding n rows one after the other is at most n units of rounding (Higham 2002,
+    eq. 4.4). In blocks of m rows it is at most about m + n / m units.
     """
     rows, columns = x.shape
     blocks = rows // _BLOCK

@@ -40,11 +40,11 @@ _WORDS = {
     "SmoothL1Loss": "Huber", "BatchNorm1d": "BatchNorm", "BatchNormalization": "BatchNorm",
     "Model": "Sequential", "Module": "Layer",
 }  # fmt: skip
-"""What other libraries call things, and nnxp's own word."""
+"""Names in other libraries, and the equivalent names in nnxp."""
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
-    """Return the error for a `name` that is not `known`, with the most similar known name."""
+    """Return the error for an unknown `name`, with the equivalent or most similar known name."""
     known = list(known)
     hint = own_word(name, known)
     if not hint.startswith("nnxp"):
@@ -53,7 +53,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:
 
 
 def own_word(name: object, known: Iterable[str]) -> str:
-    """Return what nnxp calls a thing, or the most similar of the known names, for an error."""
+    """Return a hint for an error: nnxp's name of a thing, or the most similar known name."""
     known = list(known)
     if (own := _WORDS.get(str(name))) in known:
         return f"nnxp calls it {own!r}"
@@ -70,12 +70,12 @@ R = TypeVar("R")
 
 
 def explained(remedy: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return a decorator of a function: a call with wrong arguments is told the right one.
+    """Return a decorator: a call with wrong arguments raises an error with a call that works.
 
     Parameters
     ----------
     remedy : str
-        The right call, such as ``mlp([784, 50, 10], rng=0)``.
+        A call that works, such as ``mlp([784, 50, 10], rng=0)``.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -101,7 +101,7 @@ def require_arguments(
     name: str,
     remedy: str,
 ) -> None:
-    """Raise an `ArgumentError` with the right call, `remedy`, unless a function takes arguments."""
+    """Raise an `ArgumentError` with `remedy`, a call that works, if the arguments do not fit."""
     signature = inspect.signature(function)
     try:
         signature.bind(*args, **kwargs)
@@ -116,14 +116,14 @@ def require_arguments(
 
 
 def missing_attribute(owner: object, name: str, elsewhere: Mapping[str, str]) -> Any:
-    """Raise the error for an attribute that an object does not have; for its ``__getattr__``.
+    """Raise the error for a missing attribute; for use in ``__getattr__``.
 
-    `elsewhere` says what does the same as an attribute that users of other libraries look for.
+    `elsewhere` maps attribute names of other libraries to the equivalent call in nnxp.
     """
     if name in elsewhere:
         kind = type(owner).__name__
         raise AttributeError(f"a {kind} has no {name!r}; use {elsewhere[name]}", name=name)
-    return object.__getattribute__(owner, name)  # raises again, also what a property has raised
+    return object.__getattribute__(owner, name)  # raises again, also a property's own error
 
 
 def require_count(name: str, value: object, least: int = 1) -> int:
@@ -144,9 +144,9 @@ FRACTION: Range = (lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
 
 
 def require_number(name: str, value: object, range_: Range) -> float:
-    """Return `value` as a float; raise unless it is in `range_`.
+    """Return `value` as a Python float; raise unless it is in `range_`.
 
-    Not as a NumPy float64, which would promote float32 arrays.
+    A NumPy float64 would promote float32 arrays.
     """
     accepts, expected = range_
     if isinstance(value, Real):
@@ -159,11 +159,11 @@ def require_number(name: str, value: object, range_: Range) -> float:
 
 
 Selection: TypeAlias = "str | tuple[str, ...]"
-"""Which parameters: "all", "matrices", or patterns of names; see `require_selection`."""
+"""A selection of parameters: "all", "matrices", or patterns of names."""
 
 
 def require_selection(name: str, value: object) -> Selection:
-    """Return `value` if it says which parameters: "all", "matrices", or patterns of names."""
+    """Return `value` as a `Selection`; raise if it is none."""
     if value in ("all", "matrices"):
         return str(value)
     if isinstance(value, Iterable) and not isinstance(value, str):
@@ -177,7 +177,7 @@ def require_selection(name: str, value: object) -> Selection:
 
 
 def is_selected(selection: Selection, name: str, x: Array) -> bool:
-    """Return whether a selection contains the parameter `x` of this name."""
+    """Return whether a selection contains the parameter `x` with this name."""
     if selection == "all":
         return True
     if selection == "matrices":
@@ -186,7 +186,7 @@ def is_selected(selection: Selection, name: str, x: Array) -> bool:
 
 
 def warn(message: str) -> None:
-    """Warn at the line outside nnxp that led here."""
+    """Issue a warning at the caller's line outside nnxp."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in (
         "nnxp", "contextlib"
@@ -201,7 +201,7 @@ def shows_bars() -> bool:
 
 
 def optional_import(package: str, extra: str) -> ModuleType:
-    """Import an optional `package`; if it is missing, name the `extra` of nnxp to install."""
+    """Import an optional `package`; if it is missing, raise an error that names the `extra`."""
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
@@ -212,14 +212,14 @@ def optional_import(package: str, extra: str) -> ModuleType:
         ) from None
 
 
-Rng: TypeAlias = "np.random.Generator | np.random.SeedSequence | int"  # importing it takes long
+Rng: TypeAlias = "np.random.Generator | np.random.SeedSequence | int"  # a string: import is slow
 """A generator, or a seed that makes a new one."""
 
 
 def require_rng(rng: object) -> np.random.Generator:
     """Return a generator: `rng` itself, or a new one from a seed or a SeedSequence (SPEC 7).
 
-    None is refused: nnxp draws nothing that cannot be repeated.
+    None raises an error, since results must be reproducible.
     """
     if isinstance(rng, np.random.Generator):
         return rng
@@ -232,12 +232,12 @@ def require_rng(rng: object) -> np.random.Generator:
 
 
 def object_remedy(given: object) -> str:
-    """Return the end of an error for a class that was given in place of an object; else ""."""
+    """Return the end of an error if a class was passed instead of an object; otherwise ""."""
     return f"; make an object: {given.__name__}(…)" if isinstance(given, type) else ""
 
 
 def require_list(name: str, values: object) -> tuple[Any, ...]:
-    """Return the values of an iterable as a tuple."""
+    """Return the values of an iterable as a tuple; raise if `values` is no iterable."""
     if not isinstance(values, Iterable) or isinstance(values, str):
         remedy = object_remedy(values)
         if not remedy and not isinstance(values, str):

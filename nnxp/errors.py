@@ -1,10 +1,10 @@
-"""Errors: each names the cause, what was expected, what came and a remedy."""
+"""Errors: each message names the thing, what was wanted, what came and a remedy."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """Return text on one line, with characters that control a terminal escaped."""
+    """Return text on one line, with control characters escaped."""
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
 
 
@@ -12,9 +12,9 @@ class NnxpError(Exception):
     """Base class of nnxp's errors; scripts print only the message."""
 
     def __str__(self) -> str:
-        """Return the message on one line, without characters that control a terminal.
+        """Return the message on one line, with control characters escaped.
 
-        Messages hold names from files, and paths.
+        Messages contain paths and names from files, which could control the terminal.
         """
         return printable(super().__str__())
 
@@ -60,7 +60,7 @@ class CheckpointError(NnxpError, ValueError):
 
 
 class RanksError(NnxpError, RuntimeError):
-    """A training on several processes, of which one has failed or does something else."""
+    """Training on several processes, one of which failed or has other data or settings."""
 
 
 class MissingExtraError(NnxpError, ImportError):

@@ -1,9 +1,9 @@
-"""Initializers: functions that draw the first weights.
+"""Initializers: functions that draw the initial weights.
 
 An initializer takes a generator and the weights' shape, and returns float64 weights:
-``initializer(rng, shape)``. They are drawn on the host, so a seed gives the same weights on every
-device. A layer of your own draws its weights with `draw_weights`; an initializer of your own that
-depends on the numbers of inputs and outputs gets them from `fans`.
+``initializer(rng, shape)``. Weights are drawn on the host, so a seed gives the same weights on
+every device. In your own layer, draw weights with `draw_weights`. In your own initializer, get the
+numbers of inputs and outputs from `fans`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,11 @@ from nnxp.checks import POSITIVE, explained, require_number, unknown_name
 from nnxp.errors import InputError
 
 __all__ = [
-    "INITIALIZERS",
     "Initializer",
     "draw_weights",
     "fans",
     "he_normal",
     "normal",
-    "require_initializer",
     "xavier_uniform",
     "zeros",
 ]
@@ -37,26 +35,26 @@ Initializer: TypeAlias = "Callable[[np.random.Generator, tuple[int, ...]], Weigh
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return how many inputs each output has, and how many outputs each input has.
+    """Return the number of inputs of each output, and the number of outputs of each input.
 
     Parameters
     ----------
     shape : tuple of int
-        That of a matrix, ``(inputs, outputs)`` as in `nnxp.Affine`; or that of a convolution's
+        The shape of a matrix, ``(inputs, outputs)`` as in `nnxp.Affine`; or of a convolution's
         weights, ``(outputs, inputs, height, width)`` as in PyTorch and ONNX, with any number of
-        axes after the first two. For weights in another order, draw them in one of these and
-        transpose them.
+        axes after the first two. If your weights have another order of axes, draw them in one of
+        these orders and transpose them.
 
     Returns
     -------
     tuple of int
-        ``(fan_in, fan_out)``: (inputs, outputs) of a matrix; (inputs · height · width,
-        outputs · height · width) of a convolution (He et al. 2015, sec. 2.2).
+        ``(fan_in, fan_out)``: for a matrix (inputs, outputs); for a convolution (inputs · height ·
+        width, outputs · height · width) (He et al. 2015, sec. 2.2).
 
     Raises
     ------
     InputError
-        If `shape` is no tuple or list, or has fewer than two axes.
+        If `shape` is not a tuple or list, or has fewer than two axes.
 
     Examples
     --------
@@ -84,6 +82,11 @@ def normal(std: float) -> Initializer:
     ----------
     std : float
         Standard deviation: a positive number.
+
+    Raises
+    ------
+    InputError
+        If `std` is not a positive number.
     """
     require_number("std", std, POSITIVE)
 
@@ -95,13 +98,13 @@ def normal(std: float) -> Initializer:
 
 @explained("nnxp.initializers.he_normal(rng, (784, 50)), or give it itself as initializer")
 def he_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
-    """Draw from N(0, 2 / fan_in): keeps the variance through ReLU (He et al. 2015, eq. 10)."""
+    """Draw from N(0, 2 / fan_in), to keep the variance through ReLU (He et al. 2015, eq. 10)."""
     return rng.normal(0.0, math.sqrt(2.0 / fans(shape)[0]), shape)
 
 
 @explained("nnxp.initializers.xavier_uniform(rng, (784, 50)), or give it itself as initializer")
 def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
-    """Draw from U(-a, a), a² = 6 / (fan_in + fan_out) (Glorot and Bengio 2010, eq. 16)."""
+    """Draw from U(-a, a) with a² = 6 / (fan_in + fan_out) (Glorot and Bengio 2010, eq. 16)."""
     bound = math.sqrt(6.0 / sum(fans(shape)))
     return rng.uniform(-bound, bound, shape)
 
@@ -122,7 +125,7 @@ INITIALIZERS: dict[str, Initializer] = {
 
 
 def _checked(initializer: Initializer) -> Initializer:
-    """Return an initializer that is named if it does not take a generator and a shape."""
+    """Return an initializer; an error names it if it does not take a generator and a shape."""
 
     def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
         try:
@@ -141,7 +144,7 @@ def _checked(initializer: Initializer) -> Initializer:
 
 
 def require_initializer(initializer: object) -> Initializer:
-    """Return an initializer, given itself or its name."""
+    """Return the initializer of a name, or a checked version of a function."""
     if callable(initializer):
         return _checked(initializer)
     if isinstance(initializer, str):
@@ -158,23 +161,33 @@ def require_initializer(initializer: object) -> Initializer:
 
 
 def draw_weights(initializer: object, rng: np.random.Generator, shape: tuple[int, ...]) -> Weights:
-    """Return the first weights of a layer, a new array.
+    """Return the initial weights of a layer.
 
     Parameters
     ----------
     initializer : str or callable
-        A name, or a function: ``initializer(rng, shape)`` returns the weights.
+        A name in `INITIALIZERS`, or a function: ``initializer(rng, shape)`` returns the weights.
     rng : numpy.random.Generator
     shape : tuple of int
-        In one of the orders of `fans`.
+        The shape of the weights, as in `fans`.
+
+    Returns
+    -------
+    float array of this shape
+        A new array.
 
     Raises
     ------
     InputError
-        If there is no such initializer, or it returns another shape.
+        If the name is unknown, or the function does not take these arguments or returns another
+        shape.
     """
-    # Copied: training changes the weights in place, and an initializer may reuse its array.
+    # A copy: training changes the weights in place, and an initializer may reuse its array.
     weights = np.array(require_initializer(initializer)(rng, shape))
     if weights.shape != shape:
         raise InputError(f"the initializer must return shape {shape}, got {weights.shape}")
     return weights
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,4 +1,4 @@
-"""Metrics: figures of the scores: how many examples are correct, and how far targets are missed."""
+"""Metrics: figures computed from scores and labels, such as accuracy and mean absolute error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from nnxp.parts import Part
 
 __all__ = [
     "F1",
-    "METRICS",
     "R2",
     "Accuracy",
     "MeanAbsoluteError",
@@ -29,7 +28,6 @@ __all__ = [
     "Recall",
     "TopAccuracy",
     "accuracy",
-    "binary_correct",
     "confusion_matrix",
     "correct",
 ]
@@ -38,14 +36,16 @@ __all__ = [
 def correct(scores: Array, labels: Array) -> Array:
     """Return for each row whether its largest score is at the label.
 
-    A single column of scores is one of logits: a row is correct if ``score > 0`` is its label.
+    A single column of scores is treated as logits: a row is correct if ``score > 0`` equals its
+    label.
 
     Parameters
     ----------
     scores : (batch, classes) array
     labels : (batch,), (batch, 1) or (batch, classes) array
-        Class numbers; or one-hot rows, or rows of probabilities, of which the largest counts. For
-        one column of scores, 0 or 1 for each row, or a probability, which counts as 1 above 0.5.
+        Class numbers; or one-hot rows or rows of probabilities, whose largest number is the label.
+        For one column of scores, 0 or 1 for each row, or a probability, which counts as 1 above
+        0.5.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def binary_correct(scores: Array, labels: Array) -> Array:
 def accuracy(scores: Array, labels: Array) -> Array:
     """Return the share of rows whose largest score is at the label, as a 0-d array.
 
-    ``float()`` of it waits for the device. Parameters and errors are those of `correct`.
+    ``float()`` of the result waits for the device. Parameters and errors are those of `correct`.
 
     Examples
     --------
@@ -104,25 +104,26 @@ def accuracy(scores: Array, labels: Array) -> Array:
 
 @explained("nnxp.metrics.confusion_matrix(scores, labels)")
 def confusion_matrix(scores: Array, labels: Array) -> Array:
-    """Return how many examples of each class are predicted as each class.
+    """Return the confusion matrix: how many examples of each class are predicted as each class.
 
     Parameters
     ----------
     scores : (batch, classes) array
-        The predicted class has the largest score. A single column is one of logits, for the classes
-        0 and 1.
+        The predicted class has the largest score. A single column is treated as logits, for the
+        classes 0 and 1.
     labels : (batch,), (batch, 1) or (batch, classes) array
-        As `correct` takes them.
+        As in `correct`.
 
     Returns
     -------
     (classes, classes) int32 array
-        On the device of the scores; labels by row and predictions by column, as scikit-learn's.
+        Rows are labels and columns are predictions, as in scikit-learn. The array is on the device
+        of the scores.
 
     Raises
     ------
     InputError, DeviceError
-        As `correct`.
+        As in `correct`.
 
     Examples
     --------
@@ -139,7 +140,7 @@ def confusion_matrix(scores: Array, labels: Array) -> Array:
     return sum(parts[1:], parts[0])
 
 
-_EXACT = 1 << 24  # float32 holds all whole numbers up to this one
+_EXACT = 1 << 24  # float32 represents all integers up to this one
 
 
 def _count_pairs(xp: Namespace, scores: Array, labels: Array) -> Array:
@@ -148,7 +149,7 @@ def _count_pairs(xp: Namespace, scores: Array, labels: Array) -> Array:
 
 
 def _classes_namespace(scores: Array, labels: Array, owner: object) -> Namespace:
-    """Return the namespace of scores and labels of classes; raise if their shapes do not fit."""
+    """Return the namespace of scores and class labels; raise if their shapes do not fit."""
     xp = scores_namespace(scores, labels, owner)
     shape = tuple(labels.shape)
     rows = scores.shape[0] if scores.ndim else 0
@@ -162,7 +163,7 @@ def _classes_namespace(scores: Array, labels: Array, owner: object) -> Namespace
 
 def _class_numbers(xp: Namespace, labels: Array) -> Array:
     """Return labels of several classes as class numbers of shape (batch,)."""
-    if labels.dtype == xp.bool:  # the standard's argmax takes none, and == no integer
+    if labels.dtype == xp.bool:  # in the standard, argmax and == with integers need numbers
         labels = xp.astype(labels, xp.int32)
     if labels.ndim == 2:
         return xp.reshape(labels, (-1,)) if labels.shape[1] == 1 else xp.argmax(labels, axis=1)
@@ -185,23 +186,24 @@ def _class_rows(xp: Namespace, scores: Array, labels: Array, classes: int) -> tu
 
 
 class Metric(Part):
-    """Base class of all metrics: a sum over a batch's rows, and the figure of the whole sum.
+    """Base class of all metrics: sums over the rows of a batch, and a function of the total sums.
 
-    The sums are added on the device; `value` is called once an epoch, on the host.
+    `measure` returns the sums of a batch, which are added on the device. `value` is called once per
+    epoch, on the host.
 
     Attributes
     ----------
     name : str
-        Of the figure; records have it as ``train_…`` and ``validation_…``.
+        The name of the figure; records have ``train_NAME`` and ``validation_NAME``.
     size : int
-        The number of sums.
+        The number of sums; 1 by default.
     """
 
     name: str
     size: int = 1
 
     def measure(self, scores: Array, labels: Array, weights: Array | None = None) -> Array:
-        """Return the sums over a batch: a 0-d array, or one of shape (size,).
+        """Return the sums over a batch.
 
         Parameters
         ----------
@@ -209,7 +211,12 @@ class Metric(Part):
         labels : array
             As the loss takes them.
         weights : (batch,) array, optional
-            The weight of each example, in the dtype of the scores: its terms are multiplied by it.
+            The weight of each example, in the dtype of the scores, by which its terms are
+            multiplied.
+
+        Returns
+        -------
+        0-d array, or array of shape (size,)
         """
         raise NotImplementedError(f"{type(self).__name__} does not define measure")
 
@@ -219,6 +226,7 @@ class Metric(Part):
         Parameters
         ----------
         sums : sequence of float
+            The sums of `measure` over all batches.
         count : float
             The number of examples, or the sum of their weights. If it is 0, the mean is nan.
         """
@@ -249,7 +257,7 @@ class TopAccuracy(Metric):
     Parameters
     ----------
     k : int, optional
-        At least 1. The figure is named ``top5_accuracy`` for 5.
+        At least 1; 5 by default. The name of the figure has this number, such as ``top5_accuracy``.
     """
 
     def __init__(self, k: int = 5) -> None:
@@ -257,7 +265,7 @@ class TopAccuracy(Metric):
         self.name = f"top{k}_accuracy"
 
     def measure(self, scores: Array, labels: Array, weights: Array | None = None) -> Array:
-        """Return the number of rows with fewer than k scores above that of the label."""
+        """Return the number of rows in which fewer than k scores are above that of the label."""
         xp = _classes_namespace(scores, labels, self)
         if scores.shape[1] == 1:
             raise InputError(
@@ -273,16 +281,17 @@ class TopAccuracy(Metric):
 
 
 class _ClassCounts(Metric):
-    """Base class of metrics of how often each class is predicted, is the label, and is both.
+    """Base class of metrics that count predictions, labels and true positives of each class.
 
     Parameters
     ----------
     classes : int, optional
-        The number of classes; by default two, of which `average` takes the second. Scores are then
-        a single column of logits, or two columns.
+        The number of classes; by default two. Scores of two classes are a single column of logits,
+        or two columns.
     average : str, optional
-        ``"macro"``, the mean over all classes, is the default if `classes` is given. ``"micro"`` is
-        the figure of all classes' counts together, and ``"binary"`` that of class 1 of two.
+        ``"binary"``, the figure of class 1 of two, is the default without `classes`. ``"macro"``,
+        the mean of the figures of all classes, is the default with `classes`. ``"micro"`` is the
+        figure of the counts of all classes together.
 
     Raises
     ------
@@ -311,11 +320,7 @@ class _ClassCounts(Metric):
         self.name = f"micro_{self._name}" if self.average == "micro" else self._name
 
     def measure(self, scores: Array, labels: Array, weights: Array | None = None) -> Array:
-        """Return for each class how often it is right, how often predicted, and how often there.
-
-        These are three numbers for each class: first those of true positives, then those of
-        predictions, then those of labels.
-        """
+        """Return counts for all classes: true positives, then predictions, then labels."""
         xp = _classes_namespace(scores, labels, self)
         columns = scores.shape[1]
         if columns != self.classes and (columns, self.classes) != (1, 2):
@@ -364,11 +369,12 @@ class Precision(_ClassCounts):
     Parameters
     ----------
     classes : int, optional
-        The number of classes; by default two, as for a single column of logits.
+        The number of classes; by default two. Scores of two classes are a single column of logits,
+        or two columns.
     average : str, optional
-        ``"macro"``, the mean over all classes, is the default if `classes` is given. ``"micro"`` is
-        the figure of all classes' counts together, named ``micro_precision``. ``"binary"``, the
-        figure of class 1 of two, is the default otherwise.
+        ``"binary"``, the figure of class 1 of two, is the default without `classes`. ``"macro"``,
+        the mean of the figures of all classes, is the default with `classes`. ``"micro"`` is the
+        figure of the counts of all classes together, named ``micro_precision``.
 
     Raises
     ------
@@ -384,7 +390,7 @@ class Precision(_ClassCounts):
 
 
 class Recall(_ClassCounts):
-    """The share of a class's examples that are predicted as it, averaged over the classes.
+    """The share of a class's examples that are predicted correctly, averaged over the classes.
 
     It is 0 for a class without examples. This equals scikit-learn's ``recall_score`` with
     ``labels=range(classes)`` and ``zero_division=0``.
@@ -447,7 +453,8 @@ class MeanAbsoluteError(Metric):
 class R2(Metric):
     """The coefficient of determination: ``1 - sum((y - score)²) / sum((y - mean(y))²)``.
 
-    Over all rows and outputs together; nan, and so not in the record, if all targets are equal.
+    The sums are over all rows and outputs together. If all targets are equal, the figure is nan and
+    is left out of the record.
     """
 
     name = "r2"
@@ -493,3 +500,7 @@ METRICS: dict[str, type[Metric]] = {
     "r2": R2,
 }
 """The metrics by name."""
+
+
+def __dir__() -> list[str]:
+    return __all__

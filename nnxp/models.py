@@ -1,4 +1,4 @@
-"""Models: networks of affine layers and of convolutions, with activations between them."""
+"""Models: functions and classes that build networks of affine layers and of convolutions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ThreeLayerNet(Sequential):
     Parameters
     ----------
     inputs, hidden1, hidden2, outputs : int
-        Numbers of features, such as 784, 50, 30, 10.
+        Numbers of features from input to output, such as 784, 50, 30, 10.
     rng : numpy.random.Generator, SeedSequence or int
         Draws the weights on the host.
     activation : str, optional
@@ -40,7 +40,7 @@ class ThreeLayerNet(Sequential):
     initializer : str or callable, optional
         ``"he"``, ``"xavier"``, ``"normal"`` (N(0, 0.01²)), ``"zeros"``, or a function as in
         `nnxp.initializers`; by default `xavier_uniform` for sigmoid, tanh and identity, and
-        `he_normal` for those like ReLU.
+        `he_normal` for all other activations.
     dtype : str or dtype, optional
         ``"float32"`` (default) or ``"float64"``.
     device : Device or str, optional
@@ -133,10 +133,19 @@ def mlp(
         As in `ThreeLayerNet`.
     batch_norm : bool, optional
         Put a `BatchNorm` before each activation. The affine layer before it keeps its bias, which
-        the normalization cancels.
+        has no effect.
     dropout : float, optional
-        If above 0, put a `Dropout` of this rate after each activation. The first weights are the
-        same as without.
+        If above 0, put a `Dropout` of this rate after each activation. The rate is below 1. The
+        initial weights are the same as without dropout.
+
+    Returns
+    -------
+    Sequential
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two widths, or an argument is not allowed.
 
     Examples
     --------
@@ -165,10 +174,11 @@ def lenet(
     dtype: DType = "float32",
     device: Device | str = "cpu",
 ) -> Sequential:
-    """Return a LeNet: convolutions of 20 and 50 channels with pools, and 500 hidden units.
+    """Return a LeNet: convolutions of 20 and 50 channels with max pooling, and 500 hidden units.
 
-    LeCun et al. 1998, fig. 2, in the wider form with ReLU and maxima that is usual today. Pools
-    come before activations, which gives the same if these never fall, and takes less time.
+    LeCun et al. 1998, fig. 2, in the wider form with ReLU and max pooling that is usual today.
+    Pooling comes before the activation, which is faster, and equivalent for nondecreasing
+    activations.
 
     Parameters
     ----------
@@ -177,16 +187,21 @@ def lenet(
     image : (int, int, int), optional
         The shape of an image, (channels, height, width).
     padding : int, optional
-        Of both convolutions, whose kernels are 5 x 5. Images smaller than 16 x 16 need it.
+        The padding of both convolutions in pixels; their kernels are 5 x 5. Images smaller than
+        16 x 16 need it.
     rng, activation, initializer, batch_norm, dtype, device
         As in `mlp`.
     dropout : float, optional
         If above 0, put a `Dropout` of this rate after the hidden units.
 
+    Returns
+    -------
+    Sequential
+
     Raises
     ------
     InputError
-        If the images are too small.
+        If the images are too small, or an argument is not allowed.
 
     Examples
     --------
@@ -220,7 +235,7 @@ def lenet(
 
 
 class _Maker:
-    """Makes the layers of a model, all with the same settings; see `mlp`."""
+    """Factory of a model's layers, which share their settings; see `mlp`."""
 
     def __init__(
         self,
@@ -245,7 +260,7 @@ class _Maker:
         self.weights = self.place | {"rng": self.rng, "initializer": initializer}
 
     def hidden(self, features: int, dropout: bool = True) -> list[Layer]:
-        """Return what follows an affine layer or a convolution within a network."""
+        """Return the layers after an affine layer or a convolution, except the last one."""
         layers: list[Layer] = []
         if self.batch_norm:
             layers.append(BatchNorm(features, **self.place))
@@ -255,7 +270,7 @@ class _Maker:
         return layers
 
     def affine_layers(self, widths: Sequence[int]) -> list[Layer]:
-        """Return affine layers with hidden ones between them."""
+        """Return affine layers, with the layers of `hidden` between them."""
         given: object = widths
         if hasattr(given, "tolist") and not isinstance(given, type):  # an array
             widths = given.tolist()
@@ -270,5 +285,5 @@ class _Maker:
         return layers
 
 
-# Activations that are linear about 0; the others are 0 for half of the numbers, or nearly so.
+# Activations that are linear near 0. The others are 0, or close to 0, for negative numbers.
 _XAVIER = {"sigmoid", "tanh", "identity"}

@@ -1,8 +1,8 @@
-"""Optimizers: they update parameters by their gradients.
+"""Optimizers: updates of the parameters by their gradients.
 
-Parameters and gradients are mappings of names to arrays. ``params[name] -= step`` changes the array
-in place if its library allows that; if not (JAX), it assigns a new array, which ``-=`` on a local
-variable would lose.
+Parameters and gradients are mappings of names to arrays. An update is ``params[name] -= step``: it
+changes the array in place if its library allows that, and otherwise (JAX) assigns a new array.
+``-=`` on a local variable would lose the new array.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Factor: TypeAlias = float | Array
 
 
 class _Rate(Setting):
-    """A positive number, or a schedule that gives a number for each step."""
+    """Descriptor of a positive number, or a schedule that returns a number for each step."""
 
     def __get__(self, part: Any, owner: type) -> Any:
         value: Any = super().__get__(part, owner)
@@ -54,7 +54,7 @@ class _Rate(Setting):
 
 
 class _DecayRate(Setting):
-    """A weight decay; whether there is one is an attribute of its own, which is not a number."""
+    """Descriptor of the weight decay; it also sets `_decays`, whether it is above 0."""
 
     def __set__(self, part: object, value: object) -> None:
         super().__set__(part, value)
@@ -71,34 +71,36 @@ class Decay(TypedDict, total=False):
 class Optimizer(Part):
     """Base class of all optimizers.
 
-    A subclass names in `slots` what it stores for each parameter, returns in `factors` all numbers
-    of a step, and defines ``_update_one(params, name, gradient, *factors)``, its rule for one
-    parameter, which uses no other numbers. Or it overrides `update`.
+    A subclass lists in `slots` the arrays that it stores for each parameter, returns all numbers of
+    a step in `factors`, and defines ``_update_one(params, name, gradient, *factors)``, the update
+    of one parameter, which must not use other numbers. Alternatively, it overrides `update`.
+
+    All settings may be changed between updates.
 
     Parameters
     ----------
     learning_rate : float or Schedule
-        A positive number, or a schedule of `nnxp.schedules`; may be changed between updates, as may
-        all settings. As an attribute, it is the number of the coming step.
+        A positive number, or a schedule of `nnxp.schedules`. The attribute is the number for the
+        next step.
     weight_decay : float, optional
-        At least 0. Before each update, parameters are multiplied by
+        At least 0; 0 by default. Before each update, parameters are multiplied by
         ``1 - learning_rate * weight_decay`` (decoupled weight decay: Loshchilov and Hutter 2019,
-        algorithms 1 and 2). A decay of the gradient is `nnxp.L2`.
+        algorithms 1 and 2). For weight decay in the gradient, use the penalty `nnxp.L2`.
     decayed : str or iterable of str, optional
-        Which parameters decay: ``"all"``, ``"matrices"``, or names, as in `nnxp.L2`.
+        The parameters that decay: ``"all"`` (default), ``"matrices"``, or names, as in `nnxp.L2`.
 
     Attributes
     ----------
     steps : int
         Number of updates so far.
     state : dict of str to dict of str to array
-        What is stored for each parameter, such as ``state["velocity"]["W1"]``.
+        The arrays that are stored for each parameter, such as ``state["velocity"]["W1"]``.
     slots : tuple of str
-        The names of the arrays that are stored for each parameter.
+        The names of these arrays, such as ``("velocity",)``.
     elementwise : bool
-        Whether the rule changes each number of a parameter by that number, its gradient and its
-        state alone, and not by the parameter's name or shape. Captured steps then update all
-        parameters as one vector.
+        Whether the update of each element depends only on that element, its gradient and its state,
+        and not on the parameter's name or shape. Captured steps then update all parameters as one
+        vector.
     """
 
     slots: ClassVar[tuple[str, ...]] = ()
@@ -114,7 +116,7 @@ class Optimizer(Part):
     _trained: object = None  # the identity of the network whose state is stored
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Make steps and state, also for a subclass whose __init__ does not call this class's."""
+        """Make steps and state, even if a subclass's ``__init__`` does not call ``super()``."""
         optimizer = super().__new__(cls, *args, **settings)
         optimizer.steps = 0
         optimizer.state = {slot: {} for slot in cls.slots}
@@ -149,14 +151,14 @@ class Optimizer(Part):
         Parameters
         ----------
         params, grads : mapping of str to array
-            The same names, with arrays of the same shapes. Parameters of a frozen layer have no
-            gradient.
+            Parameters and gradients, with the same names and arrays of the same shapes. Parameters
+            of a frozen layer have no gradient.
 
         Raises
         ------
         InputError
-            If names, shapes, dtypes or devices differ, from each other or from earlier updates, or
-            the parameters are another network's; nothing is changed then.
+            If names, shapes, dtypes or devices differ from each other or from earlier updates, or
+            the parameters are those of another network. Nothing is changed in this case.
         """
         self.require(params, grads)
         numbers = self.numbers()
@@ -175,7 +177,7 @@ class Optimizer(Part):
         numbers: Sequence[Factor],
         decays: bool,
     ) -> None:
-        """Update the parameter `name`, whose state exists, by the `numbers` of the step."""
+        """Update the parameter `name` with the `numbers` of the step; its state must exist."""
         remaining, *factors = numbers
         if decays:
             params[name] *= remaining
@@ -186,12 +188,12 @@ class Optimizer(Part):
         return self._decays and is_selected(self.decayed, name, parameter)
 
     def numbers(self) -> tuple[float, ...]:
-        """Return the share of each parameter that the decay leaves, and `factors`."""
+        """Return ``1 - learning_rate * weight_decay``, followed by `factors`."""
         decay = self.learning_rate * self.weight_decay if self._decays else 0.0
         return 1.0 - decay, *self.factors()
 
     def require(self, params: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
-        """Raise the errors of `update`; change nothing."""
+        """Raise the errors of `update`, without changing anything."""
         updated = getattr(params, "trainable", params)
         if updated.keys() != grads.keys():
             raise InputError(
@@ -215,7 +217,7 @@ class Optimizer(Part):
         self._require_same_network(params)
 
     def _require_same_network(self, params: Mapping[str, Array]) -> None:
-        """Raise if state of one network would be used for another one of the same widths."""
+        """Raise if the state belongs to another network, even one of the same shapes."""
         identity = getattr(params, "identity", None)
         if identity is None:
             return
@@ -227,11 +229,11 @@ class Optimizer(Part):
         self._trained = identity
 
     def factors(self) -> tuple[float, ...]:
-        """Return all numbers of the coming step, after `steps` others; here the learning rate."""
+        """Return all numbers of the next step, whose index is `steps`; here the learning rate."""
         return (self.learning_rate,)
 
     def _update_one(self, params: Params, name: str, gradient: Array, *factors: Factor) -> None:
-        """Update the parameter `name`, whose entries in `state` exist, by these numbers."""
+        """Update the parameter `name` with these numbers; its entries in `state` exist."""
         raise NotImplementedError(f"{type(self).__name__} defines neither _update_one nor update")
 
 
@@ -257,10 +259,10 @@ class SGD(Optimizer):
 
 
 class Momentum(Optimizer):
-    """Heavy ball: ``v = momentum * v + g``, ``w -= learning_rate * v`` (Polyak 1964).
+    """SGD with momentum: ``v = momentum * v + g``, ``w -= learning_rate * v`` (Polyak 1964).
 
-    As in PyTorch, the learning rate is not part of the velocity, so that changing it has an effect
-    at once.
+    As in PyTorch, the velocity does not include the learning rate, so a changed learning rate takes
+    effect at once.
 
     Parameters
     ----------
@@ -299,10 +301,10 @@ class Momentum(Optimizer):
 
 
 class Nesterov(Momentum):
-    """Nesterov's momentum: ``v = momentum * v + g``, ``w -= learning_rate * (g + momentum * v)``.
+    """Nesterov momentum: ``v = momentum * v + g``, ``w -= learning_rate * (g + momentum * v)``.
 
-    Sutskever et al. 2013, sec. 2, with the gradient at the point looked ahead to, as in PyTorch.
-    The parameters are those of `Momentum`.
+    Sutskever et al. 2013, sec. 2, in PyTorch's form, where the parameters are those of the
+    lookahead point. The constructor takes the parameters of `Momentum`.
     """
 
     elementwise = True
@@ -404,16 +406,16 @@ class RMSprop(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam: momentum and RMSprop, both corrected for their start at 0.
+    """Adam: momentum and RMSprop, both with bias correction.
 
-    Kingma and Ba 2015, algorithm 1, in the order of the end of its section 2, which is faster.
+    Kingma and Ba 2015, algorithm 1, in the more efficient order of operations from section 2.
 
     Parameters
     ----------
     learning_rate : float or Schedule, optional
         As in `Optimizer`.
     beta1, beta2 : float, optional
-        At least 0 and below 1: the decay of the mean and of the mean square.
+        The decay rates of the mean and of the mean square, at least 0 and below 1.
     epsilon : float, optional
         A positive number.
     weight_decay, decayed : optional
@@ -441,7 +443,7 @@ class Adam(Optimizer):
         self.epsilon = epsilon
 
     def factors(self) -> tuple[float, ...]:
-        """Return rate and epsilon with the corrections, and both betas with ``1 - beta``."""
+        """Return the bias-corrected rate and epsilon, and both betas with ``1 - beta``."""
         beta1, beta2, count = self.beta1, self.beta2, self.steps + 1
         correction = math.sqrt(1 - beta2**count)
         rate = self.learning_rate / (1 - beta1**count)
@@ -468,7 +470,7 @@ class AdamW(Adam):
     learning_rate, beta1, beta2, epsilon : optional
         As in `Adam`.
     weight_decay, decayed : optional
-        As in `Optimizer`.
+        As in `Optimizer`, but `weight_decay` is 0.01 by default.
     """
 
     elementwise = True
@@ -504,7 +506,7 @@ def _are_alike(x: Array, parameter: Array) -> bool:
     """Return whether a gradient or state has the shape, device and dtype of its parameter."""
     try:
         same_place = x.shape == parameter.shape and device_of(x) == device_of(parameter)
-        return same_place and x.dtype == parameter.dtype  # of one library, or it might raise
+        return same_place and x.dtype == parameter.dtype  # dtypes of two libraries might raise
     except AttributeError:
         kind = type(parameter if hasattr(x, "dtype") else x).__name__
         raise InputError(f"update expects arrays, got {kind}") from None

@@ -1,4 +1,4 @@
-"""Parts: what layers, losses and optimizers share: settings, registration and repr."""
+"""Parts: settings, registration and repr of layers, losses, optimizers and the like."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from nnxp.devices import Device
 from nnxp.errors import ArgumentError, InputError, NnxpError, OutOfMemoryError
 
 # Constructor parameters that are not settings: a checkpoint holds the arrays that they make, and
-# the device is chosen anew.
+# the device is chosen when it is loaded.
 _NOT_SETTINGS = {"rng", "initializer", "device", "dtype"}
 
-# Required constructor parameters in the calls that errors print; one of a class alone comes first.
+# Values of required constructor parameters in the calls that errors print; CLASS.NAME has priority.
 _EXAMPLES = {
     "Chain.steps": "[100]",
     "alpha": "36.0", "degrees": "10.0", "every": "100", "factor": "0.9", "features": "50",
@@ -38,15 +38,15 @@ _registered: dict[str, type[Part]] = {}
 
 @dataclass
 class Place:
-    """Where `Part.build` makes arrays, and how large they may be.
+    """The device and dtype for `Part.build`, and a limit of the arrays' size.
 
     Attributes
     ----------
     device : Device
     dtype : str
     size : int
-        The number of elements that may still be made: a damaged file that describes larger arrays
-        than it has is refused before memory is taken.
+        The number of elements that may still be allocated. A damaged file that describes larger
+        arrays than it contains raises an error before memory is allocated.
     """
 
     device: Device
@@ -55,7 +55,7 @@ class Place:
 
 
 class _Signature:
-    """The signature of a class for `inspect`, which would take that of ``__new__``."""
+    """The signature of ``__init__`` for `inspect`, which would use that of ``__new__``."""
 
     def __get__(self, part: Part | None, kind: type[Part]) -> inspect.Signature:
         if part is not None:
@@ -69,19 +69,19 @@ class _Signature:
 
 
 class Part:
-    """Base class of layers, losses and optimizers.
+    """Base class of layers, losses, optimizers, penalties, schedules, transforms and metrics.
 
-    A subclass stores each constructor parameter as an attribute of the same name; then `config`,
-    `build` and ``repr`` need no code. Other subclasses define `config` and `build`.
+    If a subclass stores each constructor parameter as an attribute of the same name, `config`,
+    `build` and ``repr`` need no code. Otherwise it defines `config` and `build`.
 
     Attributes
     ----------
     changing : frozenset of str
-        The attributes that a training step may change; it may not change others.
+        The attributes that a training step may change. A step must not change others.
     """
 
     changing: ClassVar[frozenset[str]] = frozenset()
-    _defined: ClassVar[dict[str, Any]]  # the attributes of the class, as it was defined
+    _defined: ClassVar[dict[str, Any]]  # the attributes of the class when it was defined
     __signature__ = _Signature()
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
@@ -104,7 +104,7 @@ class Part:
         return ArgumentError(str(unknown_name(f"setting of {cls.__name__}", name, known)))
 
     def __init_subclass__(cls, base: bool = False, **kwargs: Any) -> None:
-        """Register a class of nnxp, unless it is only the `base` of others."""
+        """Register a class of nnxp, unless it is only a `base` class."""
         super().__init_subclass__(**kwargs)
         if is_own(cls) and "__init__" in vars(cls):
             type.__setattr__(cls, "__init__", _explained(cls))
@@ -116,12 +116,18 @@ class Part:
         """Return the settings as JSON, from which `build` makes an equal part.
 
         The settings are all constructor parameters except ``rng``, ``initializer``, ``device`` and
-        ``dtype``. A layer's ``weights`` are no setting either, unless it has such an attribute.
+        ``dtype``. A layer's parameter ``weights`` is a setting only if the layer has an attribute
+        of that name.
+
+        Returns
+        -------
+        dict
+            Setting names to values.
 
         Raises
         ------
         InputError
-            If a setting is not an attribute, or is not JSON, a tuple, or a part.
+            If a setting is not an attribute, or its value is not JSON, a tuple or a part.
         """
         config = {}
         for name in settings_of(type(self)):
@@ -146,7 +152,7 @@ class Part:
         config : mapping
             A result of `config`.
         place : Place
-            Where to make the part's arrays, whose numbers are set afterwards.
+            Device, dtype and size limit of the part's arrays. The caller sets their numbers.
 
         Raises
         ------
@@ -175,7 +181,7 @@ class Part:
 
     @classmethod
     def array_size(cls, config: Mapping[str, Any]) -> int:
-        """Return the number of elements of the arrays that settings make; see `Place`."""
+        """Return the number of elements of the arrays that a part with these settings allocates."""
         return 0
 
     def __repr__(self) -> str:
@@ -190,7 +196,7 @@ class Part:
 
 
 def _explained(cls: type[Part]) -> Callable[..., None]:
-    """Return a class's ``__init__``, which names wrong arguments and arrays that are too large."""
+    """Return a class's ``__init__`` with errors for wrong arguments and too large arrays."""
     initialize: Callable[..., None] = vars(cls)["__init__"]
 
     @functools.wraps(initialize)
@@ -198,7 +204,7 @@ def _explained(cls: type[Part]) -> Callable[..., None]:
         try:
             initialize(self, *args, **settings)
         except TypeError:
-            kind = type(self) if type(self).__init__ is call else cls  # it may inherit this one
+            kind = type(self) if type(self).__init__ is call else cls  # a subclass may inherit it
             given = (self, *args)
             require_arguments(initialize, given, settings, kind.__name__, _example_call(kind))
             raise
@@ -207,7 +213,7 @@ def _explained(cls: type[Part]) -> Callable[..., None]:
                 raise
             bound = inspect.signature(initialize).bind(self, *args, **settings)
             size = cls.array_size(bound.arguments)
-            # NumPy has a ValueError for what no memory could hold.
+            # NumPy raises a ValueError for sizes beyond the address space.
             if size and (isinstance(error, MemoryError) or 8 * size >= 2**63):
                 raise OutOfMemoryError(
                     f"{cls.__name__} does not fit into memory: its {size:,} numbers take "
@@ -220,7 +226,7 @@ def _explained(cls: type[Part]) -> Callable[..., None]:
 
 
 def _example_call(cls: type[Part]) -> str:
-    """Return a call of a constructor that works; of parameters without an example, the names."""
+    """Return a constructor call that works; parameters without an example appear by name."""
     shown = []
     for name, x in inspect.signature(cls.__init__).parameters.items():
         if x.default is x.empty and x.kind in (x.POSITIONAL_OR_KEYWORD, x.KEYWORD_ONLY):
@@ -236,17 +242,17 @@ def _example_call(cls: type[Part]) -> str:
 
 
 def _setting(part: Part, name: str) -> Any:
-    """Return a setting as it was given: a schedule, not the number that it gives now."""
+    """Return a setting as it was passed: a schedule, not its current number."""
     return vars(part)[name] if name in vars(part) else getattr(part, name)
 
 
 def settings_of(kind: type[Part]) -> dict[str, inspect.Parameter]:
-    """Return the constructor parameters of a class of parts that are settings.
+    """Return the constructor parameters of a class that are settings.
 
     Raises
     ------
     InputError
-        If the constructor takes arguments without a name.
+        If the constructor takes ``*args`` or ``**kwargs``.
     """
     parameters = constructor_parameters(kind)
     if any(x.kind in (x.VAR_POSITIONAL, x.VAR_KEYWORD) for x in parameters.values()):
@@ -261,10 +267,10 @@ _constructors: dict[type, dict[str, inspect.Parameter]] = {}
 
 
 def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a class's ``__init__``; reading them takes long.
+    """Return the parameters of a class's ``__init__``, from a cache since `inspect` is slow.
 
-    What a ``**kwargs`` takes are the parameters of the next class's ``__init__``; the ``*args``
-    before it are passed on to the same.
+    If ``__init__`` takes ``**kwargs``, the parameters of the next base class replace it, and also
+    its ``*args``: both are assumed to be passed on to the base class.
     """
     if kind not in _constructors:
         parameters: dict[str, inspect.Parameter] = {}
@@ -274,14 +280,14 @@ def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
             if initialize is None or base is object:
                 continue
             own = list(inspect.signature(initialize).parameters.values())[1:]
-            if is_own(base):  # what Sequential(a, b) takes is its setting `layers`
+            if is_own(base):  # Sequential(a, b) sets the setting `layers`
                 own = [x for x in own if x.kind is not x.VAR_POSITIONAL]
             rest = [x for x in own if x.kind is x.VAR_KEYWORD]
             names = [x for x in own if x not in rest and not (rest and x.kind is x.VAR_POSITIONAL)]
             parameters = {x.name: x for x in names} | parameters
             if not rest:
                 break
-        else:  # no class names what `rest` takes
+        else:  # no base class has named parameters
             parameters |= {x.name: x for x in rest}
         _constructors[kind] = parameters
     return _constructors[kind]
@@ -291,10 +297,10 @@ Part._defined = dict(vars(Part))
 
 
 def definition(part: Part, name: str) -> float:
-    """Return how far from an object a method is defined; a smaller number overrides a larger one.
+    """Return the priority of a method's definition; a smaller number overrides a larger one.
 
-    It is the position of the defining class among the classes of `part`, half less if the method
-    was replaced on that class later, and -1 if it is replaced on the object.
+    It is the position of the defining class in the method resolution order, minus 0.5 if the method
+    was replaced on that class later, or -1 if it was replaced on the object.
     """
     if name in vars(part):
         return -1
@@ -304,7 +310,7 @@ def definition(part: Part, name: str) -> float:
 
 
 def is_own_class(kind: type) -> bool:
-    """Return whether nnxp defines a class, and nothing of the class was replaced since."""
+    """Return whether nnxp defines a class, and no attribute of it was replaced since."""
     if not is_own(kind):
         return False
     now, defined = vars(kind), kind._defined if issubclass(kind, Part) else {}
@@ -314,7 +320,7 @@ def is_own_class(kind: type) -> bool:
 
 
 class Setting:
-    """A number that a part may change at any time, checked when it is assigned.
+    """Descriptor of a number that may be changed at any time, and is checked on assignment.
 
     Parameters
     ----------
@@ -359,21 +365,26 @@ Kind = TypeVar("Kind", bound=type[Part])
 
 @explained("nnxp.register(MyLayer)")
 def register(kind: Kind) -> Kind:
-    """Let checkpoints name a class of parts; usable as a decorator.
+    """Register a class of parts, so that checkpoints can be loaded that name it.
 
-    A checkpoint holds the name of the class and the settings of each part. Reading one imports no
-    code, so the module that defines the class must be imported before.
+    A checkpoint holds the name of the class and the settings of each part. Loading imports no code,
+    so import the module that defines the class first. `register` can be used as a decorator.
 
     Parameters
     ----------
     kind : type
-        A subclass of `Layer`, `Loss` or `Optimizer`. A class with the same name and module is
-        replaced, as when a notebook cell runs again.
+        A subclass of `Layer`, `Loss`, `Optimizer` or another class of parts. It replaces a
+        registered class of the same name and module, for example if a notebook cell runs again.
+
+    Returns
+    -------
+    type
+        `kind`.
 
     Raises
     ------
     InputError
-        If `kind` is not such a class, or another class has this name.
+        If `kind` is not such a class, or a class of another module is registered under its name.
 
     Examples
     --------
@@ -399,7 +410,7 @@ def register(kind: Kind) -> Kind:
 
 
 def _require_own_name(kind: type[Part]) -> None:
-    """Raise an `InputError` if another class is registered under the name of this one."""
+    """Raise an `InputError` if a class of another module is registered under this class's name."""
     name = type_name(kind)
     other = _registered.get(name, kind)
     if other.__module__ != kind.__module__:
@@ -456,8 +467,8 @@ def decode_settings(config: Mapping[str, Any], place: Place) -> dict[str, Any]:
 def encode_setting(value: Any, name: str) -> Any:
     """Return a setting as JSON: tuples, dictionaries and parts are marked."""
     if isinstance(value, np.generic):
-        value = value.item()  # NumPy's long doubles remain, and are refused
-    kind = type(value)  # a subclass, such as an enumeration's, would come back as its base class
+        value = value.item()  # NumPy's long doubles remain, and raise the error below
+    kind = type(value)  # exact: a subclass, such as an enum, would be loaded as its base class
     if value is None or kind in (bool, str):
         return value
     if (kind is int and abs(value) < 2**63) or (kind is float and math.isfinite(value)):

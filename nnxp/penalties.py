@@ -1,4 +1,4 @@
-"""Penalties: terms of the loss that keep parameters small."""
+"""Penalties: terms that are added to the loss to keep parameters small."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ class Penalty(Part):
     Parameters
     ----------
     parameters : str or iterable of str, optional
-        ``"matrices"`` (and other arrays of two or more axes), the default, ``"all"``, or names of
-        parameters, in which ``*`` stands for any text: ``["W1", "residual1.*"]``.
+        The parameters that are penalized: ``"matrices"`` (default) for arrays of two or more axes,
+        ``"all"``, or a list of names, in which ``*`` matches any characters, such as
+        ``["W1", "residual1.*"]``.
     """
 
     def __init__(self, parameters: str | Iterable[str] = "matrices") -> None:
         self.parameters = require_selection("parameters", parameters)
 
     def value(self, params: Mapping[str, Array]) -> Array | float:
-        """Return the sum over all parameters that are penalized, as a 0-d array; or 0.0."""
+        """Return the sum over all penalized parameters, as a 0-d array; 0.0 if there are none."""
         return sum((self.value_of(x) for x in self._selected(params).values()), 0.0)
 
     def add_gradients(
         self, params: Mapping[str, Array], grads: Mapping[str, Array]
     ) -> dict[str, Array]:
-        """Return gradients with those of the penalty added."""
+        """Return the gradients plus those of the penalty."""
         own = self._selected({name: params[name] for name in grads})
         return {
             name: gradient + self.gradient_of(own[name]) if name in own else gradient
@@ -41,7 +42,7 @@ class Penalty(Part):
         raise NotImplementedError(f"{type(self).__name__} does not define value_of")
 
     def gradient_of(self, w: Array) -> Array:
-        """Return the penalty's gradient at one parameter, in its shape."""
+        """Return the gradient of the penalty with respect to one parameter, in its shape."""
         raise NotImplementedError(f"{type(self).__name__} does not define gradient_of")
 
     def _selected(self, params: Mapping[str, Array]) -> dict[str, Array]:
@@ -49,7 +50,7 @@ class Penalty(Part):
 
 
 class L1(Penalty):
-    """``rate * sum(|w|)``, with the gradient 0 at 0 (Tibshirani 1996).
+    """L1 penalty: ``rate * sum(|w|)``, with the gradient 0 at 0 (Tibshirani 1996).
 
     Parameters
     ----------
@@ -76,10 +77,10 @@ class L1(Penalty):
 
 
 class L2(Penalty):
-    """``rate / 2 * sum(w²)``, weight decay of the gradient (Krogh and Hertz 1991, eq. 2).
+    """L2 penalty: ``rate / 2 * sum(w²)`` (Krogh and Hertz 1991, eq. 2).
 
-    The gradient is ``rate * w``, as PyTorch's ``weight_decay`` adds it, except that biases are not
-    penalized by default.
+    The gradient is ``rate * w``, as in PyTorch's ``weight_decay`` of SGD; but by default only
+    matrices are penalized, and not biases.
 
     Parameters
     ----------
@@ -106,7 +107,7 @@ class L2(Penalty):
 
 
 class ElasticNet(Penalty):
-    """``l1 * sum(|w|) + l2 / 2 * sum(w²)`` (Zou and Hastie 2005, eq. 3).
+    """Elastic net: ``l1 * sum(|w|) + l2 / 2 * sum(w²)`` (Zou and Hastie 2005, eq. 3).
 
     Parameters
     ----------

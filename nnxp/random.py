@@ -1,4 +1,4 @@
-"""Random generators: their state as JSON, and generators from such a state."""
+"""Random generators: conversion of their state to JSON and back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def generator(state: Mapping[str, Any]) -> np.random.Generator:
     name = state["bit_generator"]
     if name not in BIT_GENERATORS:
         raise InputError(f"the generator must be one of {', '.join(BIT_GENERATORS)}, got {name!r}")
-    # NumPy checks no state; an invalid one can make it read out of bounds or loop forever.
+    # NumPy does not check a state; an invalid one can make it read out of bounds or loop forever.
     inner = state["state"]
     valid = (
         state.get("has_uint32", 0) in (0, 1)

@@ -1,7 +1,7 @@
 """Schedules: learning rates that change from step to step.
 
-A schedule takes the place of the learning rate: ``nnxp.SGD(learning_rate=Cosine(0.1, 1000))``. It
-gives a rate for each step, counted from 0; after its last step, the last rate stays.
+Pass a schedule as the learning rate: ``nnxp.SGD(learning_rate=Cosine(0.1, 1000))``. It returns a
+rate for each step, counted from 0. After its last step, it keeps returning its last rate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from nnxp.errors import InputError
 from nnxp.parts import Part
 
 __all__ = [
-    "SCHEDULES",
     "Chain",
     "Constant",
     "Cosine",
@@ -38,7 +37,7 @@ _SHARE: Range = (lambda x: 0 <= x <= 1, "a number from 0 to 1")
 class Schedule(Part):
     """Base class of all schedules; a subclass defines ``__call__``.
 
-    The rate may depend on the step alone, so that a resumed training continues with it.
+    The rate must depend only on the step, so that a resumed training continues with the same rates.
     """
 
     def __call__(self, step: int) -> float:
@@ -47,7 +46,7 @@ class Schedule(Part):
 
 
 class Constant(Schedule):
-    """The same rate at each step.
+    """A constant rate.
 
     Parameters
     ----------
@@ -71,7 +70,7 @@ class StepDecay(Schedule):
     start : float
         The first rate, at least 0.
     every : int
-        In steps.
+        The number of steps between two changes, at least 1.
     factor : float, optional
         At least 0.
     """
@@ -115,9 +114,9 @@ class Cosine(Schedule):
     start : float
         The first rate, at least 0.
     steps : int
-        The step with the rate `end`.
+        The first step with the rate `end`, at least 1.
     end : float, optional
-        At least 0.
+        The last rate, at least 0.
     """
 
     def __init__(self, start: float, steps: int, end: float = 0.0) -> None:
@@ -132,16 +131,16 @@ class Cosine(Schedule):
 
 
 class LinearWarmup(Schedule):
-    """A line from ``start * rate`` up to `rate`, which then stays; see `Chain`.
+    """Linear increase from ``start * rate`` to `rate`, and `rate` afterwards; see `Chain`.
 
     Parameters
     ----------
     rate : float
-        At least 0.
+        The last rate, at least 0.
     steps : int
-        The first step with the whole rate.
+        The first step with the last rate, at least 1.
     start : float, optional
-        The share of the rate at the first step, from 0 to 1.
+        The first rate as a share of `rate`, from 0 to 1.
     """
 
     def __init__(self, rate: float, steps: int, start: float = 0.0) -> None:
@@ -155,18 +154,18 @@ class LinearWarmup(Schedule):
 
 
 class OneCycle(Schedule):
-    """A line from ``start * peak`` up to `peak`, then a line down to ``end * peak``.
+    """Linear increase from ``start * peak`` to `peak`, then linear decrease to ``end * peak``.
 
-    Smith and Topin 2019; the rates are those of PyTorch's ``OneCycleLR`` with linear annealing.
+    Smith and Topin 2019. The rates equal those of PyTorch's ``OneCycleLR`` with linear annealing.
 
     Parameters
     ----------
     peak : float
         The largest rate, above 0.
     steps : int
-        The number of steps of the whole training, at least 2; the last one has the last rate.
+        The number of steps of the whole training. The last step has the last rate.
     warmup : float, optional
-        The share of the steps up to the peak, from 0 to 1.
+        The share of the steps before the peak, from 0 to 1.
     start, end : float, optional
         The first and the last rate as shares of `peak`, from 0 to 1.
     """
@@ -196,13 +195,13 @@ class OneCycle(Schedule):
 
 
 class Chain(Schedule):
-    """Schedules one after the other, each with its own count of steps.
+    """Several schedules one after the other, each with its own count of steps.
 
     Parameters
     ----------
     schedules : iterable of Schedule
     steps : iterable of int
-        The number of steps of each schedule but the last, which stays.
+        The number of steps of each schedule, except the last, which has no end.
 
     Examples
     --------
@@ -247,3 +246,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
 
 def _line(start: float, end: float, share: float) -> float:
     return start + (end - start) * share
+
+
+def __dir__() -> list[str]:
+    return __all__

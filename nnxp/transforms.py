@@ -12,11 +12,11 @@ from nnxp.parts import Part, Setting
 
 Gradients: TypeAlias = dict[str, Array]
 Transform: TypeAlias = Callable[[Mapping[str, Array], Mapping[str, Array]], Mapping[str, Array]]
-"""A function of parameters and gradients by name, which returns the new gradients."""
+"""A function that takes parameters and gradients by name, and returns new gradients."""
 
 
 class GradientTransform(Part):
-    """Base class of nnxp's transforms; a function of your own needs none."""
+    """Base class of nnxp's transforms; your own transform may be a plain function."""
 
     def __call__(self, params: Mapping[str, Array], grads: Mapping[str, Array]) -> Gradients:
         """Return the new gradients, under the same names."""
@@ -24,12 +24,12 @@ class GradientTransform(Part):
 
 
 class ClipNorm(GradientTransform):
-    """Scale all gradients so that their common norm is at most `limit` (Pascanu et al. 2013).
+    """Scale all gradients so that their global norm is at most `limit` (Pascanu et al. 2013).
 
     Parameters
     ----------
     limit : float
-        A positive number.
+        The largest norm, a positive number.
     """
 
     limit = Setting(POSITIVE)
@@ -50,12 +50,12 @@ class ClipNorm(GradientTransform):
 
 
 class ClipValue(GradientTransform):
-    """Clip each number of the gradients to the range from ``-limit`` to `limit`.
+    """Clip each element of the gradients to the range from ``-limit`` to `limit`.
 
     Parameters
     ----------
     limit : float
-        A positive number.
+        The largest magnitude, a positive number.
     """
 
     limit = Setting(POSITIVE)
@@ -83,7 +83,7 @@ def transform_gradients(
     Raises
     ------
     InputError
-        If a transform returns no mapping of the same names, shapes and dtypes.
+        If a transform does not return a mapping with the same names, shapes and dtypes.
     """
     for transform in transforms:
         new: object = transform(params, grads)

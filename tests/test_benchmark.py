@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -397,10 +398,10 @@ def test_memory_does_not_grow_with_data_or_epochs(tmp_path, one_core):
 
 @pytest.fixture
 def repository(tmp_path):
-    """A repository of one commit: this checkout's package and scripts."""
+    """A repository of one commit: the package and the scripts."""
     if not shutil.which("git"):
         pytest.skip("git: not installed")
-    for folder in (SCRIPTS, SCRIPTS.parent / "nnxp"):
+    for folder in (SCRIPTS, Path(nnxp.__file__).parent):
         shutil.copytree(folder, tmp_path / folder.name)
     for command in (
         ["init", "-q"],

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from builders import AfterEpoch, Stopping, fit, new_record, new_trainer
 from file_samples import contents, signed
+from remedies import installs
 
 import nnxp
 from nnxp.checkpoint import FORMAT
@@ -245,7 +246,7 @@ def test_missing_safetensors_error_says_how_to_install_it(tmp_path, data, monkey
     trainer = new_trainer()
     for package in ("safetensors", "safetensors.numpy"):
         monkeypatch.setitem(sys.modules, package, None)
-    message = r"safetensors.* is not installed; .*pip install .*\[checkpoint\]"
+    message = f"safetensors.* {installs('checkpoint')}"
     with pytest.raises(nnxp.MissingExtraError, match=message):
         trainer.save(tmp_path / "a")
     with pytest.raises(nnxp.MissingExtraError, match=message):

@@ -13,6 +13,7 @@ import pytest
 from builders import Stopping, assert_same, stopped_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from remedies import installs
 
 import nnxp
 from nnxp.capture.ops import subtract_product
@@ -89,6 +90,7 @@ def test_arithmetic_has_numpys_bits(dtype, shape):
     assert_compiled(lambda xp, x, y: (x + y) * (x - 2.5) / y, x, y)
     assert_compiled(lambda xp, x, y: xp.maximum(x, y) + xp.minimum(x, 0.5) - abs(-y), x, y)
     assert_compiled(lambda xp, x, y: xp.sqrt(x * x) + xp.floor(y * 8) - xp.ceil(x), x, y)
+    assert_compiled(lambda xp, x, y: xp.sign(x) - 2 * xp.sign(y), x, y)
     assert_compiled(lambda xp, x, y: xp.where((x < y) & ~(x != y), x, -np.inf), x, y)
     assert_compiled(lambda xp, x, y: xp.astype(x >= y, dtype) * y + xp.astype(x == 0, dtype), x, y)
 
@@ -248,6 +250,13 @@ def test_reductions_are_within_their_rounding_bound(function, axis, dtype):
     np.testing.assert_array_equal(np.isnan(out), np.isnan(np.sum(whole, axis=0)))
 
 
+@pytest.mark.parametrize("axis", [None, 0, 1, (0, 2)])
+def test_all_is_numpys(axis):
+    whole = np.random.default_rng(0).random((5, 4, 3)) < 0.9
+    for x in (whole, whole.transpose(2, 0, 1), whole[::2, :, ::-1]):
+        assert_compiled(lambda xp, x: xp.all(x, axis=axis), x)
+
+
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_argmax_is_numpys_also_with_ties_and_nan(axis, dtype):
@@ -339,7 +348,7 @@ def test_wrong_settings_and_a_missing_package(monkeypatch):
     with pytest.raises(nnxp.InputError, match="is for NumPy, and the network is on strict"):
         nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(), compiled=True)
     monkeypatch.setitem(sys.modules, "llvmlite", None)
-    with pytest.raises(nnxp.MissingExtraError, match=r"llvmlite is not installed; .*fast"):
+    with pytest.raises(nnxp.MissingExtraError, match=f"llvmlite {installs('fast')}"):
         digits(True)
 
 

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import PlainTrainer
 from hypothesis import given
 from hypothesis import strategies as st
 from script_runner import ENVIRONMENT, PATHS
 from tables import device_or_skip, devices
 
 import nnxp
-from nnxp.capture import numpy_images
+from nnxp.capture import numpy_images, numpy_ops
 from nnxp.data import Dataset
 from nnxp.layers.windows import pair
 from nnxp.training.evaluation import evaluation_batch_size
@@ -162,7 +161,8 @@ def test_blocks_are_runs_of_columns_within_the_limit(shape, limit):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_blocks_of_columns_have_one_mebibyte_at_most(dtype):
     geometry = ((5, 5), (1, 1), (0, 0))
-    windows = numpy_images._Windows((3, 40, 40, 16), np.dtype(dtype), geometry)
+    size = numpy_ops.NumpyOps.block_bytes
+    windows = numpy_images.Windows((3, 40, 40, 16), np.dtype(dtype), geometry, size)
     assert 2**19 < windows._memory.nbytes <= 2**20
 
 
@@ -280,22 +280,27 @@ def block_cases():
 def test_captured_convolutions_in_blocks_equal_plain_steps(
     monkeypatch, columns, stride, padding, dtype
 ):
+    compiled = pytest.importorskip("nnxp.capture.compiled", exc_type=ImportError)
     if columns is not None:  # of the second layer; those after it have fewer to a block
         size = np.dtype(dtype).itemsize
-        monkeypatch.setattr(numpy_images, "_BLOCK", columns * 2 * 9 * size)
+        monkeypatch.setattr(numpy_ops.NumpyOps, "block_bytes", columns * 2 * 9 * size)
+        monkeypatch.setattr(compiled.CompiledOps, "block_bytes", columns * 2 * 9 * size)
     data = Dataset(normal((37, 2, 9, 8)).astype(dtype), np.arange(37) % 3)
     results = []
-    for kind in (nnxp.Trainer, PlainTrainer):
+    for way in ("plain", "captured", "compiled"):
         network = image_network(dtype, stride, padding)
-        trainer = kind(network, nnxp.SoftmaxWithLoss(), nnxp.Momentum(0.05))
+        options = {"capture": way != "plain", "compiled": way == "compiled"}
+        loss = nnxp.SoftmaxWithLoss()
+        trainer = nnxp.Trainer(network, loss, nnxp.Momentum(0.05), **options)
         trainer.fit(data, epochs=2, batch_size=8, rng=1)
-        assert (trainer.captured == "captured") == (kind is nnxp.Trainer)
+        assert trainer.captured.startswith(way)
         results.append({**network.parameters(), **network.states()})
     # Sums of n <= 8 * 11 * 10 = 880 terms have an error of n u of their terms, which are below 10;
     # ten steps through nine layers leave a factor of 100 to this.
     tolerance = 880 * np.finfo(dtype).eps * 100
     for name, x in results[0].items():
-        assert abs(x - results[1][name]).max() < tolerance, name
+        for other in results[1:]:
+            assert abs(x - other[name]).max() < tolerance, name
 
 
 def test_wrong_block_is_seen(monkeypatch):

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from builders import new_record
+from remedies import installs
 
 import nnxp
 from nnxp import files
@@ -134,7 +135,7 @@ def test_empty_history_and_missing_matplotlib_raise(tmp_path, monkeypatch):
     with pytest.raises(nnxp.InputError, match="no epoch was finished"):
         nnxp.plots.plot_histories({"": []}, tmp_path / "curves.png")
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(nnxp.MissingExtraError, match=r"not installed; .*pip install .*\[plot\]"):
+    with pytest.raises(nnxp.MissingExtraError, match=installs("plot")):
         nnxp.plots.plot_histories({"": RECORDS}, tmp_path / "curves.png")
     assert not list(tmp_path.iterdir())
 

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from remedies import installs
 
 import nnxp
 from nnxp import plots, schedules
@@ -482,6 +483,6 @@ def test_missing_matplotlib_and_a_path_that_cannot_be_written_are_named(
     with pytest.raises(nnxp.InputError, match="cannot be written .*; choose another path"):
         CALLS[name](tmp_path / "none" / "a.png")
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(nnxp.MissingExtraError, match=r"not installed; .*pip install .*\[plot\]"):
+    with pytest.raises(nnxp.MissingExtraError, match=installs("plot")):
         CALLS[name](tmp_path / "a.png")
     assert not list(tmp_path.iterdir())

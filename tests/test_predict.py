@@ -133,7 +133,7 @@ def test_a_network_with_another_number_of_outputs_than_classes_is_refused(
     network = nnxp.load_network(digits / "network.safetensors")
     network.data_format = dataclasses.replace(network.data_format, classes=("a", "b", "c"))
     network.save(tmp_path / "n.safetensors")
-    with pytest.raises(nnxp.NnxpError, match="10 classes apart, and the labels are 3"):
+    with pytest.raises(nnxp.NnxpError, match="outputs for 10 classes, and there are 3 labels"):
         predict(tmp_path / "n.safetensors", digits / "digit0.png")
 
 

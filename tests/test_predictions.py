@@ -652,9 +652,9 @@ def test_categories_are_classes():
 @pytest.mark.parametrize(
     ("loss", "outputs", "message"),
     [
-        (nnxp.SoftmaxWithLoss(), 3, "tells 3 classes apart, and the labels are 2: .*give the netw"),
-        (nnxp.SoftmaxWithLoss(), 1, "tells 2 classes apart, and the labels are 3"),
-        (nnxp.SigmoidWithLoss(), 1, "tells 2 classes apart, and the labels are 3"),
+        (nnxp.SoftmaxWithLoss(), 3, "outputs for 3 classes, and there are 2 labels: .*give"),
+        (nnxp.SoftmaxWithLoss(), 1, "outputs for 2 classes, and there are 3 labels"),
+        (nnxp.SigmoidWithLoss(), 1, "outputs for 2 classes, and there are 3 labels"),
         (nnxp.MeanSquaredError(), 1, "MeanSquaredError.* takes targets; use SoftmaxWithLoss"),
         (nnxp.Huber(), 1, "takes targets; use SoftmaxWithLoss"),
     ],

@@ -301,11 +301,12 @@ def test_numbers_closer_than_float32_are_said_once_and_the_remedies_work(by):
             layer.adapt(inputs if by == "adapt" else [inputs[:3], inputs[3:]])
         return layer
 
-    with pytest.warns(UserWarning, match="tell the numbers of column 1, 3 apart: around 1.6e") as w:
+    with pytest.warns(UserWarning, match="few digits for column 1, 3: around 1.6e") as w:
         given(table)
     assert len(w) == 1
     assert w[0].filename == __file__
-    assert "steps of 1.3e+02, and they have a deviation of 29" in str(w[0].message)
+    message = str(w[0].message)
+    assert "distance of 1.3e+02, and the column has a standard deviation of 29" in message
     origin = re.search(r"subtract (.*) in float64", str(w[0].message))[1]
     options = re.search(r'with (dtype="float64")$', str(w[0].message))[1]
     expected = (table - table.mean(axis=0)) / np.where(np.arange(4) == 2, 1, table.std(axis=0))

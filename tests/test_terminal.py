@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from builders import fit, new_trainer
@@ -323,7 +324,7 @@ def test_progress_without_a_console_trains(data, monkeypatch):
 
 
 def test_library_prints_only_what_verbose_asks_for():
-    package = SCRIPTS.parent / "nnxp"
+    package = Path(nnxp.__file__).parent
     printing = {
         str(path.relative_to(package))
         for path in package.rglob("*.py")

@@ -13,6 +13,7 @@ from nnxp.arrays import Array
 from nnxp.capture.blas import product_address
 from nnxp.capture.llvm import (
     ArgmaxKernel,
+    CopyKernel,
     Function,
     GatherKernel,
     Kernel,
@@ -20,12 +21,14 @@ from nnxp.capture.llvm import (
     ProductKernel,
     ReductionKernel,
     compile_kernels,
+    is_plain,
     leading_dimension,
     suits,
 )
 from nnxp.capture.loops import Loop
+from nnxp.capture.numpy_images import Block, Windows
 from nnxp.capture.numpy_ops import NumpyOps
-from nnxp.capture.ops import Buffer, Program, address, subtract_product
+from nnxp.capture.ops import Buffer, Program, add_product, address, subtract_product
 from nnxp.capture.recorded import Recorded
 from nnxp.capture.replay import BatchProgram, Replay
 from nnxp.capture.tape import Op
@@ -42,6 +45,7 @@ class CompiledOps(NumpyOps):
     """Computes ops by compiled loops and by BLAS, and others with NumPy."""
 
     chunk = sys.maxsize  # one pass
+    block_bytes = 1 << 18  # short calls cost less here, and more stays in the cache
 
     fuses_loops = True
 
@@ -53,12 +57,26 @@ class CompiledOps(NumpyOps):
         """Return the kernel of a loop."""
         return [LoopKernel(loop, arrays)]
 
+    def copy(self, out: Buffer, x: Any) -> Program:
+        """Return the kernel that computes ``out[...] = x``."""
+        x = np.asarray(x)
+        if x.dtype != out.dtype or not (is_plain(x) and is_plain(out)):
+            return super().copy(out, x)
+        return [CopyKernel(out, np.broadcast_to(x, out.shape))]
+
+    def add_columns(self, windows: Windows, block: Block, images: Buffer) -> Program:
+        """Return the kernel that adds a block's columns to the windows of padded images."""
+        if not is_plain(images):
+            return super().add_columns(windows, block, images)
+        places = windows.windows(images)[:, :, :, *block[:3]]
+        return [CopyKernel(places, windows.parts(block), added=True)]
+
     def lower(
         self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Buffer
     ) -> Program:
         """Return the kernels, or the calls, that compute an op."""
         kernel: Kernel | None = None
-        if function in (np.sum, np.max, np.mean) and len(args) == 1:
+        if function in (np.sum, np.max, np.mean, np.all) and len(args) == 1:
             if kwargs.keys() <= {"axis", "keepdims"} and args[0].dtype == out.dtype:
                 kernel = _reduction(function, args[0], kwargs.get("axis"), out)
         elif function is np.argmax and len(args) == 1 and isinstance(kwargs.get("axis"), int):
@@ -67,6 +85,11 @@ class CompiledOps(NumpyOps):
                 kernel = ArgmaxKernel(x, axis, out)
         elif function is np.matmul:
             kernel = _product(out, *args, kept=False)
+        elif function is add_product:
+            row, *factors = args
+            kernel = _product(out, *factors, kept=True)
+            if kernel is not None:
+                return [*([] if row is out else self.copy(out, row)), kernel]
         elif function is subtract_product and args[0] is out:
             kernel = _product(out, *args[2:], kept=True, subtracted=args[1])
         if kernel is None:
@@ -170,7 +193,8 @@ def join(program: Program) -> Program:
 def _reduction(
     function: Callable[..., Any], x: Buffer, axis: int | tuple[int, ...] | None, out: Buffer
 ) -> Kernel | None:
-    if x.dtype not in (np.float32, np.float64) or x.size == 0:  # also in another byte order
+    dtypes = (np.bool_,) if function is np.all else (np.float32, np.float64)
+    if x.dtype not in dtypes or x.size == 0:  # also in another byte order
         return None
     axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
     reduced = sorted(i % x.ndim for i in axes)
@@ -184,8 +208,10 @@ def _product(
 ) -> Kernel | None:
     function = product_address(out.dtype)
     matrices = all(x.ndim == 2 and x.dtype == out.dtype for x in (a, b, out))
-    if function is None or not matrices or not out.flags.c_contiguous or not out.size:
+    if function is None or not matrices or not out.size or not a.shape[1]:
         return None
-    if not a.shape[1] or leading_dimension(a) is None or leading_dimension(b) is None:
+    if (of_out := leading_dimension(out)) is None or of_out[0]:
+        return None
+    if leading_dimension(a) is None or leading_dimension(b) is None:
         return None
     return ProductKernel(function, out, a, b, kept, subtracted)

@@ -47,9 +47,15 @@ _FUNCTIONS: dict[Callable[..., Any], Callable[..., ir.Value]] = {
 }  # fmt: skip
 
 
+def is_plain(x: Buffer) -> bool:
+    """Return whether the elements are numbers in the processor's own format and places."""
+    known = x.dtype.name in _KINDS and x.dtype.isnative
+    return known and x.flags.aligned and not any(step % x.itemsize for step in x.strides)
+
+
 def suits(op: Op) -> bool:
     """Return whether an op can be part of a compiled loop."""
-    if not all(_is_plain(x.sample) for x in (*op.reads, op.result)):
+    if not all(is_plain(x.sample) for x in (*op.reads, op.result)):
         return False
     kinds = [x.dtype.name for x in (*op.reads, op.result)]
     if op.function is np.astype:
@@ -79,13 +85,8 @@ def suits(op: Op) -> bool:
         return dtype == "bool"
     if function is np.negative:
         return dtype != "bool"
-    return real and (function is np.divide or function in _INTRINSICS or function in _FUNCTIONS)
-
-
-def _is_plain(x: Buffer) -> bool:
-    """Return whether the elements are numbers in the processor's own format and places."""
-    known = x.dtype.name in _KINDS and x.dtype.isnative
-    return known and x.flags.aligned and not any(step % x.itemsize for step in x.strides)
+    known = function in (np.divide, np.sign)
+    return real and (known or function in _INTRINSICS or function in _FUNCTIONS)
 
 
 def _loop_dtypes(op: Op) -> tuple[np.dtype[Any], ...]:
@@ -167,13 +168,46 @@ class LoopKernel(Kernel):
         _emit_loops(builder, lengths, body)
 
 
+class CopyKernel(Kernel):
+    """Copies numbers, or adds them: ``out = x``, or ``out += x``.
+
+    Parameters
+    ----------
+    out : array
+        To add to, it may be a view with several elements at one place in memory.
+    x : array
+        Of the same shape and dtype.
+    added : bool, optional
+        Whether to add.
+    """
+
+    def __init__(self, out: Buffer, x: Buffer, *, added: bool = False) -> None:
+        super().__init__([out, x])
+        self._out, self._x, self._added = out, x, added
+
+    def emit(self, builder: ir.IRBuilder, pointers: dict[int, ir.Value]) -> None:
+        """Emit loops over the axes."""
+        out, x = self._out, self._x
+        lengths, (to, from_) = _merged_axes(out.shape, [out, x])
+
+        def body(indices: list[ir.Value]) -> None:
+            place = _element(builder, pointers[address(out)], out.dtype, indices, to)
+            given = _element(builder, pointers[address(x)], x.dtype, indices, from_)
+            value = builder.load(given, typ=_KINDS[x.dtype.name])
+            if self._added:
+                value = builder.fadd(builder.load(place, typ=_KINDS[x.dtype.name]), value)
+            builder.store(value, place)
+
+        _emit_loops(builder, lengths, body)
+
+
 class ReductionKernel(Kernel):
-    """A sum or a maximum over some axes, or the sum divided by its number of terms.
+    """A sum or a maximum over some axes, a mean, or whether all numbers are true.
 
     Parameters
     ----------
     function : callable
-        `np.sum`, `np.max` or `np.mean`.
+        `np.sum`, `np.max`, `np.mean`, or `np.all` of bool.
     x : array
     out : array
         With axes of length 1 in place of those to reduce.
@@ -186,13 +220,13 @@ class ReductionKernel(Kernel):
     def emit(self, builder: ir.IRBuilder, pointers: dict[int, ir.Value]) -> None:
         """Emit a loop that fills the result, and one that adds to it."""
         x, out = self._x, self._out
-        real, maximum = _KINDS[x.dtype.name], self._function is np.max
-        arithmetic = Arithmetic(builder, real)
+        number, function = _KINDS[x.dtype.name], self._function
+        first = {np.all: 1, np.max: -math.inf}.get(function, 0)
         source, target = pointers[address(x)], pointers[address(out)]
         lengths, (places,) = _merged_axes(out.shape, [out])
 
         def fill(indices: list[ir.Value]) -> None:
-            start = arithmetic.constant(-math.inf if maximum else 0.0)
+            start = ir.Constant(number, first)
             builder.store(start, _element(builder, target, out.dtype, indices, places))
 
         _emit_loops(builder, lengths, fill)
@@ -200,15 +234,17 @@ class ReductionKernel(Kernel):
         lengths, (from_, to) = _merged_axes(x.shape, [x, spread])
 
         def combine(total: ir.Value, indices: list[ir.Value]) -> ir.Value:
-            value = builder.load(_element(builder, source, x.dtype, indices, from_), typ=real)
-            if maximum:
+            value = builder.load(_element(builder, source, x.dtype, indices, from_), typ=number)
+            if function is np.all:
+                return builder.and_(total, value)
+            if function is np.max:
                 return _maximum(builder, ">", total, value, "f")
             # LLVM may add in another order, which makes vectors of terms possible.
             return builder.fadd(total, value, flags=("reassoc",))
 
         def body(indices: list[ir.Value]) -> None:
             place = _element(builder, target, out.dtype, indices, to)
-            builder.store(combine(builder.load(place, typ=real), indices), place)
+            builder.store(combine(builder.load(place, typ=number), indices), place)
 
         if lengths and to[-1] == 0:  # the last axis is summed in a register
 
@@ -216,7 +252,7 @@ class ReductionKernel(Kernel):
                 place = _element(builder, target, out.dtype, [*indices, _SIZE(0)], to)
                 total = _emit_loop(
                     builder, lengths[-1], lambda i, sum_: combine(sum_, [*indices, i]),
-                    builder.load(place, typ=real),
+                    builder.load(place, typ=number),
                 )  # fmt: skip
                 builder.store(total, place)
 
@@ -226,9 +262,11 @@ class ReductionKernel(Kernel):
         if self._function is np.mean:
             lengths, (places,) = _merged_axes(out.shape, [out])
 
+            arithmetic = Arithmetic(builder, number)
+
             def divide(indices: list[ir.Value]) -> None:
                 place = _element(builder, target, out.dtype, indices, places)
-                mean = arithmetic.div(builder.load(place, typ=real), float(x.size // out.size))
+                mean = arithmetic.div(builder.load(place, typ=number), float(x.size // out.size))
                 builder.store(mean, place)
 
             _emit_loops(builder, lengths, divide)
@@ -284,7 +322,7 @@ class ProductKernel(Kernel):
     function : int
         The address of BLAS's function.
     out, a, b : (rows, columns) array
-        As `leading_dimension` takes them; `out` is C-contiguous.
+        As `leading_dimension` takes them; `out` is not transposed.
     kept : bool
         Whether to add to `out`.
     subtracted : 0-d array, optional
@@ -316,7 +354,8 @@ class ProductKernel(Kernel):
             operands += [pointers[address(x)], _SIZE(length)]
         kept = ir.Constant(real, float(self._kept))
         sizes = [_SIZE(rows), _SIZE(columns), _SIZE(self._a.shape[1])]
-        out = [pointers[address(self._out)], _SIZE(columns)]
+        _, step = cast(tuple[bool, int], leading_dimension(self._out))
+        out = [pointers[address(self._out)], _SIZE(step)]
         arguments = [word(101), *transposed, *sizes, factor, *operands, kept, *out]
         kind = ir.FunctionType(ir.VoidType(), [x.type for x in arguments])
         function = builder.module.globals.get(self._name)
@@ -555,6 +594,12 @@ def _emit_function(
         return builder.call(intrinsic, args)
     if function is np.divide:
         return builder.fdiv(*args)
+    if function is np.sign:
+        (x,) = args
+        zero, one, minus_one = (ir.Constant(x.type, n) for n in (0, 1, -1))
+        sign = builder.select(builder.fcmp_ordered("==", x, zero), zero, x)  # NaN stays
+        sign = builder.select(builder.fcmp_ordered("<", x, zero), minus_one, sign)
+        return builder.select(builder.fcmp_ordered(">", x, zero), one, sign)
     if function is np.negative:
         return builder.fneg(*args)
     return getattr(builder, "f" + _NUMERIC[function])(*args)

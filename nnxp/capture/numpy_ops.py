@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnxp.capture.blas import accumulating_product
-from nnxp.capture.numpy_images import IMAGE_OPS
+from nnxp.capture.numpy_images import IMAGE_OPS, Block, Windows, add_columns
 from nnxp.capture.ops import (
     Buffer,
     Ops,
@@ -32,12 +32,21 @@ class NumpyOps(Ops):
     accumulates = True
     chunk = 1 << 15  # float32 vectors of this length stay in the cache
     whole = IMAGE_OPS.keys()
+    block_bytes = 1 << 20  # of a convolution's columns that are made at a time
 
     def allocate(self, size: int) -> Buffer:
         """Return `size` bytes of memory, aligned to a cache line."""
         memory = np.empty(size + _ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % _ALIGNMENT
         return memory[start : start + size]
+
+    def copy(self, out: Buffer, x: Any) -> Program:
+        """Return the calls that compute ``out[...] = x``."""
+        return [partial(out.__setitem__, ..., x)]  # `np.copyto` takes longer to call
+
+    def add_columns(self, windows: Windows, block: Block, images: Buffer) -> Program:
+        """Return the calls that add a block's columns to the windows of padded images."""
+        return add_columns(windows, block, images)
 
     def lower(
         self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Buffer
@@ -57,17 +66,18 @@ class NumpyOps(Ops):
                     return [partial(function, *numbers, out=out)]
                 return [partial(function, *numbers, out)]
             case np.astype:
-                return [_copy(out, args[0])]
+                return self.copy(out, args[0])
             case np.reshape if len(args) == 2 and not kwargs and out.flags.c_contiguous:
-                return [_copy(out.reshape(args[0].shape), args[0])]
+                return self.copy(out.reshape(args[0].shape), args[0])
             case np.stack | np.concat if len(args) == 1 and kwargs.keys() <= {"axis"}:
                 places = places_of_parts(function, args[0], kwargs.get("axis", 0), out)
-                return [_copy(*each) for each in zip(places, args[0], strict=True)]
+                parts = zip(places, args[0], strict=True)
+                return [call for each in parts for call in self.copy(*each)]
             case _ if function in IMAGE_OPS:
-                return IMAGE_OPS[function](*args, out)
+                return IMAGE_OPS[function](self, *args, out)
             case np.where:
                 return [
-                    _copy(out, args[2]),
+                    *self.copy(out, args[2]),
                     partial(np.copyto, out, args[1], where=args[0]),
                 ]
             case np.sum | np.max if len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
@@ -85,18 +95,14 @@ class NumpyOps(Ops):
             case _ if function is add_product:
                 row, a, b = args
                 if call := accumulating_product(out, a, b):
-                    return [_copy(out, row), call]
-                return [partial(np.matmul, a, b, out), partial(np.add, out, row, out)]
+                    return [call] if row is out else [*self.copy(out, row), call]
+                product = np.empty_like(out) if row is out else out
+                return [partial(np.matmul, a, b, product), partial(np.add, product, row, out)]
             case _ if function is subtract_product:
                 x, factor, a, b = args
                 return _lower_subtraction(x, factor, a, b, out)
             case _:
                 return [lambda: np.copyto(out, function(*args, **kwargs))]
-
-
-def _copy(out: Buffer, x: Buffer) -> Callable[[], object]:
-    """Return the call that computes ``out[...] = x``; `np.copyto` takes longer to call."""
-    return partial(out.__setitem__, ..., x)
 
 
 def _lower_reduction(
@@ -113,14 +119,14 @@ def _lower_reduction(
     # NumPy reduces short rows slowly, and the same numbers as columns fast.
     columns = np.empty(x.shape[::-1], x.dtype)
     return [
-        _copy(columns, x.T),
+        partial(columns.__setitem__, ..., x.T),
         partial(np.maximum.reduce, columns, 0, None, out.reshape(-1)),
     ]
 
 
 def _lower_subtraction(x: Buffer, factor: Buffer, a: Buffer, b: Buffer, out: Buffer) -> Program:
     """Return the calls that compute ``out[...] = x - factor * (a @ b)``."""
-    program: Program = [] if x is out else [_copy(out, x)]
+    program: Program = [] if x is out else [partial(out.__setitem__, ..., x)]
     if call := accumulating_product(out, a, b, factor):
         return [*program, call]
     product = np.empty_like(out)

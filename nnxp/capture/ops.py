@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from abc import ABC, abstractmethod
@@ -112,6 +113,10 @@ class Ops(ABC):
         """Return `size` bytes of memory, as uint8."""
         block: Buffer = self.module.empty(size, np.uint8)
         return block
+
+    def copy(self, out: Buffer, x: Any) -> Program:
+        """Return the calls that compute ``out[...] = x``."""
+        return [functools.partial(self.module.copyto, out, x)]
 
     @abstractmethod
     def lower(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -163,11 +162,10 @@ def _assign_buffers(
     program, nbytes = _lower(ops, arrays, direct, last_read, library)
     # Through other memory, since the target of one result may be the source of another.
     sources = [library.module.empty_like(target) for _, target in copied]
-    copyto = library.module.copyto
     for source, (recorded, _) in zip(sources, copied, strict=True):
-        program.append(partial(copyto, source, arrays[recorded]))
+        program += library.copy(source, arrays[recorded])
     for source, (_, target) in zip(sources, copied, strict=True):
-        program.append(partial(copyto, target, source))
+        program += library.copy(target, source)
     return Compiled(program, nbytes + sum(x.nbytes for x in sources))
 
 

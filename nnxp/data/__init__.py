@@ -21,3 +21,7 @@ __all__ = [
     "read_drawing",
     "read_idx",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

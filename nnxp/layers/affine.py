@@ -79,15 +79,18 @@ class Affine(Layer):
         W : (inputs, outputs) array_like
         b : (outputs,) array_like
         dtype : str or dtype, optional
-            By default that of `W` if it is ``"float32"`` or ``"float64"``, and ``"float64"`` for
-            whole numbers.
+            By default ``"float32"`` if `W` has that dtype, otherwise ``"float64"``.
         device : Device or str, optional
             As in `Affine`.
+
+        Returns
+        -------
+        Affine
 
         Raises
         ------
         InputError
-            If the shapes do not belong together, or a number is not real.
+            If the shapes do not fit together, or the numbers are not real.
 
         Examples
         --------
@@ -149,7 +152,7 @@ class Affine(Layer):
         return y
 
     def backward(self, dy: Array) -> Array:
-        """Return ``dy @ W.T``; the gradients are ``x.T @ dy`` for ``W``, ``sum(dy)`` for ``b``."""
+        """Return ``dy @ W.T``; store the gradients ``x.T @ dy`` of ``W``, ``sum(dy)`` of ``b``."""
         if self.trainable:
             self.backward_parameters(dy)
         else:

@@ -1,4 +1,4 @@
-"""Augmentation: layers that change each image at random in training, and nothing in inference."""
+"""Augmentation: layers that change images at random in training, and not in inference."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from nnxp.parts import Setting
 
 _ANGLE: Range = (lambda x: 0 <= x <= 180, "a number from 0 to 180")
 _STRENGTH: Range = (lambda x: 0 <= x <= 1e6, "a number from 0 to 1e6")  # float32 does not overflow
-_NO_SMOOTHING = 0.1  # the Gaussian with this sigma has a weight of 2e-22 for the next pixel
-_WIDE = 2.0  # the sum of a Gaussian with this sigma is its integral, up to 1e-34
+_NO_SMOOTHING = 0.1  # with this sigma, the next pixel has a weight of 2e-22
+_WIDE = 2.0  # with this sigma, the sum of a Gaussian equals its integral up to 1e-34
 
 
 class Augmentation(Noise, base=True):
@@ -27,7 +27,7 @@ class Augmentation(Noise, base=True):
     """
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """Return `x`, in training with each image changed.
+        """Return `x`; in training, with each image changed.
 
         Parameters
         ----------
@@ -35,12 +35,16 @@ class Augmentation(Noise, base=True):
         training : bool, optional
             Change the images; otherwise `x` itself is returned.
 
+        Returns
+        -------
+        (batch, channels, height, width) array
+
         Raises
         ------
         InputError
             If `x` has another shape, or images are too small.
         DeviceError
-            If `x` is on another device than the state, in training.
+            In training, if `x` is not on the device of the state.
         """
         xp = floating_namespace(x, self)
         require_images(x, self)
@@ -64,11 +68,11 @@ class Augmentation(Noise, base=True):
 
     @abstractmethod
     def _augment(self, xp: Namespace, x: Array) -> tuple[Array, Any]:
-        """Return the images changed, and what `backward` needs."""
+        """Return the changed images, and the values for `backward`."""
 
 
 class RandomShift(Augmentation):
-    """Shift each image at random in training; pixels that enter at the edges are 0.
+    """Shift each image at random in training, and fill with 0.
 
     All ``(2 * pixels + 1)**2`` shifts are equally likely. All channels of an image are shifted
     together. As with `Dropout`, the same `rng` gives the same shifts on every library.
@@ -76,13 +80,13 @@ class RandomShift(Augmentation):
     Parameters
     ----------
     pixels : int
-        By how many rows and columns at most, in both directions; at least 1.
+        The largest shift in pixels, in each direction; at least 1.
     rng : numpy.random.Generator, SeedSequence or int
         Draws the seed.
     dtype : str or dtype, optional
-        ``"float32"`` or ``"float64"``, the network's.
+        The network's dtype, ``"float32"`` or ``"float64"``.
     device : Device or str, optional
-        Where the state is.
+        The network's device, where the state is stored.
 
     Attributes
     ----------
@@ -132,9 +136,9 @@ class RandomFlip(Augmentation):
     rng : numpy.random.Generator, SeedSequence or int
         Draws the seed.
     dtype : str or dtype, optional
-        ``"float32"`` or ``"float64"``, the network's.
+        The network's dtype, ``"float32"`` or ``"float64"``.
     device : Device or str, optional
-        Where the state is.
+        The network's device, where the state is stored.
 
     Attributes
     ----------
@@ -156,24 +160,24 @@ class RandomFlip(Augmentation):
 
 
 class _Warp(Augmentation, base=True):
-    """Base class of layers that read each pixel of an image elsewhere, between four pixels."""
+    """Base class of layers that move pixels, with bilinear interpolation."""
 
     @abstractmethod
     def _places(self, xp: Namespace, x: Array) -> tuple[Array, Array]:
-        """Return the rows and the columns, (batch, height, width) each, at which to read."""
+        """Return the rows and columns at which to read pixels, (batch, height, width) each."""
 
     def _augment(self, xp: Namespace, x: Array) -> tuple[Array, Any]:
         rows, columns = self._places(xp, x)
-        # All pixels outside the image are 0: places farther out are moved to one pixel outside.
+        # All pixels outside the image are 0, so a position can be limited to one pixel outside.
         rows = xp.clip(rows, -1.0, x.shape[2])
         columns = xp.clip(columns, -1.0, x.shape[3])
         return _interpolated(xp, x, rows, columns), (rows, columns)
 
     def backward(self, dy: Array) -> Array:
-        """Return for each pixel the sum of `dy` over where it was read, with the same weights.
+        """Return for each pixel the sum of `dy` where the pixel was read, with the same weights.
 
-        This needs memory for ``batch * height * width * (height + width)`` numbers, but not in the
-        first layer, whose input gradient is not computed.
+        This needs memory for ``batch * height * width * (height + width)`` numbers. It is not
+        computed in the first layer of a network.
         """
         rows, columns = self.saved(dy)
         return _collected(floating_namespace(dy, self), dy, rows, columns)
@@ -182,20 +186,20 @@ class _Warp(Augmentation, base=True):
 class RandomRotation(_Warp):
     """Rotate each image about its centre by a random angle in training.
 
-    Angles are uniform from -`degrees` to `degrees`. Pixels are interpolated between their four
-    neighbours (bilinearly), and 0 outside of the image. All channels of an image are rotated
-    together. As with `Dropout`, the same `rng` gives the same angles on every library.
+    Angles are uniform from -`degrees` to `degrees`. Pixels are interpolated bilinearly, and are 0
+    outside of the image. All channels of an image are rotated together. As with `Dropout`, the same
+    `rng` gives the same angles on every library.
 
     Parameters
     ----------
     degrees : float
-        The largest angle, from 0 to 180.
+        The largest angle in degrees, from 0 to 180.
     rng : numpy.random.Generator, SeedSequence or int
         Draws the seed.
     dtype : str or dtype, optional
-        ``"float32"`` or ``"float64"``, the network's.
+        The network's dtype, ``"float32"`` or ``"float64"``.
     device : Device or str, optional
-        Where the state is.
+        The network's device, where the state is stored.
 
     Attributes
     ----------
@@ -232,10 +236,10 @@ class RandomRotation(_Warp):
 class ElasticDistortion(_Warp):
     """Distort each image elastically in training (Simard et al. 2003, sec. 2).
 
-    Each pixel is read at another place: displacements are uniform from -1 to 1 in both directions,
-    smoothed by a Gaussian of sum 1, and times `alpha`. Their standard deviation is about
-    ``alpha / (sigma * sqrt(12 * pi))`` pixels, and less at the edges, outside of which they are 0.
-    Pixels are interpolated between their four neighbours (bilinearly), and 0 outside of the image.
+    Each pixel is displaced. The displacements are uniform from -1 to 1 in both directions, smoothed
+    by a Gaussian of sum 1, and multiplied by `alpha`. Their standard deviation is about
+    ``alpha / (sigma * sqrt(12 * pi))`` pixels, and smaller near the edges, since displacements
+    outside of the image are 0. Pixels are interpolated bilinearly, and are 0 outside of the image.
     All channels of an image are distorted together. As with `Dropout`, the same `rng` gives the
     same displacements on every library, up to rounding.
 
@@ -244,13 +248,13 @@ class ElasticDistortion(_Warp):
     alpha : float
         The strength, from 0 to 1e6; Simard et al. use 34 for digits of 29 x 29 pixels.
     sigma : float
-        The standard deviation of the Gaussian in pixels; Simard et al. use 4.
+        The standard deviation of the Gaussian in pixels, a positive number; Simard et al. use 4.
     rng : numpy.random.Generator, SeedSequence or int
         Draws the seed.
     dtype : str or dtype, optional
-        ``"float32"`` or ``"float64"``, the network's.
+        The network's dtype, ``"float32"`` or ``"float64"``.
     device : Device or str, optional
-        Where the state is.
+        The network's device, where the state is stored.
 
     Attributes
     ----------
@@ -280,7 +284,7 @@ class ElasticDistortion(_Warp):
         bits = self.draw_bits(xp, (batch, height, width))
         halves = xp.concat([bits & 0xFFFF, (bits >> 16) & 0xFFFF])
         noise = xp.astype(halves, x.dtype) * (2 * self.alpha / 0xFFFF) - self.alpha
-        # Smoothed along rows, then along columns, each as one product of matrices.
+        # Smooth along rows, then along columns, each with one matrix product.
         noise = xp.reshape(noise, (2 * batch * height, width)) @ self._gaussian(xp, x, width)
         noise = xp.permute_dims(xp.reshape(noise, (2 * batch, height, width)), (1, 0, 2))
         noise = self._gaussian(xp, x, height) @ xp.reshape(noise, (height, 2 * batch * width))
@@ -301,18 +305,18 @@ class ElasticDistortion(_Warp):
 
 
 def _counted(xp: Namespace, x: Array, count: int) -> Array:
-    """Return 0, 1, 2 and so on in the dtype of `x`."""
+    """Return the numbers from 0 to ``count - 1`` in the dtype of `x`."""
     return xp.astype(xp.arange(count, device=device_of(x)), x.dtype)
 
 
 def _flat(xp: Namespace, images: Array, before: int, after: int) -> tuple[Array, Array]:
-    """Return all images in one vector, each between zeros, and where each begins there.
+    """Return all images in one vector, each padded with zeros, and the start index of each.
 
     Parameters
     ----------
     images : (batch, channels, pixels) array
     before, after : int
-        How many zeros.
+        The numbers of zeros before and after each image.
 
     Returns
     -------
@@ -332,13 +336,13 @@ def _flat(xp: Namespace, images: Array, before: int, after: int) -> tuple[Array,
 
 @one_op
 def shift(x: Array, moves: Array, limit: int) -> Array:
-    """Return images whose pixel (i, j) is the pixel (i, j) + move of `x`, or 0 outside of it.
+    """Return images whose pixel (i, j) is the pixel (i, j) + move of `x`; 0 outside of `x`.
 
     Parameters
     ----------
     x : (batch, channels, height, width) array
     moves : (batch, 2) int32 array
-        Down and to the right, of magnitude `limit` at most.
+        The shifts down and to the right in pixels, of magnitude at most `limit`.
     limit : int
     """
     xp = namespace_of(x, "shift")
@@ -347,8 +351,8 @@ def shift(x: Array, moves: Array, limit: int) -> Array:
     vector, starts = _flat(xp, xp.reshape(x, (batch, channels, height * width)), margin, margin)
     moves = xp.astype(moves, starts.dtype)
     down, right = moves[:, :1], moves[:, 1:]
-    # A shift is an offset in the vector. Columns beyond the ends of a row are read from the row
-    # before or after it, and set to 0 below.
+    # A shift is an offset in the vector. Columns outside of a row are read from the previous or the
+    # next row, and set to 0 below.
     pixels = xp.arange(height * width, device=device_of(x))
     index = xp.reshape(starts + (down * width + right), (batch, channels, 1)) + pixels
     y = xp.reshape(xp.take(vector, xp.reshape(index, (-1,)), axis=0), x.shape)
@@ -358,25 +362,25 @@ def shift(x: Array, moves: Array, limit: int) -> Array:
 
 
 def _interpolated(xp: Namespace, x: Array, rows: Array, columns: Array) -> Array:
-    """Return images whose pixels are those of `x` at other places, between four pixels.
+    """Return images whose pixels are read from `x` at given positions, by bilinear interpolation.
 
     Parameters
     ----------
     x : (batch, channels, height, width) array
     rows, columns : (batch, height, width) array
-        Where to read: rows from -1 to height and columns from -1 to width, both included; pixels
-        there are 0.
+        The positions: rows from -1 to height and columns from -1 to width. Pixels at these limits
+        are 0.
     """
     batch, channels, height, width = x.shape
     zeros = xp.zeros((batch, channels, height, 1), dtype=x.dtype, device=device_of(x))
-    # A pixel left of a row is the zero at the end of the row before.
+    # A zero at the end of each row serves as the pixel left of the next row.
     row = width + 1
     wide = xp.reshape(xp.concat([x, zeros], axis=3), (batch, channels, height * row))
     vector, starts = _flat(xp, wide, row + 1, 2 * row + 1)
     top, left = xp.floor(rows), xp.floor(columns)
     down = xp.reshape(rows - top, (batch, 1, height, width))
     right = xp.reshape(columns - left, (batch, 1, height, width))
-    # Computed in int32, to which NumPy converts several times faster.
+    # int32: NumPy converts floats to it several times faster than to int64.
     pixels = xp.astype(top, xp.int32) * row + xp.astype(left, xp.int32)
     pixels = xp.reshape(pixels, (batch, 1, height * width))
     index = xp.reshape(xp.reshape(starts, (batch, channels, 1)) + pixels, (-1,))
@@ -391,10 +395,10 @@ def _interpolated(xp: Namespace, x: Array, rows: Array, columns: Array) -> Array
 
 
 def _collected(xp: Namespace, dy: Array, rows: Array, columns: Array) -> Array:
-    """Return the gradient of `_interpolated`'s images, given that of its result.
+    """Return the gradient of the images that `_interpolated` read, given that of its result.
 
-    A place gives each row the weight max(0, 1 - its distance), which is the weight with which it
-    was read, and so for columns.
+    The bilinear weight of a row is max(0, 1 - distance), where distance is that between the row and
+    the position; likewise for columns.
     """
     batch, channels, height, width = dy.shape
     pixels = height * width

@@ -1,4 +1,4 @@
-"""Layer: the base class of all layers: parameters, gradients, state, and what backward needs."""
+"""Layer: the base class of all layers, with parameters, gradients, state and saved values."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class _Saved(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a forward takes for one example.
+    """The memory and computation that a forward needs for one example.
 
     Attributes
     ----------
     numbers : int
-        The elements of the largest array.
+        The number of elements of the largest array.
     multiplications : int
-        Those of the largest matrix product.
+        The number of multiplications of the largest matrix product.
     """
 
     numbers: int
@@ -51,8 +51,8 @@ class Layer(Part):
 
     A subclass defines `forward` and `backward`. A training forward ends with
     ``self.save_for_backward(y, …)``; backward begins with ``self.saved(dy)``, which returns the
-    saved values once. They are not copied: do not change inputs and outputs before backward.
-    `nnxp.testing.check_layer` checks a layer of your own.
+    saved values once. The values are not copied: do not change inputs and outputs before backward.
+    `nnxp.testing.check_layer` checks your own layer.
 
     Attributes
     ----------
@@ -60,20 +60,23 @@ class Layer(Part):
         Parameters and, after backward, their gradients, under the same names.
     state : dict of str to array
         Arrays that a training forward changes and that have no gradient, such as a running mean.
-        They are saved, copied and captured as parameters are. A forward replaces an entry or
-        changes it in place.
+        They are saved, copied and captured like parameters. A forward replaces an entry or changes
+        it in place.
     trainable : bool
         False freezes the layer: `Trainer` computes no gradient of its parameters and does not
         update them.
     device : Device or None
+        The device of parameters and state; None for a layer without any.
     dtype : str or None
-        Of parameters and state; a layer that has some sets both. None for a layer without.
+        The dtype of parameters and state; None for a layer without any. A layer with parameters or
+        state sets both.
     min_batch_size : int
-        The smallest batch that can be trained with.
+        The smallest batch that the layer can train on.
 
-    A layer whose forward depends on the index of a row has the index of the batch's first row as
-    ``row_offset``, and the number of batches as ``state["counter"]``, as `Dropout` has. One with
-    statistics of a batch sums them by ``over_ranks``, as `BatchNorm` does, if it is not None.
+    For training on several processes, a layer whose forward depends on the index of a row has two
+    more attributes, as `Dropout` does: ``row_offset``, the index of the batch's first row, and
+    ``state["counter"]``, the number of batches. A layer with batch statistics sums them with
+    ``over_ranks`` if that is not None, as `BatchNorm` does.
     """
 
     min_batch_size: ClassVar[int] = 1
@@ -88,7 +91,7 @@ class Layer(Part):
     _saved: _Saved | None = None
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Make the dictionaries, also for a subclass whose __init__ does not call this class's."""
+        """Make the dictionaries, even if a subclass's ``__init__`` does not call ``super()``."""
         layer = super().__new__(cls, *args, **settings)
         layer.params, layer.grads, layer.state = {}, {}, {}
         return layer
@@ -98,7 +101,7 @@ class Layer(Part):
 
     @property
     def device(self) -> Device | None:
-        """The device of parameters and state; None for a layer without."""
+        """The device of parameters and state; None for a layer without any."""
         return self._device
 
     @device.setter
@@ -107,7 +110,7 @@ class Layer(Part):
 
     @property
     def dtype(self) -> str | None:
-        """The name of the dtype of parameters and state; None for a layer without."""
+        """The name of the dtype of parameters and state; None for a layer without any."""
         return self._dtype
 
     @dtype.setter
@@ -124,7 +127,7 @@ class Layer(Part):
         self._trainable = bool(trainable)
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """Return the outputs for inputs `x`; if `training`, save what backward needs."""
+        """Return the outputs for inputs `x`; if `training`, save the values for backward."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def backward(self, dy: Array) -> Array:
@@ -149,21 +152,21 @@ class Layer(Part):
         self.backward(dy)
 
     def skips_inputs(self) -> bool:
-        """Return whether `backward_parameters` agrees with `backward`, and may be called instead.
+        """Return whether `backward_parameters` may be called instead of `backward`.
 
-        It does not if only `backward` is overridden, in a subclass or on the object, or replaced.
+        It may not if only `backward` is overridden, in a subclass or on the object.
         """
         return definition(self, "backward_parameters") <= definition(self, "backward")
 
     def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        """Return the shape of one example's output for an input's shape; None means unknown."""
+        """Return the shape of one output example for that of one input example; None if unknown."""
         return shape
 
     def work(self, shape: tuple[int, ...] | None) -> Work:
-        """Return what forward takes for one example of an input's shape.
+        """Return the memory and computation of a forward for one example of this shape.
 
-        It decides how many examples are evaluated at once and how many threads compute. By default,
-        the largest array is the inputs or the outputs, and each parameter is used once.
+        It determines the batch size of evaluations and the number of threads. By default, the
+        largest array is the inputs or the outputs, and each parameter is used once.
         """
         shapes = [x for x in (shape, self.output_shape(shape)) if x is not None]
         return Work(
@@ -174,7 +177,16 @@ class Layer(Part):
     def to(self, device: Device | str, *, dtype: DType | None = None) -> Self:
         """Return a copy of the layer on another device, or in another dtype.
 
-        Integer state keeps its dtype.
+        Parameters
+        ----------
+        device : Device or str
+        dtype : str or dtype, optional
+            ``"float32"`` or ``"float64"``; by default the layer's. Integer state keeps its dtype.
+
+        Returns
+        -------
+        Layer
+            A layer of the same class, with copies of parameters and state.
         """
         copied = copy.copy(self)
         copied.params, copied.grads, copied.state = {}, {}, {}
@@ -208,11 +220,11 @@ class Layer(Part):
             )
 
     def leaves(self) -> list[Layer]:
-        """Return the layers without sublayers: this one; a network returns those within it."""
+        """Return the layers without sublayers: this layer, or all leaf layers of a network."""
         return [self]
 
     def discard_saved(self) -> None:
-        """Free what a training forward saved for a backward that is not needed."""
+        """Free the values that a training forward saved, if no backward follows."""
         for layer in self.leaves():
             layer._saved = None
 
@@ -229,7 +241,7 @@ class Layer(Part):
             )
         shape, dtype, device, values = self._saved
         namespace_of(dy, f"{self!r}.backward")
-        # The device before the dtype: dtypes of two libraries may refuse to be compared.
+        # Check the device first: comparing dtypes of two libraries may raise an error.
         if on_different_devices(device_of(dy), device):
             raise DeviceError(
                 f"{self!r}.backward expects a gradient on {device}, where its outputs are, got "
@@ -245,10 +257,10 @@ class Layer(Part):
 
 
 def require_no_layers(part: Part, known: Collection[Layer] = ()) -> None:
-    """Raise an `InputError` if a part that is no network has a layer, directly or in a container.
+    """Raise an `InputError` if a part that is not a network has a layer as an attribute.
 
-    Such a layer's parameters would be neither trained nor saved, unless it is one of the network's,
-    the `known` ones.
+    The layer may also be in a container. Its parameters would be neither trained nor saved, unless
+    it is one of the network's layers, `known`.
     """
     pending = list(vars(part).values())
     seen: set[int] = set()

@@ -30,7 +30,7 @@ from nnxp.layers.windows import (
 
 
 class Conv2D(Layer):
-    """Convolution of images: each output is a weighted sum of a window of the inputs, plus a bias.
+    """2-D convolution: each output is a weighted sum of a window of the inputs, plus a bias.
 
     ``y[n, o, i, j] = sum(x[n, :, i * stride + p, j * stride + q] * W[o, :, p, q]) + b[o]``, over
     channels, p and q (LeCun et al. 1989; as in PyTorch and ONNX, the kernel is not flipped).
@@ -38,18 +38,17 @@ class Conv2D(Layer):
     Parameters
     ----------
     in_channels, out_channels : int
-        At least 1.
+        Numbers of channels of inputs and outputs, at least 1.
     kernel_size : int or (int, int)
-        Height and width of the window.
+        Height and width of the window in pixels.
     stride : int or (int, int), optional
-        Distance between two windows, down and across.
+        Distance between two windows in pixels, down and across; 1 by default.
     padding : int or (int, int), optional
-        Rows of zeros above and below, and columns of zeros at the left and right.
+        Rows of zeros above and below, and columns of zeros left and right; 0 by default.
     rng : numpy.random.Generator, SeedSequence or int
         Draws ``W`` on the host.
     initializer : str or callable, optional
-        As in `nnxp.Affine`; called with W's shape, of which `nnxp.initializers` know the fan-in
-        and fan-out.
+        As in `nnxp.Affine`, called with the shape of ``W``.
     dtype : str or dtype, optional
         ``"float32"`` (default) or ``"float64"``.
     device : Device or str, optional
@@ -143,14 +142,14 @@ class Conv2D(Layer):
         return y
 
     def backward(self, dy: Array) -> Array:
-        """Return the gradient of the images: each window's is ``W.T @ dy``; they are summed."""
+        """Return the gradient of the images: the sum over all windows of ``W.T @ dy``."""
         images, rows = self._gradients(dy)
         xp = namespace_of(dy, self)
         W = xp.reshape(self.params["W"], (self.out_channels, -1))
         return batch_first(xp, gradient_of_images(rows, W, images.shape, self._geometry()))
 
     def backward_parameters(self, dy: Array) -> None:
-        """Compute only the gradients: ``dy @ columns.T`` for ``W`` and ``sum(dy)`` for ``b``."""
+        """Compute only the gradients ``dy @ columns.T`` of ``W`` and ``sum(dy)`` of ``b``."""
         self._gradients(dy)
 
     def _gradients(self, dy: Array) -> tuple[Array, Array]:
@@ -183,7 +182,7 @@ class Conv2D(Layer):
         return (self.out_channels, *require_windows(self, shape, *self._geometry()))
 
     def work(self, shape: tuple[int, ...] | None) -> Work:
-        """Return the largest of inputs, outputs and columns, and the work of ``W @ columns``."""
+        """Return the size of the largest of inputs, outputs and columns, and of ``W @ columns``."""
         output = self.output_shape(shape)
         if output is None:
             return super().work(shape)
@@ -198,8 +197,8 @@ class Conv2D(Layer):
         self._require_dtype(x, self.params["W"])
 
 
-# A column holds the numbers of one window. Columns take kernel height * kernel width times the
-# memory of the images, so that backward makes them again.
+# A column holds the numbers of one window. Columns need kernel height * kernel width times the
+# memory of the images, so they are not saved: backward computes them again.
 
 
 @one_op
@@ -236,6 +235,6 @@ def gradient_of_images(
     shape: tuple[int, ...],
     geometry: Geometry,
 ) -> Array:
-    """Return the images of `shape` that sum the columns of ``W.T @ dy``."""
+    """Return images of `shape` that sum the columns of ``W.T @ dy``."""
     xp = namespace_of(dy, "gradient_of_images")
     return col2im(xp, W.T @ dy, shape, *geometry)

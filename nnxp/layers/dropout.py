@@ -12,29 +12,29 @@ from nnxp.parts import Setting
 class Dropout(Noise):
     """Inverted dropout: in training, ``y = x * mask / (1 - rate)``; otherwise ``y = x``.
 
-    Srivastava et al. 2014, sec. 10. Each number of the mask is 0 with probability `rate` and 1
-    otherwise. The mask is a hash of a seed, of a counter that each training forward increases, and
-    of the number's index (as Salmon et al. 2011 propose), so that the same `rng` gives the same
-    masks on every library and with captured steps.
+    Srivastava et al. 2014, sec. 10. Each element of the mask is 0 with probability `rate` and 1
+    otherwise. The mask is a hash of a seed, a counter that each training forward increments, and
+    the element's index (Salmon et al. 2011), so the same `rng` gives the same masks on every
+    library and in captured steps.
 
     Parameters
     ----------
     rate : float
-        At least 0 and below 1.
+        The probability to drop an element, at least 0 and below 1.
     rng : numpy.random.Generator, SeedSequence or int
         Draws the seed.
     dtype : str or dtype, optional
-        ``"float32"`` or ``"float64"``, the network's.
+        The network's dtype, ``"float32"`` or ``"float64"``.
     device : Device or str, optional
-        Where the state is.
+        The network's device, where the state is stored.
 
     Attributes
     ----------
     state : dict of str to int32 array
         ``seed`` and ``counter``, each of shape (1,).
     row_offset : int
-        The index of the batch's first example within the global batch, if several processes share
-        one; 0 by default.
+        The index of the batch's first example in the global batch, if several processes divide one;
+        0 by default.
     """
 
     rate = Setting(FRACTION)
@@ -51,7 +51,7 @@ class Dropout(Noise):
         self.rate = rate
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """Return `x`, in training with random numbers set to 0 and the others scaled."""
+        """Return `x`; in training, with random elements set to 0 and the others scaled."""
         xp = floating_namespace(x, self)
         if not training:
             return x

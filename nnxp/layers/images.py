@@ -1,4 +1,4 @@
-"""Images: the check of arrays of shape (batch, channels, height, width), and its remedies."""
+"""Images: checks of arrays of shape (batch, channels, height, width), and their remedies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def require_images(x: Array, owner: object, channels: int | None = None) -> None
     ----------
     x : array
     owner : object
-        Named in the error, such as a layer.
+        The name in the error, such as a layer.
     channels : int, optional
         The number of channels that is wanted; by default any.
     """
@@ -29,8 +29,8 @@ def require_images(x: Array, owner: object, channels: int | None = None) -> None
 def require_channels_first(x: Array, owner: object) -> None:
     """Raise an `InputError` if `x`, a batch of a data set, seems to have its channels last.
 
-    For a layer that takes any number of channels. Behind another layer, images such as
-    (batch, 8, 8, 3) may be feature maps of 3 columns.
+    For a first layer that takes any number of channels. After another layer, an array of shape
+    (batch, 8, 8, 3) may have 8 channels and a width of 3.
     """
     shape = tuple(x.shape)
     if len(shape) == 4 and _has_channels_last(shape, _USUAL_CHANNELS):
@@ -49,8 +49,7 @@ def require_image_shape(
 ) -> None:
     """Raise an `InputError` unless the shape of one example is None or (channels, height, width).
 
-    For `output_shape` of a layer that calls `require_images`: the shape is that of the layer
-    before.
+    For `output_shape` of a layer that calls `require_images`.
     """
     if shape is None or (len(shape) == 3 and channels in (None, shape[0])):
         return
@@ -63,7 +62,7 @@ def require_image_shape(
 
 
 def images_remedy(shape: tuple[int, ...], channels: int | None = None) -> str:
-    """Return the end of an error: the call that makes images of an array `x`; "" if none is known.
+    """Return the end of an error: a call that converts `x` to images; "" if none is known.
 
     Parameters
     ----------
@@ -107,7 +106,7 @@ def _has_channels_last(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def _image_of(pixels: int, channels: int | None) -> tuple[int, int, int] | None:
-    """Return the shape of a square image with so many numbers; None if there is none."""
+    """Return the shape of a square image with this many numbers; None if there is none."""
     for each in _USUAL_CHANNELS if channels is None else (channels,):
         side = math.isqrt(pixels // each)
         if side > 1 and each * side**2 == pixels:

@@ -20,7 +20,7 @@ from nnxp.errors import CallOrderError, DeviceError, InputError
 
 
 class _Node:
-    """A node with two inputs of one shape, which it saves for one backward."""
+    """A node with two inputs of the same shape, which it saves for one backward."""
 
     _inputs: tuple[Any, Any] | None = None
 
@@ -59,12 +59,12 @@ class Add(_Node):
     """Addition node: ``z = x + y``."""
 
     def forward(self, x: Any, y: Any) -> Any:
-        """Return ``x + y``, for two numbers or two arrays of one shape."""
+        """Return ``x + y``, for two numbers or two arrays of the same shape."""
         self._save(x, y)
         return x + y
 
     def backward(self, dz: Any) -> tuple[Any, Any]:
-        """Return the gradients at both inputs, ``(dz, dz)``."""
+        """Return the gradients of both inputs, ``(dz, dz)``."""
         self._take_saved(dz)
         return dz, dz
 
@@ -73,11 +73,11 @@ class Multiply(_Node):
     """Multiplication node: ``z = x * y``."""
 
     def forward(self, x: Any, y: Any) -> Any:
-        """Return ``x * y``, for two numbers or two arrays of one shape."""
+        """Return ``x * y``, for two numbers or two arrays of the same shape."""
         self._save(x, y)
         return x * y
 
     def backward(self, dz: Any) -> tuple[Any, Any]:
-        """Return the gradients at both inputs, ``(dz * y, dz * x)``."""
+        """Return the gradients of both inputs, ``(dz * y, dz * x)``."""
         x, y = self._take_saved(dz)
         return dz * y, dz * x

@@ -1,4 +1,4 @@
-"""Noise: random bits of layers that draw in training, equal on every array library."""
+"""Noise: random bits for layers, equal on every array library."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from nnxp.checks import Rng, require_rng
 from nnxp.devices import Device, open_device, require_dtype
 from nnxp.layers.base import Layer
 
-# Odd constants of the finalizer of MurmurHash3 and the golden ratio's, as int32.
+# The odd constant of the golden ratio, and the constants of MurmurHash3's finalizer, as int32.
 _GOLDEN, _FIRST, _SECOND = -1640531527, -2048144789, -1028477387
 
 
 class Noise(Layer, base=True):
     """Base class of layers that draw random numbers in training.
 
-    The numbers are a hash of a seed, of a counter that each training forward increases, and of
-    their index (as Salmon et al. 2011 propose), so that the same `rng` gives the same numbers on
-    every library and with captured steps.
+    Each number is a hash of a seed, a counter that each training forward increments, and the
+    number's index (Salmon et al. 2011), so the same `rng` gives the same numbers on every library
+    and in captured steps.
 
     Parameters
     ----------
     rng : numpy.random.Generator, SeedSequence or int
         Draws the seed.
     dtype : str or dtype, optional
-        ``"float32"`` or ``"float64"``, the network's.
+        The network's dtype, ``"float32"`` or ``"float64"``.
     device : Device or str, optional
-        Where the state is.
+        The network's device, where the state is stored.
 
     Attributes
     ----------
     state : dict of str to int32 array
         ``seed`` and ``counter``, each of shape (1,).
     row_offset : int
-        The index of the batch's first example within the global batch, if several processes share
-        one; 0 by default.
+        The index of the batch's first example in the global batch, if several processes divide one;
+        0 by default.
     """
 
     def __init__(self, *, rng: Rng, dtype: DType = "float32", device: Device | str = "cpu") -> None:
@@ -57,13 +57,13 @@ class Noise(Layer, base=True):
         return 2
 
     def draw_bits(self, xp: Namespace, shape: tuple[int, ...]) -> Array:
-        """Return 32 random bits for each number of a batch, and increase the counter.
+        """Return 32 random bits for each element of a batch, and increment the counter.
 
         Parameters
         ----------
         xp : namespace
         shape : tuple of int
-            The batch's size comes first.
+            The shape of the batch, ``(batch, …)``.
 
         Returns
         -------
@@ -73,17 +73,17 @@ class Noise(Layer, base=True):
         index = xp.arange(math.prod(shape), dtype=xp.int32, device=device_of(counter))
         if start := self.row_offset * math.prod(shape[1:]):
             index = index + ((start + 2**31) % 2**32 - 2**31)  # as an int32, which wraps around
-        # The seed is hashed before the counter is added: otherwise seed k at step 1 and seed 1 at
-        # step k would give the same numbers.
+        # Hash the seed before combining it with the counter: otherwise seed k at step 1 and seed 1
+        # at step k would give the same numbers.
         key = _hash(_hash(self.state["seed"]) ^ counter)
         self.state["counter"] = counter + 1
         return xp.reshape(_hash(index * _GOLDEN + key), shape)
 
 
 def _hash(h: Array) -> Array:
-    """Return well-mixed bits of an int32 array, by two rounds of MurmurHash3's finalizer.
+    """Return a hash of each element of an int32 array: two rounds of MurmurHash3's finalizer.
 
-    Products wrap around; a right shift is masked, since int32 shifts copies of the sign in.
+    Products wrap around. Right shifts are masked, since a shift of int32 copies the sign bit.
     """
     for first, second in ((_FIRST, _SECOND), (_SECOND, _FIRST)):
         h = h ^ ((h >> 16) & 0xFFFF)

@@ -1,4 +1,4 @@
-"""Normalization: of batches, and of inputs by statistics of the training data."""
+"""Normalization: BatchNorm, LayerNorm, and Standardize for inputs."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from nnxp.layers.windows import batch_first, batch_last
 from nnxp.parts import Setting
 from nnxp.ranks import Totals
 
-_BLOCK = 1 << 20  # numbers whose statistics are computed at a time, to take little memory
+_BLOCK = 1 << 20  # numbers that are processed at a time, to limit the memory
 _SHARE: Range = (lambda x: 0 < x <= 1, "a number above 0 and at most 1")
 
 
 class BatchNorm(Layer):
     """Batch normalization: ``y = gamma * (x - mean) / sqrt(variance + epsilon) + beta``.
 
-    Ioffe and Szegedy 2015, algorithm 1. In training, mean and (biased) variance are those of the
-    batch; otherwise they are running averages over the training batches. As in PyTorch, the running
+    Ioffe and Szegedy 2015, algorithm 1. Training uses the mean and the (biased) variance of the
+    batch; inference uses running averages over the training batches. As in PyTorch, the running
     variance averages the batches' unbiased variances, and `momentum` is the weight of the new
     batch: ``running_mean = (1 - momentum) * running_mean + momentum * mean``.
 
     Parameters
     ----------
     features : int
-        Number of features; inputs are (batch, features), or images (batch, features, height, width)
-        with a feature for each channel, whose statistics are over all pixels of a batch.
+        Number of features. Inputs are (batch, features), or images (batch, features, height, width)
+        with a feature for each channel; the statistics are then over all pixels of a batch.
     momentum : float, optional
         Above 0 and at most 1.
     epsilon : float, optional
-        Added to the variance.
+        A positive number, which is added to the variance.
     dtype : str or dtype, optional
-        ``"float32"`` or ``"float64"``.
+        ``"float32"`` (default) or ``"float64"``.
     device : Device or str, optional
-        Where parameters and state are.
+        The device of parameters and state, as in `nnxp.device`; the CPU by default.
 
     Attributes
     ----------
     params : dict of str to array
-        ``gamma``, 1 at first, and ``beta``, 0 at first, each of shape (features,).
+        ``gamma``, initially 1, and ``beta``, initially 0, each of shape (features,).
     state : dict of str to array
-        ``running_mean``, 0 at first, and ``running_var``, 1 at first, each of shape (features,).
+        ``running_mean``, initially 0, and ``running_var``, initially 1, each of shape (features,).
     over_ranks : Totals or None
-        Sums over all processes that divide a batch, while a step has their statistics.
+        Adds sums over all processes that divide a batch; None if statistics are of one process.
     """
 
     over_ranks: ClassVar[Totals | None] = None
@@ -95,15 +95,19 @@ class BatchNorm(Layer):
         Parameters
         ----------
         x : (batch, features) or (batch, features, height, width) array
-            In training with at least 2 numbers of each feature.
+            In training, with at least 2 numbers of each feature.
         training : bool, optional
-            Use the batch's mean and variance, and update the running ones.
+            Use the batch's mean and variance, and update the running averages.
+
+        Returns
+        -------
+        array of the shape of `x`
 
         Raises
         ------
         InputError
-            If the shape or dtype of `x` is wrong, or a training batch has one number of each
-            feature.
+            If the shape or dtype of `x` is wrong, or a training batch has fewer than 2 numbers of
+            each feature.
         DeviceError
             If `x` is on another device.
         """
@@ -140,7 +144,7 @@ class BatchNorm(Layer):
         return y
 
     def backward(self, dy: Array) -> Array:
-        """Return the gradient of the inputs, after those of ``gamma`` and ``beta``.
+        """Return the gradient of the inputs, and store those of ``gamma`` and ``beta``.
 
         ``inverse * (g - mean(g) - normalized * mean(g * normalized))`` with ``g = dy * gamma``.
         """
@@ -159,7 +163,7 @@ class BatchNorm(Layer):
         scale: Array = self.params["gamma"] * inverse
         dx = scale * (rows - sum_dy / count - normalized * (sum_product / count))
         if self.over_ranks is not None and self.over_ranks.is_empty:
-            dx = dx * 0  # of a row that does not count
+            dx = dx * 0  # this rank has no rows of the batch, only a placeholder
         return self._in_shape(xp, dx, dy.shape)
 
     def _total(self, sums: Array) -> Array:
@@ -187,8 +191,8 @@ class BatchNorm(Layer):
 class LayerNorm(Layer):
     """Layer normalization: ``y = gamma * (x - mean) / sqrt(variance + epsilon) + beta``.
 
-    Ba, Kiros and Hinton 2016, sec. 3. Mean and (biased) variance are those of each example's
-    features, as in PyTorch; training and inference do the same.
+    Ba, Kiros and Hinton 2016, sec. 3. Mean and (biased) variance are computed over the features of
+    each example, as in PyTorch, in training and in inference.
 
     Parameters
     ----------
@@ -196,16 +200,16 @@ class LayerNorm(Layer):
         The lengths of the last axes, over which to normalize: 8 for inputs (batch, …, 8); or
         (channels, height, width) for images.
     epsilon : float, optional
-        Added to the variance.
+        A positive number, which is added to the variance.
     dtype : str or dtype, optional
-        ``"float32"`` or ``"float64"``.
+        ``"float32"`` (default) or ``"float64"``.
     device : Device or str, optional
-        Where the parameters are.
+        The device of the parameters, as in `nnxp.device`; the CPU by default.
 
     Attributes
     ----------
     params : dict of str to array
-        ``gamma``, 1 at first, and ``beta``, 0 at first, each of the shape `features`.
+        ``gamma``, initially 1, and ``beta``, initially 0, each of the shape `features`.
 
     Examples
     --------
@@ -251,7 +255,11 @@ class LayerNorm(Layer):
         ----------
         x : array of shape (batch, …) + features
         training : bool, optional
-            Save what `backward` needs.
+            Save the values for `backward`.
+
+        Returns
+        -------
+        array of the shape of `x`
 
         Raises
         ------
@@ -275,7 +283,7 @@ class LayerNorm(Layer):
         size = math.prod(shape)
         rows = xp.reshape(x, (math.prod(x.shape[:first]), size))
         centred = rows - xp.sum(rows, axis=1, keepdims=True) / size
-        # The mean of large numbers is rounded; that of their small differences corrects it.
+        # Subtract the mean twice: the first mean has a rounding error if the numbers are large.
         centred = centred - xp.sum(centred, axis=1, keepdims=True) / size
         variance = xp.sum(centred * centred, axis=1, keepdims=True) / size
         inverse = 1.0 / xp.sqrt(variance + self.epsilon)
@@ -287,10 +295,10 @@ class LayerNorm(Layer):
         return y
 
     def backward(self, dy: Array) -> Array:
-        """Return the gradient of the inputs, after those of ``gamma`` and ``beta``.
+        """Return the gradient of the inputs, and store those of ``gamma`` and ``beta``.
 
-        ``inverse * (g - mean(g) - normalized * mean(g * normalized))`` with ``g = dy * gamma``, the
-        means being over the features.
+        ``inverse * (g - mean(g) - normalized * mean(g * normalized))`` with ``g = dy * gamma`` and
+        means over the features.
         """
         normalized: Array
         inverse: Array
@@ -318,25 +326,24 @@ class LayerNorm(Layer):
 class Standardize(Layer):
     """Standardization: ``y = (x - mean) / std``, feature by feature.
 
-    `Trainer.fit` sets mean and standard deviation from the training data and their weights before
-    the first step, so that predictions use the same ones. A feature that is constant is divided
-    by 1.
+    `Trainer.fit` computes mean and standard deviation from the training data and their weights
+    before the first step. Predictions use the same statistics. Constant features are divided by 1.
 
     Parameters
     ----------
     features : int, optional
         Number of features; inputs are (batch, features). By default that of the training data.
     dtype : str or dtype, optional
-        ``"float32"`` or ``"float64"``.
+        ``"float32"`` (default) or ``"float64"``.
     device : Device or str, optional
-        Where the state is.
+        The device of the state, as in `nnxp.device`; the CPU by default.
 
     Attributes
     ----------
     state : dict of str to array
         ``mean`` and ``std``, each of shape (features,), and ``count``, of shape (1,): the number of
-        examples they are from, or the sum of their weights. Empty before `adapt`, if `features` is
-        not given.
+        examples of the statistics, or the sum of their weights. Empty before `adapt` if `features`
+        is None.
 
     Examples
     --------
@@ -366,42 +373,42 @@ class Standardize(Layer):
         return 0 if config["features"] is None else 2 * int(config["features"]) + 1
 
     def is_fitted(self) -> bool:
-        """Return whether `adapt` has set the state; waits for the device."""
+        """Return whether `adapt` has set the statistics; waits for the device."""
         if "count" not in self.state or self.device is None:
             return False
         return bool(self.device.to_host(self.state["count"])[0] > 0)
 
     def adapt(self, inputs: Any, weights: Any = None) -> None:
-        """Set mean and standard deviation to those of inputs.
+        """Set the mean and the standard deviation of each feature of the inputs.
 
         Parameters
         ----------
         inputs : (examples, features) NumPy array or DataFrame, or iterable of such
-            An iterable gives all inputs in parts. Memory maps are read in blocks.
+            An iterable yields all inputs in parts. Memory maps are read in blocks.
         weights : (examples,) or (examples, 1) array, Series or DataFrame, optional
-            How much each example counts, at least 0, for all parts together. A weight of 2 is the
-            same as to have the example twice.
+            The weight of each example of all parts, at least 0. An example of weight 2 counts
+            twice.
 
         Raises
         ------
         InputError
-            If inputs are not as a `Dataset` takes them, an array has another shape, there are no
-            examples or not a weight for each, or a number is too large.
+            If a `Dataset` would not take the inputs, their shape is wrong, there are no examples,
+            the number of weights is not that of examples, or a number is too large.
 
         Warns
         -----
         UserWarning
-            If numbers of a column differ by less than the layer's dtype tells apart.
+            If the layer's dtype has too few digits for the differences of a column's numbers.
         """
         total = 0.0
         origin = mean = squares = np.zeros(1)
         known = None if weights is None else host_weights(weights, "Standardize")
         for block, w in self._blocks(inputs, known):
             own = len(block) if w is None else w.sum()
-            # Numbers are taken from the first ones on, so that a constant feature has no rounding.
+            # Subtract the first row, so that a constant feature has no rounding error.
             origin = block[0] if total == 0 else origin
-            with np.errstate(over="ignore", invalid="ignore"):  # such numbers are refused below
-                # Chan, Golub and LeVeque 1983, eq. 2.1: the moments of two parts together.
+            with np.errstate(over="ignore", invalid="ignore"):  # checked after the loop
+                # Combine the moments of two parts: Chan, Golub and LeVeque 1983, eq. 2.1.
                 x = block - origin
                 shift = np.average(x, axis=0, weights=w) - mean
                 x -= mean + shift
@@ -417,10 +424,11 @@ class Standardize(Layer):
         large = np.flatnonzero(~((abs(mean) <= limits.max) & (std <= limits.max)))
         if large.size:
             raise InputError(
-                f"the numbers of column {large[0]} are too large for their mean and deviation in "
-                f"{self.dtype}; scale them first, for example inputs / abs(inputs).max(axis=0)"
+                f"the numbers of column {large[0]} are too large for their mean and standard "
+                f"deviation in {self.dtype}; scale them first, for example "
+                "inputs / abs(inputs).max(axis=0)"
             )
-        # What differs by the rounding of float64 alone, or counts as 0 in the layer's dtype.
+        # Features that differ only by the rounding of float64, or by 0 in the layer's dtype.
         constant = (std <= 4 * np.spacing(abs(mean))) | (std < limits.smallest_normal)
         self._warn_of_steps(mean, np.where(constant, np.inf, std))
         self.features = len(mean)
@@ -429,7 +437,7 @@ class Standardize(Layer):
     def _blocks(
         self, inputs: Any, weights: npt.NDArray[Any] | None
     ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any] | None]]:
-        """Yield rows of inputs as float64 and their weights; without examples of weight 0."""
+        """Yield blocks of rows as float64 and their weights, without examples of weight 0."""
         count, features = 0, self.features
         whole = hasattr(inputs, "shape") or not isinstance(inputs, Iterable)
         for part in [inputs] if whole else inputs:
@@ -460,23 +468,24 @@ class Standardize(Layer):
             )
 
     def _warn_of_steps(self, mean: npt.NDArray[Any], std: npt.NDArray[Any]) -> None:
-        """Warn of columns whose numbers the dtype cannot tell apart.
+        """Warn of columns whose differences are too small for the dtype.
 
-        Near the mean, the dtype has numbers in steps of s, and rounding to them is an error of
-        deviation s / sqrt(12). More than a tenth of the numbers' own deviation is too much: within
-        two deviations of the mean, there are then at most 4 * 10 / sqrt(12), about 12 numbers. In
-        float32, s is at most 1.2e-7 of the mean, so that only columns whose deviation is below
-        3.5e-7 of their mean are concerned.
+        Near the mean, the dtype's numbers have a distance s, so rounding has an error of standard
+        deviation s / sqrt(12). The warning is issued if this is more than a tenth of the column's
+        standard deviation: then there are at most 4 * 10 / sqrt(12), about 12, different numbers
+        within two standard deviations of the mean. In float32, s is at most 1.2e-7 of the mean, so
+        only columns with a standard deviation below 3.5e-7 of their mean are affected.
         """
         steps = np.spacing(abs(mean).astype(self.dtype))
         lost = np.flatnonzero(steps / math.sqrt(12) > std / 10)
         if lost.size:
             first = lost[0]
             warn(
-                f"{self.dtype} cannot tell the numbers of column {', '.join(map(str, lost[:9]))} "
-                f"apart: around {mean[first]:.6g} it has steps of {steps[first]:.2g}, and they "
-                f"have a deviation of {std[first]:.2g}; subtract inputs.mean(axis=0) in float64 "
-                'first, and the same to predict, or build all layers with dtype="float64"'
+                f"{self.dtype} has too few digits for column {', '.join(map(str, lost[:9]))}: "
+                f"around {mean[first]:.6g} its numbers have a distance of {steps[first]:.2g}, and "
+                f"the column has a standard deviation of {std[first]:.2g}; subtract "
+                "inputs.mean(axis=0) in float64 first, also for predictions, or build all layers "
+                'with dtype="float64"'
             )
 
     def _set(self, mean: npt.NDArray[Any], std: npt.NDArray[Any], count: float) -> None:
@@ -491,7 +500,11 @@ class Standardize(Layer):
         ----------
         x : (batch, features) array
         training : bool, optional
-            Save nothing but the call, since `backward` needs the state alone.
+            Allow a `backward`.
+
+        Returns
+        -------
+        (batch, features) array
 
         Raises
         ------
@@ -504,8 +517,8 @@ class Standardize(Layer):
         self._require_here(x)
         if "mean" not in self.state:
             raise InputError(
-                f"{self!r} has no statistics yet: Trainer.fit sets them where it is a layer of the "
-                "network itself; or call its adapt(inputs) with the training data"
+                f"{self!r} has no statistics yet: Trainer.fit sets them for a layer of the "
+                "outermost network; for others, call adapt(inputs) with the training data"
             )
         if x.ndim != 2 or x.shape[1] != self.features:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Pooling: the largest or the mean number of each window of an image."""
+"""Pooling: the maximum or the mean of each window of an image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nnxp.layers.windows import (
 class _Pool2D(Layer, base=True):
     """Base class of `MaxPool2D` and `AveragePool2D`: windows in each channel."""
 
-    _border = 0.0  # what padding consists of
+    _border = 0.0  # the value of padding
 
     def __init__(
         self,
@@ -40,8 +40,8 @@ class _Pool2D(Layer, base=True):
         self.padding = require_pair("padding", padding, 0)
         if any(2 * p > n for p, n in zip(pair(self.padding), pair(self.size), strict=True)):
             raise InputError(
-                f"padding must be at most half of the size {size}, since a window of padding alone "
-                f"has no numbers, got {padding}"
+                f"padding must be at most half of the size {size}, since each window needs a pixel "
+                f"of the image, got {padding}"
             )
 
     def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -70,7 +70,7 @@ class _Pool2D(Layer, base=True):
         return x
 
     def _taps(self, x: Array, axis: int) -> list[Array]:
-        """Return a slice for each place in a window along an axis: its number in all windows."""
+        """Return for each position in a window along an axis its numbers in all windows."""
         size, stride = pair(self.size)[axis - 1], pair(self.stride)[axis - 1]
         count = (x.shape[axis] - size) // stride + 1
         before = (slice(None),) * axis
@@ -90,19 +90,19 @@ class _Pool2D(Layer, base=True):
 class MaxPool2D(_Pool2D):
     """Maximum of each window, channel by channel.
 
-    The gradient goes to the largest number of a window; if several are equal, to the first of them,
-    row by row, as in PyTorch.
+    The gradient goes to the largest number of a window. If several are equal, it goes to the first
+    of them, row by row, as in PyTorch.
 
     Parameters
     ----------
     size : int or (int, int)
-        Height and width of a window.
+        Height and width of a window in pixels.
     stride : int or (int, int), optional
-        Distance between two windows; `size` by default. Rows and columns at the end that fill no
-        window are not used.
+        Distance between two windows in pixels; `size` by default. Rows and columns at the end that
+        do not fill a window are not used.
     padding : int or (int, int), optional
-        Rows above and below and columns at the left and right, which are never the largest; at
-        most half of `size`.
+        Rows above and below and columns left and right, of minus infinity; at most half of `size`,
+        0 by default.
 
     Examples
     --------
@@ -121,7 +121,7 @@ class MaxPool2D(_Pool2D):
         ----------
         x : (batch, channels, height, width) array
         training : bool, optional
-            Save what `backward` needs.
+            Save the values for `backward`.
 
         Returns
         -------
@@ -142,7 +142,7 @@ class MaxPool2D(_Pool2D):
         return out
 
     def backward(self, dy: Array) -> Array:
-        """Return the gradient of the images: `dy` where a window's largest number is."""
+        """Return the gradient of the images: `dy` at the largest number of each window."""
         images, rows, y = self.saved(dy)
         xp = floating_namespace(dy, self)
         own = _shares(xp, self._taps(rows, 1), y, batch_last(xp, dy))
@@ -152,7 +152,7 @@ class MaxPool2D(_Pool2D):
 
 
 def _shares(xp: Namespace, taps: list[Array], largest: Array, dy: Array) -> list[Array]:
-    """Return `dy` for the first tap that is the largest, and 0 for the others."""
+    """Return `dy` for the first tap that equals `largest`, and 0 for the others."""
     shares = []
     for x in taps[:-1]:
         share = dy * xp.astype(x == largest, dy.dtype)  # faster than where, once captured
@@ -167,12 +167,12 @@ class AveragePool2D(_Pool2D):
     Parameters
     ----------
     size : int or (int, int)
-        Height and width of a window.
+        Height and width of a window in pixels.
     stride : int or (int, int), optional
-        Distance between two windows; `size` by default.
+        Distance between two windows in pixels; `size` by default.
     padding : int or (int, int), optional
-        Rows of zeros above and below and columns of zeros at the left and right; at most half of
-        `size`.
+        Rows of zeros above and below and columns of zeros left and right; at most half of `size`,
+        0 by default.
     """
 
     def forward(self, x: Array, training: bool = False) -> Array:

@@ -1,4 +1,4 @@
-"""Shape layers: they change only the shape of the examples."""
+"""Shape layers: Flatten and Reshape, which change only the shape of the examples."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Reshape(Layer):
     Parameters
     ----------
     shape : tuple of int
-        The shape of one example, such as ``(1, 28, 28)``. One length may be -1: it is computed from
-        the others.
+        The shape of one example, such as ``(1, 28, 28)``. One length may be -1, which is computed
+        from the others.
 
     Examples
     --------
@@ -60,7 +60,7 @@ class Reshape(Layer):
         Raises
         ------
         InputError
-            If an example has another number of elements.
+            If the number of elements of an example does not fit.
         """
         xp = floating_namespace(x, self)
         if x.ndim == 0:
@@ -93,7 +93,7 @@ class Reshape(Layer):
 
 
 def _require_shape(shape: object) -> tuple[int, ...]:
-    """Return the shape of an example, whose lengths are at least 1, but for one -1 at most."""
+    """Return `shape` as a tuple; raise unless its lengths are at least 1, except for one -1."""
     if isinstance(shape, Iterable) and not isinstance(shape, str):
         try:
             lengths = [0 if isinstance(x, bool) else operator.index(x) for x in shape]

@@ -1,7 +1,7 @@
-"""Windows: the slices of images that convolutions and pools read, and their transposes.
+"""Windows: the slices of images that convolution and pooling read, and their transposes.
 
-Within these layers, images are (channels, height, width, batch), so that each slice of a window
-position is one run of memory per row, and all images of a batch are one matrix product.
+Within these layers, images have the shape (channels, height, width, batch). So the numbers of a
+window position are contiguous within a row, and one matrix product handles all images of a batch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Geometry: TypeAlias = tuple[Pair, Pair, Pair]
 """A window's size, the distance between windows, and the padding of images."""
 
 
-_MOST_PADDING = 100  # of images that are smaller
+_MOST_PADDING = 100  # the largest padding of images that are smaller than it
 
 
 def require_pair(name: str, value: object, least: int) -> int | Pair:
@@ -35,12 +35,12 @@ def require_pair(name: str, value: object, least: int) -> int | Pair:
 
 
 def pair(value: int | Pair) -> Pair:
-    """Return a number for height and width, given one for both or a pair."""
+    """Return a pair (height, width), given one number for both or a pair."""
     return (value, value) if isinstance(value, int) else value
 
 
 def window_counts(size: Sequence[int], kernel: Pair, stride: Pair, padding: Pair) -> Pair:
-    """Return how many windows fit into an image of `size` (height, width), below 1 if none."""
+    """Return the numbers of windows of an image of `size` (height, width); below 1 if none fits."""
     height, width = (
         (n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True)
     )
@@ -50,9 +50,9 @@ def window_counts(size: Sequence[int], kernel: Pair, stride: Pair, padding: Pair
 def require_windows(
     layer: object, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair
 ) -> Pair:
-    """Return how many windows there are down and across; raise an `InputError` if there is none.
+    """Return the numbers of windows down and across; raise an `InputError` if there is none.
 
-    Also if the padding is so large that the padded images would need a multiple of the memory.
+    The error is also raised if the padding is so large that it would multiply the memory.
     """
     for n, p in zip(shape[1:], padding, strict=True):
         if p > max(n, _MOST_PADDING):
@@ -73,7 +73,7 @@ def require_windows(
 def batch_last(xp: Namespace, x: Array) -> Array:
     """Return (batch, channels, height, width) as (channels, height, width, batch), contiguous.
 
-    It is a view of what `batch_first` returned, and a copy otherwise.
+    The result of `batch_first` is not copied; other arrays are.
     """
     batch, *image = x.shape
     x = xp.permute_dims(x, (1, 2, 3, 0))
@@ -87,7 +87,7 @@ def batch_first(xp: Namespace, x: Array) -> Array:
 
 
 def pad(xp: Namespace, x: Array, axis: int, before: int, after: int, value: float = 0.0) -> Array:
-    """Return `x` with so many slices of `value` before and after it along an axis."""
+    """Return `x` with `before` and `after` slices of `value` added along an axis."""
     parts = [x]
     if before:
         parts.insert(0, _filled(xp, x, axis, before, value))
@@ -102,25 +102,26 @@ def _filled(xp: Namespace, like: Array, axis: int, length: int, value: float) ->
 
 
 def slices(size: int, stride: int, count: int) -> list[slice]:
-    """Return a slice for each place in a window of `size`: where its numbers are in the images."""
-    stride = stride if count > 1 else 1  # not one that is too large for a library
+    """Return for each position in a window of `size` the slice of an axis with its numbers."""
+    stride = stride if count > 1 else 1  # some libraries reject a stride beyond the axis
     return [slice(i, i + stride * (count - 1) + 1, stride) for i in range(size)]
 
 
 def fold(xp: Namespace, parts: Sequence[Array], axis: int, length: int, stride: int) -> Array:
-    """Return the sum of `parts`, each in its place: the transpose of taking `slices`.
+    """Return the sum of `parts`, each at its position: the transpose of taking `slices`.
 
     Parameters
     ----------
     xp : namespace
     parts : sequence of array
-        Part i has number i of each window, along `axis` in the windows' order.
+        Part i has number i of each window, along `axis` in the order of the windows.
     axis, length : int
         The axis, and its length in the result.
     stride : int
     """
-    # Parts whose places are the same modulo the stride are added; the others do not overlap.
-    stride = min(stride, length)  # with one window, it has no effect
+    # Parts whose positions are equal modulo the stride overlap and are added; others do not
+    # overlap.
+    stride = min(stride, length)  # a larger stride means one window, where it has no effect
     shape = parts[0].shape
     count, longest = shape[axis], -(-length // stride)
     phases = []
@@ -172,7 +173,7 @@ def col2im(
     stride: Pair,
     padding: Pair,
 ) -> Array:
-    """Return the images of `shape` that sum what each column has for them: im2col's transpose."""
+    """Return images of `shape` that sum the columns' numbers: the transpose of `im2col`."""
     channels, height, width, batch = shape
     down, across = window_counts((height, width), kernel, stride, padding)
     x = xp.reshape(columns, (channels, *kernel, down, across, batch))

@@ -1,4 +1,4 @@
-"""Losses: scalar objectives on the scores, and their gradients."""
+"""Losses: scalar functions of scores and labels, and their gradients."""
 
 from nnxp.losses.base import Loss
 from nnxp.losses.classification import SigmoidWithLoss, SoftmaxWithLoss

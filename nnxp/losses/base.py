@@ -20,8 +20,8 @@ class Loss(Part):
     Attributes
     ----------
     probabilities : str or None
-        ``"softmax"`` or ``"sigmoid"``, which turns scores into the probabilities of classes; None
-        if the outputs are no classes.
+        The function from scores to class probabilities, ``"softmax"`` or ``"sigmoid"``; None if the
+        loss is not for classes.
     """
 
     changing: ClassVar[frozenset[str]] = frozenset({"_saved"})
@@ -32,7 +32,7 @@ class Loss(Part):
         return {name: x for name, x in vars(self).items() if name != "_saved"}
 
     def __repr__(self) -> str:
-        """Return the class and the settings that are not their defaults."""
+        """Return the class name and the settings that differ from their defaults."""
         shown = []
         for name, x in constructor_parameters(type(self)).items():
             value = repr(getattr(self, name, x.default))
@@ -44,22 +44,41 @@ class Loss(Part):
     def forward(
         self, scores: Array, labels: Array, training: bool = True, weights: Array | None = None
     ) -> Array:
-        """Return the loss of a batch as a 0-d array; if `training`, save what `backward` needs.
+        """Return the loss of a batch as a 0-d array; if `training`, save values for `backward`.
 
         Parameters
         ----------
         scores : (batch, outputs) array
+            The outputs of the network.
         labels : array
+            A label or a target for each example; subclasses define shape and dtype.
         training : bool, optional
+            Save values for `backward`; True by default.
         weights : (batch,) array, optional
-            The weight of each example, at least 0, in the dtype of the scores: the loss is
-            ``sum(weights * losses) / sum(weights)``, or 0 if all weights are 0. A weight of 2 is
-            the same as to have the example twice.
+            The weight of each example, at least 0, in the dtype of the scores. The loss is
+            ``sum(weights * losses) / sum(weights)``, or 0 if all weights are 0. An example of
+            weight 2 counts twice.
+
+        Returns
+        -------
+        0-d array
         """
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def backward(self) -> Array:
-        """Return the gradient at the scores, in their shape.
+        """Return the gradient of the loss with respect to the scores, in their shape.
+
+        Returns
+        -------
+        0-d array
+
+        Returns
+        -------
+        0-d array
+
+        Returns
+        -------
+        0-d array
 
         Raises
         ------
@@ -71,35 +90,35 @@ class Loss(Part):
     def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
         """Raise an `InputError` unless `labels` fit scores of shape (batch, `*outputs`).
 
-        Shapes and dtypes are always checked, values only in NumPy arrays: reading those of another
-        library would wait for the device. The trainer checks all labels before it starts, on the
-        host. By default nothing is checked.
+        Shapes and dtypes are checked for all arrays, values only for NumPy arrays: reading the
+        values of other arrays would wait for the device. The trainer checks all labels on the host
+        before the first step. By default nothing is checked.
         """
 
     def example_weights(self, labels: Array, like: Array) -> Array | None:
-        """Return how much the loss lets each example count, beside its own weight.
+        """Return the factor with which the loss weights each example, such as its class weight.
 
-        The mean over several batches is that weighted by their sums. By default None: all examples
-        count the same.
+        The sum of these factors is the weight of a batch in the mean over several batches.
 
         Parameters
         ----------
         labels : array
         like : array
-            An array of the same library and device, whose dtype the weights have.
+            An array of the same library and device, in the dtype of the result.
 
         Returns
         -------
         (batch,) array or None
+            None, the default, if all examples count equally.
         """
         return None
 
     def correct(self, scores: Array, labels: Array) -> Array | None:
-        """Return for each row whether the scores are correct; None if there are no classes.
+        """Return for each row whether the scores are correct; None if the loss is not for classes.
 
         By default, a row is correct if its largest score is at its class number, or at the 1 of its
-        one-hot row. There are no classes if labels are real-valued, scores have one output or more
-        axes, or the shapes are others.
+        one-hot row. The result is None if labels are floating-point numbers, there is only one
+        output, scores have more than two axes, or the shape of labels does not fit.
         """
         xp = namespace_of(labels, self)
         if xp.isdtype(labels.dtype, "real floating") or scores.ndim != 2 or scores.shape[1] == 1:
@@ -130,7 +149,7 @@ class Loss(Part):
     def _mean(
         xp: Namespace, losses: Array, weights: Array | None, norms: Array | None = None
     ) -> tuple[Array, Array | None]:
-        """Return the mean loss, and by how much each row of its gradient is to be multiplied.
+        """Return the mean loss, and a factor for each row of its gradient.
 
         Parameters
         ----------
@@ -138,13 +157,13 @@ class Loss(Part):
         weights : (batch,) array or None
             The examples' weights.
         norms : (batch,) array, optional
-            How much each row adds to the number of examples: its class's weight; by default 1.
+            The term of each row in the divisor of the mean, its class weight; by default 1.
 
         Returns
         -------
         mean : 0-d array
         shares : (batch,) or (1,) array, or None
-            None is one divided by the number of losses.
+            The factors. None means one divided by the number of losses.
         """
         if weights is None and norms is None:
             return xp.mean(losses), None
@@ -156,7 +175,7 @@ class Loss(Part):
             norms = weights if norms is None else norms * weights
         assert norms is not None
         total = xp.sum(norms)
-        total = xp.where(total > 0, total, 1.0)  # if it is 0, so are all of the weighted losses
+        total = xp.where(total > 0, total, 1.0)  # if it is 0, all weighted losses are 0
         shares = 1.0 / total if weights is None else weights / (total * columns)
         return xp.sum(losses) / total, xp.reshape(shares, (-1,))
 

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-# How far the sum of a row of probabilities may be from 1: as far as rounding to half precision may
-# move it, whatever the dtype, since batches convert labels to the dtype of the network.
+# The tolerance of the sum of a row of probabilities. Rounding to half precision can change the sum
+# this much; the dtype of the original labels is unknown, since batches convert them.
 _SUM_TOLERANCE = 2.0**-10
 
 
 class _ClassWeights:
-    """A positive number for each class, as a tuple; or None."""
+    """Descriptor of a tuple with a positive number for each class, or None."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -49,26 +49,27 @@ class _ClassWeights:
 
 
 class SoftmaxWithLoss(Loss):
-    """Softmax and cross-entropy combined, for labels with one class for each example.
+    """Softmax and cross-entropy combined, for examples of exactly one class each.
 
     For a row with scores s and class c, the loss is ``log(sum(exp(s))) - s[c]``, averaged over the
     batch (Bishop 2006, eq. 4.108). The largest score is subtracted first, so nothing overflows and
-    no epsilon is needed. A row of probabilities t has the mean of the classes' losses,
-    ``sum(t[c] * loss(c))``. All values equal those of PyTorch's ``CrossEntropyLoss``.
+    no epsilon is needed. The loss of a row of probabilities t is ``sum(t[c] * loss(c))`` over the
+    classes c. All values equal those of PyTorch's ``CrossEntropyLoss``.
 
     The values of labels are checked only in NumPy arrays. In other arrays, a class number out of
-    range makes the loss inf, or nan if there are weights of classes or examples; integer rows must
-    be one-hot.
+    range makes the loss inf, or nan with class weights or example weights, and integer rows must be
+    one-hot.
 
     Parameters
     ----------
     label_smoothing : float, optional
-        At least 0 and below 1. The probability e of this size is spread over all k classes:
-        ``t * (1 - e) + e / k`` takes the place of t (Szegedy et al. 2016, section 7).
+        A probability e, at least 0 and below 1, that is spread over all k classes: each probability
+        t becomes ``t * (1 - e) + e / k`` (Szegedy et al. 2016, section 7). 0 by default.
     class_weights : sequence of float, optional
-        A positive number for each class, by which the class's losses are multiplied. The mean is
-        that weighted by the weights of the labels' classes. For rows of probabilities, the terms
-        ``t[c] * loss(c)`` are multiplied, and the mean is that over the batch.
+        A positive number for each class. For class numbers, the loss of an example is multiplied by
+        the weight of its class, and the sum over the batch is divided by the sum of these weights.
+        For rows of probabilities, the terms ``t[c] * loss(c)`` are multiplied, and the sum over the
+        batch is divided by the number of examples.
 
     Examples
     --------
@@ -87,10 +88,10 @@ class SoftmaxWithLoss(Loss):
 
     label_smoothing = Setting(FRACTION)
     class_weights = _ClassWeights()
-    _placed: tuple[Any, ...] = (None,)  # the class weights on the device of the last scores
+    _placed: tuple[Any, ...] = (None,)  # cache: the class weights on the device of the last scores
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Set defaults, also for a subclass whose __init__ does not call this class's."""
+        """Set defaults, even if a subclass's ``__init__`` does not call ``super()``."""
         loss = super().__new__(cls, *args, **settings)
         loss.label_smoothing, loss.class_weights = 0.0, None
         return loss
@@ -114,9 +115,9 @@ class SoftmaxWithLoss(Loss):
         scores : (batch, classes) array
             Logits: any real numbers.
         labels : (batch,) or (batch, 1) integer array, or (batch, classes) array
-            Class numbers; one-hot rows; or, as floating-point numbers, rows of probabilities.
+            Class numbers, one-hot rows of integers, or rows of floating-point probabilities.
         training : bool, optional
-            Save what `backward` needs.
+            Save values for `backward`; True by default.
         weights : (batch,) array, optional
             The weight of each example; see `Loss.forward`.
 
@@ -162,7 +163,7 @@ class SoftmaxWithLoss(Loss):
     def backward(self) -> Array:
         """Return ``(softmax(scores) - one_hot(labels)) / batch``.
 
-        With targets t in place of one-hot rows, it is ``softmax(scores) * sum(t) - t``.
+        For rows of probabilities t it is ``(softmax(scores) * sum(t) - t) / batch``.
         """
         p, targets, sums, shares = self._take_saved()
         xp = namespace_of(p, self)
@@ -200,7 +201,7 @@ class SoftmaxWithLoss(Loss):
         key = self.class_weights, xp, scores.dtype, device
         if self._placed[:-1] != key:
             array = xp.asarray(self.class_weights, dtype=scores.dtype, device=device)
-            if device is None:  # JAX is tracing, and the array must not outlive the trace
+            if device is None:  # JAX is tracing; an array of the trace must not be kept
                 return array
             self._placed = (*key, array)
         result: Array = self._placed[-1]
@@ -267,7 +268,7 @@ class SoftmaxWithLoss(Loss):
     def correct(self, scores: Array, labels: Array) -> Array:
         """Return for each row whether its largest score is at the label.
 
-        The label of a row of probabilities is its most probable class.
+        For a row of probabilities, the label is the most probable class.
         """
         return correct(scores, labels)
 
@@ -276,7 +277,7 @@ class SigmoidWithLoss(Loss):
     """Sigmoid and binary cross-entropy combined, for labels 0 and 1, or probabilities.
 
     For a logit s and its label t, the loss is ``max(s, 0) - s * t + log(1 + exp(-|s|))``, averaged
-    over all logits: the cross-entropy (Bishop 2006, eq. 4.90) in a form that cannot overflow.
+    over all logits. This is the cross-entropy (Bishop 2006, eq. 4.90) in a form without overflow.
     """
 
     probabilities = "sigmoid"
@@ -291,10 +292,10 @@ class SigmoidWithLoss(Loss):
         scores : (batch, outputs) array
             Logits: any real numbers.
         labels : array
-            For each logit 0 or 1, as integers or booleans, or a probability, as floating-point
-            numbers; in the shape of `scores`, or (batch,) if there is one output.
+            For each logit 0 or 1 (integer or boolean), or a floating-point probability. The shape
+            is that of `scores`, or (batch,) if there is one output.
         training : bool, optional
-            Save what `backward` needs.
+            Save values for `backward`; True by default.
         weights : (batch,) array, optional
             The weight of each example; see `Loss.forward`.
 

@@ -14,7 +14,7 @@ from nnxp.parts import Setting
 
 
 class RegressionLoss(Loss):
-    """Base class of losses that are a mean over all outputs of a function of their errors.
+    """Base class of losses that average a function of the errors, ``output - target``.
 
     A subclass defines `losses_of` and `slopes_of`.
     """
@@ -41,7 +41,7 @@ class RegressionLoss(Loss):
         labels : array of the outputs' shape, or (batch,) if there is one output
             The targets, in the outputs' dtype, or integers or booleans.
         training : bool, optional
-            Save what `backward` needs.
+            Save values for `backward`; True by default.
         weights : (batch,) array, optional
             The weight of each example; see `Loss.forward`.
 
@@ -84,12 +84,12 @@ class RegressionLoss(Loss):
             )
 
     def correct(self, scores: Array, labels: Array) -> Array | None:
-        """Return None: targets are numbers, even if they are integers, and not classes."""
+        """Return None: targets are numbers, not classes, even if they are integers."""
         return None
 
 
 class _Flag:
-    """A setting that is True or False."""
+    """Descriptor of a setting that is True or False."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -109,9 +109,9 @@ class MeanSquaredError(RegressionLoss):
     Parameters
     ----------
     classes : bool, optional
-        Whether targets are one-hot rows of classes, as `nnxp.data.one_hot` returns them. If so,
-        records have an accuracy: a row is correct if its largest output is at the 1. By default
-        targets are numbers, integers too, and there is no accuracy.
+        Whether targets are one-hot rows of classes, as from `nnxp.data.one_hot`. If True, records
+        have an accuracy: a row is correct if its largest output is at the 1. If False (default),
+        targets are numbers, even if they are integers, and there is no accuracy.
     """
 
     classes = _Flag()
@@ -121,7 +121,7 @@ class MeanSquaredError(RegressionLoss):
         self.classes = classes
 
     def losses_of(self, xp: Namespace, error: Array) -> Array:
-        """Return ``error**2``, of which the mean is halved."""
+        """Return ``error**2``; `forward` halves the mean."""
         return error * error
 
     def slopes_of(self, xp: Namespace, error: Array) -> Array:
@@ -146,15 +146,15 @@ class MeanSquaredError(RegressionLoss):
 
 
 class Huber(RegressionLoss):
-    """Huber's loss: half the squared error near 0, and linear beyond (Huber 1964, eq. 2.1).
+    """Huber loss: quadratic for small errors, linear for large ones (Huber 1964, eq. 2.1).
 
-    For an error d it is ``d**2 / 2`` up to ``|d| = delta``, and ``delta * (|d| - delta / 2)``
-    beyond, averaged over all outputs. This equals PyTorch's ``HuberLoss``.
+    For an error d it is ``d**2 / 2`` if ``|d| <= delta``, and ``delta * (|d| - delta / 2)``
+    otherwise, averaged over all outputs. This equals PyTorch's ``HuberLoss``.
 
     Parameters
     ----------
     delta : float, optional
-        A positive number: errors beyond it count linearly.
+        A positive number, in the unit of the targets: the limit between small and large errors.
     """
 
     delta = Setting(POSITIVE)
@@ -175,7 +175,7 @@ class Huber(RegressionLoss):
 class AbsoluteError(RegressionLoss):
     """The mean absolute error, ``mean(|outputs - targets|)``, over all outputs.
 
-    Its gradient at 0 is 0. This equals PyTorch's ``L1Loss``.
+    The gradient of an error of 0 is 0. This equals PyTorch's ``L1Loss``.
     """
 
     def losses_of(self, xp: Namespace, error: Array) -> Array:

@@ -22,3 +22,7 @@ __all__ = [
     "plot_weights",
     "save_figure",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

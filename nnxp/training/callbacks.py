@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from nnxp.training.trainer import Trainer
 
 __all__ = [
-    "CALLBACKS",
     "Callback",
     "Checkpoint",
     "EarlyStopping",
@@ -47,8 +46,6 @@ __all__ = [
     "WriteCSV",
     "WriteJSONLines",
     "WriteTensorBoard",
-    "is_better",
-    "require_measured",
 ]
 
 _DELAY = 1.0  # seconds in which mpiexec has sent a signal to all ranks
@@ -488,3 +485,7 @@ CALLBACKS: dict[str, type[Callback]] = {
     "writetensorboard": WriteTensorBoard,
 }
 """The callbacks by name."""
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -406,6 +406,10 @@ def require_trainable(step: Step) -> None:
     for part in step.parts[1:]:
         if isinstance(part, Part):
             require_no_layers(part, [network, *network.all_layers()])
+
+
+def require_state_of_arrays(optimizer: Optimizer) -> None:
+    """Raise an `InputError` if the state of an optimizer is not one of arrays."""
     for slot, kept in optimizer.state.items():
         slot_state: object = kept
         arrays = slot_state.values() if isinstance(slot_state, dict) else [slot_state]
@@ -488,8 +492,9 @@ def flush_denormals(optimizer: Optimizer, epoch_steps: int) -> None:
                 x[np.abs(x) < np.finfo(x.dtype).smallest_normal] = 0
 
 
-def describe_work(network: Sequential, batch_size: int, evaluated: int) -> str:
+def describe_work(network: Sequential, batch_size: int, dataset: Dataset) -> str:
     """Return the sizes of a training, for an error about memory."""
+    evaluated = evaluation_batch_size(network, dataset)
     parameters = sum(math.prod(x.shape) for x in network.parameters().values())
     return (
         f"{network!r} with {parameters:,} parameters and batches of {batch_size:,} "

@@ -174,6 +174,10 @@ class Stepper:
                 before.restore()
             raise
 
+    def is_same(self, step: Step, batches: Batches) -> bool:
+        """Return whether the captured steps are those; see `CapturedSteps.is_same`."""
+        return self.captured is not None and self.captured.is_same(step, batches)
+
     def unbind(self) -> None:
         """Give network and optimizer their own arrays back, if steps stayed bound."""
         self._bound = None

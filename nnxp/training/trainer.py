@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -29,6 +30,7 @@ from nnxp.data.batches import Batches
 from nnxp.data.dataset import Dataset, Split
 from nnxp.data.epoch import EpochProgress
 from nnxp.data.stream import BatchStream
+from nnxp.data_format import DataFormat
 from nnxp.devices import Device
 from nnxp.devices.threads import limit_blas_threads
 from nnxp.errors import InputError
@@ -57,6 +59,7 @@ from nnxp.training.preparation import (
     require_dataset,
     require_ranks,
     require_representable,
+    require_state_of_arrays,
     require_suitable,
     require_trainable,
     warn_of_other_scale,
@@ -178,6 +181,7 @@ class Trainer:
         transforms = require_list("transforms", transforms)
         metrics = require_list("metrics", metrics)
         require_trainable(Step(network, loss, optimizer, penalty, transforms, metrics))
+        require_state_of_arrays(optimizer)
         if network.device is None or network.dtype is None:
             raise InputError(f"{network!r} has no parameters to train")
         replace_unusable_arrays(network, optimizer, network.device)
@@ -211,6 +215,9 @@ class Trainer:
         self._training = False
         self._stepper = Stepper()
         self._compiles = False  # the steps of the last epoch
+        # What `train_epoch` was given last, and the format that it set.
+        self._checked: tuple[Callable[[], Batches | None], DataFormat | None]
+        self._checked = _no_batches, None
 
     if not TYPE_CHECKING:  # it would give type checkers every name
 
@@ -220,6 +227,7 @@ class Trainer:
     def __getstate__(self) -> dict[str, Any]:
         # A copy has its own captured steps, and is not within an epoch that trains.
         own = {"_stepper": Stepper(), "_training": False, "_callbacks": {}, "_sums": {}}
+        own["_checked"] = _no_batches, None
         if self._progress is not None and self._sums:  # of one rank, there are no sums of all
             sums = self._host_sums() if self.ranks.size == 1 else {}
             own["_progress"] = replace(self._progress, sums=sums)
@@ -474,16 +482,37 @@ class Trainer:
                     f"{getattr(batches, what)}; make them with {what}=network.{what}"
                 )
         progress = self._progress or EpochProgress.start(batches)
-        step = self._whole_step()
-        require_suitable_training(self, batches, step)
-        trained_on = data_format_of(batches.dataset, step, isinstance(batches, BatchStream))
-        self._require_resumable(batches)
-        warn_of_other_scale(self.network.data_format, trained_on)
-        self.network.data_format = trained_on
-        self.rng = batches.rng
         self._micro_batch_size = None
-        with self._session([batches], training=True):
+        self._require_resumable(batches)
+        repeats = self._repeats(batches)
+        if not repeats:
+            step, known = self._whole_step(), self.network.data_format
+            require_suitable_training(self, batches, step)
+            trained_on = data_format_of(batches.dataset, step, isinstance(batches, BatchStream))
+            warn_of_other_scale(known, trained_on)
+            self.network.data_format = trained_on
+            self._checked = weakref.ref(batches), trained_on
+        self.rng = batches.rng
+        with self._session([batches], training=True, checked=repeats):
             EpochRunner(self, [batches], [], False, {}, keeps=False).train(progress)
+
+    def _repeats(self, batches: Batches) -> bool:
+        """Return whether the last `train_epoch` was the same, so that its checks need no repeat.
+
+        Labels, which may have been changed in place, are checked again.
+        """
+        checked, trained_on = self._checked
+        if checked() is not batches or self.network.data_format is not trained_on:
+            return False
+        step, dataset = self._whole_step(), batches.dataset
+        outputs = self.network.output_shape(tuple(dataset.inputs.shape[1:]))
+        if outputs is None or not self._stepper.is_same(step, batches):
+            return False
+        try:
+            self.loss.check_labels(dataset.labels, outputs)
+        except InputError:  # the full check raises it, with what was checked
+            return False
+        return True
 
     @explained("trainer.evaluate(dataset) with dataset = nnxp.data.Dataset(X, y)")
     def evaluate(self, dataset: Dataset, batch_size: int | None = None) -> Evaluation:
@@ -714,21 +743,25 @@ class Trainer:
             )
 
     @contextlib.contextmanager
-    def _session(self, data: list[Batches], *, training: bool = False) -> Iterator[None]:
+    def _session(
+        self, data: list[Batches], *, training: bool = False, checked: bool = False
+    ) -> Iterator[None]:
         """Compute on the device, with a suitable number of threads.
 
-        At the end `data` is emptied, so that the data sets leave the device's memory.
+        At the end `data` is emptied, so that the data sets leave the device's memory. If `checked`,
+        the parts have not changed since they were trained last.
         """
         batch_size, dataset = data[0].batch_size, data[0].dataset
-        evaluated = evaluation_batch_size(self.network, dataset)
         with contextlib.ExitStack() as stack:
-            work = partial(describe_work, self.network, batch_size, evaluated)
+            work = partial(describe_work, self.network, batch_size, dataset)
             stack.enter_context(self._device.session(work))
             stack.callback(data.clear)
             if not self._training:  # not when a callback evaluates
                 stack.callback(self._stepper.release, self._device)
             if training:
-                require_trainable(self._whole_step())
+                if not checked:
+                    require_trainable(self._whole_step())
+                require_state_of_arrays(self.optimizer)
                 replace_unusable_arrays(self.network, self.optimizer, self._device)
                 require_representable(self.optimizer, self._dtype)
                 self._training = True
@@ -749,6 +782,10 @@ class Trainer:
     def _has_own_step(self) -> bool:
         """Return whether `step` is overridden, in a subclass or on the object."""
         return type(self).step is not _STEP or "step" in vars(self)
+
+
+def _no_batches() -> None:
+    """Stand for a reference to batches that are gone."""
 
 
 _STEP = Trainer.step
