@@ -1,7 +1,8 @@
-"""Measure the exchange between processes beside a step, and model when several processes pay.
+"""Measure steps and the exchange between processes, and model when several processes are faster.
 
 ``mpiexec -n 2 python -m mpi4py scripts/distributed_cost.py`` measures on two processes, and prints
-what a model of a step expects of them and of more. Without mpi4py: one process alone.
+what a model of a step predicts for two and for more processes. Without mpi4py, it measures one
+process.
 """
 
 from __future__ import annotations
@@ -26,26 +27,26 @@ NETWORKS = {
 }
 ROWS = 6000
 ON_PAPER = (4, 16, 64, 256, 1000)
-# Of a network of today: seconds a message, bytes a second.
+# A current interconnect: seconds per message, bytes per second.
 LATENCY, BANDWIDTH = 2e-6, 12.5e9
 
 
 class Cost(NamedTuple):
-    """What a step takes: seconds that do not depend on the rows, and seconds a row."""
+    """The time of a step: fixed seconds, and seconds per row."""
 
     fixed: float
     row: float
 
     def step(self, rows: float, exchange: float = 0.0) -> float:
-        """Return the seconds of a step of so many rows."""
+        """Return the seconds of a step of this many rows."""
         return self.fixed + self.row * rows + exchange
 
 
 def exchange_time(ranks: int, nbytes: int, latency: float, bandwidth: float) -> float:
     """Return the seconds of an all-reduce (Thakur et al. 2005, section 4.5).
 
-    Recursive halving and doubling: 2 log2(n) messages, and each rank sends 2 (n - 1) / n of the
-    vector.
+    Recursive halving and doubling needs 2 log2(n) messages, and each rank sends 2 (n - 1) / n of
+    the vector.
     """
     if ranks == 1:
         return 0.0
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def measure(name: str, make: object, batch_size: int, epochs: int, rng: object) -> None:
-    # Rank 0 alone, while the others wait without a core of their own.
+    # Only rank 0 computes; the others wait.
     sizes = [batch_size // 2, batch_size, 4 * batch_size]
     times = {n: step_time(make, n, epochs, ONE_RANK) if RANKS.rank == 0 else 0.0 for n in sizes}
     RANKS.exchange()
@@ -98,7 +99,7 @@ def measure(name: str, make: object, batch_size: int, epochs: int, rng: object) 
 
 
 def step_time(make: object, batch_size: int, epochs: int, ranks: Ranks) -> float:
-    """Return the seconds of a captured step: the median over epochs."""
+    """Return the seconds of a captured step, as median over the epochs."""
     rng = np.random.default_rng(0)
     network = make(rng)
     shape = (1, 28, 28) if isinstance(network[0], nnxp.Conv2D) else (784,)
@@ -109,7 +110,7 @@ def step_time(make: object, batch_size: int, epochs: int, ranks: Ranks) -> float
     )
     batches = nnxp.data.Batches(data, batch_size, device="cpu", dtype="float32", rng=rng)
     times = []
-    for _ in range(epochs + 1):  # the first one prepares the step
+    for _ in range(epochs + 1):  # the first epoch prepares the step and is not counted
         ranks.exchange()
         start = time.perf_counter()
         trainer.train_epoch(batches)
@@ -118,10 +119,10 @@ def step_time(make: object, batch_size: int, epochs: int, ranks: Ranks) -> float
 
 
 def all_reduce_time(nbytes: int) -> float:
-    """Return the seconds in which all ranks sum a vector: the median."""
+    """Return the median seconds of an all-reduce of a vector."""
     vector, times = np.zeros(nbytes // 4, np.float32), []
     for _ in range(200):
-        RANKS.any(False)  # all start together
+        RANKS.any(False)  # synchronizes the ranks
         start = time.perf_counter()
         RANKS.all_reduce(vector)
         times.append(time.perf_counter() - start)

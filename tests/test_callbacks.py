@@ -77,7 +77,7 @@ def test_finish_is_called_with_the_error_of_another_callback():
     with pytest.raises(KeyboardInterrupt):
         fit(trainer(), callbacks=[recorder, Stopping(fail)])
     assert recorder.calls[-1] == ("finish", "KeyboardInterrupt")
-    with pytest.raises(nnxp.InputError, match="EarlyStopping watches x, which is not measured"):
+    with pytest.raises(nnxp.InputError, match="EarlyStopping monitors x, which is not measured"):
         fit(trainer(), callbacks=[recorder, callbacks.EarlyStopping(monitor="x")])
     assert recorder.calls[-1] == ("finish", "InputError")
 
@@ -547,7 +547,7 @@ def test_signals_are_refused_in_other_threads():
     thread = threading.Thread(target=train)
     thread.start()
     thread.join()
-    assert "in the main thread only" in errors[0]
+    assert "only in the main thread" in errors[0]
 
 
 def test_single_steps_after_fit_are_not_divided():

@@ -374,7 +374,7 @@ def test_config_with_a_number_that_is_not_json_is_neither_saved_nor_loaded(tmp_p
     trainer.config = {"rate": None}  # as the error says
     trainer.save(path)
     text, arrays = contents(path)
-    with pytest.raises(nnxp.CheckpointError, match=f"{number}, which JSON has not; use null or"):
+    with pytest.raises(nnxp.CheckpointError, match=f"{number}, which is not JSON; use null or"):
         nnxp.Trainer.resume(signed(path, text.replace('"rate": null', f'"rate": {number}'), arrays))
     about = json.loads(text)
     for config, message in (

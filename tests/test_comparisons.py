@@ -150,7 +150,7 @@ def test_lenet_refuses_inputs_that_are_no_square_image(tmp_path):
         "compare_lenet.py", "--dataset", "table.csv", "--out", "run", cwd=tmp_path, status=1
     )
     assert result.stderr == (
-        "compare_lenet.py: error: table.csv has 2 inputs, which are no square image; choose "
+        "compare_lenet.py: error: table.csv has 2 inputs, which do not form a square image; choose "
         "another --dataset\n"
     )
     assert not (tmp_path / "run").exists()

@@ -206,7 +206,7 @@ def test_a_network_of_tables_is_refused(tmp_path):
     rng = np.random.default_rng(0)
     dataset = Dataset(rng.random((40, 4)), np.arange(40) % 3)
     network = trained(nnxp.mlp([4, 3], rng=0), dataset)
-    with pytest.raises(nnxp.InputError, match="takes 4 numbers, which are no square grey image"):
+    with pytest.raises(nnxp.InputError, match="which do not form a square grey image"):
         explainer(network, tmp_path)
 
 

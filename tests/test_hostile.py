@@ -242,7 +242,7 @@ DATA = {
         ({"seconds": 10**400}, "its epoch has lasted 1000"),
         ({"data": DATA | {"scale": 10**400}}, "its inputs are divided by 1000"),
         ({"data": DATA | {"largest": 10**400}}, "its data format is damaged"),
-        ({"seconds": float("inf")}, "its metadata have Infinity, which JSON has not; use null or"),
+        ({"seconds": float("inf")}, "its metadata have Infinity, which is not JSON; use null or"),
         ({"steps": 10**400}, "its steps must be from 0 to"),
         ({"rng": None}, "another type of generator than its rng"),
         (

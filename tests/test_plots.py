@@ -245,7 +245,7 @@ def test_weights_take_the_shape_of_the_training_images(draw):
     network = nnxp.Sequential(nnxp.Flatten(), *nnxp.mlp([12, 4, 3], rng=0).layers)
     images = np.random.default_rng(0).random((20, 1, 2, 6)).astype("float32")
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD())
-    with pytest.raises(nnxp.InputError, match=r"12 inputs, .* no square image; .*image=\(1, 12\)"):
+    with pytest.raises(nnxp.InputError, match=r"12 inputs, .* a square image; .*image=\(1, 12\)"):
         draw(plots.plot_weights, network)
     trainer.fit(nnxp.data.Dataset(images, np.arange(20) % 3), epochs=1, batch_size=10, rng=0)
     axes = draw(plots.plot_weights, network).axes[0]

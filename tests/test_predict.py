@@ -150,7 +150,7 @@ def test_tables_are_predicted_and_images_refused(digits, tmp_path, predict):
     assert status == 1
     assert [x[1] for x in found] == [x.replace("\t", "\\t") for x in labels[:5]]
     assert all(0.5 <= float(x[2]) <= 1 for x in found)
-    assert "takes 4 numbers, which are no square grey image; give rows of a CSV" in errors
+    assert "takes 4 numbers, which do not form a square grey image; give rows of a CSV" in errors
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.size[0] > 300
 

@@ -282,7 +282,7 @@ def test_text_labels_come_back(spec, tmp_path):
         loaded = nnxp.load_network(tmp_path / f"{name}.safetensors", device=spec)
         assert loaded.data_format == network.data_format
         assert (loaded.predict_classes(IMAGES) == predicted).all()
-    with pytest.raises(nnxp.CheckpointError, match=r"a network alone.*nnxp.load_network"):
+    with pytest.raises(nnxp.CheckpointError, match=r"only a network.*nnxp.load_network"):
         nnxp.Trainer.resume(tmp_path / "network.safetensors")
     resumed = nnxp.Trainer.resume(tmp_path / "trainer.safetensors")
     assert resumed.network.data_format == network.data_format

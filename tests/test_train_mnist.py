@@ -138,7 +138,7 @@ def test_lenet_takes_a_table_of_square_images_only(tmp_path, digits_csv):
     run("train_mnist.py", "--dataset", table, *options, tmp_path / "a")
     table.write_text("label,a,b,c\n" + "0,1,2,3\n1,2,3,4\n" * 20)
     result = run("train_mnist.py", "--dataset", table, *options, tmp_path / "b", status=1)
-    assert "t.csv has 3 columns of inputs, which are no square image; use --model" in result.stderr
+    assert "3 columns of inputs, which do not form a square image; use --model" in result.stderr
 
 
 def test_unavailable_capture_is_reported_in_one_line(tmp_path):
