@@ -127,7 +127,7 @@ def test_the_texts_name_the_extras_and_versions_of_pyproject():
     for path in [*texts(), ROOT / "CONTRIBUTING.md"]:
         text = path.read_text()
         pairs = re.findall(r"(Python|NumPy|CuPy) ≥ ([\d.]*\d)", text)
-        pairs += re.findall(r"(Python) ([\d.]*\d) or newer", text)
+        pairs += re.findall(r"(Python) ([\d.]*\d)\s+or newer", text)
         found += [(path.name, library, version) for library, version in pairs]
     assert len(found) >= 5
     assert [x for x in found if wanted[x[1]].rpartition(">=")[2] != x[2]] == []

@@ -244,7 +244,7 @@ def test_portability_fails_when_a_library_differs():
 )  # with PyTorch, where it is installed
 def test_mnist_results_of_two_seeds(tmp_path, held_out):
     peers = ["nnxp", "PyTorch"] if importlib.util.find_spec("torch") else ["nnxp"]
-    options = ("--dataset", "digits", "--seeds", 2, "--epochs", 4, "--out", tmp_path / "out")
+    options = ("--dataset", "digits", "--seeds", 2, "--epochs", 2, "--out", tmp_path / "out")
     printed = run("mnist_results.py", *options, *held_out).stdout
     results = json.loads((tmp_path / "out" / "mnist_results.json").read_text())
     assert list(results) == ["mlp", "lenet"]

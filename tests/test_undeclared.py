@@ -731,8 +731,10 @@ def test_numbers_of_another_optimizer_are_not_baked_in(spec):
     assert_equal(wrapped("auto"), wrapped(False))
 
 
-def test_evaluation_by_a_callback_does_not_end_the_checks():
-    network = nnxp.mlp([64, 1500, 1000, 10], rng=0, dtype="float64")  # more than 32 MB
+def test_evaluation_by_a_callback_does_not_end_the_checks(monkeypatch):
+    monkeypatch.setattr("nnxp.training.stepping._MAX_KEPT", 0)  # `fit` releases captured steps
+    monkeypatch.setattr(nnxp.Device, "free_memory", lambda device: None)
+    network = nnxp.mlp([64, 15, 10, 10], rng=0, dtype="float64")
     dropout = nnxp.Dropout(0.1, rng=0, dtype="float64")
     network.layers = [network[0], dropout, *network[1:]]
     results = []

@@ -169,7 +169,7 @@ class _File:
         name, labels = self._output(output)
         nodes = self._needed(name)
         arrays = {
-            x: self._array(self._arrays[x]) for n in nodes for x in n.input if self._is_array(x)
+            x: self._array(self._arrays[x]) for n in nodes for x in n.input if x in self._arrays
         }
         constants = [
             self._array(a.t)
@@ -286,9 +286,6 @@ class _File:
         labels = [x.decode() if isinstance(x, bytes) else x for x in labels]
         suit = all(isinstance(x, (str, int, float)) for x in labels)
         return tuple(labels) if suit and len(set(labels)) == len(labels) else None
-
-    def _is_array(self, name: str) -> bool:
-        return name in self._arrays
 
     def _needed(self, output: str) -> list[Any]:
         """Return the operators that an output depends on, each after those that it depends on.

@@ -315,7 +315,9 @@ def plot_weights(
     """
     if not isinstance(network, Sequential):
         raise InputError(f"plot_weights expects a network, got {network!r:.80}")
-    layer = next((x for x in network.leaves() if _has_weights(x)), None)
+    layer = next(
+        (x for x in network.leaves() if "W" in x.params and x.params["W"].ndim in (2, 4)), None
+    )
     if layer is None or layer.device is None:
         raise InputError(f"{network!r:.200} has no layer with weights, such as Affine or Conv2D")
     weights = np.asarray(layer.device.to_host(layer.params["W"])).astype("float64")
@@ -351,10 +353,6 @@ def plot_weights(
         said += f", {seen} of {channels} input channels of each"
     add_title(figure, title, f"{layer!r}: {said}")
     save_figure(figure, path)
-
-
-def _has_weights(layer: Layer) -> bool:
-    return "W" in layer.params and layer.params["W"].ndim in (2, 4)
 
 
 def _image_shape(

@@ -266,9 +266,7 @@ class MLP(Parameters):
             warn(f"batch_size is {size}, and there are {count} examples; they are one batch")
             size = count
         dataset = Dataset(X, y, scale=None, weights=weights)
-        trainer = self._trainer
-        if trainer is None:
-            trainer = _Trainer(self.network_, self._make_loss(), optimizer)
+        trainer = self._trainer or _Trainer(self.network_, self._make_loss(), optimizer)
         penalty = self._penalty(size, weights)
         if repr(penalty) != repr(trainer.penalty):  # captured steps are kept with the old one
             trainer.penalty = penalty
@@ -379,11 +377,8 @@ class MLP(Parameters):
                 f"{name} are not available with network=; use estimator.network_.parameters()"
             )
         parameters = self.network_.parameters()
-        return [self._from_network(x) for name, x in parameters.items() if name.startswith(letter)]
-
-    def _from_network(self, x: Array) -> Array:
-        """Return an array of the network in the library and on the device of fit's X."""
-        return self._placed(x, self._place)
+        own = [x for name, x in parameters.items() if name.startswith(letter)]
+        return [self._placed(x, self._place) for x in own]
 
     def to(self, device: Device | str) -> Self:
         """Return a copy of the fitted estimator that predicts on arrays of another device.

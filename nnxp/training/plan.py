@@ -85,7 +85,12 @@ def plan_training(
     InputError
         If the data sets do not suit network and loss, or the arguments each other.
     """
+    require_count("accumulate", accumulate)
+    if train_metrics not in ("running", "after"):
+        raise InputError(f'train_metrics must be "running" or "after", got {train_metrics!r}')
     network, own_step, split = trainer.network, trainer._has_own_step(), trainer._split
+    if trainer.ranks.size > 1 and own_step:
+        raise InputError("a trainer with a step of its own cannot divide batches over ranks")
     batches: Batches
     generator: np.random.Generator | None
     if isinstance(train, Dataset):

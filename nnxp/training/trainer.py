@@ -402,21 +402,8 @@ class Trainer:
             If training with this batch size does not fit into the device's memory.
         """
         require_count("epochs", epochs)
-        require_count("accumulate", accumulate)
-        if train_metrics not in ("running", "after"):
-            raise InputError(f'train_metrics must be "running" or "after", got {train_metrics!r}')
         self._require_not_training()
-        given = require_callbacks(callbacks)
-        if checkpoint_every is not None:
-            require_count("checkpoint_every", checkpoint_every)
-        if checkpoint is not None:
-            given.append(Checkpoint(checkpoint, every=checkpoint_every))
-        elif checkpoint_every is not None:
-            raise InputError("checkpoint_every needs a checkpoint to write; give its path")
-        if self.ranks.size > 1 and self._has_own_step():
-            raise InputError("a trainer with a step of its own cannot divide batches over ranks")
-        if verbose:  # last, so that a line is printed once the checkpoint is written
-            given.append(Progress())
+        given = _all_callbacks(callbacks, checkpoint, checkpoint_every, verbose)
         plan = plan_training(
             self,
             train,
@@ -803,6 +790,25 @@ def _no_batches() -> None:
 
 _STEP = Trainer.step
 _OPTIONAL = ("penalty", "transforms", "metrics")  # parts, which `repr` shows if there are any
+
+
+def _all_callbacks(
+    callbacks: object,
+    checkpoint: str | Path | None,
+    checkpoint_every: int | None,
+    verbose: bool,
+) -> list[Callback]:
+    """Return the callbacks of a call of `fit`, with those that its other arguments ask for."""
+    found = require_callbacks(callbacks)
+    if checkpoint_every is not None:
+        require_count("checkpoint_every", checkpoint_every)
+    if checkpoint is not None:
+        found.append(Checkpoint(checkpoint, every=checkpoint_every))
+    elif checkpoint_every is not None:
+        raise InputError("checkpoint_every needs a checkpoint to write; give its path")
+    if verbose:  # last, so that a line is printed once the checkpoint is written
+        found.append(Progress())
+    return found
 
 
 def _finish(
