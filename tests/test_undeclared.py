@@ -176,7 +176,7 @@ UNDECLARED = {
 @pytest.mark.parametrize("name", UNDECLARED)
 def test_change_of_an_attribute_means_plain_steps(name):
     check_plain(
-        lambda: Undeclared(UNDECLARED[name]), rf"changes {name} of Undeclared.*store changing values"
+        lambda: Undeclared(UNDECLARED[name]), rf"changes {name} of Undeclared.*store changing val"
     )
 
 
