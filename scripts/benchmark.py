@@ -1,7 +1,7 @@
-"""Benchmark: nnxp against the bare matrix products and other libraries, each in its own process.
+"""Benchmark: nnxp compared with the bare matrix products and other libraries, in own processes.
 
-Within a round the peers take turns, and ratios are computed within rounds, so that a disturbance of
-the machine affects both sides. The tables show medians, and of ratios the quartiles too.
+In each round the peers take turns, and ratios are computed within rounds, so that a disturbance of
+the machine affects both sides. The tables show medians, and the quartiles of ratios.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ TRAININGS_ON_CUDA = {
     "huge": Training(by_optimizer("huge", "SGD", "Adam"), ON_CUDA, 14, "mnist"),
     "lenet": Training(by_batch_size("lenet", 128), ON_CUDA[1:], 100, "images"),
 }
-# For parts in which the forms of a library do not differ.
+# For parts in which all forms of a library are equal.
 PREDICTING = (
     "products", "nnxp", "PyTorch, fused", "JAX, step", *peers.DENSE_ONLY, "onnxruntime",
 )  # fmt: skip
@@ -199,7 +199,7 @@ class Benchmark:
         self.report.print_part(part, f"{part}, {self.cores}, µs")
 
     def fit(self, part: str) -> None:
-        """Measure an epoch of the small network as a user gets it."""
+        """Measure an epoch of `fit` with the small network."""
         steps = 3 if self.mode is QUICK else 600
         measure = f"{steps} steps"
         workers = self.workers(part, FITTING, "mnist")
@@ -261,7 +261,7 @@ class Benchmark:
                 os.environ["XDG_CACHE_HOME"] = before
 
     def imports(self, part: str) -> None:
-        """Measure imports, each in a new process, beyond that of NumPy."""
+        """Measure imports after NumPy's, each in a new process."""
         asked = self.args.peers
         rounds: Rounds = {
             name: []
@@ -292,7 +292,7 @@ class Benchmark:
         self.report.print_part(part, f"{part}, ms")
 
     def wants(self, name: str) -> bool:
-        """Return whether to measure a peer: nnxp always, and others as asked for."""
+        """Return whether to measure a peer: always nnxp, and the selected others."""
         if self.args.device == "cuda" and name in peers.DENSE_ONLY:
             return False
         if self.args.peers is None:
@@ -320,7 +320,7 @@ class Benchmark:
             return
         folder = Path(os.path.commonpath(paths.values()))
         if any(folder / name != path.with_suffix("") for name, path in paths.items()):
-            self.report.miss(part, part, f"{folder} holds no files of MNIST's own names")
+            self.report.miss(part, part, f"{folder} has no files with MNIST's names")
             return
         seconds: Rounds = {name: [] for name in names if self.wants(name)}
         peaks: Rounds = {name: [] for name in seconds}
@@ -380,7 +380,7 @@ class Benchmark:
     def workers(self, part: str, names: tuple[str, ...], data: str) -> dict[str, Worker]:
         """Return a process with the data set for each peer that is wanted.
 
-        Those of the last part with the same data set are used again.
+        Processes of the last part with the same data set are reused.
         """
         if data != self.data:
             self.close_workers()
@@ -400,7 +400,7 @@ class Benchmark:
         return {name: self.pool[name] for name in names if name in self.pool}
 
     def close_workers(self) -> None:
-        """End all processes. After an error they end with this process, and finish no call."""
+        """End all processes. After an error, they end with this process, in the middle of calls."""
         for worker in self.pool.values():
             worker.close()
         self.pool.clear()
@@ -466,7 +466,7 @@ def main() -> None:
     benchmark = Benchmark(args, folder)
     report = benchmark.report
     parts = args.only or [x for x in PARTS[args.device] if x not in benchmark.mode.left_out]
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles nnxp anew
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles nnxp again
     use_cores(args.threads)
     if benchmark.mode is WHOLE:
         announce("all parts with all peers take more than an hour; --short takes five minutes")

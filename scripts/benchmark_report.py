@@ -10,11 +10,11 @@ from typing import Any
 
 from nnxp.plots import curve_style, new_figure, save_figure
 
-# The ways of nnxp that ratios are given for, in a table that has them.
+# The forms of nnxp to compute ratios for, if they are in the table.
 OURS = ("nnxp", "nnxp, compiled", "nnxp, captured")
 EAGER = ("PyTorch, foreach", "PyTorch, fused")
 JAX = ("JAX, step", "JAX, scan")
-LIBRARIES = {  # of which the fastest form counts
+LIBRARIES = {  # the fastest form of each counts
     "products": ("products",),
     "PyTorch": (*EAGER, "PyTorch, compiled", "PyTorch, CUDA graph"),
     "PyTorch, channels_last": ("PyTorch, channels_last",),
@@ -41,9 +41,9 @@ class Report:
     accuracy : dict of dict of dict of float
         The validation accuracy by part, measure and peer.
     missing : dict of dict of str
-        Why a peer or a part was not run, by part and peer.
+        The reason why a peer or a part was not run, by part and peer.
     remarks : list of str
-        What is striking in the results.
+        Remarks on unusual results.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Report:
         self.missing.setdefault(part, {})[name] = reason
 
     def print_part(self, part: str, title: str) -> None:
-        """Print the medians of a part as a table, and its ratios as one for each way of nnxp."""
+        """Print a table of the medians of a part, and a table of ratios for each form of nnxp."""
         measures = self.measured.get(part, {})
         names = list(dict.fromkeys(name for rounds in measures.values() for name in rounds))
         print_table(
@@ -99,9 +99,9 @@ class Report:
         ]
 
     def summary(self) -> list[dict[str, Any]]:
-        """Return for each measure and way of nnxp the ratios to the fastest form of each library.
+        """Return the ratios to the fastest form of each library, for each measure and form of nnxp.
 
-        The fastest is the one of the lowest median, and so is the fastest of all others.
+        The fastest form has the lowest median. There is also a ratio to the fastest of all others.
         """
         rows = []
         for part, measures in self.measured.items():
@@ -159,7 +159,7 @@ def print_summary(rows: list[dict[str, Any]]) -> None:
 
 
 def not_run(missing: dict[str, dict[str, str]]) -> list[str]:
-    """Return a line for each peer or part that was not run, and why."""
+    """Return a line with the reason for each peer or part that was not run."""
     parts: dict[tuple[str, str], list[str]] = {}
     for part, reasons in missing.items():
         for name, reason in reasons.items():
@@ -199,7 +199,7 @@ def draw_against_cpu(
 
 
 def draw(measured: dict[str, dict[str, Rounds]], title: str, folder: Path) -> None:
-    """Draw the time per step as bars, fastest first, of what was measured well enough to show."""
+    """Draw the time per step as bars, fastest first, for measures with enough rounds."""
     panels = [
         (part, measure, rounds)
         for part, measure in DRAWN

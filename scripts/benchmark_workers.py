@@ -1,4 +1,4 @@
-"""Workers of the benchmark: each peer trains and is timed in a process of its own."""
+"""Workers of the benchmark: each peer is trained and timed in its own process."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ class PeerRunner:
         return peers.step_time(self.peer, seconds)
 
     def fit(self) -> float:
-        """Return the milliseconds of an epoch with its figures and those of the validation."""
+        """Return the milliseconds of an epoch with its training and validation figures."""
         start = time.perf_counter()
         self.peer.fit(self.test.inputs, self.test.labels)
         return (time.perf_counter() - start) * 1e3
 
     def train_to(self, accuracy: float, device: str) -> tuple[int, float, float]:
-        """Train the small network up to an accuracy; return its epochs, seconds and accuracy."""
+        """Train the small network to an accuracy; return epochs, seconds and accuracy."""
         task = peers.TASKS["small"]._replace(device=device)
         peer = self.new_peer(task, self.train.inputs, self.train.labels)
         reached, epochs, start = 0.0, 0, time.perf_counter()
@@ -98,7 +98,7 @@ class PeerRunner:
         return float((scores.argmax(axis=1) == self.test.labels).mean())
 
     def memory(self) -> float | None:
-        """Return the MiB that training took beside network, data and library; None if unknown."""
+        """Return the MiB of training, without network, data and library; None if unknown."""
         peak = peak_since_reset()
         return None if peak is None else peak - self.memory_before
 
@@ -109,7 +109,7 @@ class PeerRunner:
         inputs, labels = peers.random_examples(np.random.default_rng(0), 10 * task.batch_size)
         inputs = inputs.reshape(-1, 1, 28, 28) if images else inputs
         plain = peers.step_time(peers.Nnxp(task, inputs, labels, capture=False), seconds)
-        # Imports what captured steps need; compiled ones import more, which counts.
+        # Imports the modules of captured steps; the time of compiled steps includes their imports.
         other = peers.Task(peers.dense(3), 10)
         peers.Nnxp(other, inputs[:10, ...].reshape(10, -1), labels[:10], compiled=False).epoch()
         peer = self.new_peer(task, inputs[: task.batch_size], labels[: task.batch_size])
@@ -143,7 +143,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._connection, other_end = context.Pipe()
         self._process = context.Process(target=answer_calls, args=(other_end, name), daemon=True)
-        # A terminal's signals are for the main process, which ends this one.
+        # Only the main process receives a terminal's signals, and ends this one.
         multiprocessing.resource_tracker.ensure_running()  # its start would unblock SIGINT
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         self._process.start()

@@ -413,4 +413,4 @@ def test_a_trainer_with_a_step_of_its_own_is_refused():
         trainer.fit(DATA, epochs=1, batch_size=10, rng=0)
 
     for error in run_ranks(2, fit):
-        assert "step of its own" in str(error)
+        assert "class overrides step" in str(error)

@@ -38,14 +38,14 @@ class EpochRunner:
     data : list of Batches
         Training examples, and validation examples if there are any.
     observers : list of Callback
-        Those to call after each step.
+        The callbacks to call after each step.
     observed : bool
         Whether there are observers on any rank.
     first_sums : dict of str to array
-        The zeros from which the steps' figures are summed; none, if the training examples are
-        evaluated after the epoch.
+        Zeros to which the steps' figures are added; empty if the training examples are evaluated
+        after the epoch.
     keeps : bool
-        Whether captured steps may stay bound between epochs, since no code of the user sees the
+        Whether captured steps may stay bound between epochs; then no code of the user may see the
         arrays.
     """
 
@@ -121,7 +121,7 @@ class EpochRunner:
         return figures
 
     def _search_divergence(self, progress: EpochProgress) -> None:
-        """Repeat the epoch by plain steps, and raise at the first one that diverges, if any."""
+        """Repeat the epoch with plain steps, and raise at the first one that diverges, if any."""
         trainer, batches = self._trainer, self._data[0]
         before = Snapshot(trainer.network, trainer.optimizer, trainer._device)
         plain_step, step = trainer._plain_step(batches), trainer._whole_step()
@@ -129,7 +129,7 @@ class EpochRunner:
         before.restore()
 
     def _resumed_sums(self, progress: EpochProgress) -> dict[str, Array]:
-        """Return the sums of the steps that an epoch to resume has done.
+        """Return the sums over the finished steps of an epoch to resume.
 
         None if these steps were not summed: the examples are then evaluated after the epoch.
         """
@@ -142,7 +142,7 @@ class EpochRunner:
                 "same"
             )
         trainer = self._trainer
-        factor = 1 if trainer.ranks.rank == 0 else 0  # they are those of all ranks
+        factor = 1 if trainer.ranks.rank == 0 else 0  # they already are sums over all ranks
         return {
             name: trainer._device.asarray(np.array(x) * factor, dtype=trainer._dtype)
             for name, x in progress.sums.items()
@@ -212,7 +212,7 @@ class EpochRunner:
 
 
 def _numbers(trainer: Trainer) -> list[dict[str, Any]]:
-    """Return what a callback may change between steps: numbers, and which layers are frozen."""
+    """Return the values that a callback may change between steps: numbers, and frozen layers."""
     parts = [x for x in (trainer.optimizer, trainer.penalty) if x is not None]
     leaves = trainer.network.leaves()
     numbers = [{name: vars(x)[name] for name in numbers_of(x)} for x in (*parts, *leaves)]

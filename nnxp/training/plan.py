@@ -1,4 +1,4 @@
-"""Plan: what a call of `fit` trains and evaluates on, checked before any work is done."""
+"""Plan: the data and settings of a call of `fit`, checked before training."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ if TYPE_CHECKING:
 
 
 class Plan(NamedTuple):
-    """What `fit` trains and evaluates on.
+    """The data that `fit` trains and evaluates on.
 
     Attributes
     ----------
     data : list of Batches
-        Training examples, and validation examples if there are any. The only reference: emptied,
-        it frees the device's memory.
+        Training examples, and validation examples if there are any. This list is the only
+        reference to them: emptying it frees the device's memory.
     rng : numpy.random.Generator or None
         Draws the orders; None for an iterable of batches.
     split : Split or None
-        How the validation examples were taken from the training examples.
+        The choice of validation examples from the training examples; None if there is none.
     micro_batch_size : int or None
         See `Step`.
     first_sums : dict of str to array
-        The zeros from which the steps' figures are summed; none, if the training examples are
-        evaluated after each epoch.
+        Zeros to which the steps' figures are added; empty if the training examples are evaluated
+        after each epoch.
     measured : tuple of str
         The names of the figures in the records.
     trained_on : DataFormat
@@ -78,19 +78,19 @@ def plan_training(
 ) -> Plan:
     """Return the plan of a call of `fit` with these arguments.
 
-    Of the trainer, only the statistics of `Standardize` are changed, if all is well.
+    If no error is raised, it sets the statistics of `Standardize`, and changes nothing else.
 
     Raises
     ------
     InputError
-        If the data sets do not suit network and loss, or the arguments each other.
+        If the data sets do not fit network and loss, or arguments contradict each other.
     """
     require_count("accumulate", accumulate)
     if train_metrics not in ("running", "after"):
         raise InputError(f'train_metrics must be "running" or "after", got {train_metrics!r}')
     network, own_step, split = trainer.network, trainer._has_own_step(), trainer._split
     if trainer.ranks.size > 1 and own_step:
-        raise InputError("a trainer with a step of its own cannot divide batches over ranks")
+        raise InputError("a trainer whose class overrides step cannot divide batches over ranks")
     batches: Batches
     generator: np.random.Generator | None
     if isinstance(train, Dataset):
@@ -108,22 +108,22 @@ def plan_training(
         for name, value in (("batch_size", batch_size), ("rng", rng)):
             if value is not None:
                 raise InputError(
-                    f"fit takes no {name} with an iterable of batches, which has its own; leave it "
-                    "out"
+                    f"fit takes no {name} with an iterable of batches, which has its own; omit "
+                    f"{name}"
                 )
         if accumulate > 1 or isinstance(validation, Real) or train_metrics == "after":
             raise InputError(
                 'accumulate, a share as validation and train_metrics="after" need a Dataset'
             )
         if own_step:
-            raise InputError("a trainer with a step of its own needs a Dataset to train on")
+            raise InputError("a trainer whose class overrides step needs a Dataset to train on")
         generator, micro_batch_size = trainer.rng, None
     step = trainer._whole_step()
     step.micro_batch_size = micro_batch_size
     sums = require_suitable_training(trainer, batches, step)
     measured = ["epoch", *(f"train_{name}" for name in sums)]
     running = train_metrics == "running" and not own_step
-    # Not a product with 0, which is nan for a first loss that is infinite.
+    # A product with 0 would be nan for a first loss that is infinite.
     zeros = trainer._device.xp.zeros_like
     first_sums = {name: zeros(x) for name, x in sums.items() if running}
     trained_on = data_format_of(batches.dataset, step, isinstance(batches, BatchStream))
@@ -147,7 +147,7 @@ def _generator(trainer: Trainer, rng: object) -> np.random.Generator:
 def _held_out(
     dataset: Dataset, held_out: Real, split: Split | None, rng: np.random.Generator
 ) -> tuple[Dataset, Dataset, Split]:
-    """Return training and validation examples, and how they were split: as before, if possible."""
+    """Return training and validation examples and their split: the last one if possible."""
     share = float(held_out)
     if not 0 < share < 1:
         raise InputError(
@@ -164,7 +164,7 @@ def _held_out(
 
 
 def require_suitable_training(trainer: Trainer, batches: Batches, step: Step) -> dict[str, Array]:
-    """Return the first sums; see `require_suitable`. Statistics are set if nothing is wrong."""
+    """Return the first sums, and set statistics if no error is raised; see `require_suitable`."""
     if trainer._has_own_step() and batches.dataset.weights is not None:
         require_weights_taken(
             trainer.step, "this trainer's own step", "training", Parameter.VAR_POSITIONAL
