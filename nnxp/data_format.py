@@ -358,8 +358,8 @@ def prepared_examples(
 
 def _largest(part: Array, device: Device, first: int) -> float:
     """Return the largest magnitude of prepared inputs; `first` is the index of the first one."""
-    if device.is_host:
-        return require_finite(device.to_host(part), "inputs", first=first)
+    if isinstance(part, np.ndarray):
+        return require_finite(part, "inputs", first=first)
     largest = float(device.xp.max(device.xp.abs(part)))  # nan if a number is nan
     if not math.isfinite(largest):
         require_finite(device.to_host(part), "inputs", first=first)
@@ -379,7 +379,8 @@ def prepare_inputs(x: Array, scale: float | None, device: Device, dtype: str) ->
     """
     xp = device.xp
     target = getattr(xp, dtype)
-    if device.is_host or not device.holds(x):
+    is_ready = device.is_host and type(x) is np.ndarray and x.dtype == target
+    if not is_ready and (device.is_host or not device.holds(x)):
         x = device.asarray(x, dtype=stored_dtype(x, dtype))
     if x.dtype != target:
         x = xp.astype(x, target)

@@ -145,10 +145,14 @@ class Sequential(Layer):
         _require_trainable([each for layer in layers for each in _within(layer)])
         self._layers = layers
 
+    def _owners(self) -> Iterator[Layer]:
+        """Yield the layers that have parameters or state."""
+        return (x for layer in self.layers for x in layer.leaves() if x.params or x.state)
+
     @property
     def device(self) -> Device | None:
         """The device of parameters and state; None for a network without them."""
-        return next((x.device for x in self.leaves() if x.params or x.state), None)
+        return next((x.device for x in self._owners()), None)
 
     @device.setter
     def device(self, device: Device | str) -> None:
@@ -157,7 +161,7 @@ class Sequential(Layer):
     @property
     def dtype(self) -> str | None:
         """The name of the dtype of parameters and state; None for a network without them."""
-        return next((x.dtype for x in self.leaves() if x.params or x.state), None)
+        return next((x.dtype for x in self._owners()), None)
 
     @dtype.setter
     def dtype(self, dtype: str) -> None:
