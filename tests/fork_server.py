@@ -48,7 +48,7 @@ for line in sys.stdin:
     except BaseException:  # noqa: BLE001 - as Python ends a script
         sys.excepthook(*sys.exc_info())
         status = 1
-    # As Python ends, but for the modules, whose end takes longer than most scripts.
+    # Python's usual end, without clearing modules, which takes longer than most scripts.
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()

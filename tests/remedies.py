@@ -9,7 +9,7 @@ from nnxp.extras import is_checkout, requirements
 
 
 def installs(extra: str) -> str:
-    """Return a pattern of the words that say what is not installed, and how to install an extra.
+    """Return a pattern of the message that a package is missing, with the command to install it.
 
     The command names the extra in a checkout. Elsewhere, as in the tests of the wheel, pip may not
     find nnxp: the command names the extra's packages.

@@ -20,7 +20,7 @@ PACKAGE = Path(nnxp.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What each room may import of nnxp besides arrays, checks, errors and extras, which all may. Only
-# the trainer knows all rooms; losses, metrics and optimizers know arrays alone.
+# the trainer may import all rooms; losses, metrics and optimizers import only arrays.
 ROOMS = {
     "__init__": None,
     "__main__": None,

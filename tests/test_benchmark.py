@@ -1,4 +1,4 @@
-"""scripts/benchmark.py, growth.py, compare_commits.py: what they compute and print."""
+"""scripts/benchmark.py, growth.py, compare_commits.py: their results and output."""
 
 from __future__ import annotations
 

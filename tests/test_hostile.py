@@ -192,7 +192,7 @@ def test_mutated_checkpoint_metadata_are_used_or_refused(tmp_path_factory, descr
 
 
 def use(trainer):
-    """Predict and train with what was loaded; what does not suit is refused by a named error."""
+    """Predict and train with the loaded network; data that do not fit raise a named error."""
     place = trainer._progress
     examples, batch_size = (place.examples, place.batch_size) if place else (40, 12)
     if examples > 1000 or trainer.rng is None:

@@ -33,7 +33,7 @@ def assert_close(got, want, tolerance=TOLERANCE):
 
 
 def torch_models():
-    """Return models by name: a module, the shape of its inputs, and what it is in nnxp."""
+    """Return models by name: a module, the shape of its inputs, and nnxp's network."""
     torch = pytest.importorskip("torch")
     from torch import nn
     from torch.nn import functional

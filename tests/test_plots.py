@@ -1,4 +1,4 @@
-"""Plots other than those of histories: what the figures show, and what is refused."""
+"""Plots other than those of histories: the figures' contents, and refused arguments."""
 
 from __future__ import annotations
 

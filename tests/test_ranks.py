@@ -30,7 +30,7 @@ TOLERANCE = 1e-12
 def new_network(*, batch_norm=False, dropout=0.0):
     rng = np.random.default_rng(1)
     layers = [nnxp.Affine(6, 8, rng=rng, dtype="float64"), nnxp.Tanh()]
-    if batch_norm:  # after the activation: before it, the gradient of a bias is rounding alone
+    if batch_norm:  # after the activation: before it, the gradient of a bias is only rounding error
         layers.append(nnxp.BatchNorm(8, dtype="float64"))
     if dropout:
         layers.append(nnxp.Dropout(dropout, rng=rng, dtype="float64"))

@@ -1,4 +1,4 @@
-"""The other scripts, run as a user runs them: what they print and write."""
+"""The other scripts, run as a user runs them: their output and files."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_compare_prints_a_table_and_draws_its_means(tmp_path):
     assert drawn["axes"][1]["bands"] == 11
     assert drawn["title"] == "digits, test examples, mean of 2 seed(s); bands: standard deviation"
     results = {tuple(row["train_accuracy"] + row["validation_accuracy"]) for row in table}
-    assert len(results) >= 9  # no two settings alike, but for those that learn nothing in an epoch
+    assert len(results) >= 9  # all settings differ, except those that learn nothing in an epoch
     assert sum(row["train_accuracy"][0] != row["train_accuracy"][1] for row in table) >= 8  # seeds
 
 

@@ -87,7 +87,7 @@ def test_network_within_itself_is_refused():
 
 
 class Pair(Swish):
-    """A layer with layers that no network knows of."""
+    """A layer with layers that are not part of a network."""
 
     def __init__(self, held):
         self.held = held

@@ -1,4 +1,4 @@
-"""Tables of data: CSV files of every kind that people have, and what is wrong with them."""
+"""Tables of data: CSV files of many kinds, and messages about their faults."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Looking(Swish):
 
 
 class HalfLoss(nnxp.Loss):
-    """Half the squared error to one-hot rows, by forward and backward alone."""
+    """Half the squared error to one-hot rows, with only forward and backward."""
 
     def forward(self, scores, labels, training=True):
         xp = array_namespace(scores)
