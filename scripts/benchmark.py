@@ -154,7 +154,7 @@ class Benchmark:
             OTHER_PARTS[part](self, part)
 
     def tell(self, part: str, what: str) -> None:
-        """Print what is measured now."""
+        """Print the current measurement."""
         minutes, seconds = divmod(int(time.perf_counter() - self.started), 60)
         announce(f"{minutes:2}:{seconds:02} {part}: {what}")
 
@@ -184,7 +184,7 @@ class Benchmark:
         self.report.print_part(part, f"{part}, {self.cores}, µs a step")
 
     def measures(self, tasks: dict[str, peers.Task]) -> list[tuple[str, peers.Task]]:
-        """Return the tasks to measure: the first alone if the script is only tried."""
+        """Return the tasks to measure: only the first one if the script is only tried."""
         return list(tasks.items())[: 1 if self.mode is QUICK else None]
 
     def predict(self, part: str) -> None:

@@ -20,7 +20,7 @@ LIBRARIES = {  # the fastest form of each counts
     "PyTorch, channels_last": ("PyTorch, channels_last",),
     "JAX": JAX,
 }
-ACCURACY_TOLERANCE = 0.02  # the order of the examples alone changes it by up to 0.014
+ACCURACY_TOLERANCE = 0.02  # the order of the examples changes it by up to 0.014
 DRAWN = (
     ("tiny", "batch 100"), ("small", "SGD"), ("wide", "SGD"), ("wide", "Adam"),
     ("huge", "SGD"), ("lenet", "batch 64"),

@@ -798,7 +798,7 @@ def peak_memory(usage: resource.struct_rusage) -> float:
 
 
 def main() -> None:
-    """Train one peer in a process of its own; what it cannot do is one line."""
+    """Train one peer in its own process; if it cannot run, print one line."""
     parser = argparse.ArgumentParser(description=__doc__)  # not cli.Parser, which imports nnxp
     parser.add_argument("name", choices=PEERS, metavar="NAME", help=f"one of: {'; '.join(PEERS)}")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of MNIST's files")

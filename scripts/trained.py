@@ -76,8 +76,8 @@ class Classifier:
                 self.network.output_shape(shape)
                 return shape
         raise nnxp.InputError(
-            f"the network in {self.path} does not say what it was trained on, and takes no images "
-            "of 28 x 28 or 8 x 8 pixels; train it by Trainer.fit"
+            f"the network in {self.path} has no data format, and does not accept images of 28 x 28 "
+            "or 8 x 8 pixels; train it with Trainer.fit"
         )
 
     def require_images(self) -> int:

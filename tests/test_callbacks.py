@@ -621,7 +621,7 @@ def batch(inputs=4, labels=4, dtype="uint8", wrong=0):
 @pytest.mark.parametrize(
     ("items", "options", "message"),
     [
-        (iter([batch()]), {}, "that starts anew each epoch, such as a list, got list_iterator"),
+        (iter([batch()]), {}, "that restarts in each epoch, such as a list, got list_iterator"),
         (3, {}, "expected a Dataset, or an iterable of batches.*got int"),
         ([], {}, "got an empty iterable"),
         ([np.zeros((4, 64))], {}, "a batch must be a pair of NumPy arrays"),

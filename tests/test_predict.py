@@ -123,7 +123,7 @@ def test_a_network_that_says_nothing_of_its_data_takes_images_of_its_size(
     expected = predict(digits, digits / "digit0.png")
     assert predict(tmp_path / "plain.safetensors", digits / "digit0.png") == expected
     nnxp.mlp([5, 3], rng=0).save(tmp_path / "plain.safetensors")
-    with pytest.raises(nnxp.InputError, match="does not say what it was trained on, and takes no"):
+    with pytest.raises(nnxp.InputError, match="has no data format, and does not accept"):
         predict(tmp_path / "plain.safetensors", digits / "digit0.png")
 
 

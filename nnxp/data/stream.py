@@ -44,7 +44,7 @@ class BatchStream(Batches):
         known = isinstance(given, Iterable) and not isinstance(given, (str, bytes, np.ndarray))
         if not known or iter(items) is items:
             raise InputError(
-                "expected a Dataset, or an iterable of batches that starts anew each epoch, such "
+                "expected a Dataset, or an iterable of batches that restarts in each epoch, such "
                 f"as a list, got {type(items).__name__}; make a data set with "
                 "nnxp.data.Dataset(inputs, labels)"
             )

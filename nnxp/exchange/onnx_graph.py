@@ -233,7 +233,7 @@ class Tracer:
             if end.layer is not None:
                 last = end
                 (end,) = end.parents
-                if isinstance(last.layer, _SHAPES):  # of several, the last one alone decides
+                if isinstance(last.layer, _SHAPES):  # of several, the last one decides
                     while end is not start and isinstance(end.layer, _SHAPES):
                         (end,) = end.parents
                     if end.shape == last.shape:

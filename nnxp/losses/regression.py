@@ -1,4 +1,4 @@
-"""Regression: losses of which the labels are numbers, and that depend on their errors alone."""
+"""Regression: losses for labels that are numbers; they depend only on the errors."""
 
 from __future__ import annotations
 
