@@ -1,4 +1,4 @@
-"""ONNX graphs: the values of a graph, and the layers in a row that they are.
+"""ONNX graphs: the values of a graph, and their conversion to layers in a row.
 
 An operator's value is the output of a layer, or a formula of other values (see `onnx_operators`).
 A formula is then recognized: as an activation by its numbers, since each exporter writes it in its
@@ -51,13 +51,13 @@ class Value:
     number : int
         Greater than those of the values that it depends on.
     operator, name : str
-        What computes it, for errors.
+        The type and the name of the node that computes it, for error messages.
     shape : tuple of int
-        Of one example.
+        The shape for one example.
     layer : Layer or None
-        What computes it from its only operand; None for the inputs and formulas.
+        The layer that computes it from its only operand; None for inputs and formulas.
     operands : list of Value or array
-        Of a formula, or the layer's inputs; none for the inputs of the graph.
+        The operands of a formula, or the layer's inputs; empty for the inputs of the graph.
     bare : bool
         Whether a bias may follow.
     """
@@ -110,18 +110,18 @@ class Node:
         """Return an operand that must depend on the inputs."""
         x = self.operand(index)
         if not isinstance(x, Value):
-            raise InputError(f"{self} has constant inputs, where nnxp takes those of a layer")
+            raise InputError(f"{self} has constant inputs; nnxp needs the outputs of a layer")
         return x
 
     def array(self, index: int) -> Host | None:
         """Return an operand that must be constant; None if it is not given."""
         x = self.operand(index)
         if isinstance(x, Value):
-            raise InputError(f"{self} has weights that depend on the inputs, which nnxp has not")
+            raise InputError(f"{self} has weights that depend on the inputs; nnxp needs constants")
         return x
 
     def weights(self, index: int, ndim: int) -> Host:
-        """Return an operand that must be a constant array of so many axes."""
+        """Return an operand that must be a constant array with `ndim` axes."""
         x = self.array(index)
         if x is None or x.ndim != ndim:
             got = "none" if x is None else f"shape {x.shape}"
@@ -129,30 +129,30 @@ class Node:
         return x
 
     def integers(self, index: int, attribute: str) -> list[int] | None:
-        """Return whole numbers that are an operand, or in older opsets an attribute."""
+        """Return whole numbers from an operand, or from an attribute in older opsets."""
         x = self.array(index)
         given = self.attributes.get(attribute) if x is None else x.reshape(-1).tolist()
         return None if given is None else [int(n) for n in given]
 
 
 class Tracer:
-    """Makes values of a graph's operators, and layers of the values.
+    """Converts a graph's operators to values, and the values to layers.
 
     Parameters
     ----------
     shape : tuple of int
-        That of one example.
+        The shape of one example.
     batch : int or None
         The number of examples, if the graph has a fixed one.
     dtype : str
-        That of the layers.
+        The dtype of the layers.
     size : int
-        The numbers that the file has; no layer is larger.
+        How many numbers the file has; no layer may be larger.
 
     Attributes
     ----------
     scale : float or None
-        What the inputs are divided by first.
+        The number that divides the inputs first; None if they are not divided.
     """
 
     def __init__(self, shape: tuple[int, ...], batch: int | None, dtype: str, size: int) -> None:
@@ -182,7 +182,7 @@ class Tracer:
         """Return the result of an operator on each element."""
         shapes = [x.shape for x in operands if isinstance(x, Value)]
         if any(shape != shapes[0] for shape in shapes):
-            raise InputError(f"{node} has operands of shapes {shapes}, which nnxp does not combine")
+            raise InputError(f"{node} has operands of shapes {shapes}; nnxp cannot combine them")
         return self._value(node, shapes[0], None, operands)
 
     def _value(
@@ -229,7 +229,7 @@ class Tracer:
                     "layers in a row, and sums x + layers(x)"
                 )
             if end.operator == "LogSoftmax":
-                raise InputError(f"{end} is no layer of nnxp, but for the last one")
+                raise InputError(f"{end} can be only the last layer in nnxp")
             if end.layer is not None:
                 last = end
                 (end,) = end.parents
@@ -248,7 +248,7 @@ class Tracer:
         return found[::-1]
 
     def _scale_of(self, value: Value) -> float | None:
-        """Return what the inputs are divided by, if a value is that; else None."""
+        """Return the divisor if a value is the inputs divided by a number; else None."""
         if value.operator not in ("Mul", "Div") or value.parents != [self.inputs]:
             return None
         first, second = value.operands
@@ -277,7 +277,7 @@ class Tracer:
             x, y = parents
             layers = self._between(x, y) or [Identity()]
             return [Residual(layers)], x
-        raise InputError(f"{end} is part of a formula that is no layer of nnxp")
+        raise InputError(f"{end} is part of a formula that no layer of nnxp computes")
 
     def _scaling(self, start: Value, end: Value) -> tuple[list[Layer], Value] | None:
         """Return a layer for sums and products with constants, and the value that it takes."""
@@ -290,7 +290,7 @@ class Tracer:
             if steps[-1].operator in ("Add", "Sub") and any(
                 x.operator in ("Mul", "Div") for x in steps
             ):
-                break  # (x - mean) / std; what is before may be another
+                break  # (x - mean) / std is complete; another one may come before it
         if not steps:
             return None
         shape, what = end.shape, steps[0]
@@ -315,7 +315,7 @@ class Tracer:
                 case "Div" if isinstance(first, Value):
                     std = std * constant
                 case _:
-                    raise InputError(f"{step} divides by a layer's outputs, which nnxp does not")
+                    raise InputError(f"{step} divides by a layer's outputs; nnxp cannot")
         if not (np.isfinite(mean).all() and np.isfinite(std).all() and std.all()):
             raise InputError(f"{what} multiplies by 0, or divides by it")
         if len(shape) == 1:
@@ -370,7 +370,7 @@ class Tracer:
                 ):
                     x = np.moveaxis(np.moveaxis(x, axis, 0)[first:last:step], 0, axis)
                 return x
-        raise InputError(f"{node} has constant inputs, which nnxp does not compute")
+        raise InputError(f"{node} has only constant inputs; nnxp cannot compute it")
 
 
 def per_feature(x: object, shape: tuple[int, ...], what: object) -> Host:
@@ -403,7 +403,7 @@ _TOLERANCE = 5e-6
 
 
 def _is_elementwise(value: Value) -> bool:
-    """Return whether each number of a value depends on the same number of its operands alone."""
+    """Return whether each number of a value depends only on the number at its place in operands."""
     if value.layer is not None:
         return isinstance(value.layer, _ELEMENTWISE)
     return value.operator in FORMULAS and all(
@@ -412,7 +412,7 @@ def _is_elementwise(value: Value) -> bool:
 
 
 def _bases(start: Value, end: Value) -> Iterator[tuple[Value, list[Value]]]:
-    """Yield values of which `end` is a function, element by element, and what lies between."""
+    """Yield values of which `end` is an elementwise function, and the values between."""
     pending, inner = {end}, list[Value]()
     while len(inner) < _MOST_OPERATORS:
         last = max(pending, key=lambda x: x.number)
@@ -448,5 +448,5 @@ def _activation(base: Value, inner: Sequence[Value], end: Value) -> Layer | None
 
 
 def as_written(x: float) -> float:
-    """Return an attribute, stored in float32, as the number that was written: 1e-05."""
+    """Return an attribute, stored in float32, as its shortest decimal number, such as 1e-05."""
     return float(str(np.float32(x)))

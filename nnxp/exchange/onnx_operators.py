@@ -1,4 +1,4 @@
-"""ONNX operators: how each is read, as a layer or as a formula."""
+"""ONNX operators: conversion of each operator to a layer or a formula."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _BATCH = -1  # stands for the number of examples in shapes
 
 
 def read_operator(tracer: Tracer, node: Node) -> Value | Host:
-    """Return the value of an operator, which is one of `OPERATORS` or `FOLDED`."""
+    """Return the value of an operator from `OPERATORS` or `FOLDED`."""
     if node.operands and not any(isinstance(x, Value) for x in node.operands):
         return tracer.fold(node)
     if node.operator not in OPERATORS:
-        raise InputError(f"{node} changes the outputs of a layer, which nnxp has no layer for")
-    with np.errstate(all="ignore"):  # `filled` refuses what is not finite
+        raise InputError(f"{node} takes the outputs of a layer; nnxp has no layer for it")
+    with np.errstate(all="ignore"):  # `filled` refuses numbers that are not finite
         return OPERATORS[node.operator](tracer, node)
 
 
@@ -62,7 +62,7 @@ _FLOATING = (1, 10, 11)  # of ONNX: float32, float16, float64
 
 def _cast(tracer: Tracer, node: Node) -> Value:
     if node.get("to") not in _FLOATING:
-        raise InputError(f"{node} makes numbers that are no floating-point numbers")
+        raise InputError(f"{node} casts to a type that is not floating-point")
     return node.value()
 
 
@@ -84,7 +84,7 @@ def _matmul(tracer: Tracer, node: Node) -> Value:
 def _bias(x: Host, size: int, what: object) -> Host:
     """Return a bias of a row of this many outputs."""
     if x.size not in (1, size) or x.size != math.prod(x.shape[-1:]):
-        raise InputError(f"{what} has a bias of shape {x.shape}, and {size} outputs")
+        raise InputError(f"{what} has a bias of shape {x.shape} for {size} outputs")
     return np.broadcast_to(x.astype("float64").reshape(-1), (size,))
 
 
@@ -139,10 +139,10 @@ def _pool(kind: type[MaxPool2D | AveragePool2D]) -> Callable[[Tracer, Node], Val
             (n + 2 * p - window) % step
             for n, p, window, step in zip(x.shape[1:], padding, size, stride, strict=True)
         ):
-            raise InputError(f"{node} has windows that are not full, which nnxp leaves out")
+            raise InputError(f"{node} has windows beyond the edge; nnxp leaves such windows out")
         counts = kind is MaxPool2D or node.get("count_include_pad", 0)
         if any(padding) and not counts:
-            raise InputError(f"{node} does not count padding, and nnxp counts it as zeros")
+            raise InputError(f"{node} does not count the padding; nnxp counts it as zeros")
         settings = {"stride": _short(stride), "padding": _short(padding)}
         return tracer.layer(node, x, kind(_short(size), **settings))
 
@@ -158,7 +158,9 @@ def _mean(tracer: Tracer, node: Node) -> Value:
     x = node.value()
     axes = node.integers(1, "axes") or []
     if sorted(n % (len(x.shape) + 1) for n in axes) != [2, 3]:
-        raise InputError(f"{node} is over the axes {axes!r:.60}, and nnxp has means of images")
+        raise InputError(
+            f"{node} is over the axes {axes!r:.60}; nnxp has only means over the pixels of images"
+        )
     pooled = _global_average_pool(tracer, node)
     return pooled if node.get("keepdims", 1) else _reshaped(tracer, node, pooled, x.shape[:1])
 
@@ -168,14 +170,14 @@ def _reshaped(tracer: Tracer, node: Node, x: Value, shape: tuple[int, ...]) -> V
     if shape == x.shape:
         return x
     if math.prod(shape) != math.prod(x.shape):
-        raise InputError(f"{node} makes examples of shape {shape} of such of shape {x.shape}")
+        raise InputError(f"{node} reshapes examples of shape {x.shape} to shape {shape}")
     return tracer.layer(node, x, Flatten() if len(shape) == 1 else Reshape(shape))
 
 
 def _flatten(tracer: Tracer, node: Node) -> Value:
     x = node.value()
     if node.get("axis", 1) not in (1, -len(x.shape)):
-        raise InputError(f"{node} flattens from axis {node.get('axis')}; nnxp does from axis 1")
+        raise InputError(f"{node} flattens from axis {node.get('axis')}; nnxp flattens from axis 1")
     return _reshaped(tracer, node, x, (math.prod(x.shape),))
 
 
@@ -190,8 +192,10 @@ def _reshape(tracer: Tracer, node: Node) -> Value:
         if all(n > 0 for n in rest) and math.prod(rest) == size and rest:
             return _reshaped(tracer, node, x, tuple(rest))
     if size == 1 and target == [-1]:
-        return x  # a row of numbers, of which nnxp makes a column
-    raise InputError(f"{node} makes {target!r:.60} of examples of shape {x.shape}; nnxp keeps rows")
+        return x  # a vector of the batch, which is a column in nnxp
+    raise InputError(
+        f"{node} reshapes examples of shape {x.shape} to {target!r:.60}; nnxp keeps the batch axis"
+    )
 
 
 def _squeeze(tracer: Tracer, node: Node) -> Value:
@@ -238,7 +242,7 @@ def _layer_norm(tracer: Tracer, node: Node) -> Value:
     features = x.shape[axis if axis < 0 else axis - 1 :] if axis else ()
     gamma, beta = node.array(1), node.array(2)
     if gamma is None or gamma.shape != features:
-        raise InputError(f"{node} is over features of shape {features}, and has no such scale")
+        raise InputError(f"{node} is over features of shape {features}; its scale must have it too")
     epsilon = as_written(node.get("epsilon", 1e-5))
     size = features[0] if len(features) == 1 else features
     layer = LayerNorm(size, epsilon=epsilon, dtype=tracer.dtype)
@@ -249,7 +253,9 @@ def _layer_norm(tracer: Tracer, node: Node) -> Value:
 def _softmax(tracer: Tracer, node: Node) -> Value:
     x = node.value()
     if node.get("axis", -1) not in (-1, len(x.shape)):
-        raise InputError(f"{node} is over axis {node.get('axis')}, and nnxp's over the last one")
+        raise InputError(
+            f"{node} is over axis {node.get('axis')}; nnxp's softmax is over the last axis"
+        )
     return tracer.layer(node, x, Softmax())
 
 
@@ -295,9 +301,7 @@ def _formula(tracer: Tracer, node: Node) -> Value:
     function = FORMULAS[node.operator]
     count = 3 if node.operator == "Where" else getattr(function, "nin", 1)  # of erf, 1
     if len(operands) != len(node.operands) or len(operands) != count:
-        raise InputError(
-            f"{node} has {len(node.operands)} operands, and nnxp computes it of {count}"
-        )
+        raise InputError(f"{node} has {len(node.operands)} operands; nnxp computes it with {count}")
     return tracer.formula(node, operands)
 
 
@@ -319,7 +323,7 @@ def _scaler(tracer: Tracer, node: Node) -> Value:
     x = node.value()
     offset, scale = (np.array(node.get(name, []), "float64") for name in ("offset", "scale"))
     if len(x.shape) != 1 or scale.size not in (1, *x.shape) or offset.size not in (1, *x.shape):
-        raise InputError(f"{node} does not suit {x.shape[0]} features")
+        raise InputError(f"{node} does not have one number for each of {x.shape[0]} features")
     tracer.require_size(x.shape[0], node)
     if not scale.all():
         raise InputError(f"{node} multiplies by 0")
@@ -366,6 +370,6 @@ OPERATORS: dict[str, Callable[[Tracer, Node], Value | Host]] = {
     "Tanh": _elementwise(Tanh),
     "Unsqueeze": _unsqueeze,
 } | dict.fromkeys(FORMULAS.keys() - {"Add"}, _formula)
-"""How each operator is read; beside these, `FOLDED` are computed of constants."""
+"""The function that reads each operator. Those in `FOLDED` are read only with constant inputs."""
 
 FOLDED = {"CastLike", "Gather", "Slice", "Transpose"}

@@ -1,4 +1,4 @@
-"""Losses: as scikit-learn's estimators have them, and without the accuracy of each batch."""
+"""Losses: scikit-learn's losses, without the accuracy of each batch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from nnxp.losses import Loss, MeanSquaredError, SigmoidWithLoss, SoftmaxWithLoss
 
 
 class SoftmaxLoss(SoftmaxWithLoss):
-    """`SoftmaxWithLoss` without an accuracy, which no estimator shows."""
+    """`SoftmaxWithLoss` without an accuracy, since no estimator shows it."""
 
     def correct(self, scores: Array, labels: Array) -> Any:
         """Return None, so that nothing is computed."""
 
 
 class _SumOfOutputs(Loss, base=True):
-    """Multiplies a mean over all outputs by their number: a sum over them, a mean over examples."""
+    """Multiplies a mean over outputs by their number: a sum over outputs, a mean over examples."""
 
     def forward(
         self, scores: Array, labels: Array, training: bool = True, weights: Array | None = None
@@ -31,7 +31,7 @@ class _SumOfOutputs(Loss, base=True):
 
 
 class SigmoidLosses(_SumOfOutputs, SigmoidWithLoss):
-    """The binary cross-entropies of an example's labels, added, and averaged over the batch.
+    """The sum of the binary cross-entropies of an example's labels, averaged over the batch.
 
     There is no accuracy.
     """
@@ -41,4 +41,4 @@ class SigmoidLosses(_SumOfOutputs, SigmoidWithLoss):
 
 
 class SquaredErrors(_SumOfOutputs, MeanSquaredError):  # noqa: N818 - these errors are no exceptions
-    """Half the squared errors of an example's outputs, added, and averaged over the batch."""
+    """Half the sum of the squared errors of an example's outputs, averaged over the batch."""
