@@ -56,7 +56,7 @@ class Mode(NamedTuple):
     """How much is measured."""
 
     rounds: int
-    share: float  # of the steps of an epoch
+    share: float  # of a part's examples
     seconds: float  # of a measurement, at least
     left_out: tuple[str, ...] = ()  # peers, and parts unless they are asked for
 
@@ -76,6 +76,7 @@ class Training(NamedTuple):
     tasks: dict[str, peers.Task]  # by the heads of their columns
     peers: tuple[str, ...]
     steps: int  # in an epoch
+    short_steps: int  # with --short
     data: str  # "mnist", which --dataset replaces, or one of GENERATED
 
 
@@ -95,24 +96,28 @@ IMAGES = (
 LAYERS = (*WAYS, *EAGER, "PyTorch, compiled")
 TRAININGS = {
     "tiny": Training(
-        by_batch_size("tiny", 100, 10_000), (*WAYS, *EAGER, "PyTorch, compiled", *JAX), 100, "table"
+        by_batch_size("tiny", 100, 10_000),
+        (*WAYS, *EAGER, "PyTorch, compiled", *JAX),
+        100,
+        100,
+        "table",
     ),
-    "small": Training(by_optimizer("small", *peers.RATES), DENSE, 600, "mnist"),
-    "wide": Training(by_optimizer("wide", *peers.RATES), DENSE, 100, "mnist"),
-    "deep": Training(by_optimizer("deep", *peers.RATES), DENSE, 60, "mnist"),
-    "lenet": Training(by_batch_size("lenet", 64, 128), IMAGES, 8, "images"),
-    "3x3": Training(by_batch_size("3x3", 64, 128), IMAGES, 8, "images"),
-    "batch_norm": Training(by_optimizer("batch_norm", "SGD", "Adam"), LAYERS, 100, "mnist"),
-    "dropout": Training(by_optimizer("dropout", "SGD", "Adam"), LAYERS, 100, "mnist"),
+    "small": Training(by_optimizer("small", *peers.RATES), DENSE, 600, 150, "mnist"),
+    "wide": Training(by_optimizer("wide", *peers.RATES), DENSE, 100, 100, "mnist"),
+    "deep": Training(by_optimizer("deep", *peers.RATES), DENSE, 60, 60, "mnist"),
+    "lenet": Training(by_batch_size("lenet", 64, 128), IMAGES, 8, 3, "images"),
+    "3x3": Training(by_batch_size("3x3", 64, 128), IMAGES, 8, 3, "images"),
+    "batch_norm": Training(by_optimizer("batch_norm", "SGD", "Adam"), LAYERS, 100, 25, "mnist"),
+    "dropout": Training(by_optimizer("dropout", "SGD", "Adam"), LAYERS, 100, 25, "mnist"),
 }
 ON_CUDA = (
     "products", "nnxp, captured", "nnxp, plain steps", "PyTorch, fused", "PyTorch, compiled",
     "PyTorch, CUDA graph", "JAX, scan",
 )  # fmt: skip
 TRAININGS_ON_CUDA = {
-    "small": Training(by_optimizer("small", "SGD", "Adam"), ON_CUDA, 600, "mnist"),
-    "huge": Training(by_optimizer("huge", "SGD", "Adam"), ON_CUDA, 14, "mnist"),
-    "lenet": Training(by_batch_size("lenet", 128), ON_CUDA[1:], 100, "images"),
+    "small": Training(by_optimizer("small", "SGD", "Adam"), ON_CUDA, 600, 150, "mnist"),
+    "huge": Training(by_optimizer("huge", "SGD", "Adam"), ON_CUDA, 14, 3, "mnist"),
+    "lenet": Training(by_batch_size("lenet", 128), ON_CUDA[1:], 100, 25, "images"),
 }
 # For parts in which all forms of a library are equal.
 PREDICTING = (
@@ -162,7 +167,7 @@ class Benchmark:
         """Measure steps of training."""
         workers = self.workers(part, training.peers, training.data)
         for measure, task in self.measures(training.tasks):
-            steps = max(3, int(training.steps * self.mode.share))
+            steps = {WHOLE: training.steps, SHORT: training.short_steps}.get(self.mode, 3)
             started = self.start(part, measure, workers, task, steps)
             rounds = self.in_turn(part, measure, started, "step", self.mode.seconds)
             self.report.add(part, measure, rounds)
