@@ -178,6 +178,10 @@ def _other_dtype(trainer, _):
     trainer.network.layers[0].dtype = "float64"
 
 
+def _batch_norm(trainer, _):  # whose last batch has one example
+    trainer.network.layers = [*trainer.network.layers, nnxp.BatchNorm(3)]
+
+
 def _transform(trainer, _):
     trainer.transforms = (nnxp.ClipNorm,)
 
@@ -210,7 +214,7 @@ def _labels(_, dataset):
 def test_what_breaks_between_two_calls_of_train_epoch_is_refused(break_):
     """The second of two same calls skips checks, and one after a change does not."""
     rng = np.random.default_rng(0)
-    dataset = Dataset(rng.normal(size=(20, 6)), rng.integers(3, size=20))
+    dataset = Dataset(rng.normal(size=(21, 6)), rng.integers(3, size=21))
     network = nnxp.mlp([6, 4, 4, 3], rng=0)
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Momentum(0.1))
     batches = nnxp.data.Batches(dataset, 5, device="cpu", dtype="float32", rng=rng)
@@ -220,6 +224,7 @@ def test_what_breaks_between_two_calls_of_train_epoch_is_refused(break_):
     break_(trainer, dataset)
     with pytest.raises(nnxp.NnxpError):
         trainer.train_epoch(batches)
+    assert trainer.optimizer.steps == 10
 
 
 @pytest.mark.filterwarnings("ignore:the network was trained on inputs:UserWarning")
