@@ -205,6 +205,7 @@ def _labels(_, dataset):
         _replace_layer,
         _replace_weights,
         _other_dtype,
+        _batch_norm,
         _transform,
         _state,
         _number,
