@@ -24,6 +24,7 @@ extensions = [
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "nnxp"
+html_static_path, html_css_files = ["site.css"], ["site.css"]
 html_favicon = "favicon.svg"
 html_last_updated_fmt = None
 html_copy_source = False
@@ -92,12 +93,42 @@ def _resolved(space: str) -> object:
 def show_settings(
     app: Sphinx, what: str, name: str, x: Any, options: object, signature: str, returns: str
 ) -> tuple[str, str] | None:
-    """Show the parameters of a class's ``__init__``, since ``__new__`` takes any arguments."""
-    if what != "class" or not inspect.isfunction(x.__init__):
+    """Show the parameters of a class's ``__init__``, where ``__new__`` takes any.
+
+    Private ones are left out. Defaults are shown by their names, not as
+    ``<function he_normal at 0x7f1a8954b060>``.
+    """
+    function = x.__init__ if what == "class" else x
+    if not inspect.isfunction(function):
         return None
-    _, *parameters = inspect.signature(x.__init__).parameters.values()
-    shown = [parameter.replace(annotation=parameter.empty) for parameter in parameters]
+    parameters = list(inspect.signature(function).parameters.values())
+    if parameters and parameters[0].name == "self":
+        del parameters[0]
+    shown = [
+        parameter.replace(annotation=parameter.empty, default=_Shown.of(parameter.default))
+        for parameter in parameters
+        if not parameter.name.startswith("_")
+    ]
     return str(inspect.Signature(shown)), ""
+
+
+class _Shown(str):
+    """Words that `inspect` prints without quotes."""
+
+    __repr__ = str.__str__
+
+    @classmethod
+    def of(cls, default: Any) -> Any:
+        if default is inspect.Parameter.empty or not repr(default).startswith("<"):
+            return default
+        return cls(getattr(default, "__name__", f"{type(default).__name__}()"))
+
+
+def link_pages(
+    app: Sphinx, what: str, name: str, x: object, options: object, lines: list[str]
+) -> None:
+    """Make a link of each page that a docstring names, such as docs/onnx.md."""
+    lines[:] = [re.sub(r"\bdocs/([\w/]+)\.md\b", r":doc:`/\1`", line) for line in lines]
 
 
 def skip_metadata_requests(
@@ -111,4 +142,5 @@ def setup(app: Sphinx) -> None:
     """Connect the functions above to Sphinx."""
     app.connect("source-read", write_reference)
     app.connect("autodoc-process-signature", show_settings)
+    app.connect("autodoc-process-docstring", link_pages)
     app.connect("autodoc-skip-member", skip_metadata_requests)

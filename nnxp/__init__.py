@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"  # the only place: pyproject.toml reads it here
+__version__ = "0.1.0"  # pyproject.toml reads it here
 
 if TYPE_CHECKING:
     from nnxp import (
@@ -194,8 +194,9 @@ __all__ = [
 ]
 
 
-# What each module has of `__all__`; it is imported when one of its names is used first (SPEC 1), so
-# that `import nnxp` takes little longer than `import numpy`. Other names are those of modules.
+# The names in `__all__` that each module defines. A module is imported when one of its names is
+# first used (SPEC 1), so `import nnxp` takes little longer than `import numpy`. Other names are
+# modules.
 _NAMES = {
     "checkpoint": "load_network",
     "devices": "Device device",

@@ -18,7 +18,7 @@ import nnxp
 from nnxp.devices import one_line, opening
 from nnxp.extras import Requirement, import_package, install_extra, pip, requirements
 
-# The modules whose names differ from their packages' by more than a hyphen.
+# Modules whose names differ from those of their packages by more than a hyphen.
 MODULES = {
     "cupy-cuda12x": "cupy", "cupy-cuda13x": "cupy", "scikit-learn": "sklearn", "pillow": "PIL",
 }  # fmt: skip
@@ -40,7 +40,7 @@ def main() -> int:
         status = 130
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # of a reader that has seen enough
+        if not isinstance(error, BrokenPipeError):  # the reader has closed the pipe
             message = f"standard output cannot be written: {error.strerror}"
             print(f"nnxp doctor: error: {message}", file=sys.stderr)
         status = 1
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def doctor() -> int:
-    """Print what works; return 0 if training on the CPU works, else 1."""
+    """Print what works; return 0 if training on the CPU works, and 1 otherwise."""
     print(f"Python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores")
     print(f"\nBLAS\n  {_blas()}")  # before other packages load BLAS libraries of their own
     print(f"\nnnxp {nnxp.__version__} in {Path(nnxp.__file__).parent}")
@@ -72,7 +72,7 @@ def doctor() -> int:
 
 
 def _packages(extra: str, group: list[Requirement]) -> None:
-    """Print whether each package of an extra can be used, and the remedy if one cannot."""
+    """Print whether each package of an extra can be used, and a remedy if one cannot."""
     print(f"  extra {extra}" if extra else "  always needed")
     broken, unsuitable = [], []
     for requirement in group:
@@ -83,7 +83,7 @@ def _packages(extra: str, group: list[Requirement]) -> None:
             print(f"    --    {package} is not installed")
             unsuitable.append(text)
             continue
-        except Exception:  # noqa: BLE001 (which one depends on the version of Python)
+        except Exception:  # noqa: BLE001 (its class depends on the version of Python)
             installed = None
         if installed is None:
             folder = distribution(package).locate_file("")
@@ -135,7 +135,7 @@ def _blas() -> str:
         text += ", its default number of threads"
     else:
         pools = [p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
-        # The library that is loaded may be another one than NumPy was built with.
+        # The loaded library may differ from the one that NumPy was built with.
         text += "".join(
             f", {pool['num_threads']} threads of {pool['internal_api']} {pool['version']}"
             for pool in pools

@@ -66,7 +66,6 @@ class Namespace(Protocol):
     """The functions of the standard that nnxp calls."""
 
     bool: DType
-    uint8: DType
     int32: DType
     float64: DType
 
@@ -94,7 +93,6 @@ class Namespace(Protocol):
         self, x: Array, /, *, axis: int | None = None, keepdims: _bool = False
     ) -> Array: ...
     def maximum(self, x1: Array, x2: Array | float, /) -> Array: ...  # noqa: D102
-    def min(self, x: Array, /, *, axis: int | None = None) -> Array: ...  # noqa: D102
     def minimum(self, x1: Array, x2: Array | float, /) -> Array: ...  # noqa: D102
     def mean(self, x: Array, /, *, axis: int | None = None) -> Array: ...  # noqa: D102
     def full(  # noqa: D102

@@ -261,7 +261,7 @@ def object_remedy(given: object) -> str:
 
 
 def require_list(name: str, values: object) -> tuple[Any, ...]:
-    """Return the values of an iterable as a tuple; raise if `values` is no iterable."""
+    """Return the values of an iterable as a tuple; raise if `values` is not iterable."""
     if not isinstance(values, Iterable) or isinstance(values, str):
         remedy = object_remedy(values)
         if not remedy and not isinstance(values, str):

@@ -1,4 +1,4 @@
-"""Data format: how a network's training data were scaled, and what its outputs mean."""
+"""Data format: scaling and columns of the training data, and the meaning of the outputs."""
 
 from __future__ import annotations
 
@@ -27,43 +27,45 @@ from nnxp.frames import (
 Label = str | int | float | bool
 
 IMAGE_SCALE = 255.0
-"""What uint8 inputs are divided by, if nothing else is said."""
+"""The default divisor of uint8 inputs."""
 
-# Inputs are warned of if the geometric mean of the examples' largest magnitudes differs from that
-# of the training data by a factor of 10 and by 5 standard errors more: pixels differ by 16 or 255
-# if one of both was not scaled. The largest number of all would depend on outliers.
-# Simulated with 1 and 10 columns, 20 to 1,000 examples in training and 1 to 1,000 afterwards, 1,000
-# times each: of log-normal numbers (sigma 0.5, 1, 2), normal ones, Cauchy's, Pareto's (exponent
-# 0.5, 1, 2), rows of log-normal scale, and an outlier of 1e6 in training, none is warned of, but
-# 0.3 % of single examples of Pareto's. If 50 examples or more are multiplied or divided by 255,
-# 95 % are warned of, after a training on 20 examples and the outlier 79 %.
+# A warning is issued if the geometric mean of the examples' largest magnitudes differs from that of
+# the training data by more than a factor of 10 plus 5 standard errors: if only one of the two was
+# scaled, pixels differ by a factor of 16 or 255. The largest number of all examples would depend on
+# outliers.
+# Simulation: 1 and 10 columns, 20 to 1,000 training examples, 1 to 1,000 examples to predict, 1,000
+# runs each. Distributions: log-normal (sigma 0.5, 1, 2), normal, Cauchy, Pareto (exponent 0.5, 1,
+# 2), rows of log-normal scale, and an outlier of 1e6 in training. False warnings: none, except for
+# 0.3 % of single examples of the Pareto distributions. If 50 or more examples are multiplied or
+# divided by 255, the warning is issued in 95 % of the runs; with 20 training examples and the
+# outlier in 79 %.
 _FAR, _ERRORS = 10, 5
-FEW = 20  # examples from which no deviation is known
-_MANY = 50  # examples of which not all are small by chance
-_EXAMPLES, _NUMBERS = 256, 1 << 20  # that are looked at, about, but at least `_MANY` examples
-_SHOWN = 100  # characters of a list of names
-_SMALL_IMAGE = 16  # the largest pixel, up to which uint8 is hardly an image's
+FEW = 20  # the smallest number of examples from which a standard deviation is estimated
+_MANY = 50  # with this many examples, it is unlikely that all are small at random
+_EXAMPLES, _NUMBERS = 256, 1 << 20  # about how much is inspected, but at least `_MANY` examples
+_SHOWN = 100  # characters of a list of names in an error
+_SMALL_IMAGE = 16  # uint8 inputs up to this number are probably not images
 
 
 @dataclass(frozen=True)
 class DataFormat:
-    """How the data were that a network was trained on, so that it predicts with the same.
+    """The format of the data that a network was trained on, which predictions must have, too.
 
     Attributes
     ----------
     shape : tuple of int
-        Of one example's inputs.
+        The shape of one example's inputs.
     images : bool
         Whether the inputs were uint8.
     scale : float or None
-        What they are divided by.
+        The divisor of the inputs; None if they are not divided.
     largest : float
-        Their largest magnitude after the division; 0 if unknown, as of batches from an iterable.
+        The largest magnitude of the divided inputs; 0 if unknown, for batches from an iterable.
     classes : tuple or None
         The label of each class, in the order of the outputs; None if labels are class numbers.
     probabilities : str or None
-        ``"softmax"`` or ``"sigmoid"``, which turns scores into probabilities; None if the outputs
-        are no classes.
+        The function from scores to probabilities, ``"softmax"`` or ``"sigmoid"``; None if the loss
+        is not for classes.
     size : tuple of float or None
         Mean and standard deviation of the natural logarithm of the examples' largest magnitudes
         after the division, without those of 0; None if unknown.
@@ -81,25 +83,25 @@ class DataFormat:
     columns: Columns | None = None
 
     def scale_of(self, x: Array) -> float | None:
-        """Return what inputs of this dtype are divided by, without more known of them.
+        """Return the divisor of inputs of this dtype; None if they are not divided.
 
-        After a training on uint8, that is what uint8 was divided by, for all integers; and
-        floating-point numbers are taken as divided already. After another training, everything is
-        divided by its scale. If it had none, uint8 is divided by 255.
+        If the training data were uint8, integers are divided by their scale, and floating-point
+        inputs are assumed to be divided already. Otherwise all inputs are divided by the scale of
+        the training data; if there was none, uint8 inputs are divided by 255.
         """
         if self.images:
             return None if is_floating(x) else self.scale
         return IMAGE_SCALE if self.scale is None and is_image(x) else self.scale
 
     def warn_of_size(self, sizes: npt.NDArray[np.float64], what: str) -> None:
-        """Warn of inputs that were hardly scaled as the training data were.
+        """Warn if inputs were probably not scaled like the training data.
 
         Parameters
         ----------
         sizes : (sizes,) array
-            Of the inputs after the division; see `sizes_of`.
+            The sizes of the divided inputs; see `sizes_of`.
         what : str
-            The inputs, for the warning.
+            The name of the inputs in the warning.
         """
         if self.size is None or not len(sizes):
             return
@@ -113,9 +115,10 @@ class DataFormat:
             )
 
     def warn_of_images(self, largest: float, what: str) -> None:
-        """Warn of uint8 that is divided by 255, up to `largest` before, if that is hardly meant.
+        """Warn if uint8 inputs are divided by 255 although the training data were not.
 
-        The training data were not divided then, and were not of uint8.
+        `largest` is the largest number before the division. There is no warning if the training
+        data were uint8, or if both sets may be images.
         """
         if self.images or self.scale is not None or (self.largest <= 1 and largest > _SMALL_IMAGE):
             return
@@ -126,7 +129,7 @@ class DataFormat:
 
     def labels_of(self, scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the predicted label of each row of scores; see `Sequential.predict_classes`."""
-        if self.classes is not None:  # layers may have been replaced since the training
+        if self.classes is not None:  # layers may have been replaced after training
             require_outputs(self.classes, scores.shape[1:])
         numbers: npt.NDArray[Any]
         if self.probabilities == "softmax":
@@ -136,18 +139,23 @@ class DataFormat:
             numbers = numbers[:, 0] if numbers.shape[1] == 1 else numbers
         if self.classes is None:
             return numbers
-        mixed = len({isinstance(x, str) for x in self.classes}) > 1  # text would be made of numbers
+        mixed = len({isinstance(x, str) for x in self.classes}) > 1  # NumPy would make all text
         labels: npt.NDArray[Any] = np.array(self.classes, object if mixed else None)[numbers]
         return labels
 
 
 def read_data_format(described: Mapping[str, Any] | None) -> DataFormat | None:
-    """Return the data format that a file describes as JSON, after a check of its values.
+    """Return the data format that a file describes as JSON; check its values.
 
     Parameters
     ----------
     described : mapping or None
-        ``dataclasses.asdict`` of a `DataFormat`, after JSON.
+        ``dataclasses.asdict`` of a `DataFormat`, read from JSON.
+
+    Raises
+    ------
+    InputError
+        If a value is not valid.
     """
     if described is None:
         return None
@@ -192,28 +200,28 @@ def read_data_format(described: Mapping[str, Any] | None) -> DataFormat | None:
 
 def require_outputs(classes: tuple[Label, ...], outputs: tuple[int, ...]) -> None:
     """Raise an `InputError` unless there is an output for each of these classes."""
-    expected = 2 if outputs == (1,) else outputs[0]  # a single logit tells two classes apart
+    expected = 2 if outputs == (1,) else outputs[0]  # a single logit distinguishes two classes
     if len(classes) != expected:
         raise InputError(
-            f"the network tells {expected} classes apart, and the labels are {len(classes)}: "
+            f"the network has outputs for {expected} classes, and there are {len(classes)} labels: "
             f"{classes!r:.60}; give the network {len(classes)} outputs"
         )
 
 
 def require_columns(trained: Columns | None, own: Columns | None, what: str, kept: str) -> None:
-    """Raise an `InputError` if a DataFrame's columns are not those of the training, in their order.
+    """Raise an `InputError` if a DataFrame's columns are not those of the training, in order.
 
-    Whole numbers as names are positions, as of a table without a header: only a change of their
-    order is an error, other numbers are not.
+    Integer names are treated as positions of a table without a header: another order is an error,
+    but other numbers are not.
 
     Parameters
     ----------
     trained, own : tuple or None
-        The names in training, and of the DataFrame; None for other arrays.
+        The names in training, and those of the DataFrame; None for other arrays.
     what : str
-        The data, for the error.
+        The name of the data in the error.
     kept : str
-        Code for `trained`, which the error prints in place of many names.
+        Code for `trained`, which the error prints if there are many names.
     """
     if trained is None or own is None or own == trained:
         return
@@ -234,7 +242,7 @@ def require_columns(trained: Columns | None, own: Columns | None, what: str, kep
 
 
 def _exp(logarithm: float) -> str:
-    return f"{math.exp(min(logarithm, 709)):.3g}"  # beyond, it would overflow
+    return f"{math.exp(min(logarithm, 709)):.3g}"  # exp of a larger number would overflow
 
 
 def _shown(names: list[str | int]) -> str:
@@ -246,16 +254,16 @@ def _shown(names: list[str | int]) -> str:
 def sizes_of(
     x: Array, scale: float | None, to_host: Callable[[Array], Any] = np.asarray
 ) -> npt.NDArray[np.float64]:
-    """Return the logarithm of the largest magnitude of evenly spaced examples, without those of 0.
+    """Return the logarithm of the largest magnitude of evenly spaced examples, except zeros.
 
     Parameters
     ----------
     x : (examples, …) array
-        Of finite numbers.
+        Finite numbers.
     scale : float or None
-        What they are divided by.
+        The divisor of the numbers.
     to_host : callable, optional
-        Makes a NumPy array of an array of another library.
+        Converts an array of another library to a NumPy array.
 
     Returns
     -------
@@ -264,7 +272,7 @@ def sizes_of(
     count = x.shape[0]
     step = max(1, count // _EXAMPLES, min(math.prod(x.shape) // _NUMBERS, count // _MANY))
     rows = to_host(x[::step, ...])
-    axes = tuple(range(1, rows.ndim))  # no array of all magnitudes, which may be large
+    axes = tuple(range(1, rows.ndim))  # max and min, since abs would allocate a large array
     ends = rows.max(axis=axes).astype("float64"), -rows.min(axis=axes).astype("float64")
     largest = np.maximum(*ends) / (scale or 1)
     sizes: npt.NDArray[np.float64] = np.log(largest[largest > 0])
@@ -297,21 +305,21 @@ def require_examples(x: Any, known: DataFormat | None) -> Any:
 
 
 def _as_row(x: Any) -> str:
-    """Return code that makes one example, an array or a Series, a table of one row."""
+    """Return code that converts one example, an array or a Series, to a table of one row."""
     if hasattr(x, "iloc"):
         return "x.to_frame().T"  # with the names of its columns
     return "x[None]" if hasattr(x, "__dlpack__") else "x.to_numpy()[None]"
 
 
 def as_column(x: Any) -> str:
-    """Return code that makes an array or a Series of one feature a table of one column."""
+    """Return code that converts an array or a Series of one feature to a table of one column."""
     return "x.to_frame()" if hasattr(x, "to_frame") else "x[:, None]"
 
 
 def prepared_examples(
     x: Array, size: int, known: DataFormat | None, device: Device, dtype: str
 ) -> Iterator[Array]:
-    """Yield inputs of `Sequential.predict` in batches, as the layers take them.
+    """Yield inputs of `Sequential.predict` in batches, scaled and on the device.
 
     Raises
     ------
@@ -325,7 +333,7 @@ def prepared_examples(
     images = is_image(x)
     untrained = IMAGE_SCALE if images else None
     scale = untrained if known is None else known.scale_of(x)
-    as_trained = images and (known is None or known.images)  # finite, and of the same size
+    as_trained = images and (known is None or known.images)  # needs no check of values
     largest, count = 0.0, x.shape[0]
     for start in range(0, count, size):
         part = prepare_inputs(x[start : min(start + size, count), ...], scale, device, dtype)
@@ -349,10 +357,10 @@ def prepared_examples(
 
 
 def _largest(part: Array, device: Device, first: int) -> float:
-    """Return the largest magnitude of prepared inputs, the first of which has this number."""
-    if device.is_host:
-        return require_finite(device.to_host(part), "inputs", first=first)
-    largest = float(device.xp.max(device.xp.abs(part)))  # nan if a number is
+    """Return the largest magnitude of prepared inputs; `first` is the index of the first one."""
+    if isinstance(part, np.ndarray):
+        return require_finite(part, "inputs", first=first)
+    largest = float(device.xp.max(device.xp.abs(part)))  # nan if a number is nan
     if not math.isfinite(largest):
         require_finite(device.to_host(part), "inputs", first=first)
     return largest
@@ -371,7 +379,8 @@ def prepare_inputs(x: Array, scale: float | None, device: Device, dtype: str) ->
     """
     xp = device.xp
     target = getattr(xp, dtype)
-    if device.is_host or not device.holds(x):
+    is_ready = device.is_host and type(x) is np.ndarray and x.dtype == target
+    if not is_ready and (device.is_host or not device.holds(x)):
         x = device.asarray(x, dtype=stored_dtype(x, dtype))
     if x.dtype != target:
         x = xp.astype(x, target)
@@ -382,18 +391,18 @@ def prepare_inputs(x: Array, scale: float | None, device: Device, dtype: str) ->
 
 
 def stored_dtype(x: Array, dtype: str) -> str:
-    """Return the dtype of host inputs on a device: images stay uint8, a quarter of the bytes."""
+    """Return the dtype of host inputs on a device: images stay uint8, which needs less memory."""
     return "uint8" if is_image(x) else dtype
 
 
 def said_scale(scale: float | None) -> str:
-    """Return what is said of inputs with this scale."""
+    """Return the description of inputs with this scale, for an error."""
     return "not divided" if scale is None else f"divided by {scale:g}"
 
 
 def is_image(x: Array) -> bool:
-    """Return whether an array of any library is of uint8, which is not compared across them."""
-    if isinstance(x, np.ndarray):  # whose dtype takes long to print
+    """Return whether an array of any library has the dtype uint8."""
+    if isinstance(x, np.ndarray):  # faster than str(dtype)
         return bool(x.dtype == np.uint8)
     return str(x.dtype).rpartition(".")[2] == "uint8"
 

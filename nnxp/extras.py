@@ -21,7 +21,7 @@ def import_package(module: str) -> ModuleType:
     Raises
     ------
     OSError
-        If CuPy would make a folder named ~ for its cache, since there is no home folder.
+        If there is no home folder: CuPy would make a folder named ~ for its cache.
     """
     home = os.path.expanduser("~")  # noqa: PTH111 - without a home folder, Path.expanduser raises
     has_home = home != "~" or os.environ.get("CUPY_CACHE_DIR")
@@ -35,7 +35,7 @@ class Requirement(NamedTuple):
 
     extra: str  # "" if nnxp always needs it
     package: str
-    text: str  # with the bounds, as pip takes it
+    text: str  # with the version bounds, as pip takes it
 
     def accepts(self, version: str) -> bool:
         """Return whether a version is within the bounds."""
@@ -46,7 +46,7 @@ class Requirement(NamedTuple):
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """Return the numbers of a version: (2, 13) of ``2.13.0+cpu``, as 2.13 and 2.13.0 are equal."""
+    """Return the numbers of a version without final zeros: (2, 13) for ``2.13.0+cpu``."""
     numbers = re.match(r"\d+(\.\d+)*", version)
     return tuple(map(int, re.sub(r"(\.0+)*$", "", numbers[0]).split("."))) if numbers else ()
 
@@ -60,8 +60,8 @@ def is_checkout() -> bool:
 def requirements() -> list[Requirement]:
     """Return all requirements, of nnxp and of its extras.
 
-    From pyproject.toml in a checkout, whose installation may be older than the file, else from the
-    metadata of the installed package.
+    In a checkout they are read from pyproject.toml, since the installed metadata may be older;
+    otherwise from the metadata of the installed package.
     """
     if is_checkout():
         import tomllib
@@ -79,7 +79,7 @@ def requirements() -> list[Requirement]:
             texts = requires("nnxp") or []
         except PackageNotFoundError:
             texts = []
-        # Such as "matplotlib>=3.9; extra == 'plot'".
+        # A text is, for example, "matplotlib>=3.9; extra == 'plot'".
         pairs = [
             (re.sub(r".*['\"](.*)['\"].*", r"\1", marker), text.strip())
             for text, _, marker in (text.partition(";") for text in texts)
@@ -92,8 +92,8 @@ def requirements() -> list[Requirement]:
 def install_extra(extra: str) -> str:
     """Return the command that installs the packages of an extra.
 
-    In a checkout, ``python -m pip install -e '.[plot]'``. Elsewhere it names the packages, since
-    pip may not find this nnxp on its index.
+    In a checkout it is ``python -m pip install -e '.[plot]'``. Elsewhere it lists the packages,
+    since pip's index may not have this nnxp.
     """
     if is_checkout():
         folder = "." if Path.cwd() == _ROOT else _ROOT
@@ -103,7 +103,7 @@ def install_extra(extra: str) -> str:
 
 
 def pip(*arguments: str) -> str:
-    """Return a command of pip, for the Python that is running."""
+    """Return a pip command for the running Python."""
     import shutil
 
     name = Path(sys.executable).name

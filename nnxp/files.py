@@ -21,12 +21,12 @@ READ_ERRORS = (OSError, EOFError, zlib.error, MemoryError)
 """The errors that reading a file can raise, with or without gzip."""
 
 _WINDOWS = os.name == "nt"
-_ALWAYS_ALLOWED = 64 << 20  # bytes, which every machine can spare
-_MAX_GZIP_RATIO = 100  # real images unpack to at most ten times the file's size
+_ALWAYS_ALLOWED = 64 << 20  # bytes; every machine has this much memory
+_MAX_GZIP_RATIO = 100  # real images decompress to at most ten times the file's size
 
 
 def max_unpacked_bytes(path: Path) -> int:
-    """Return how many bytes a file may unpack to; more is treated as a gzip bomb."""
+    """Return the number of bytes a file may decompress to; more is treated as a gzip bomb."""
     return max(_ALWAYS_ALLOWED, _MAX_GZIP_RATIO * path.stat().st_size)
 
 
@@ -37,18 +37,18 @@ def open_binary(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
     Raises
     ------
     DataError
-        If `path` is no regular file but a folder, a pipe, a socket or a device, or cannot be a
-        path at all; or if the file is a ZIP archive.
+        If `path` is a folder, a pipe, a socket or a device, or is not a valid path; or if the file
+        is a ZIP archive.
     OSError
         If the file cannot be opened.
     """
     try:
         mode = path.stat().st_mode
-    except ValueError as error:  # a NUL, or half of a pair of surrogates
+    except ValueError as error:  # a NUL character, or a lone surrogate
         raise DataError(f"{path} cannot be the name of a file ({error})") from error
     if stat.S_ISDIR(mode):
         raise DataError(f"{path} is a folder; give a file in it")
-    if not stat.S_ISREG(mode):  # to open a pipe would wait for a writer; a device may never end
+    if not stat.S_ISREG(mode):  # opening a pipe waits for a writer, and a device may be endless
         raise DataError(
             f"{path} is a pipe, a socket or a device; write its contents to a file and give that"
         )
@@ -69,7 +69,7 @@ def expand_home(path: object) -> Path:
     Raises
     ------
     InputError
-        If it is neither a string nor a `Path`, or that folder is not known.
+        If it is neither a string nor a `Path`, or the home folder is not known.
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         raise InputError(f"a path must be a string or a pathlib.Path, got {path!r:.80}")
@@ -84,7 +84,7 @@ def expand_home(path: object) -> Path:
 
 
 def resolve_file(path: str | os.PathLike[str]) -> Path:
-    """Return a path as an absolute one without ``~`` or links, which a ``chdir`` does not change.
+    """Return a path as an absolute path without ``~`` or links, which ``chdir`` does not affect.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def resolve_file(path: str | os.PathLike[str]) -> Path:
     """
     try:
         file = expand_home(path).resolve()
-        # For a circle of links, Python 3.13 returns a link; older versions raise an error.
+        # For a loop of links, Python 3.13 returns a link; older versions raise an error.
         names_file = file.name and not file.is_symlink() and (file.is_file() or not file.exists())
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise InputError(f"{path!r} cannot be written ({error}); choose another") from error
@@ -105,12 +105,12 @@ def resolve_file(path: str | os.PathLike[str]) -> Path:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to a temporary file, then rename it to `path`, which is never incomplete.
 
-    The file keeps the permissions of the one that it replaces, also while it is written.
+    The temporary file has the permissions of the file that it replaces.
 
     Raises
     ------
     OSError
-        If `path` cannot be written; a file that was there is unchanged.
+        If `path` cannot be written; an existing file is unchanged.
     """
     try:
         if path.exists() and not path.is_file():
@@ -122,9 +122,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
             if mode is not None:
-                temporary.chmod(mode)  # whatever the umask
+                temporary.chmod(mode)  # independent of the umask
             if _WINDOWS:
-                stream.close()  # no open file can be renamed there
+                stream.close()  # Windows cannot rename an open file
             temporary.replace(path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
@@ -141,7 +141,7 @@ def remove_temporary(path: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(path.name)}\.\d+\.\d+")
     for file in path.parent.iterdir():
         if pattern.fullmatch(file.name) and file.is_file():
-            # A file of a process that lives is locked, or open, or gone since.
+            # If the process still runs, its file is locked, open, or already removed.
             with contextlib.suppress(OSError), file.open("rb+") as stream:
                 lock_stream(stream, wait=False)
                 if _WINDOWS:
@@ -151,17 +151,17 @@ def remove_temporary(path: Path) -> None:
 
 @contextmanager
 def _temporary_file(path: Path, mode: int) -> Iterator[tuple[Path, BinaryIO]]:
-    """Create a locked file beside `path`, and remove it at the end if it was not renamed."""
+    """Create a locked file in the folder of `path`; remove it at the end if it was not renamed."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     while True:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
         descriptor = os.open(temporary, flags, mode)
         try:
             with os.fdopen(descriptor, "wb") as stream:
-                # Where a file system has no locks, `remove_temporary` removes nothing.
+                # If the file system has no locks, `remove_temporary` removes nothing.
                 with contextlib.suppress(OSError):
                     lock_stream(stream, wait=True)
-                if temporary.exists():  # else it was removed before it was locked
+                if temporary.exists():  # otherwise it was removed before it was locked: try again
                     yield temporary, stream
                     return
         finally:
@@ -170,7 +170,7 @@ def _temporary_file(path: Path, mode: int) -> Iterator[tuple[Path, BinaryIO]]:
 
 def lock_stream(stream: IO[bytes], *, wait: bool) -> None:
     """Lock a file until it is closed, or raise an `OSError` if another process has the lock."""
-    if not _WINDOWS:  # where an open file cannot be removed anyway
+    if not _WINDOWS:  # Windows does not remove an open file, so it needs no lock
         import fcntl
 
         fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

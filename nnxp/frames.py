@@ -1,6 +1,6 @@
-"""Frames: data as users give them, as NumPy arrays: also DataFrames and Series of pandas or polars.
+"""Frames: conversion of users' arrays, DataFrames and Series to NumPy arrays.
 
-Neither library is imported.
+DataFrames and Series may be those of pandas or polars; neither library is imported.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from nnxp.errors import InputError
 Columns: TypeAlias = tuple[str | int, ...]
 """The names of the columns of a DataFrame."""
 
-_CHECKED = 1 << 20  # numbers that are checked at a time, to take little memory
-# The sum of weights at most: the root of what float32 holds, so that as much is left for losses
-# that are multiplied with them. Likewise the inverse of the largest weight.
+_CHECKED = 1 << 20  # numbers that are checked at a time, to limit the memory
+# The largest sum of weights, and the inverse of the smallest largest weight. It is the square root
+# of the largest float32, so that products with losses up to the same size do not overflow.
 _WEIGHT = 1e19
 _MAX_NAMES = 1 << 18
 _NUMBERS = (Real, Decimal, np.bool_)
@@ -33,15 +33,16 @@ _TIMES = (datetime.date, datetime.timedelta, np.datetime64, np.timedelta64)
 
 
 class _Remedy(NamedTuple):
-    """What to do with values of a kind.
+    """The remedy for values of a kind that cannot be used.
 
     Attributes
     ----------
     said : str
+        The remedy in words.
     array : str
         Code for an array or a Series `x`.
     pandas, polars : str
-        Code for the column NAME of a DataFrame `x`; if empty, the array's code works there, too.
+        Code for the column NAME of a DataFrame `x`; if empty, use the code for arrays.
     """
 
     said: str
@@ -53,7 +54,9 @@ class _Remedy(NamedTuple):
         return f"{self.said}, for example {self.array}" if self.array else self.said
 
 
-_REMEDIES = {  # by the kind of a dtype, and more: D are dictionaries, L lists, P periods, t times
+# Keys are the kinds of NumPy dtypes, and D for dictionaries, L for lists, P for periods, t for
+# times.
+_REMEDIES = {
     "U": _Remedy(
         "encode text as numbers",
         "numpy.column_stack([c[:, None] == numpy.unique(c) for c in numpy.asarray(x).T])",
@@ -110,12 +113,12 @@ def host_array(x: Any, what: str, owner: str) -> npt.NDArray[Any]:
     ----------
     x : object
     what, owner : str
-        Named in the error: what `x` is, such as "inputs", and who takes it.
+        Names in the error: of `x`, such as "inputs", and of the function that takes it.
 
     Raises
     ------
     InputError
-        If `x` is another container, or of those of `from_frame`.
+        If `x` is another container, or `from_frame` raises.
     """
     x = from_frame(x, what)
     if not isinstance(x, np.ndarray) or is_numpy_subclass(x):
@@ -127,7 +130,7 @@ def host_array(x: Any, what: str, owner: str) -> npt.NDArray[Any]:
 
 
 def _conversion(x: object, what: str, owner: str) -> str:
-    """Return how a container becomes an array, as the end of an error."""
+    """Return the end of an error: how to convert a container to an array."""
     if isinstance(x, (str, PathLike)) and what == "inputs":
         reader = "load_csv_inputs" if owner == "predict" else "load_csv"
         return f"; read a CSV file with nnxp.data.{reader}(x)"
@@ -152,7 +155,7 @@ def _conversion(x: object, what: str, owner: str) -> str:
 
 
 def _code_for_rows(rows: Sequence[Any]) -> str:
-    """Return code that makes an array of a list `x` of rows, if that needs more than NumPy."""
+    """Return code that converts a list `x` of rows to an array; "" if there is none."""
     if rows and all(isinstance(row, Mapping) for row in rows):
         rows = [list(row.values()) for row in rows]
         return "numpy.array([list(row.values()) for row in x])" if code_for_numpy(rows) else ""
@@ -171,13 +174,13 @@ def from_frame(x: Any, what: str) -> Any:
     ----------
     x : object
     what : str
-        Named in the error, such as "inputs".
+        The name of `x` in the error, such as "inputs".
 
     Raises
     ------
     InputError
-        If a value is missing or not finite, or is neither a number nor text, or text and numbers
-        are mixed.
+        If a value is missing or not finite, is neither a number nor text, or text and numbers are
+        mixed.
     """
     if isinstance(x, np.ndarray) or not callable(getattr(x, "to_numpy", None)):
         return x
@@ -198,7 +201,8 @@ def from_frame(x: Any, what: str) -> Any:
 def _require_no_times(x: Any, what: str) -> None:
     """Raise an `InputError` for times and structs of polars.
 
-    It makes numbers of times where another column holds numbers, and arrays of structs.
+    ``to_numpy`` of polars would convert times to numbers if another column holds numbers, and
+    structs to arrays.
     """
     for column, dtype in enumerate(_dtypes(x)):
         times = hasattr(dtype, "is_temporal") and dtype.is_temporal()
@@ -219,10 +223,11 @@ def _require_no_times(x: Any, what: str) -> None:
 
 
 def columns_of(x: Any) -> Columns | None:
-    """Return the names of a DataFrame's columns; None if they do not tell the columns apart.
+    """Return the names of a DataFrame's columns; None if they do not identify the columns.
 
-    That is so if a name occurs twice, or is neither text nor a whole number. Names of more than
-    `_MAX_NAMES` characters in all are not kept, so that they fit into a checkpoint.
+    They do not if a name occurs twice, or is neither a string nor a whole number. The result is
+    also None if the names have more than `_MAX_NAMES` characters, which would not fit into a
+    checkpoint.
     """
     if isinstance(x, np.ndarray) or not callable(getattr(x, "to_numpy", None)):
         return None
@@ -235,9 +240,9 @@ def columns_of(x: Any) -> Columns | None:
 
 
 def categories_of(x: Any) -> Any:
-    """Return the categories of a categorical Series, in their order; None if it is none.
+    """Return the categories of a categorical Series, in order; None if `x` is not categorical.
 
-    Those of polars' Categorical, which have no order of their own, are None.
+    The result is also None for polars' Categorical, whose categories have no order.
     """
     dtypes = _dtypes(x)
     found = getattr(dtypes[0], "categories", None) if len(dtypes) == 1 else None
@@ -245,7 +250,7 @@ def categories_of(x: Any) -> Any:
 
 
 def require_numbers(x: npt.NDArray[Any], what: str, owner: str, text: bool = False) -> None:
-    """Raise an `InputError` unless an array holds numbers, or text if that is taken as well."""
+    """Raise an `InputError` unless an array holds numbers; or text, if `text` is True."""
     if x.dtype.kind not in ("biufU" if text else "biuf"):
         remedy = str(_REMEDIES.get("M" if x.dtype.kind == "m" else x.dtype.kind, _REMEDIES["O"]))
         if x.dtype.kind == "V" and not x.dtype.names:  # bfloat16 and others of ml_dtypes
@@ -267,22 +272,22 @@ def require_finite(
     Parameters
     ----------
     values : (examples, …) array
-        Numbers, at least one.
+        At least one number.
     what : str
-        Named in the error, such as "inputs".
+        The name of the values in the error, such as "inputs".
     first : int, optional
-        The number of the first example, for the error.
+        The index of the first example, for the error.
     frame : DataFrame or Series, optional
-        Where `values` are from, for the error.
+        The source of `values`, for the error.
     """
     size = max(1, _CHECKED // math.prod(values.shape[1:]))
     largest = 0.0
     for start in range(0, len(values), size):
         part = values[start : start + size]
-        # Both are nan if a number is.
-        own = max(float(part.max()), -float(part.min()))
+        # Maximum and minimum are nan if a number is.
+        own = max(float(np.maximum.reduce(part, None)), -float(np.minimum.reduce(part, None)))
         if not math.isfinite(own):
-            wide = part.itemsize > 8  # numbers of more than float64 may be finite
+            wide = part.itemsize > 8  # long doubles beyond float64's range are finite, but rejected
             finite = np.abs(part) <= np.finfo("float64").max if wide else np.isfinite(part)
             index, *place = np.argwhere(~finite)[0].tolist()
             if frame is not None:
@@ -301,19 +306,19 @@ def require_finite(
 
 
 def host_weights(x: Any, owner: str) -> npt.NDArray[np.float64]:
-    """Return weights of examples, of shape (examples,), as float64; their number is not checked.
+    """Return example weights as a float64 array of shape (examples,); their number is not checked.
 
     Parameters
     ----------
     x : (examples,) or (examples, 1) array, Series or DataFrame
     owner : str
-        Named in the error.
+        The name of the function that takes the weights, for the error.
 
     Raises
     ------
     InputError
-        If `x` has another shape or dtype, a weight is negative or not finite, or all are 0 or, in
-        float32, as good as 0 or infinite.
+        If `x` has another shape or dtype, a weight is negative or not finite, all weights are 0, or
+        their sum would overflow or underflow in float32.
     """
     given = host_array(x, "weights", owner)
     weights = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
@@ -341,18 +346,18 @@ def host_weights(x: Any, owner: str) -> npt.NDArray[np.float64]:
 
 
 def _dtypes(x: Any) -> list[Any]:
-    """Return the dtypes of a DataFrame's columns, or that of a Series or an array."""
+    """Return the dtypes of a DataFrame's columns, or the dtype of a Series or an array."""
     if hasattr(x, "dtypes") and len(x.shape) == 2:
         return list(x.dtypes)
     return [getattr(x, "dtype", None)]
 
 
 def _plain_array(array: npt.NDArray[Any], what: str, frame: Any) -> npt.NDArray[Any]:
-    """Return an array of objects as one of numbers or text; other arrays as they are.
+    """Return an array of objects as an array of numbers or text; return other arrays unchanged.
 
-    `frame` is the DataFrame or Series that it is from, or None.
+    `frame` is the DataFrame or Series that the array is from, or None.
     """
-    if array.dtype.kind == "T":  # NumPy's text of any length
+    if array.dtype.kind == "T":  # NumPy's StringDType
         array = array.astype(object)
     if array.dtype.kind != "O" or array.ndim == 0:
         return array
@@ -373,7 +378,7 @@ def _plain_array(array: npt.NDArray[Any], what: str, frame: Any) -> npt.NDArray[
     try:
         if not all(issubclass(kind, (Integral, np.bool_)) for kind in kinds):
             return array.astype("float64")
-        # As Python's numbers: NumPy's would wrap around in silence.
+        # Use Python integers: NumPy integers would overflow silently.
         whole = [int(value) for value in array.flat]
         dtype = "int64" if max(whole) < 2**63 else "uint64"
         return np.array(whole, dtype).reshape(array.shape)
@@ -388,7 +393,7 @@ def _plain_array(array: npt.NDArray[Any], what: str, frame: Any) -> npt.NDArray[
 
 
 def _is_missing(value: Any) -> bool:
-    """Return whether a cell is None, or not equal to itself, as NaN, NaT and pandas.NA are."""
+    """Return whether a cell is None, NaN, NaT or pandas.NA; the latter do not equal themselves."""
     if hasattr(value, "__len__"):  # text, a list, an array
         return False
     try:
@@ -398,7 +403,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _kind(value: object) -> str:
-    """Return the kind of a cell that is no number; see `_REMEDIES`."""
+    """Return the kind of a cell that is not a number; see `_REMEDIES`."""
     kinds = (
         (str, "U"), (bytes, "S"), (_TIMES, "M"), (datetime.time, "t"), (complex, "c"),
         (Mapping, "D"), ((Sequence, np.ndarray), "L"),
@@ -408,7 +413,7 @@ def _kind(value: object) -> str:
 
 
 def _cell_remedy(array: npt.NDArray[Any], index: tuple[int, ...], frame: Any) -> str:
-    """Return what to do with a cell that is no number, and code for it."""
+    """Return the remedy for a cell that is not a number, with code."""
     value = array[index]
     kind = _kind(value)
     said, code, pandas, polars = _REMEDIES[kind]
@@ -445,7 +450,7 @@ def _missing(what: str, index: tuple[int, ...], frame: Any) -> InputError:
 
 
 def _place(index: tuple[int, ...], frame: Any) -> str:
-    """Return the place of a cell, with the name of its column in a DataFrame."""
+    """Return the position of a cell as text, with the name of its column in a DataFrame."""
     row = f"row {index[0]}"
     names = list(getattr(frame, "columns", ())) if len(index) == 2 else []
     if not names:
@@ -456,7 +461,7 @@ def _place(index: tuple[int, ...], frame: Any) -> str:
 
 
 def _within(index: Sequence[int]) -> str:
-    """Return the place of a number within its example, as the end of a text."""
+    """Return the position of a number in its example, as the end of a text."""
     if len(index) > 1:
         return f", position {tuple(index)}"
     return f", column {index[0]}" if index else ""

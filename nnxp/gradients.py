@@ -1,4 +1,4 @@
-"""Gradients: numerical gradients, and the comparison of backpropagation with them."""
+"""Gradients: finite differences, and the comparison of backpropagation with them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from nnxp.losses import Loss
 from nnxp.network import Sequential
 
 # The error of a central difference is about step² f''' / 6 from truncation and eps |f| / step from
-# rounding; they balance near eps^(1/3) = 6e-6, for functions that vary on the scale of max(1, |x|).
+# rounding. Both are equal near step = eps^(1/3) = 6e-6, if f varies on the scale of max(1, |x|).
 _STEP = 2.0**-17
 
 
 @explained("nnxp.numerical_gradient(f, x)")
 def numerical_gradient(f: Callable[[Array], Array | float], x: Array) -> Array:
-    """Return the gradient of `f` at `x` by central differences, element by element.
+    """Return the gradient of `f` at `x` by central finite differences, element by element.
 
     Parameters
     ----------
     f : callable
-        Takes an array of the shape of `x` and returns one number.
+        A function that takes an array of the shape of `x` and returns one number.
     x : float64 array
-        It is not changed. float32 is refused, because its rounding errors are too large.
+        It is not changed. float32 raises an error, because its rounding errors are too large.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def numerical_gradient(f: Callable[[Array], Array | float], x: Array) -> Array:
     size = math.prod(x.shape)
     position = xp.reshape(xp.arange(size, device=x.device), x.shape)
     step = _STEP * xp.maximum(xp.abs(x), 1.0)
-    # The distance of the two arguments of f, which rounding may change from 2 * step.
+    # The exact distance of the two arguments of f; rounding may change it from 2 * step.
     widths = xp.reshape((x + step) - (x - step), (size,))
     slopes = []
     for i in range(size):
@@ -69,28 +69,33 @@ def numerical_gradient(f: Callable[[Array], Array | float], x: Array) -> Array:
 def check_gradients(
     network: Sequential, loss: Loss, inputs: Array, labels: Array
 ) -> dict[str, float]:
-    """Compare backpropagation with numerical gradients, for every parameter and the inputs.
+    """Compare backpropagation with finite differences, for every parameter and the inputs.
 
     Parameters
     ----------
     network : Sequential
-        In float64; its parameters and states are restored afterwards.
+        A network in float64. Its parameters and states are restored afterwards.
     loss : Loss
-        Applied to the network's outputs; its `backward` is checked too.
+        A loss of the network's outputs, whose `backward` is checked, too.
     inputs, labels : array
         A batch, on the network's device.
 
     Returns
     -------
     dict of str to float
-        For each parameter, and ``"inputs"``, the largest difference between the two gradients
-        relative to the largest entry of either; inf if it is not finite.
+        For each parameter, and ``"inputs"``, the largest difference between the two gradients,
+        divided by the largest magnitude in either gradient; inf if it is not finite.
+
+    Raises
+    ------
+    InputError
+        If the network is not in float64.
     """
     states = network.states()
     before = dict(states)
 
     def forward(x: Array) -> Array:
-        """Do a training forward from the same state each time, so that dropout repeats its mask."""
+        """Do a training forward from the initial state, so that dropout repeats its mask."""
         for name, state in before.items():
             states.place(name, namespace_of(state, "check_gradients").asarray(state, copy=True))
         return network.forward(x, training=True)
@@ -124,6 +129,6 @@ def _relative_error(a: Array, b: Array) -> float:
     xp = namespace_of(a, "check_gradients")
     difference = float(xp.max(xp.abs(a - b)))
     if not math.isfinite(difference):
-        return math.inf  # not nan, which max() may ignore
+        return math.inf  # max() of a user may ignore nan
     scale = max(float(xp.max(xp.abs(a))), float(xp.max(xp.abs(b))))
     return difference / scale if scale else 0.0

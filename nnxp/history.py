@@ -13,12 +13,12 @@ _SHOWN = 5  # records at the beginning and at the end of a table
 
 
 class Figures(Mapping[str, float]):
-    """Measured numbers by name, which are attributes too: ``x["loss"]`` and ``x.loss``.
+    """Figures by name, also as attributes: ``x["loss"]`` and ``x.loss``.
 
     Parameters
     ----------
-    figures : float
-        By name.
+    **figures : float
+        The figures by name.
     """
 
     def __init__(self, **figures: float) -> None:
@@ -54,20 +54,20 @@ class Record(Figures):
     Parameters
     ----------
     epoch : int
-        Counted from 1.
+        The number of the epoch, counted from 1.
     train_loss : float
-        The mean over the training examples, the penalty included; see ``train_metrics`` of
+        The mean loss of the training examples, including the penalty; see ``train_metrics`` of
         `Trainer.fit`.
     train_accuracy : float, optional
-        The share of correct examples; missing if there are no classes.
+        The share of correct training examples; missing if the loss is not for classes.
     validation_loss, validation_accuracy : float, optional
-        On the validation examples, after the epoch; missing if there are none.
+        Loss and accuracy of the validation examples after the epoch; missing if there are none.
     penalty : float, optional
-        How much of the losses the penalty is.
+        The penalty, which the losses include; missing if there is none.
     seconds : float
-        Wall time of the epoch and its evaluation, and of dropped records before it.
-    figures : float
-        What else was measured, such as ``train_top5_accuracy``.
+        Wall time of the epoch and its evaluation, plus that of dropped records before it.
+    **figures : float
+        Further figures, such as ``train_top5_accuracy``.
     """
 
     __slots__ = ()
@@ -85,20 +85,20 @@ class Record(Figures):
 
 
 class History(list[Record]):
-    """The records of a training, one for each finished epoch.
+    """The records of a training run, one for each finished epoch.
 
-    At most `MAX_RECORDS` are kept: memory and checkpoints stay small in a long training.
+    At most `MAX_RECORDS` are kept, to limit memory and the size of checkpoints.
     """
 
     def append(self, record: Record) -> None:
         """Append a record; if there are more than `MAX_RECORDS`, drop every second one.
 
-        The first and the last are always kept. So the history still covers all of the training,
-        with fewer records of old epochs.
+        The first and the last record are always kept. So the history still covers the whole
+        training run, with fewer records of early epochs.
         """
         super().append(record)
         while len(self) > MAX_RECORDS:
-            start = 2 - len(self) % 2  # so that an even number follows
+            start = 2 - len(self) % 2  # an even number of records follows
             self[start:] = [
                 Record(**{**kept, "seconds": dropped.seconds + kept.seconds})
                 for dropped, kept in zip(self[start::2], self[start + 1 :: 2], strict=True)

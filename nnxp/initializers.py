@@ -20,13 +20,11 @@ from nnxp.checks import POSITIVE, explained, require_number, unknown_name
 from nnxp.errors import InputError
 
 __all__ = [
-    "INITIALIZERS",
     "Initializer",
     "draw_weights",
     "fans",
     "he_normal",
     "normal",
-    "require_initializer",
     "xavier_uniform",
     "zeros",
 ]
@@ -189,3 +187,7 @@ def draw_weights(initializer: object, rng: np.random.Generator, shape: tuple[int
     if weights.shape != shape:
         raise InputError(f"the initializer must return shape {shape}, got {weights.shape}")
     return weights
+
+
+def __dir__() -> list[str]:
+    return __all__

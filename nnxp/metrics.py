@@ -20,7 +20,6 @@ from nnxp.parts import Part
 
 __all__ = [
     "F1",
-    "METRICS",
     "R2",
     "Accuracy",
     "MeanAbsoluteError",
@@ -29,7 +28,6 @@ __all__ = [
     "Recall",
     "TopAccuracy",
     "accuracy",
-    "binary_correct",
     "confusion_matrix",
     "correct",
 ]
@@ -502,3 +500,7 @@ METRICS: dict[str, type[Metric]] = {
     "r2": R2,
 }
 """The metrics by name."""
+
+
+def __dir__() -> list[str]:
+    return __all__

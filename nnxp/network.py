@@ -32,7 +32,7 @@ from nnxp.parts import (
 )
 from nnxp.table import Table
 
-# What networks of other libraries have, and what does it here.
+# Methods of networks in other libraries, and the nnxp code with the same effect.
 _ELSEWHERE = {
     "add": "nnxp.Sequential([*network, layer])",
     "append": "nnxp.Sequential([*network, layer])",
@@ -48,7 +48,7 @@ _ELSEWHERE = {
     "load_state_dict": "network.load_parameters(parameters)",
 }
 
-_MAX_NUMBERS = 1 << 23  # of an array in predictions and evaluations: 32 MiB of float32
+_MAX_NUMBERS = 1 << 23  # numbers of an array in predictions and evaluations: 32 MiB of float32
 
 
 class Sequential(Layer):
@@ -63,13 +63,13 @@ class Sequential(Layer):
     Attributes
     ----------
     layers : tuple of Layer
-        May be assigned, and is checked then.
+        They can be assigned; the new layers are checked.
     device : Device or None
-        Of the parameters and the state; None for a network without.
+        The device of the parameters and the state; None for a network without them.
     dtype : str or None
-        Name of the dtype of parameters and inputs.
+        The name of the dtype of parameters and inputs; None for a network without parameters.
     data_format : DataFormat or None
-        How the data were that `Trainer.fit` trained the network on; None before.
+        The format of the data that `Trainer.fit` trained the network on; None before training.
 
     Examples
     --------
@@ -90,7 +90,7 @@ class Sequential(Layer):
     _layers: tuple[Layer, ...] = ()
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Make the identity by which an optimizer recognizes the network."""
+        """Create the object with its identity, by which an optimizer recognizes the network."""
         network = super().__new__(cls, *args, **settings)
         network._identity = object()
         return network
@@ -108,8 +108,8 @@ class Sequential(Layer):
         self.layers = (layers, *more) if isinstance(layers, Layer) else layers
         if more and not isinstance(layers, Layer):
             raise InputError(
-                f"{type(self).__name__} expects one list of layers, or all layers, got a list and "
-                f"{more[0]!r}"
+                f"{type(self).__name__} expects one list of layers, or one argument for each "
+                f"layer, got a list and {more[0]!r}"
             )
 
     @property
@@ -121,7 +121,7 @@ class Sequential(Layer):
     def layers(self, layers: Iterable[Layer]) -> None:
         given: object = layers
         if isinstance(given, Layer) or not isinstance(given, Iterable):
-            raise InputError(f"the layers of a network are a list, got {given!r} alone")
+            raise InputError(f"the layers of a network must be a list, got {given!r}")
         layers = tuple(layers)
         if not layers:
             raise InputError("Sequential expects at least one layer, got none")
@@ -145,10 +145,14 @@ class Sequential(Layer):
         _require_trainable([each for layer in layers for each in _within(layer)])
         self._layers = layers
 
+    def _owners(self) -> Iterator[Layer]:
+        """Yield the layers that have parameters or state."""
+        return (x for layer in self.layers for x in layer.leaves() if x.params or x.state)
+
     @property
     def device(self) -> Device | None:
-        """The device of parameters and state; None for a network without."""
-        return next((x.device for x in self.leaves() if x.params or x.state), None)
+        """The device of parameters and state; None for a network without them."""
+        return next((x.device for x in self._owners()), None)
 
     @device.setter
     def device(self, device: Device | str) -> None:
@@ -156,8 +160,8 @@ class Sequential(Layer):
 
     @property
     def dtype(self) -> str | None:
-        """The name of the dtype of parameters and state; None for a network without."""
-        return next((x.dtype for x in self.leaves() if x.params or x.state), None)
+        """The name of the dtype of parameters and state; None for a network without them."""
+        return next((x.dtype for x in self._owners()), None)
 
     @dtype.setter
     def dtype(self, dtype: str) -> None:
@@ -166,7 +170,7 @@ class Sequential(Layer):
         )
 
     def all_layers(self) -> list[Layer]:
-        """Return all layers within the network, networks among them."""
+        """Return all layers within the network, including inner networks."""
         return list(_within(self))[1:]
 
     def require_trainable(self) -> None:
@@ -219,7 +223,7 @@ class Sequential(Layer):
             sizes = replace(place)
             network = super().build(config, place)
             own = next(kind for kind in cls.__mro__ if "__init__" in vars(kind))
-            if own is not Sequential:  # it may add layers, and would add them once more
+            if own is not Sequential:  # its __init__ may add layers that are already there
                 network.layers = decode_settings({"layers": config["layers"]}, sizes)["layers"]
             return network
         if unknown := config.keys() - settings.keys() - {"layers"}:
@@ -251,7 +255,11 @@ class Sequential(Layer):
         x : (batch, inputs) array
             On the network's device and in its dtype.
         training : bool, optional
-            Save in each layer what `backward` needs, and change its state.
+            Whether layers save the arrays that `backward` needs, and update their state.
+
+        Returns
+        -------
+        (batch, outputs) array
         """
         for layer in self.layers:
             x = layer.forward(x, training)
@@ -267,7 +275,7 @@ class Sequential(Layer):
         return dy
 
     def backward_parameters(self, dy: Array) -> None:
-        """Compute only the gradients of the parameters, which is all that training needs.
+        """Compute only the gradients of the parameters; training needs no others.
 
         The first layer with trainable parameters skips the gradient at its inputs, a third of its
         work, and layers before it are skipped.
@@ -284,7 +292,7 @@ class Sequential(Layer):
             layer.discard_saved()
 
     def output_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        """Return the shape of one example's output for an input's shape; None means unknown."""
+        """Return the shape of one example's output for the shape of its input; None if unknown."""
         for layer in self.layers:
             shape = layer.output_shape(shape)
         return shape
@@ -299,9 +307,9 @@ class Sequential(Layer):
         return Work(max(x.numbers for x in works), max(x.multiplications for x in works))
 
     def examples_at_once(self, shape: tuple[int, ...]) -> int:
-        """Return how many examples of a shape to compute at once, so that no array is large.
+        """Return how many examples of a shape to compute at once to limit the memory.
 
-        The largest array then has at most 2**23 numbers, 32 MiB of float32.
+        The largest array then has at most 2**23 numbers, 32 MiB in float32.
         """
         return max(1, _MAX_NUMBERS // self.work(shape).numbers)
 
@@ -314,7 +322,12 @@ class Sequential(Layer):
         device : Device or str
             As in `nnxp.device`.
         dtype : str or dtype, optional
-            ``"float32"`` or ``"float64"``; the network's own by default.
+            ``"float32"`` or ``"float64"``; by default the network's dtype.
+
+        Returns
+        -------
+        Sequential
+            A network of the same class.
 
         Examples
         --------
@@ -328,7 +341,7 @@ class Sequential(Layer):
         copied = copy.copy(self)
         copied.params, copied.grads, copied.state = {}, {}, {}
         copied.layers = [layer.to(opened, dtype=dtype) for layer in self.layers]
-        # Attributes of a subclass that are layers of the network.
+        # A subclass may have attributes that are layers of the network.
         moved = {id(x): y for x, y in zip(_within(self), _within(copied), strict=True)}
         aliases = {n: moved[id(x)] for n, x in vars(self).items() if id(x) in moved}
         vars(copied).update(aliases)
@@ -336,19 +349,20 @@ class Sequential(Layer):
 
     @explained("network.predict(x, batch_size=100)")
     def predict(self, x: Any, *, batch_size: int | None = None) -> Array:
-        """Return the outputs (scores) for inputs like those that `Trainer.fit` took.
+        """Return the outputs (scores) for inputs in the format of the training data.
 
-        They are moved to the network's device, converted to its dtype and divided by the training
-        data's scale (see `DataFormat.scale_of`); a warning is given if their size is another than
-        in training. Several threads may predict at once, also while another one trains.
+        The inputs are moved to the network's device, converted to its dtype and divided by the
+        training data's scale (see `DataFormat.scale_of`). A warning is given if the numbers are of
+        another magnitude than in training. Several threads may predict at once, also while another
+        one trains.
 
         Parameters
         ----------
         x : (batch, inputs) array or DataFrame
             On the host or on the network's device.
         batch_size : int, optional
-            How many examples to compute at a time, which bounds the memory; by default as many as
-            `examples_at_once` says.
+            How many examples to compute at a time, which limits the memory; by default the result
+            of `examples_at_once`.
 
         Returns
         -------
@@ -364,7 +378,7 @@ class Sequential(Layer):
         """
         known, device, dtype = self.data_format, self.device, self.dtype
         x = require_examples(x, known)
-        if device is None or dtype is None:  # a network without arrays takes any
+        if device is None or dtype is None:  # a network without arrays accepts any
             return self.forward(x)
         if batch_size is not None:
             size = require_count("batch_size", batch_size)
@@ -377,7 +391,9 @@ class Sequential(Layer):
 
     @explained("network.predict_proba(x, batch_size=100)")
     def predict_proba(self, x: Any, *, batch_size: int | None = None) -> Array:
-        """Return the probabilities of the classes: softmax or sigmoid of the scores, by the loss.
+        """Return the probabilities of the classes: softmax or sigmoid of the scores.
+
+        The loss of the training decides which of them.
 
         Parameters
         ----------
@@ -402,7 +418,7 @@ class Sequential(Layer):
 
     @explained("network.predict_classes(x, batch_size=100)")
     def predict_classes(self, x: Any, *, batch_size: int | None = None) -> npt.NDArray[Any]:
-        """Return the class of each example, as the labels that the network was trained on.
+        """Return the predicted class of each example, as a label of the training data.
 
         Parameters
         ----------
@@ -429,7 +445,8 @@ class Sequential(Layer):
     def save(self, path: str | PathLike[str]) -> None:
         """Write the network to one file for predictions; `nnxp.load_network` reads it.
 
-        The file holds parameters, state and `data_format`; it is written whole or not at all.
+        The file has the parameters, the state and `data_format`. It is written completely or not at
+        all.
 
         Parameters
         ----------
@@ -441,7 +458,7 @@ class Sequential(Layer):
         InputError
             If the network has no parameters, layers share an array, or a setting is not JSON.
         CheckpointError
-            If the path cannot name a file, or the file cannot be written.
+            If the path is not a valid file name, or the file cannot be written.
         DivergenceError
             If parameters or state are not finite.
         MissingExtraError
@@ -462,12 +479,18 @@ class Sequential(Layer):
     def activations(self, x: Array) -> dict[str, Array]:
         """Return the outputs of every layer for inputs `x`, by name and in order.
 
-        The names are those of the classes, numbered, such as ``affine1``, ``relu1`` and, within a
-        network, ``residual1.affine1``; a network itself has its name without more.
+        The names are the classes' names with a number, such as ``affine1``, ``relu1`` and, within
+        a network, ``residual1.affine1``. The output of an inner network has the name
+        ``residual1``.
 
         Parameters
         ----------
         x : (batch, inputs) array
+            On the network's device and in its dtype.
+
+        Returns
+        -------
+        dict of str to array
         """
         found: dict[str, Array] = {}
         self._activate(x, found, {id(layer): name for name, layer in self.named_layers().items()})
@@ -481,12 +504,12 @@ class Sequential(Layer):
             found[names[id(layer)]] = x
 
     def named_layers(self, prefix: str = "") -> dict[str, Layer]:
-        """Return all layers, those within networks too, by the names of `activations`.
+        """Return all layers, including those within networks, by the names of `activations`.
 
         Parameters
         ----------
         prefix : str, optional
-            Put before each name.
+            Text to put before each name.
         """
         found: dict[str, Layer] = {}
         counts: dict[str, int] = {}
@@ -508,17 +531,17 @@ class Sequential(Layer):
         return self.arrays()[1]
 
     def arrays(self) -> tuple[Parameters, States]:
-        """Return `parameters()` and `states()`, which takes half the time of both calls."""
+        """Return `parameters()` and `states()`, in half the time of both calls."""
         parameters, states = self._slots()
         return Parameters(parameters, self._identity), States(states, self._identity)
 
     def gradients(self) -> dict[str, Array]:
-        """Return the gradients of the last backward under the names of the trainable parameters.
+        """Return the gradients of the last backward pass by the names of the trainable parameters.
 
         Raises
         ------
         CallOrderError
-            If there was no backward yet.
+            If there was no backward pass yet.
         """
         try:
             return {
@@ -533,7 +556,7 @@ class Sequential(Layer):
 
     @explained("network.load_parameters(other.parameters())")
     def load_parameters(self, parameters: Mapping[str, Array]) -> None:
-        """Replace all parameters by copies of `parameters`; after an error, none is changed.
+        """Replace all parameters with copies of `parameters`; after an error, none is changed.
 
         Parameters
         ----------
@@ -550,7 +573,7 @@ class Sequential(Layer):
         own.place_all(self._checked_copies(parameters, own))
 
     def load_arrays(self, parameters: Mapping[str, Array], states: Mapping[str, Array]) -> None:
-        """Replace all parameters and all layers' state by copies; after an error, none is changed.
+        """Replace all parameters and states with copies; after an error, none is changed.
 
         Parameters
         ----------
@@ -565,7 +588,7 @@ class Sequential(Layer):
     def _checked_copies(self, given: Mapping[str, Array], own: Parameters) -> dict[str, Array]:
         """Return copies of the given arrays that can replace the network's own."""
         if not hasattr(given, "keys"):
-            raise InputError(f"a network's {own.kind}s are arrays by name, got {given!r:.80}")
+            raise InputError(f"a network's {own.kind}s must be arrays by name, got {given!r:.80}")
         for name in given:
             if name not in own:
                 raise unknown_name(own.kind, name, own)
@@ -586,12 +609,13 @@ class Sequential(Layer):
         Parameters
         ----------
         shape : tuple of int, optional
-            That of one example; by default that of the training data, once there were any.
+            The shape of one example; by default that of the training data if the network was
+            trained.
 
         Raises
         ------
         InputError
-            If a layer does not take examples of this shape.
+            If a layer does not accept examples of this shape.
         """
         rows = [("layer", "output", "parameters", "count")]
         if shape is None and self.data_format is not None:
@@ -614,12 +638,12 @@ class Sequential(Layer):
         return Table(rows, left=3, footer=f"{total:,} parameters{place}")
 
     def _slots(self) -> tuple[Slots, Slots]:
-        """Return where each parameter and each state is, by name.
+        """Return the place of each parameter and each state, by name.
 
         Raises
         ------
         InputError
-            If a layer occurs twice, since an inner network was given one of another.
+            If a layer occurs twice: an inner network can get a layer of another one by assignment.
         """
         parameters: Slots = {}
         states: Slots = {}
@@ -632,7 +656,7 @@ class Sequential(Layer):
         for layer in self.layers:
             if id(layer) in named:
                 raise InputError(
-                    f"{layer!r} is twice in the network; use one object for each place"
+                    f"{layer!r} is in the network twice; use one object for each position"
                 )
             named.add(id(layer))
             if isinstance(layer, Sequential):
@@ -661,7 +685,7 @@ def _within(layer: Layer) -> Iterator[Layer]:
 
 
 def _require_trainable(layers: list[Layer]) -> None:
-    """Raise unless these layers can be one network; see `Sequential.require_trainable`."""
+    """Raise unless these layers can form a network; see `Sequential.require_trainable`."""
     for layer in layers:
         if not isinstance(layer, Sequential):
             require_no_layers(layer)
@@ -693,7 +717,7 @@ class Residual(Sequential):
     Parameters
     ----------
     layers : iterable of Layer
-        Their outputs must have the shape of their inputs.
+        Layers whose outputs have the shape of the inputs.
     """
 
     def forward(self, x: Array, training: bool = False) -> Array:

@@ -17,13 +17,12 @@ Slots: TypeAlias = dict[str, tuple[Layer, str]]
 class Parameters(MutableMapping[str, Array]):
     """The parameters of a network as one ordered mapping; assignments change the layers.
 
-    ``parameters["W1"] -= step`` therefore works for mutable arrays (NumPy) and immutable ones
-    (JAX).
+    So ``parameters["W1"] -= step`` works for mutable arrays (NumPy) and immutable arrays (JAX).
 
     Attributes
     ----------
     identity : object
-        Stands for the network, also after the network is deleted.
+        Identifies the network, also after the network is deleted.
     """
 
     kind: ClassVar[str] = "parameter"
@@ -60,7 +59,7 @@ class Parameters(MutableMapping[str, Array]):
             self.place(name, x)
 
     def hold(self, arrays: Mapping[str, Array]) -> bool:
-        """Return whether the layers hold these arrays themselves under their names."""
+        """Return whether the layers hold these array objects under these names."""
         attribute = self._attribute
         return all(
             getattr(layer, attribute).get(key) is arrays[name]
@@ -68,11 +67,11 @@ class Parameters(MutableMapping[str, Array]):
         )
 
     def matching_copy(self, name: str, new: Array) -> Array:
-        """Return a copy of `new`, which may replace an array if shape and dtype are the same."""
+        """Return a copy of `new`, which must have the shape, dtype and device of the old array."""
         old, layer = self[name], self.layer(name)
         if layer.device is not None:
             layer.device.require(new, f"{self.kind} {name}")
-            new = layer.device.asarray(new)  # without a graph of PyTorch's autograd
+            new = layer.device.asarray(new)  # detached from PyTorch's autograd graph
         if tuple(new.shape) != tuple(old.shape) or new.dtype != old.dtype:
             convert = "; convert it with astype" if tuple(new.shape) == tuple(old.shape) else ""
             raise InputError(

@@ -342,7 +342,7 @@ class Setting:
         if part is None:
             return self
         try:
-            value: float = vars(part)[self._name]
+            value: float = part.__dict__[self._name]
         except KeyError:
             raise AttributeError(f"{type(part).__name__} has no {self._name} yet") from None
         return value
@@ -355,9 +355,14 @@ class Setting:
 
 def numbers_of(part: Part) -> frozenset[str]:
     """Return the names of a part's settings that may change at any time; see `Setting`."""
-    kinds = type(part).__mro__
-    declared = {name for kind in kinds for name, x in vars(kind).items() if isinstance(x, Setting)}
-    return frozenset(declared & vars(part).keys())
+    return frozenset(_settings(type(part)) & vars(part).keys())
+
+
+@functools.lru_cache(1000)
+def _settings(kind: type) -> frozenset[str]:
+    """Return the names of the settings that a class declares."""
+    declared = (pair for each in kind.__mro__ for pair in vars(each).items())
+    return frozenset(name for name, x in declared if isinstance(x, Setting))
 
 
 Kind = TypeVar("Kind", bound=type[Part])

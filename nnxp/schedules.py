@@ -21,7 +21,6 @@ from nnxp.errors import InputError
 from nnxp.parts import Part
 
 __all__ = [
-    "SCHEDULES",
     "Chain",
     "Constant",
     "Cosine",
@@ -247,3 +246,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
 
 def _line(start: float, end: float, share: float) -> float:
     return start + (end - start) * share
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -18,14 +18,14 @@ from nnxp.penalties import Penalty
 from nnxp.ranks import ONE_RANK, Ranks, Share, Totals, total_of
 from nnxp.transforms import Transform, transform_gradients
 
-# Does a step for each of some batches, given the row indices of each.
+# A function that does a step for each batch, given the row indices of each batch.
 DoSteps: TypeAlias = Callable[[Iterable[Array]], object]
 
 
 class Step:
     """The training step of a network, a loss and an optimizer.
 
-    `Trainer.step`, captured steps and the search for a divergence all do this step.
+    `Trainer.step`, captured steps and the search for a divergence all use this class.
 
     Parameters
     ----------
@@ -34,16 +34,17 @@ class Step:
     optimizer : Optimizer
     penalty : Penalty, optional
     transforms : tuple of Transform, optional
-        Applied to the gradients, the penalty's included, one after the other.
+        Applied one after the other to the gradients, which include those of the penalty.
     metrics : tuple of Metric, optional
-        Measured beside the loss.
+        Measured in addition to the loss.
     sums : dict of str to array, optional
-        The sums of an epoch's loss and metrics so far, to which each step adds those of its batch;
-        see `measured_sums`. By default nothing is measured.
+        The sums of an epoch's loss and metrics so far. Each step adds the sums of its batch; see
+        `measured_sums`. By default nothing is measured.
     micro_batch_size : int, optional
-        Compute a batch in parts of so many rows, which needs less memory; by default as a whole.
+        Compute the gradients of a batch in parts of this many rows, which needs less memory. By
+        default the batch is not divided.
     ranks : Ranks, optional
-        The processes that divide each batch; by default this one alone. Their gradients are summed
+        The processes that divide each batch; by default only this one. Their gradients are summed
         once, between `backpropagate` and `gradients`.
     """
 
@@ -65,10 +66,10 @@ class Step:
         self.sums: dict[str, Array] = {} if sums is None else sums
         self.micro_batch_size = micro_batch_size
         self.ranks = ranks
-        self._gradients: Mapping[str, Array] | None = None  # of micro-batches or all ranks
-        self._before: dict[str, Array] = {}  # state that is of one rank's rows
-        self._weight: Array | float = 0.0  # of the rows of this rank
-        self.sums_are_means = False  # those over all ranks, as no example has a weight
+        self._gradients: Mapping[str, Array] | None = None  # sums over micro-batches or ranks
+        self._before: dict[str, Array] = {}  # state before the step that may differ between ranks
+        self._weight: Array | float = 0.0  # the weight of this rank's rows
+        self.sums_are_means = False  # the sums over all ranks, if no example has a weight
 
     @property
     def parts(self) -> tuple[object, ...]:
@@ -99,9 +100,9 @@ class Step:
         *,
         share: Share | None = None,
     ) -> Array:
-        """Do one update and return the loss before it, the penalty included, as a 0-d array.
+        """Do one update, and return the loss before it, including the penalty, as a 0-d array.
 
-        Parameters are those of `backpropagate`.
+        The parameters are those of `backpropagate`.
         """
         value = self.backpropagate(inputs, labels, weights, share=share)
         if share is not None:
@@ -119,17 +120,17 @@ class Step:
         *,
         share: Share | None = None,
     ) -> Array:
-        """Compute the gradients of the loss in the layers, and return the loss as a 0-d array.
+        """Compute the layers' gradients of the loss, and return the loss as a 0-d array.
 
         Parameters
         ----------
         inputs : (batch, …) array
         labels : array
         weights : (batch,) array, optional
-            As `nnxp.data.Batches` yields them.
+            Inputs, labels and weights as `nnxp.data.Batches` yields them.
         share : Share, optional
-            Which rows of the global batch these are. The gradients are then those of the sum of
-            the rows' weighted losses, for `summands`.
+            The position of these rows in the global batch. The gradients are then multiplied by the
+            weight of the rows, for `summands`.
         """
         self._gradients = None
         if share is None:
@@ -145,7 +146,7 @@ class Step:
 
     @contextlib.contextmanager
     def _placed(self, share: Share) -> Iterator[None]:
-        """Tell layers which rows of the global batch they get; without any, nothing is measured."""
+        """Set the layers' position in the global batch; measure nothing if the share is empty."""
         drawing = [layer for layer in self.network.leaves() if hasattr(layer, "row_offset")]
         counting = self._counting()
         self.remember_states()
@@ -166,7 +167,7 @@ class Step:
                 del layer.over_ranks
 
     def _counting(self) -> list[Any]:
-        """Return the layers whose statistics are those of the global batch."""
+        """Return the layers with statistics of the global batch."""
         if self.ranks.batch_norm != "all" or self.micro_batch_size is not None:
             return []
         return [layer for layer in self.network.leaves() if hasattr(layer, "over_ranks")]
@@ -176,18 +177,19 @@ class Step:
         return self.ranks.size > 1 and bool(self._counting())
 
     def remember_states(self) -> None:
-        """Remember the state that may differ between ranks after `backpropagate`."""
+        """Keep copies of the state that may differ between ranks after `backpropagate`."""
         states, counting = self.network.states(), self._counting()
         self._before = {}
         for name, x in states.items():
             xp = namespace_of(x, name)
             if states.layer(name) not in counting and xp.isdtype(x.dtype, "real floating"):
-                self._before[name] = xp.asarray(x, copy=True)  # in case it is changed in place
+                self._before[name] = xp.asarray(x, copy=True)  # a layer may change it in place
 
     def summands(self) -> dict[str, Array]:
         """Return the arrays to sum over all ranks, by name: gradients, changes of state, weight.
 
-        They are those of `backpropagate`, multiplied by the weight of this rank's rows.
+        Gradients and changes are those of `backpropagate`, multiplied by the weight of this rank's
+        rows.
         """
         grads: Mapping[str, Array] = self._gradients or self.network.gradients()
         arrays = {f"gradient of {name}": x for name, x in grads.items()}
@@ -201,7 +203,7 @@ class Step:
         return arrays | {"weight": xp.reshape(weight, (1,))}
 
     def receive(self, means: Mapping[str, Array]) -> None:
-        """Take the means over all ranks, of the names of `summands`, in place of this rank's."""
+        """Replace this rank's gradients and state by the means over all ranks; see `summands`."""
         params, states = self.network.arrays()
         self._gradients = {name: means[f"gradient of {name}"] for name in params.trainable}
         for name, before in self._before.items():
@@ -240,7 +242,7 @@ class Step:
         rows, size = inputs.shape[0], self.micro_batch_size
         if size is None or rows <= size:
             return self._backpropagate(inputs, labels, weights, factor)
-        # All parts have the random numbers of one batch.
+        # All parts use the random numbers of the same batch.
         drawing = [layer for layer in self.network.leaves() if hasattr(layer, "row_offset")]
         kept = [(layer, layer.row_offset, layer.state["counter"]) for layer in drawing]
         counts = _example_weights(self.loss, labels, inputs, weights)
@@ -284,7 +286,7 @@ class Step:
         return value
 
     def gradients(self) -> Mapping[str, Array]:
-        """Return the layers' gradients with those of the penalty, after all transforms."""
+        """Return the gradients of layers and penalty, after all transforms."""
         grads: Mapping[str, Array] = self._gradients or self.network.gradients()
         params = self.network.parameters()
         if self.penalty is not None:
@@ -295,17 +297,17 @@ class Step:
         """Update the parameters by these gradients, and count the step."""
         steps = self.optimizer.steps
         self.optimizer.update(self.network.parameters(), gradients)
-        if self.optimizer.steps is steps:  # an optimizer of the user's that does not count
+        if self.optimizer.steps is steps:  # a user's optimizer that does not count
             self.optimizer.steps += 1
 
 
 def _weighted(weights: Array | None) -> dict[str, Any]:
-    """Return the argument of weights; none where there are none, for parts that know of none."""
+    """Return weights as a keyword argument; nothing for None, since a part may not accept it."""
     return {} if weights is None else {"weights": weights}
 
 
 def _example_weights(loss: Loss, labels: Array, like: Array, weights: Array | None) -> Array | None:
-    """Return how much each example counts in the mean loss; None if all count the same."""
+    """Return the weight of each example in the mean loss; None if all count equally."""
     own = loss.example_weights(labels, like)
     if own is None or weights is None:
         return weights if own is None else own
@@ -313,7 +315,7 @@ def _example_weights(loss: Loss, labels: Array, like: Array, weights: Array | No
 
 
 def _share(own: Array, weights: Array) -> Array:
-    """Return how much of the sum of a batch's weights a part's `own` are."""
+    """Return the sum of a part's weights as a share of that of the batch."""
     xp = namespace_of(own, "weights")
     total = xp.sum(weights)
     return xp.sum(own) / xp.where(total > 0, total, 1.0)
@@ -322,7 +324,7 @@ def _share(own: Array, weights: Array) -> Array:
 def evaluated_sums(
     step: Step, scores: Array, labels: Array, weights: Array | None = None
 ) -> dict[str, Array]:
-    """Return the sums over a batch's scores, without training; see `measured_sums`."""
+    """Return the sums over a batch in an evaluation; see `measured_sums`."""
     value = step.loss.forward(scores, labels, training=False, **_weighted(weights))
     return measured_sums(step.loss, step.metrics, scores, labels, value, weights)
 
@@ -342,18 +344,18 @@ def measured_sums(
     loss : Loss
     metrics : tuple of Metric
     scores, labels : array
-        Of the batch.
+        The scores and labels of the batch.
     value : 0-d array
         The mean loss of the batch.
     weights : (batch,) array, optional
-        Of the examples; the sums are weighted then.
+        The weights of the examples, with which the sums are computed.
 
     Returns
     -------
     dict of str to array
-        1-D, in the dtype of the scores. ``"loss"`` is the sum of the losses, followed by the sum of
-        the examples' weights if the loss weights them itself. ``"accuracy"`` is missing if there
-        are no classes.
+        1-D arrays in the dtype of the scores. ``"loss"`` has the sum of the losses, followed by the
+        sum of the examples' weights if the loss itself weights examples. ``"accuracy"`` is missing
+        if the loss is not for classes.
     """
     xp = namespace_of(scores, loss)
     counts = _example_weights(loss, labels, scores, weights)

@@ -1,4 +1,4 @@
-"""Table: rows of text, which print in columns, and which a notebook shows as HTML."""
+"""Table: text in aligned columns, which a notebook shows as HTML."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Table(str):
     Parameters
     ----------
     rows : sequence of sequence of str
-        The first one has the columns' names.
+        The cells; the first row has the names of the columns.
     left : int, optional
-        How many columns, from the first, are aligned to the left; the others to the right.
+        The number of leading columns that are aligned to the left; others are aligned to the right.
     footer : str, optional
         A line below the table.
     """

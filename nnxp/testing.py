@@ -1,7 +1,7 @@
 """Testing: checks for your own layers, which all layers of nnxp pass.
 
-They need array-api-strict, whose simulated devices replace a GPU: a layer that calls one library,
-mixes devices or leaves the Array API standard fails there.
+The checks need array-api-strict, whose simulated devices stand in for a GPU: a layer that calls a
+specific library, mixes devices or leaves the Array API standard fails there.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from nnxp.network import Sequential
 
 __all__ = ["check_layer"]
 
-# For a loss near 1, rounding causes an error of about 2e-16 / 8e-6 = 3e-11 in a numerical gradient
-# (see nnxp.gradients): 3e-6 of a gradient of 1e-5. A wrong backward is off by 1 % or more.
+# For a loss near 1, rounding causes an error of about 2e-16 / 8e-6 = 3e-11 in a finite difference
+# (see nnxp.gradients), which is 3e-6 of a gradient of 1e-5. A wrong backward is off by 1 % or more.
 _GRADIENT_TOLERANCE = 1e-5
 
 
@@ -37,10 +37,10 @@ def check_layer(
     Parameters
     ----------
     layer : Layer
-        On any device; a copy is checked.
+        A layer on any device; a copy of it is checked.
     input_shape : tuple of int
-        The shape of a batch of inputs, such as ``(5, 4)``; choose one that differs from the
-        outputs' shape.
+        The shape of a batch of inputs, such as ``(5, 4)``. Choose one that differs from the shape
+        of the outputs.
     training_differs : bool, optional
         Whether outputs may differ between training and inference, as with dropout.
 
@@ -49,7 +49,7 @@ def check_layer(
     MissingExtraError
         If array-api-strict is not installed.
     LayerError
-        If a check fails, with a sentence for each that does:
+        If a check fails; the message has a sentence for each failure. These are the checks:
 
         - `forward` returns the shape that `output_shape` returns, and the same values in training
           and inference; it does not change its inputs;
@@ -58,7 +58,7 @@ def check_layer(
           called twice;
         - float32 stays float32 and float64 stays float64;
         - arrays stay on their device, also with array-api-strict, which enforces the standard;
-        - all gradients agree with numerical gradients.
+        - all gradients agree with finite differences.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def check_layer(
         except LayerError as error:
             failures.append(str(error))
         except Exception as error:  # noqa: BLE001 (a layer may raise anything)
-            if len(failures) == before:  # otherwise it follows from an earlier failure
+            if len(failures) == before:  # otherwise an earlier failure causes this error
                 failures.append(_describe_error(error))
     if failures:
         raise LayerError(f"{layer!r}: " + "; ".join(dict.fromkeys(failures)))
@@ -168,7 +168,7 @@ def _check_order(layer: Layer, shape: tuple[int, ...], _: bool) -> Iterator[str]
 
 
 def _check_gradients(layer: Layer, shape: tuple[int, ...], _: bool) -> Iterator[str]:
-    """Compare all gradients with numerical gradients."""
+    """Compare all gradients with finite differences."""
     copied = layer.to("cpu", dtype="float64")
     x = _draw(shape)
     targets = _draw(_try("forward", copied.forward, x).shape, seed=1)
@@ -195,7 +195,7 @@ def _draw(shape: tuple[int, ...], *, seed: int = 0) -> Array:
 
 def _make_read_only(x: Any) -> None:
     if isinstance(x, np.ndarray):
-        x.flags.writeable = False  # so that a change raises at once
+        x.flags.writeable = False  # a change then raises an error
 
 
 def _check_array(what: str, x: Array, dtype: str, spec: str) -> Iterator[str]:
@@ -217,3 +217,7 @@ def _describe_error(error: Exception) -> str:
     if isinstance(error, NnxpError):
         return str(error)
     return f"{type(error).__name__}: {error}"
+
+
+def __dir__() -> list[str]:
+    return __all__

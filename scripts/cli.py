@@ -49,20 +49,21 @@ class Parser(argparse.ArgumentParser):
 class OutputError(Exception):
     """Standard output cannot be written, for example because the disk is full.
 
-    Not an OSError, which stands for another file, and which `nnxp.callbacks.Progress` ignores.
+    It is not an OSError: those are errors of other files, and `nnxp.callbacks.Progress` ignores
+    them.
     """
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"standard output cannot be written: {error.strerror}")
-        # A reader such as `head` that has enough is no error: the status is that of SIGPIPE.
+        # If a reader such as `head` closes the pipe, the status is that of SIGPIPE.
         self.status = 141 if isinstance(error, BrokenPipeError) else 1
 
 
 class Stream(io.TextIOWrapper):
-    """Standard output or error, which takes any text and prints each line at once.
+    """Standard output or error, which accepts any text and prints each line immediately.
 
-    What the encoding does not have is escaped. A failed write of standard output raises an
-    `OutputError`; one of standard error is ignored. What is printed after it is lost.
+    Characters that the encoding lacks are escaped. If standard output cannot be written, an
+    `OutputError` is raised; for standard error the failure is ignored. Later output is lost.
     """
 
     def __init__(self, stream: io.TextIOWrapper, *, required: bool) -> None:
@@ -90,7 +91,7 @@ class Stream(io.TextIOWrapper):
         try:
             yield
         except OSError as error:
-            # What is left in the buffers goes there, too.
+            # The null device also receives the rest of the buffers.
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())
             os.close(null)
@@ -99,12 +100,12 @@ class Stream(io.TextIOWrapper):
 
 
 def open_streams() -> None:
-    """Replace standard output and error by a `Stream`, or one that is closed by the null device."""
+    """Replace standard output and error by a `Stream`; a closed one by the null device."""
     for name, required in (("stdout", True), ("stderr", False)):
         stream = getattr(sys, name)
         if stream is None:
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
-        if type(stream) is io.TextIOWrapper:  # not that of a notebook
+        if type(stream) is io.TextIOWrapper:  # a notebook has another type
             setattr(sys, name, Stream(stream, required=required))
 
 
@@ -128,10 +129,10 @@ def program_ranks() -> Ranks:
 
 
 def run(main: Callable[[], int | None], ranks: Ranks = ONE_RANK) -> NoReturn:
-    """Run `main` and exit: an expected error prints one line (status 1), and so does a signal.
+    """Run `main` and exit; an expected error (status 1) and a signal each print one line.
 
-    Of several ranks, rank 0 prints. Another one prints an error that it alone has; mpi4py then ends
-    all of them.
+    With several ranks, only rank 0 prints, except for an error that only another rank has; mpi4py
+    then ends all ranks.
     """
     stderr, kept = sys.stderr, io.StringIO()
     if ranks.rank:
@@ -166,7 +167,7 @@ def _run(main: Callable[[], int | None], ranks: Ranks) -> NoReturn:
         print(f"{program}: {message}", file=sys.stderr)
 
     warnings.showwarning = lambda message, *_: ranks.warn(str(message), print_warning)
-    # An overflow of the loss raises DivergenceError; NumPy's warnings would only repeat it.
+    # An overflow of the loss raises a DivergenceError; NumPy's warnings would only repeat it.
     np.seterr(over="ignore", invalid="ignore")
     try:
         with _failing_together(ranks), interrupts.handler:
@@ -190,17 +191,17 @@ def _run(main: Callable[[], int | None], ranks: Ranks) -> NoReturn:
 
 @contextlib.contextmanager
 def _failing_together(ranks: Ranks) -> Iterator[None]:
-    """Raise an error of one rank on all of them, if they wait for it or reach the end."""
+    """Raise an error of one rank on all ranks, if they wait for it or reach the end."""
     try:
         yield
     except BaseException as error:  # noqa: BLE001 - fail raises it
         ranks.fail(error)
-    if not (ranks.has_failed or ranks.is_alone):  # whose errors are handled
+    if not (ranks.has_failed or ranks.is_alone):  # then the error was already handled
         ranks.exchange()
 
 
 def name_of(kind: str, known: Iterable[str]) -> Callable[[str], str]:
-    """Return an argparse type that accepts the `known` names; its error suggests the nearest."""
+    """Return an argparse type that accepts the `known` names; its error suggests a similar one."""
     names = list(known)
 
     def check(name: str) -> str:
@@ -229,15 +230,15 @@ def file_path(text: str) -> Path:
 
 
 def run_worker(command: list[Any], environment: Mapping[str, str], failure: str) -> Any:
-    """Run `command` in a process of its own; return the last line that it prints, as JSON.
+    """Run `command` in its own process; return the last line that it prints, parsed as JSON.
 
     Raises
     ------
     NnxpError
         If the command fails; the message starts with `failure`.
     """
-    # In a group of its own, since a terminal sends its signals to the whole group: this process
-    # alone reports them, and ends the worker.
+    # The worker has its own process group, since a terminal sends its signals to the whole group:
+    # only this process reports them, and ends the worker.
     result = subprocess.run(
         command, env=environment, stdout=subprocess.PIPE, text=True, check=False, process_group=0
     )
@@ -248,7 +249,7 @@ def run_worker(command: list[Any], environment: Mapping[str, str], failure: str)
 
 @contextlib.contextmanager
 def optional_output(name: str = "picture") -> Iterator[None]:
-    """Print why there is no output `name`, if a package for it is not installed."""
+    """Print why an output is missing, if a package for it is not installed."""
     try:
         yield
     except nnxp.MissingExtraError as error:
@@ -256,12 +257,12 @@ def optional_output(name: str = "picture") -> Iterator[None]:
 
 
 def announce(text: str) -> None:
-    """Print to standard error what takes long."""
+    """Print a text about slow work to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def progress(count: int, unit: str) -> Iterable[int]:
-    """Return the numbers below `count`; a terminal shows a bar of them meanwhile."""
+    """Return the numbers below `count`, with a progress bar on a terminal."""
     bar: Iterable[int] = tqdm.tqdm(range(count), unit=unit, leave=False, disable=None)
     return bar
 
@@ -274,7 +275,7 @@ def print_failures(failures: list[str]) -> int:
 
 
 def spread(values: list[float]) -> str:
-    """Return the median of values as text, with the quartiles in brackets if there are several."""
+    """Return the median of values as text, with the quartiles if there are several values."""
     if len(values) == 1:
         return f"{values[0]:.2f}"
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")

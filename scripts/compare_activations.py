@@ -1,13 +1,13 @@
-"""Compare activations, each at the learning rate that suits it.
+"""Compare activations, each at its best learning rate.
 
-Which activation learns best? A network of three hidden layers of 100 units is trained with each
-activation. Each starts from the weights that suit it, Xavier's or He's, and is judged at the
-learning rate of several whose training loss is the lowest at the end: sigmoid, whose slope is at
-most 1/4, needs a larger one than ReLU.
+Which activation gives the best accuracy? A network of three hidden layers of 100 units is trained
+with each activation and each of several learning rates. The initial weights are Xavier's or He's,
+depending on the activation. Each activation is judged at the rate with the lowest final training
+loss: sigmoid, whose slope is at most 1/4, needs a larger rate than ReLU.
 
-In the picture, on the left: how fast the training loss falls at each activation's best rate. On the
-right: the loss at the end for every rate; the star marks the best rate, and a missing point
-diverged. The legend has the test accuracy at the end.
+The left side of the picture shows how fast the training loss falls at each activation's best rate.
+The right side shows the final loss for every rate. A star marks the best rate; a missing point
+means that training diverged. The legend has the final test accuracy.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Compare a network with and without batch normalization, from several first weights.
+"""Compare a network with and without batch normalization, for several initial weights.
 
-Does batch normalization learn faster, and does it forgive bad first weights? A network of five
-hidden layers of 100 ReLUs is trained on 1,000 images, with and without batch normalization before
-each activation, from first weights of several standard deviations. All else is equal: the weights,
-the order of the images, and the learning rate.
+Does batch normalization speed up training, and does it make training less sensitive to the initial
+weights? A network of five hidden layers of 100 ReLUs is trained on 1,000 images, with and without
+batch normalization before each activation, from initial weights of several standard deviations. The
+weights, the order of the images and the learning rate are the same for both.
 
-In the picture, a panel for each standard deviation has the training accuracy of both networks,
-epoch by epoch. With batch normalization, the curves rise early in all panels; without it, only
-where the first weights happen to suit the network.
+In the picture, the panel of each standard deviation has the training accuracy of both networks by
+epoch. With batch normalization, the curves rise early in all panels; without it, they rise only if
+the initial weights suit the network.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ HIDDEN = [100] * 5
 IMAGES, BATCH_SIZE, EPOCHS = 1000, 100, 20
 RATE = 0.01
 DEVIATIONS = [1.0, 0.5, 0.2, 0.1, 0.01, 0.001]
-LEARNED = 0.8  # training accuracy; how many epochs it takes is the speed of learning
+LEARNED = 0.8  # training accuracy; the epochs until it is reached measure the speed of training
 
-Key = tuple[str, float]  # a network, and the standard deviation of its first weights
+Key = tuple[str, float]  # a network, and the standard deviation of its initial weights
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
     )  # fmt: skip
     print_table(
         [
-            "first weights",
+            "initial weights",
             "network",
             f"epochs to {LEARNED}",
             "training accuracy",
@@ -90,17 +90,17 @@ def main() -> None:
         <= results["without", deviation].last("train_accuracy").mean()
     ]
     comparison.finish(
-        f"a training accuracy of {LEARNED} is reached from {learned['batch norm']} of "
-        f"{len(DEVIATIONS)} deviations with batch normalization, and from {learned['without']} "
-        "without",
-        f"at the end, the training accuracy is higher with batch normalization for "
-        f"{len(DEVIATIONS) - len(slower)} of {len(DEVIATIONS)} deviations"
+        f"a training accuracy of {LEARNED} is reached for {learned['batch norm']} of "
+        f"{len(DEVIATIONS)} standard deviations with batch normalization, and for "
+        f"{learned['without']} without",
+        f"the final training accuracy is higher with batch normalization for "
+        f"{len(DEVIATIONS) - len(slower)} of {len(DEVIATIONS)} standard deviations"
         + (f", but not for {', '.join(slower)}" if slower else ""),
     )
 
 
 def epochs_to_learn(result: Result) -> int | None:
-    """Return the epoch in which the mean training accuracy first is `LEARNED`, or None."""
+    """Return the first epoch with a mean training accuracy of at least `LEARNED`, or None."""
     means = result.figures["train_accuracy"].mean(axis=0)
     return next((e for e, x in zip(result.epochs, means, strict=True) if x >= LEARNED), None)
 

@@ -1,6 +1,6 @@
-"""Compare the speed of two commits: the ratios of their times, measured in turn.
+"""Compare the speed of two commits: the ratios of their times, measured alternately.
 
-This checkout's timings.py times both, each in a process of its own and with one BLAS thread. The
+This checkout's timings.py times both commits, each in its own process with one BLAS thread. The
 ratios are repeatable to a few percent. Set OPENBLAS_NUM_THREADS=4 for more threads.
 """
 
@@ -71,13 +71,13 @@ def checkout(revision: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder.parent)
-        # Now that its folder is gone, git forgets the worktree even if it was only half made.
+        # With the folder removed, git also removes a worktree that is incomplete.
         with contextlib.suppress(nnxp.NnxpError):
             git("", "worktree", "remove", "--force", "--force", str(folder))
 
 
 def git(failure: str, *arguments: str) -> str:
-    """Return the output of git; if git fails, raise an error of `failure` and git's message."""
+    """Return git's output; if git fails, raise an error with `failure` and git's message."""
     result = subprocess.run(
         ["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=False
     )

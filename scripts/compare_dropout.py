@@ -1,12 +1,12 @@
-"""Compare shares of dropout against overfitting, on 300 images.
+"""Compare rates of dropout against overfitting, on 300 images.
 
-Does dropout help against overfitting? A network of six hidden layers of 100 ReLUs is trained on
-only 300 images. It has 130,000 parameters, and soon knows these images by heart: the training
-accuracy becomes 1, while the test accuracy stays far below. Dropout switches off a share of the
-hidden units at random in each step, so that no unit can rely on a certain other.
+Does dropout reduce overfitting? A network of six hidden layers of 100 ReLUs is trained on only 300
+images. It has 130,000 parameters, and soon memorizes these images: the training accuracy becomes 1,
+while the test accuracy stays far below. Dropout sets a share of the hidden outputs to 0 at random
+in each step, so that no unit can rely on another one.
 
-In the picture, each panel has the training and the test accuracy for one share; the area between
-both curves is the overfitting. The accuracies are measured without dropout.
+In the picture, the panel of each dropout rate has the training and the test accuracy; the area
+between both curves is the overfitting. The accuracies are measured without dropout.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import nnxp
 
 HIDDEN = [100] * 6
 IMAGES, BATCH_SIZE, EPOCHS = 300, 100, 300
-RATE = 0.03  # the textbook's 0.01 would need more epochs with much dropout
+RATE = 0.03  # with much dropout, the textbook's 0.01 would need more epochs
 SHARES = {"no dropout": 0.0, "dropout 0.1": 0.1, "dropout 0.2": 0.2, "dropout 0.3": 0.3}
 
 

@@ -1,11 +1,12 @@
 """Compare numbers of hidden units.
 
 How many hidden units does a network need? Networks of one hidden layer of 5 to 640 ReLUs are
-trained alike. More units fit the training images better. What they gain on the test images becomes
-smaller with each doubling, while the parameters double, and for many units the time.
+trained in the same way. More units fit the training images better. The gain on the test images
+becomes smaller with each doubling, while the number of parameters doubles, and for many units also
+the time.
 
-In the picture, on the left: the training and the test accuracy at the end, for each number of
-hidden units; the area between both curves is the overfitting. On the right: the seconds of
+The left side of the picture shows the final training and test accuracy for each number of hidden
+units; the area between both curves is the overfitting. The right side shows the seconds of
 training.
 """
 

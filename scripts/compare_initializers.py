@@ -1,17 +1,17 @@
-"""Compare first weights, by the histograms of the activations and by what is learned.
+"""Compare initial weights, by the histograms of the activations and by the test accuracy.
 
-How large should the first weights be, and for which activation? Networks of five hidden layers of
-100 units start with weights of standard deviation 1, 0.01, Xavier's and He's. Before training,
-1,000 test images pass through them, and the outputs of each hidden layer are counted in a
-histogram; then the networks are trained by SGD.
+How large should the initial weights be, and for which activation? Networks of five hidden layers of
+100 units start with weights of standard deviation 1 and 0.01, with Xavier's and with He's weights.
+Before training, 1,000 test images pass through each network, and a histogram counts the outputs of
+each hidden layer. Then the networks are trained with SGD.
 
-In the picture, each panel has the histograms of one activation and of one kind of weights, layer 1
-at the top and layer 5 at the bottom. A network can learn if its layers look alike and spread their
-outputs. Weights that are too large drive sigmoid and tanh to the ends of their range, where their
-slope is 0, and let ReLU's outputs grow from layer to layer; weights that are too small let all
-outputs of the deep layers be the same. For sigmoid, to look alike is not enough: its slope of at
-most 1/4 shrinks the gradient in each layer. ReLU's zeros are not counted, and outputs above 2 count
-as 2. Above each panel is the test accuracy after the training.
+In the picture, each panel has the histograms of one activation and one kind of weights, with layer
+1 at the top and layer 5 at the bottom. A network can learn if the histograms of its layers are
+similar and wide. Weights that are too large drive sigmoid and tanh to the ends of their range,
+where their slope is 0, and make ReLU's outputs grow from layer to layer. Weights that are too small
+make all outputs of the deep layers equal. For sigmoid, similar histograms are not enough: its slope
+of at most 1/4 shrinks the gradient in each layer. ReLU's zeros are not counted, and outputs above 2
+count as 2. The title of each panel has the test accuracy after training.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ WEIGHTS = {
     "Xavier": nnxp.initializers.xavier_uniform,
     "He": nnxp.initializers.he_normal,
 }
-SHOWN = 1000  # images, whose activations are counted
+SHOWN = 1000  # images whose activations are counted
 
-Key = tuple[str, str]  # an activation, and first weights
+Key = tuple[str, str]  # an activation, and the name of initial weights
 
 
 def main() -> None:
@@ -73,8 +73,8 @@ def main() -> None:
     print_table(
         [
             "activation",
-            "first weights",
-            "deviation in layer 1",
+            "initial weights",
+            "std in layer 1",
             "in layer 5",
             "test accuracy",
             "diverged",
@@ -121,9 +121,9 @@ def draw(figure: Figure, outputs: dict[Key, Rows], results: dict[Key, Result]) -
 
 
 def draw_histograms(axes: Axes, outputs: Rows, low: float, high: float) -> None:
-    """Draw a histogram of each layer, the first at the top.
+    """Draw a histogram of each layer, with the first layer at the top.
 
-    Outputs above `high` count as `high`, and nan is not counted.
+    Outputs above `high` count as `high`; nan is not counted.
     """
     layers = outputs.shape[1]
     edges = np.linspace(low, high, 41)
@@ -139,7 +139,7 @@ def draw_histograms(axes: Axes, outputs: Rows, low: float, high: float) -> None:
 
 
 def conclusion(activation: str, results: dict[Key, Result]) -> str:
-    """Return what the test accuracies say about an activation."""
+    """Return the test accuracies of an activation as text, the highest first."""
     means = {w: float(results[activation, w].last("test_accuracy").mean()) for w in WEIGHTS}
     order = sorted(means, key=lambda w: -means[w])
     return f"{activation}: " + ", ".join(f"{w} {means[w]:.3f}" for w in order)

@@ -1,12 +1,12 @@
 """Compare LeNet with a network of affine layers.
 
-What do convolutions gain over a network of affine layers? LeNet and a network of one hidden layer
-(MLP) with about as many parameters are trained on the same images by the same optimizer. The MLP
-treats each pixel as a number of its own; LeNet's convolutions look for the same small patterns
-everywhere in the image, so it learns more from as many images, but takes more time for each.
+How much do convolutions gain over affine layers? LeNet and a network of one hidden layer (MLP) with
+about as many parameters are trained on the same images with the same optimizer. The MLP has
+separate weights for each pixel. LeNet's convolutions look for the same small patterns everywhere in
+the image, so LeNet learns more from the same number of images, but needs more time for each.
 
-In the picture, the test accuracy of both: on the left epoch by epoch, on the right over the seconds
-of training.
+The picture shows the test accuracy of both, on the left by epoch, and on the right by seconds of
+training.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def main() -> None:
     side = math.isqrt(pixels)
     if side * side != pixels:
         raise nnxp.InputError(
-            f"{data.name} has {pixels} inputs, which are no square image; choose another --dataset"
+            f"{data.name} has {pixels} inputs, which do not form a square image; "
+            "choose another --dataset"
         )
 
     image = (1, side, side)
@@ -97,7 +98,7 @@ def main() -> None:
 def draw(figure: Figure, results: dict[str, Result]) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
     for number, (name, result) in enumerate(results.items()):
-        accuracies = result.figures["test_accuracy"][:, 1:]  # without that before the training
+        accuracies = result.figures["test_accuracy"][:, 1:]  # without the figure before training
         seconds = result.figures["seconds"].mean(axis=0)
         draw_curve(left, number, name, result.epochs[1:], accuracies)
         draw_curve(right, number, name, seconds[1:], accuracies)

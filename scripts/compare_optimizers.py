@@ -1,15 +1,15 @@
-"""Compare SGD, Momentum, AdaGrad and Adam, each at the learning rate that suits it.
+"""Compare SGD, Momentum, AdaGrad and Adam, each at its best learning rate.
 
-Which optimizer learns fastest: SGD, Momentum, AdaGrad or Adam? A network of four hidden layers of
-100 ReLUs is trained by each optimizer with each of several learning rates. A comparison at one rate
-each says little: a rate that suits one optimizer is too small or too large for another. Each
-optimizer is therefore judged at the rate whose training loss is the lowest at the end, beside the
-rate of the textbook's comparison.
+Which optimizer reduces the loss fastest: SGD, Momentum, AdaGrad or Adam? A network of four hidden
+layers of 100 ReLUs is trained with each optimizer and each of several learning rates. A comparison
+at a single rate would show little, since a rate that suits one optimizer is too small or too large
+for another. So each optimizer is judged at the rate with the lowest final training loss; the table
+also has the rate of a textbook's comparison.
 
-In the picture, on the left: how fast the training loss falls at each optimizer's best rate. On the
-right: the loss at the end for every rate; the star marks the best rate, and a missing point
-diverged. The wider the valley, the less it matters which rate one chooses. The legend has the test
-accuracy at the end.
+The left side of the picture shows how fast the training loss falls at each optimizer's best rate.
+The right side shows the final loss for every rate. A star marks the best rate; a missing point
+means that training diverged. The wider the valley, the less the choice of the rate matters. The
+legend has the final test accuracy.
 """
 
 from __future__ import annotations

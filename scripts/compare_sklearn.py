@@ -1,10 +1,10 @@
 """Compare nnxp's estimators with scikit-learn's MLP: scores and times, at the same settings.
 
-On each data set, both estimators are trained from the same seeds with scikit-learn's default
-settings, in up to 200 epochs (3 on MNIST). The score is that of the held-out quarter (on MNIST, of
-the test images): the accuracy, or R² for the sets of numbers. A ratio below 1 says that nnxp takes
-less time: the times are those of fit, the median over the seeds. Both draw the same first weights
-and orders, so that their scores differ little.
+On each data set, both estimators are trained with the same seeds and scikit-learn's default
+settings, for up to 200 epochs (3 on MNIST). The score is the accuracy, or R² for regression, on the
+held-out quarter (on MNIST, on the test images). The times are those of fit, medians over the seeds;
+a ratio below 1 means that nnxp takes less time. Both draw the same initial weights and orders, so
+their scores differ little.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from nnxp.table import Table
 
 Loader = Callable[[Any, int], tuple[Any, Any]]
 
-# Sets that scikit-learn ships, or makes from a seed; and whether they are classes.
+# Data sets that scikit-learn ships, or makes from a seed: whether they have classes, and a loader.
 SETS: dict[str, tuple[bool, Loader]] = {
     "iris": (True, lambda sets, seed: sets.load_iris(return_X_y=True)),
     "wine": (True, lambda sets, seed: sets.load_wine(return_X_y=True)),
@@ -60,7 +60,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=whole_number, default=5,
                         help="number of seeds, counted from 0 (default: 5)")  # fmt: skip
     parser.add_argument("--epochs", type=whole_number, default=200,
-                        help="epochs at most, but on MNIST (default: 200)")  # fmt: skip
+                        help="largest number of epochs, except on MNIST "
+                        "(default: 200)")  # fmt: skip
     parser.add_argument("--mnist-epochs", type=whole_number, default=3,
                         help="epochs on MNIST (default: 3)")  # fmt: skip
     parser.add_argument("--data-dir", type=file_path,
@@ -70,7 +71,7 @@ def main() -> None:
     optional_import("sklearn.base", "sklearn")
     from sklearn.exceptions import ConvergenceWarning
 
-    warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number of epochs is meant
+    warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is fixed
     mnist = nnxp.data.load_mnist(args.data_dir) if "mnist" in args.sets else None
     folder = new_run_folder(args.out, vars(args))
     work = [(name, seed) for name in args.sets for seed in range(args.seeds)]
@@ -79,9 +80,7 @@ def main() -> None:
         name, seed = work[number]
         runs[name].append(compare(name, seed, args.mnist_epochs if mnist and name == "mnist"
                                   else args.epochs, mnist))  # fmt: skip
-    rows = [
-        ("data", "score of nnxp", "of scikit-learn", "seconds of nnxp", "of scikit-learn", "ratio")
-    ]
+    rows = [("data", "score, nnxp", "score, sklearn", "seconds, nnxp", "seconds, sklearn", "ratio")]
     results = {}
     for name, found in runs.items():
         columns = {key: [x[key] for x in found] for key in found[0]}
@@ -93,7 +92,7 @@ def main() -> None:
     print(Table(rows, left=1))
     lower = [name for name, found in runs.items() if is_lower(found)]
     print(
-        "scores below those of scikit-learn by more than their deviation: "
+        "scores below those of scikit-learn by more than the standard deviation: "
         + (", ".join(lower) or "none")
     )
     write_json(folder / "results.json", results)
@@ -103,7 +102,7 @@ def main() -> None:
 def compare(
     name: str, seed: int, epochs: int, mnist: tuple[nnxp.data.Dataset, nnxp.data.Dataset] | None
 ) -> dict[str, float]:
-    """Return scores and seconds of both estimators from one seed."""
+    """Return scores and seconds of both estimators with one seed."""
     import sklearn.datasets
     import sklearn.neural_network
     from sklearn.model_selection import train_test_split
@@ -127,7 +126,7 @@ def compare(
     kind = "MLPClassifier" if of_classes else "MLPRegressor"
     found: dict[str, float] = {}
     both = [("", nnxp.sklearn), ("their ", sklearn.neural_network)]
-    for prefix, module in both if seed % 2 else both[::-1]:  # neither is always the first
+    for prefix, module in both if seed % 2 else both[::-1]:  # alternate the order
         estimator = getattr(module, kind)(max_iter=epochs, random_state=seed)
         start = time.perf_counter()
         estimator.fit(X, y)
@@ -143,7 +142,7 @@ def with_deviation(values: list[float]) -> str:
 
 
 def is_lower(found: list[dict[str, float]]) -> bool:
-    """Return whether the mean score is below scikit-learn's by more than its deviation."""
+    """Return whether the mean score is below scikit-learn's by more than its standard deviation."""
     own, other = ([x[key] for x in found] for key in ("score", "their score"))
     return float(np.mean(other) - np.mean(own)) > (statistics.stdev(other) if len(other) > 1 else 0)
 

@@ -1,13 +1,12 @@
 """Compare rates of weight decay against overfitting, on 300 images.
 
-Does weight decay help against overfitting? A network of six hidden layers of 100 ReLUs is trained
-on only 300 images. It has 130,000 parameters, and soon knows these images by heart: the training
-accuracy becomes 1, while the test accuracy stays far below. Weight decay adds rate / 2 times the
-sum of all squared weights to the loss, which keeps the weights small and the network's outputs
-smooth.
+Does weight decay reduce overfitting? A network of six hidden layers of 100 ReLUs is trained on only
+300 images. It has 130,000 parameters, and soon memorizes these images: the training accuracy
+becomes 1, while the test accuracy stays far below. Weight decay adds rate / 2 times the sum of all
+squared weights to the loss, which keeps the weights small and the network's outputs smooth.
 
-In the picture, each panel has the training and the test accuracy for one rate; the area between
-both curves is the overfitting.
+In the picture, the panel of each rate has the training and the test accuracy; the area between both
+curves is the overfitting.
 """
 
 from __future__ import annotations

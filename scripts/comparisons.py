@@ -1,7 +1,7 @@
-"""Comparisons: train each setting from several seeds; the results as a table and a picture.
+"""Comparisons: train each setting with several seeds; show the results as a table and a picture.
 
-All settings of a seed see the same training examples in the same order, and start from the same
-weights where their networks are alike, so that they differ in nothing but the setting.
+With the same seed, all settings use the same training examples in the same order, and the same
+initial weights if their networks have the same shapes. So only the setting differs.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-POINTS = 30  # the most points of a curve after its first, which is before the training
+POINTS = 30  # the largest number of points of a curve after the first, which is before training
 
-OVERFITTING = ["training accuracy", "test accuracy", "difference"]  # of `overfitting_row`
+OVERFITTING = ["training accuracy", "test accuracy", "difference"]  # columns of `overfitting_row`
 PARTS = {"train": "training", "test": "test"}
 
 Key = TypeVar("Key", bound=Hashable)
@@ -46,20 +46,19 @@ Rows = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Result(NamedTuple):
-    """The trainings of one setting, one from each seed.
+    """The training runs of one setting, one for each seed.
 
     Attributes
     ----------
     epochs : list of int
-        After how many epochs the figures were measured; the first is 0.
+        The numbers of epochs after which the figures were measured, from 0.
     figures : dict of str to (seeds, epochs) array
         ``train_loss``, ``train_accuracy``, ``test_loss``, ``test_accuracy``, and ``seconds``, the
-        time of the training so far. All are measured with the weights after the epoch, and without
-        dropout.
+        training time so far. All are measured with the weights after the epoch, without dropout.
     networks : list of Sequential
         The trained networks.
     diverged : int
-        How many of the trainings diverged. Their later figures are those of the weights before the
+        The number of runs that diverged. Their later figures are those of the weights before the
         step that diverged.
     """
 
@@ -79,7 +78,7 @@ class Result(NamedTuple):
 
 
 class Comparison:
-    """A script's options, its data set, and the folder that its results are written to.
+    """The options of a script, its data set, and the folder for its results.
 
     Parameters
     ----------
@@ -116,17 +115,17 @@ class Comparison:
         batch_size: int,
         images: int | None = None,
     ) -> dict[Key, Result]:
-        """Train each setting from each seed, and write all figures to results.json.
+        """Train each setting with each seed, and write all figures to results.json.
 
         Parameters
         ----------
         settings : mapping
-            By the name of each setting, or a tuple of several names.
+            The settings by name, or by a tuple of names.
         new_trainer : callable
             ``new_trainer(setting, seed)`` returns a trainer with a new network.
         batch_size : int
         images : int, optional
-            How many training images each seed draws, the same share of each class; by default all.
+            The number of training images that each seed draws, stratified by class; by default all.
         """
         train, test = self.data.train, self.data.test
         drawn = len(train) if images is None else min(images, len(train))
@@ -167,40 +166,40 @@ class Comparison:
     def draw(
         self, draw: Callable[[Figure], None], *, title: str, width: float, height: float
     ) -> None:
-        """Write the picture, picture.png, if matplotlib is installed.
+        """Write picture.png, if matplotlib is installed.
 
         Parameters
         ----------
         draw : callable
-            Draws into the figure.
+            A function that draws into a figure.
         title : str
-            The data set and the number of seeds are appended.
+            The title, to which the data set and the number of seeds are appended.
         width, height : float
-            In inches.
+            The size in inches.
         """
         with optional_output("picture.png"):
             figure = new_figure(width, height)
             draw(figure)
             spread = ", mean ± standard deviation" if self.seeds > 1 else ""
             text = f"{title} ({self.data.name}, {count(self.seeds)}{spread})"
-            text = text.encode(errors="replace").decode()  # a file's name may have surrogates
+            text = text.encode(errors="replace").decode()  # file names may contain surrogates
             figure.suptitle(text, fontsize="medium", parse_math=False)
             save_figure(figure, self.folder / "picture.png")
 
     def finish(self, *lines: str) -> None:
-        """Print what the figures say, and the names of the files."""
+        """Print the conclusions, and the names of the files."""
         for line in lines:
             print(line)
         print_files(self.folder)
 
 
 def parameter_count(network: nnxp.Sequential) -> int:
-    """Return how many numbers training changes."""
+    """Return the number of elements of all parameters."""
     return sum(math.prod(x.shape) for x in network.parameters().values())
 
 
 def measured_epochs(epochs: int) -> list[int]:
-    """Return after which epochs the figures are measured: 0, at most 30 others, and the last."""
+    """Return the epochs after which figures are measured: 0, at most 30 others, and the last."""
     every = math.ceil(epochs / POINTS)
     return [*range(0, epochs, every), epochs]
 
@@ -215,7 +214,7 @@ def train_once(
 ) -> tuple[dict[str, list[float]], bool]:
     """Train, and return the figures after each of the `epochs`, and whether it diverged."""
     figures: dict[str, list[float]] = {}
-    # The orders do not depend on how many numbers the network's weights took.
+    # A separate generator: the orders do not depend on the number of weights that were drawn.
     rng = np.random.default_rng((seed, 1))
     seconds, diverged = 0.0, False
     for epoch in epochs:
@@ -235,9 +234,9 @@ def train_once(
 
 
 def best_rates(results: Mapping[tuple[str, float], Result]) -> dict[str, float]:
-    """Return the learning rate of each name whose training loss is the lowest at the end.
+    """Return for each name the learning rate with the lowest final training loss.
 
-    A rate at which a training diverged is taken only if there is no other.
+    A rate at which a run diverged is chosen only if there is no other.
     """
     best: dict[str, float] = {}
     for name, rate in results:
@@ -258,7 +257,7 @@ def mean_and_deviation(values: Iterable[float], digits: int = 4) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
-    """Print a table, whose first columns are aligned to the left."""
+    """Print a table; the first `left` columns are aligned to the left."""
     print(Table([columns, *rows], left=left), flush=True)
 
 
@@ -269,7 +268,7 @@ def overfitting_row(result: Result) -> list[str]:
 
 
 def overfitting_changes(results: Mapping[str, Result]) -> list[str]:
-    """Return a line for each result after the first: how it differs from the first."""
+    """Return for each result after the first a line with its difference from the first."""
     (first, base), *others = results.items()
     return [
         f"{name}: the difference changes from {base.overfitting.mean():.4f} ({first}) to "
@@ -309,7 +308,7 @@ def draw_best_rates(
     draw_curves(left, chosen, "train_loss")
     draw_rates(right, results, best)
     for axes in (left, right):
-        axes.set_yscale("log")  # with a number at each 1, 2 and 5
+        axes.set_yscale("log")  # with ticks at 1, 2 and 5
         axes.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
@@ -321,7 +320,7 @@ def draw_rates(
     results: Mapping[tuple[str, float], Result],
     best: Mapping[str, float],
 ) -> None:
-    """Draw the training loss at the end over the rates, with a star at each name's best."""
+    """Draw the final training loss over the rates, with a star at the best rate of each name."""
     for number, (name, star) in enumerate(best.items()):
         rates = [rate for of, rate in results if of == name]
         values = np.stack([results[name, rate].last("train_loss") for rate in rates], axis=1)
@@ -341,7 +340,7 @@ def said(figure: str) -> str:
 
 
 def seeds_in_which(chosen: Rows) -> str:
-    """Return in how many of the seeds a comparison of their figures is true, as text."""
+    """Return as text in how many seeds a comparison of figures is true."""
     return f"in {int(np.sum(chosen))} of {count(len(chosen))}"
 
 
@@ -351,7 +350,7 @@ def count(seeds: int) -> str:
 
 
 def finite(values: Any) -> Any:
-    """Return nested lists of numbers with None for what JSON lacks: nan and inf."""
+    """Return nested lists of numbers with None for nan and inf, which JSON lacks."""
     if isinstance(values, list):
         return [finite(x) for x in values]
     return values if math.isfinite(values) else None
@@ -366,13 +365,13 @@ def draw_curve(
     ----------
     axes : Axes
     number : int
-        Of the curve, counted from 0; chooses its colour.
+        The index of the curve, from 0, which determines its colour.
     name : str
-        For the legend.
+        The name in the legend.
     x : sequence of float
     values : (seeds, points) array
-    style : optional
-        Changes the line's style.
+    **style : optional
+        Changes of the line's style.
     """
     look = curve_style(number) | style
     mean = values.mean(axis=0)
@@ -393,12 +392,12 @@ def draw_curves(axes: Axes, results: Mapping[str, Result], figure: str) -> None:
 
 
 def label(axes: Axes, x: str, y: str) -> None:
-    """Name both axes, and draw a grid."""
+    """Set the labels of both axes, and draw a grid."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3)
 
 
 def draw_legend(figure: Figure, axes: Axes) -> None:
-    """Draw the legend of the curves of `axes` on the right of all."""
+    """Draw the legend of the curves of `axes` on the right of the figure."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize="small")

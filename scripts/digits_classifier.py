@@ -1,10 +1,10 @@
 """A classifier with fit, predict and score, penalized by L1 and L2, on the embedded digits.
 
-One sigmoid hidden layer and a softmax. The penalty R = L1 * sum of |W| + L2 / 2 * sum of W squared
-keeps the weights W small; biases are not penalized. Look at the cross-entropy, which falls although
-R grows, and at the validation: digits that were not trained on. The published example
-draws its orders by NumPy's global generator, which this script repeats; with --ordinary,
-Trainer.fit draws others.
+The network has one hidden layer with sigmoid, and a softmax. The penalty R = L1 * sum of |W| + L2 /
+2 * sum of W squared keeps the weights W small; biases are not penalized. Look at the cross-entropy,
+which falls although R grows, and at the validation, on digits that were not trained on. The script
+repeats the orders of a published example, which draws them from NumPy's global generator; with
+--ordinary, Trainer.fit draws other orders.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BATCH_SIZE, RATE, L1, L2, SEED = 40, 0.5, 0.001, 0.01, 42
 
 
 class Classifier:
-    """A network of one hidden layer; `random` draws its weights and the orders of `fit`."""
+    """A network with one hidden layer; `random` draws its weights and the orders of `fit`."""
 
     def __init__(self, random: np.random.RandomState) -> None:
         self.random = random
@@ -31,14 +31,14 @@ class Classifier:
         network = nnxp.mlp(widths, rng=0, activation="sigmoid", dtype="float64")
         weights = {f"W{i}": random.normal(0, 1, widths[i - 1 : i + 1]) for i in (1, 2)}
         network.load_parameters(weights | {"b1": np.zeros(HIDDEN), "b2": np.zeros(CLASSES)})
-        # The published gradient is the mean over a batch, plus that of R divided by its rows.
+        # The published gradient is the mean over a batch, plus the gradient of R / batch size.
         self.penalty = nnxp.ElasticNet(L1 / BATCH_SIZE, L2 / BATCH_SIZE)
         self.network, self.trainer = network, nnxp.Trainer(
             network, nnxp.SoftmaxWithLoss(), nnxp.SGD(RATE), penalty=self.penalty
         )  # fmt: skip
 
     def fit(self, train: Dataset) -> float:
-        """Train an epoch in a random order; return the mean cross-entropy of its steps."""
+        """Train for an epoch in a random order; return the mean cross-entropy of its steps."""
         order, total = self.random.permutation(len(train)), 0.0
         for start in range(0, len(train), BATCH_SIZE):
             rows = order[start : start + BATCH_SIZE]
@@ -48,7 +48,7 @@ class Classifier:
         return total / len(train)
 
     def fit_ordinary(self, train: Dataset) -> float:
-        """Do the same by `Trainer.fit`, whose generator draws the order."""
+        """Train for an epoch with `Trainer.fit`, whose generator draws the order."""
         rng = self.trainer.rng or SEED
         record = self.trainer.fit(train, epochs=1, batch_size=BATCH_SIZE, rng=rng)[-1]
         return record.train_loss - record.penalty
@@ -67,7 +67,7 @@ class Classifier:
         return np.argmax(self.network.predict(inputs), axis=1)
 
     def score(self, dataset: Dataset) -> float:
-        """Return the share of examples whose class is predicted."""
+        """Return the accuracy."""
         return float(np.mean(self.predict(dataset.inputs) == dataset.labels))
 
 

@@ -1,8 +1,8 @@
-"""Draw a digit in a browser, and see live what a trained network makes of it.
+"""Draw a digit in a browser, and see the predictions of a trained network live.
 
-The page shows the probabilities, what the network sees, the gradient of the guessed class' score at
-each pixel, and the outputs of each layer. It is served to this computer alone, and loads nothing
-from elsewhere. Ctrl-C ends the server.
+The page shows the probabilities, what the network sees, the gradient of the predicted class's score
+at each pixel, and the outputs of each layer. The server answers only this computer, and the page
+loads nothing from elsewhere. Ctrl-C ends the server.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from nnxp.layers.noise import Noise
 HOST = "127.0.0.1"
 PAGE = Path(__file__).with_name("draw.html")
 LARGEST = 512  # pixels on a side of a drawing
-MAPS, UNITS = 64, 1024  # that are shown of a layer
+MAPS, UNITS = 64, 1024  # the largest numbers that are shown of a layer
 
 
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("model", type=file_path, metavar="MODEL", help=MODEL)
     parser.add_argument("--port", type=port_number, default=8000,
-                        help="of the page's address; 0 for any that is free "
+                        help="port of the page's address; 0 for any free port "
                         "(default: 8000)")  # fmt: skip
     args = parser.parse_args()
     explainer = Explainer(Classifier(args.model))
@@ -58,7 +58,7 @@ def port_number(text: str) -> int:
 
 
 class Scaled(nnxp.Layer):
-    """``y = x * scale + shift``, feature by feature: a BatchNorm in inference, with a backward."""
+    """BatchNorm in inference, with a backward: ``y = x * scale + shift`` for each feature."""
 
     def __init__(self, norm: nnxp.BatchNorm) -> None:
         self.scale = norm.params["gamma"] / np.sqrt(norm.state["running_var"] + norm.epsilon)
@@ -80,10 +80,10 @@ class Scaled(nnxp.Layer):
 
 
 def for_gradients(network: nnxp.Sequential) -> nnxp.Sequential:
-    """Return a copy whose forward in training is the network's in inference.
+    """Return a copy whose training forward equals the network's inference.
 
-    In training, BatchNorm would take the statistics of the one drawing, and layers of noise, such
-    as Dropout and RandomShift, would change it.
+    In training, BatchNorm would use the statistics of the single drawing, and layers such as
+    Dropout and RandomShift would change it at random.
     """
     copied = copy.deepcopy(network)
     for each in [copied, *copied.all_layers()]:
@@ -98,10 +98,10 @@ def for_gradients(network: nnxp.Sequential) -> nnxp.Sequential:
 
 
 class Explainer:
-    """What a network makes of a drawing, as JSON values.
+    """The prediction of a network for a drawing, with its explanation, as JSON values.
 
-    Arrays are objects with `shape`, `largest` magnitude, and `data`: numbers from -127 to 127 for
-    those from -largest to largest, int8 in base64.
+    Arrays are objects with `shape`, the `largest` magnitude, and `data`: int8 numbers in base64,
+    which map -largest to -127 and largest to 127.
     """
 
     def __init__(self, classifier: Classifier) -> None:
@@ -109,7 +109,7 @@ class Explainer:
         self.classifier = classifier
         self.twin = for_gradients(classifier.network)
         self.layers = classifier.network.named_layers()
-        self.lock = threading.Lock()  # a backward uses what the forward before it has saved
+        self.lock = threading.Lock()  # no other forward may run between a forward and its backward
 
     def model(self) -> dict[str, Any]:
         """Return the name, the number of parameters, the classes and the size of the images."""
@@ -122,12 +122,12 @@ class Explainer:
         }
 
     def explain(self, ink: np.ndarray) -> dict[str, Any]:
-        """Return what the network makes of a drawing.
+        """Return the network's prediction for a drawing, with its explanation.
 
         Raises
         ------
         InputError
-            If it is blank.
+            If the drawing is blank.
         """
         field = self.classifier.field(ink)
         examples = self.classifier.examples(field[None])
@@ -139,7 +139,7 @@ class Explainer:
         layers, before = [], x
         for name, y in network.activations(x).items():
             layer = {"name": name, "layer": printable(repr(self.layers[name])[:200])}
-            # Flatten, and layers that do nothing in inference.
+            # Show no outputs of Flatten, and of layers that do nothing in inference.
             if np.array_equal(np.ravel(y), np.ravel(before)):
                 layers.append(layer | {"count": list(y.shape[1:])})
             else:
@@ -158,18 +158,18 @@ class Explainer:
         }
 
     def gradient(self, x: np.ndarray, guess: int) -> np.ndarray | None:
-        """Return the gradient of a class' score at the inputs of one example.
+        """Return the gradient of a class's score with respect to the inputs of one example.
 
-        None if a layer that is not known here does something else in training.
+        Return None if a user's layer does not compute the same in training and in inference.
         """
         with self.lock:
             scores = self.twin.forward(x, training=True)
-            # Both differ by rounding; float32 has 7 digits, and a layer's sum loses a few of them.
+            # The scores differ by rounding: float32 has 7 digits, and sums lose a few of them.
             tolerance = 1e-3 * float(np.abs(scores).max())
             if not np.allclose(scores, self.classifier.network.forward(x), rtol=0, atol=tolerance):
                 return None
             dy = np.zeros_like(scores)
-            if scores.shape[1] == 1:  # of two classes; it is the score of the second one
+            if scores.shape[1] == 1:  # two classes with the score of the second one
                 dy[0, 0] = 1 if guess else -1
             else:
                 dy[0, guess] = 1
@@ -188,10 +188,10 @@ def encoded(x: np.ndarray) -> dict[str, Any]:
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """An HTTP server for this computer alone."""
+    """An HTTP server that answers only this computer."""
 
     daemon_threads = True
-    allow_reuse_address = sys.platform != "win32"  # there, two servers could share a port
+    allow_reuse_address = sys.platform != "win32"  # on Windows, two servers could share a port
 
     def __init__(self, explainer: Explainer, port: int) -> None:
         self.explainer = explainer
@@ -205,7 +205,7 @@ class Server(socketserver.ThreadingTCPServer):
             ) from error
         self.port: int = self.server_address[1]
         self.hosts = [f"{HOST}:{self.port}", f"localhost:{self.port}"]
-        # The page's own style and script, and nothing else.
+        # The policy allows only the page's own style and script.
         text = self.page.decode()
         own = {
             name: base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()
@@ -218,19 +218,19 @@ class Server(socketserver.ThreadingTCPServer):
         )
 
     def handle_error(self, request: Any, address: Any) -> None:
-        """Print an error on one line; a browser that has gone is none."""
+        """Print an error on one line; a closed connection is not an error."""
         error = sys.exception()
         if not isinstance(error, (ConnectionError, TimeoutError)):
             print(f"draw.py: error: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers requests of the page, and of no other site's pages."""
+    """Handler of requests from the page; it rejects requests from pages of other sites."""
 
     server: Server
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # an answer would wait for 40 ms
-    timeout = 60  # seconds until a connection without requests is closed
+    disable_nagle_algorithm = True  # otherwise a response waits for 40 ms
+    timeout = 60  # seconds after which an idle connection is closed
 
     def do_GET(self) -> None:
         """Send the page, or the model's description."""
@@ -244,11 +244,11 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(404, "there is nothing at this address")
 
     def do_POST(self) -> None:
-        """Send what the network makes of a drawing: a square of uint8 ink, 0 for the ground."""
+        """Send the prediction for a drawing: a square of uint8 ink, 0 for the background."""
         if not self._is_own():
             return
         length = self.headers.get("Content-Length", "")
-        # A page of another site could not send this type without asking, which is not answered.
+        # A page of another site needs a preflight request for this type, which is not answered.
         if self.headers.get("Content-Type") != "application/octet-stream":
             self._refuse(415, "a drawing is sent as application/octet-stream")
         elif self.path != "/predict":
@@ -261,7 +261,7 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(400, "a drawing has a square of pixels")
         else:
             body = self.rfile.read(int(length))
-            if len(body) < int(length):  # the browser has gone
+            if len(body) < int(length):  # the browser has closed the connection
                 self.close_connection = True
                 return
             ink = np.frombuffer(body, np.uint8).reshape(math.isqrt(int(length)), -1)
@@ -271,10 +271,10 @@ class Handler(BaseHTTPRequestHandler):
                 self._send_json(422, {"error": str(error)})
 
     def _is_own(self) -> bool:
-        """Return whether the request is for this server, from its page; else refuse it.
+        """Return whether the request is for this server and from its page; otherwise reject it.
 
-        A page of another site may have a name that leads to this computer, but sends that as Host;
-        or it sends a request to this address, but with its own Origin.
+        The name of another site may resolve to this computer; its requests have that name as Host.
+        Or its page may send requests to this address; they have its Origin.
         """
         origins = self.headers.get_all("Origin") or []
         own = [f"http://{host}" for host in self.server.hosts]
@@ -290,7 +290,7 @@ class Handler(BaseHTTPRequestHandler):
         return False
 
     def _refuse(self, status: int, message: str) -> None:
-        self.close_connection = True  # its body is not read
+        self.close_connection = True  # the body is not read
         self._send_json(status, {"error": message})
 
     def _send_json(self, status: int, value: Any) -> None:

@@ -1,9 +1,9 @@
-"""Computational graphs: what fruit costs, and how the total changes with each input.
+"""Computational graphs: the cost of fruit, and its gradient for each input.
 
 Each node multiplies or adds two numbers. The forward pass goes through the nodes from the inputs to
-the total. The backward pass goes through the same nodes in reverse, and gives each input's
-gradient: by how much the total grows if this input is larger by 1. Compare the gradients with the
-totals that are computed anew.
+the total. The backward pass goes through the same nodes in reverse, and computes the gradient of
+each input: the increase of the total if this input increases by 1. Compare the gradients with the
+totals that are recomputed for each changed input.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
     total = tax_node.forward(apple_cost, TAX)
     print(f"forward:  apples {apple_cost:.2f}, total {total:.2f}")
 
-    d_total = 1  # the total's gradient for itself
+    d_total = 1  # the gradient of the total with respect to itself
     d_apple_cost, d_tax = tax_node.backward(d_total)
     d_apple_price, d_apples = apple_node.backward(d_apple_cost)
     print(f"backward: total {d_total:.2f}, tax {d_tax:.2f}, cost of the apples {d_apple_cost:.2f},")

@@ -1,9 +1,10 @@
 """Full-batch gradient descent with sigmoid layers and the mean squared error: why it learns slowly.
 
-All examples give one step, along the gradient of half the mean of (output - target) squared; the
-target is 1 for the right class and 0 for the others. Backpropagation multiplies this gradient by
-the sigmoid's derivative, 1/4 or less, in each layer. So it is small, and the learning rate is high.
-Look at how little the loss falls in a step, and how the accuracy stands still before it rises.
+Each step uses all examples, and follows the gradient of half the mean of (output - target) squared;
+the target is 1 for the right class and 0 for the others. Backpropagation multiplies this gradient
+by the sigmoid's derivative, 1/4 or less, in each layer. So the gradient is small, and the learning
+rate is high. Look at how little the loss falls in a step, and how long the accuracy stays constant
+before it rises.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ LINES = 20
 
 
 class PrintSome(nnxp.callbacks.Callback):
-    """Print the first epoch's record, which tells how long an epoch takes, and some 20 others."""
+    """Print the record of the first epoch, which has the time of an epoch, and about 20 others."""
 
     def __init__(self, epochs: int) -> None:
         every = math.ceil(epochs / LINES)

@@ -1,10 +1,10 @@
-"""Gradient check: backpropagation against differences of the loss, errors and times.
+"""Gradient check: backpropagation compared with finite differences, errors and times.
 
 Backpropagation computes the gradient of the loss for every parameter in one backward pass, by the
 chain rule. The definition of a derivative needs no chain rule: move one parameter a little up and
 down, compute the loss both times, and divide the difference by the distance. Look at the errors: if
-backpropagation is right, they are rounding errors. Look at the times: differences are too slow to
-train with.
+backpropagation is right, they are rounding errors. Look at the times: finite differences are too
+slow to train with.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
         network.backward(loss.backward())
     backward_seconds = (time.perf_counter() - start) / REPEATS
 
-    announce("computing the differences, which takes up to a minute with MNIST …")
+    announce("computing the finite differences, which takes up to two minutes with MNIST …")
     start = time.perf_counter()
     errors = nnxp.check_gradients(network, loss, inputs, labels)  # computes both gradients
     numerical_seconds = time.perf_counter() - start
@@ -52,10 +52,10 @@ def main() -> None:
     largest = max(errors.values())
     count = inputs.size + sum(x.size for x in network.parameters().values())
     print(f"\nThey agree within {largest:.1e}." if largest < 1e-6 else "\nThey do not agree.")
-    print(f"backpropagation  {backward_seconds * 1e3:.3f} ms for all {count:,} numbers at once")
-    print(f"differences      {numerical_seconds:.2f} s, two forward passes for each number")
+    print(f"backpropagation     {backward_seconds * 1e3:.3f} ms for all {count:,} numbers at once")
+    print(f"finite differences  {numerical_seconds:.2f} s, two forward passes for each number")
     ratio = numerical_seconds / backward_seconds
-    print(f"Differences take {ratio:,.0f} times as long.")
+    print(f"Finite differences take {ratio:,.0f} times as long.")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Growth: nnxp's time and memory by steps, batch, width, depth, images, data set and epochs.
 
 Each row of a table doubles one size. If the time is linear in the work, the time per million
-multiplications is constant, or falls as long as the constant cost of a step matters. The memory is
-the peak in an epoch beyond the data set. Set OPENBLAS_NUM_THREADS=1 to measure on one core:
-with more threads, small products are slower.
+multiplications is constant, or falls while the fixed cost of a step matters. The memory is the peak
+of an epoch, without the data set. Set OPENBLAS_NUM_THREADS=1 to measure on one core: with more
+threads, small products are slower.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ EPOCHS = 20
 
 
 class Tenth(NamedTuple):
-    """The cost of a tenth of a long training."""
+    """The cost of a tenth of a long training run."""
 
-    steps: int  # since the start of the training
+    steps: int  # since the start of the run
     step: float  # µs
     peak: float  # MiB of the process
 
@@ -100,7 +100,7 @@ def main() -> None:
     folder = new_run_folder(args.out, vars(args))
     if not args.quick:
         announce("a million steps of a tiny network, then the series of sizes: several minutes")
-    # First, because the peak memory of the process never falls.
+    # This is measured first, because the peak memory of the process never falls.
     tenths = many_steps(1 if args.quick else 100)
     print("| steps of a tiny network | µs per step | peak MiB of the process |\n|---|---|---|")
     for tenth in tenths:
@@ -146,12 +146,12 @@ def measure(case: Case) -> Row:
 
 def work_of(peer: peers.Nnxp) -> float:
     """Return the millions of multiplications in a step."""
-    # Three products for each layer, but two for the first: its inputs need no gradient.
+    # Three products for each layer, except two for the first, whose inputs need no gradient.
     shape: tuple[int, ...] | None = peer.examples.inputs.shape[1:]
     products, times = 0, 2
     for layer in peer.network:
         if layer.params:
-            # Of a convolution, each weight is used at each place.
+            # A convolution uses each weight at each position.
             after = layer.output_shape(shape)
             products += times * layer.params["W"].size * math.prod(after[1:])
             times = 3
@@ -160,7 +160,7 @@ def work_of(peer: peers.Nnxp) -> float:
 
 
 def peak_of_epoch(peer: peers.Nnxp) -> float:
-    """Return the MiB that an epoch takes beyond the data set."""
+    """Return the peak memory of an epoch in MiB, without the data set."""
     tracemalloc.start()
     peer.epoch()
     memory = tracemalloc.get_traced_memory()[1]
@@ -169,13 +169,13 @@ def peak_of_epoch(peer: peers.Nnxp) -> float:
 
 
 def measure_layouts(examples: int) -> dict[str, tuple[float, float]]:
-    """Print what a step of the small network takes with other layouts of the same images."""
+    """Print the cost of a step of the small network for several layouts of the same images."""
     print("\n| images as | µs per step | MiB beyond the data |\n|---|---|---|")
     inputs, labels = peers.random_examples(np.random.default_rng(0), examples)
     measured = {}
     for name, arrange in LAYOUTS.items():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the copy that one of them needs
+            warnings.simplefilter("ignore")  # that Fortran order is copied
             peer = new_peer(peers.TASKS["small"], arrange(inputs), labels)
             step = statistics.median(peers.step_time(peer) for _ in range(5))
             measured[name] = step, peak_of_epoch(peer)
@@ -184,7 +184,7 @@ def measure_layouts(examples: int) -> dict[str, tuple[float, float]]:
 
 
 def memory_over_epochs(epochs: int) -> list[float]:
-    """Return the MiB in use after each epoch, beyond the network and the data set."""
+    """Return the MiB in use after each epoch, without the network and the data set."""
     peer = new_peer(peers.TASKS["small"], *peers.random_examples(np.random.default_rng(0), 6000))
     used = []
     tracemalloc.start()
@@ -206,7 +206,7 @@ def many_steps(epochs: int) -> list[Tenth]:
     rng = np.random.default_rng(0)
     dataset = nnxp.data.Dataset(rng.random((10_000, 4)), rng.integers(0, 2, 10_000))
     network = nnxp.mlp([4, 3, 2], rng=rng)
-    # Compiling in the middle of the training would look like growth.
+    # Not compiled: compiling in the middle of the run would look like growth.
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Adam(), compiled=False)
     tenths = []
     with tempfile.TemporaryDirectory() as folder:
@@ -223,11 +223,11 @@ def many_steps(epochs: int) -> list[Tenth]:
 
 
 def new_peer(task: peers.Task, inputs: np.ndarray, labels: np.ndarray) -> peers.Nnxp:
-    return peers.Nnxp(task, inputs, labels, compiled=False)  # else it might start in between
+    return peers.Nnxp(task, inputs, labels, compiled=False)  # compiling would disturb the timings
 
 
 def draw(table: dict[str, list[Row]], memory: list[float], folder: Path) -> None:
-    """Draw each series with a line in proportion to its work, and the memory."""
+    """Draw the memory, and each series with a line proportional to its work."""
     figure = new_figure(15, 6.8)
     *series, data_axes, epoch_axes = figure.subplots(2, 5).flat
     for axes, (name, rows) in zip(series, table.items(), strict=True):

@@ -1,8 +1,8 @@
 """Interrupts: Ctrl-C, SIGTERM and SIGHUP end a script with one line and the signal's status.
 
-`cli` imports this module first, and each script imports `cli` first: while the others are imported,
-and after a first signal, a signal ends the process at once. This module imports only what Python
-has loaded anyway, so that it handles signals as early as possible.
+Each script imports `cli` first, and `cli` imports this module first. A signal during the other
+imports, or after a first signal, ends the process immediately. This module imports only modules
+that Python has already loaded, so that it handles signals as early as possible.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-# How Python has a signal that nothing else has handled or ignored; SIGHUP is not on Windows.
+# The handlers of signals that no other code has changed; Windows has no SIGHUP.
 _USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL} | (
     {signal.SIGHUP: signal.SIG_DFL} if hasattr(signal, "SIGHUP") else {}
 )
@@ -20,8 +20,8 @@ _USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_
 class _Handler:
     """A signal handler that ends the process.
 
-    As a context, it raises a KeyboardInterrupt with the number of the first signal instead, and has
-    signals ignored afterwards: the process then only says how it ended and removes what it leaves.
+    As a context manager, it raises a KeyboardInterrupt with the number of the first signal instead,
+    and ignores signals afterwards, while the process prints a message and cleans up.
     """
 
     _raises = False
@@ -48,7 +48,7 @@ handler = _Handler()
 
 
 def status_of(error: KeyboardInterrupt) -> int:
-    """Return the exit status of a process that a signal has ended."""
+    """Return the exit status of a process that a signal ends."""
     return 128 + (error.args[0] if error.args else signal.SIGINT)
 
 
@@ -56,9 +56,10 @@ def _folder(path: str) -> str:
     return os.path.dirname(os.path.realpath(path))  # noqa: PTH120
 
 
-# Not in a process that only imports a script, such as a test or a worker of multiprocessing's.
+# Install the handlers only in a process that runs a script, not in a test or a multiprocessing
+# worker.
 _is_worker = "--multiprocessing-fork" in sys.orig_argv
 if _folder(sys.argv[0]) == _folder(__file__) and not _is_worker:
     for _number, _usual in _USUAL.items():
-        if signal.getsignal(_number) is _usual:  # what is ignored, as by nohup, stays ignored
+        if signal.getsignal(_number) is _usual:  # keep signals ignored by nohup
             signal.signal(_number, handler)

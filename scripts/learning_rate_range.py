@@ -1,4 +1,4 @@
-"""Learning-rate range test: the loss while the rate rises from step to step, and a suggestion."""
+"""Learning-rate range test: the loss while the rate rises with each step, and a suggested rate."""
 
 from __future__ import annotations
 

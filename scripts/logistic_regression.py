@@ -2,8 +2,8 @@
 
 The model predicts the probability sigmoid(x1 * w1 + x2 * w2 + b) that a point's label is 1. The
 cost is the mean of -log(probability of the right label). It starts at log 2 = 0.6931, since with
-weights of 0 each probability is 0.5, and must fall with each step against the gradient.
-Look at the cost, then at the weights: a positive one raises the probability with its input.
+weights of 0 each probability is 0.5, and must fall with each step against the gradient. Look at the
+cost, then at the weights: with a positive weight, a larger input raises the probability.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Train the recipes of train_mnist.py with several seeds, beside the same recipes in PyTorch.
+"""Train the recipes of train_mnist.py with several seeds, in nnxp and in PyTorch.
 
-The table has the accuracy on the test images, mean and standard deviation over the seeds, and the
-seconds of CPU time for the training without evaluations. Each training is a process of its own, on
-one core. nnxp and PyTorch take turns.
+The table has the accuracy on the test images, as mean and standard deviation over the seeds, and
+the CPU seconds of training without evaluations. Each training runs in its own process on one core.
+nnxp and PyTorch alternate.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def load(args: Any) -> Data:
 
 
 def held_out(data: Data) -> Data:
-    """Return the data with the last training images in place of the test images."""
+    """Return the data with the last training images instead of the test images."""
     count = min(HELD_OUT, len(data.train) // 6)
     parts = slice(0, len(data.train) - count), slice(len(data.train) - count, None)
     train, test = (
@@ -97,7 +97,7 @@ def held_out(data: Data) -> Data:
 
 
 def settings_of(model: str, epochs: int | None, seed: int) -> dict[str, Any]:
-    """Return the settings of a recipe, named as the options of train_mnist.py."""
+    """Return the settings of a recipe, with the names of the options of train_mnist.py."""
     settings = MODELS[model] | {
         "model": model, "seed": seed, "activation": "relu", "init": None, "dropout": 0.0,
         "dtype": "float32",
@@ -106,7 +106,7 @@ def settings_of(model: str, epochs: int | None, seed: int) -> dict[str, Any]:
 
 
 def train_apart(peer: str, model: str, seed: int, args: Any) -> dict[str, float]:
-    """Return what `PEERS` return, from a process of its own with one thread."""
+    """Return the result of a function in `PEERS`, run in its own process with one thread."""
     command = [sys.executable, __file__, "--peer", peer, str(seed), "--models", model,
                "--dataset", args.dataset]  # fmt: skip
     command += ["--data-dir", str(args.data_dir)] if args.data_dir else []
@@ -174,7 +174,7 @@ def train_torch(settings: dict[str, Any], data: Data) -> dict[str, float]:
         network.append(nn.Linear(*widths[-2:]))
     matrices = [x for x in network.parameters() if x.ndim > 1]
     others = [x for x in network.parameters() if x.ndim == 1]
-    # The decay passes through the velocity, which multiplies it by 1 / (1 - 0.9).
+    # In PyTorch, the decay passes through the velocity, which multiplies it by 1 / (1 - 0.9).
     decay = settings["weight_decay"] * (1 - 0.9)
     optimizer = torch.optim.SGD(
         [{"params": matrices, "weight_decay": decay}, {"params": others}],
@@ -210,7 +210,7 @@ def train_torch(settings: dict[str, Any], data: Data) -> dict[str, float]:
 
 
 def shifted(images: np.ndarray, pixels: int, rng: np.random.Generator) -> np.ndarray:
-    """Return images that are shifted at random, by `pixels` at most, in one gather of NumPy."""
+    """Return images that are shifted at random by at most `pixels`, with one NumPy gather."""
     height, width = images.shape[2:]
     padded = np.pad(images, ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))

@@ -1,9 +1,9 @@
-"""Try networks trained on MNIST on digits that are not from there: of fonts, and drawn by strokes.
+"""Test networks trained on MNIST on other digits: from fonts, and drawn by strokes.
 
-Each digit is drawn on a large field, dark on light or light on dark, off centre, and prepared as
-scripts/predict.py prepares an image file. Printed digits differ from handwritten ones, such as the
-slanted 1 with a serif, the 4 that is closed and the 9 that is straight. Look at the share that is
-right: it tells how far what was learned from MNIST holds.
+Each digit is drawn off centre in a large image, dark on light or light on dark, and prepared in the
+same way as an image file in scripts/predict.py. Printed digits differ from handwritten ones: for
+example, 1 is slanted with a serif, 4 is closed and 9 is straight. Look at the accuracy: it shows
+how well a network that was trained on MNIST generalizes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ FONTS = {
     "Computer Modern": ["cmr10", "cmss10", "cmb10", "cmtt10"],
     "STIX": ["STIXGeneral", "STIXGeneralItalic", "STIXGeneralBol"],
 }
-# Each digit's ways of writing: strokes of points (x, y) in a box of 1 x 1, or arcs (x, y, radius in
-# x, radius in y, first and last angle in degrees, clockwise from the right).
+# The ways of writing each digit: strokes of points (x, y) in a box of 1 x 1, or arcs (x, y, radius
+# in x, radius in y, first and last angle in degrees, clockwise from the right).
 STROKES = {
     0: [[[(0.5, 0.5, 0.32, 0.5, -80, 280)]]],
     1: [[[(0.5, 0), (0.5, 1)]], [[(0.3, 0.22), (0.52, 0), (0.52, 1)]]],
@@ -47,8 +47,8 @@ STROKES = {
     9: [[[(0.48, 0.28, 0.28, 0.28, 0, 360), (0.7, 1)]],
         [[(0.48, 0.28, 0.28, 0.28, 0, 360), (0.76, 0.7), (0.48, 0.74, 0.28, 0.26, 0, 140)]]],
 }  # fmt: skip
-FIELD = 300  # pixels
-SHOWN = 4  # kinds of mistakes
+FIELD = 300  # the side of an image in pixels
+SHOWN = 4  # kinds of mistakes that are printed
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ def plain_name(model: Path) -> str:
 
 
 def print_shares(name: str, drawings: list[np.ndarray], classifiers: list[Classifier]) -> None:
-    """Print how many of the drawings, which are in the order of the digits, each gets right."""
+    """Print the accuracy of each network; the drawings are in the order of the digits."""
     labels = np.arange(len(drawings)) % 10
     inks = [through_a_file(image) for image in drawings]
     texts = []
@@ -116,7 +116,7 @@ def font_digits(font: Path, rng: np.random.Generator) -> Iterator[np.ndarray]:
     Raises
     ------
     DataError
-        If the file is no font.
+        If the file is not a font.
     """
     pillow, draws = (optional_import(f"PIL.{x}", "images") for x in ("Image", "ImageDraw"))
     fonts = optional_import("PIL.ImageFont", "images")
@@ -132,7 +132,7 @@ def font_digits(font: Path, rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def stroke_digits(rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield the ten digits, drawn by strokes of a pen, each turned, slanted and trembling."""
+    """Yield the ten digits, drawn by strokes with random rotation, slant and tremor."""
     for ways in STROKES.values():
         strokes = [line_of(stroke) for stroke in ways[rng.integers(len(ways))]]
         angle, slant = math.radians(rng.normal(0, 4)), rng.normal(0.1, 0.12)
@@ -141,7 +141,7 @@ def stroke_digits(rng: np.random.Generator) -> Iterator[np.ndarray]:
         place = FIELD / 2 + rng.uniform(-40, 40, 2)
         lines = []
         for line in strokes:
-            # Trembling is slow along a line: noise that is smoothed over a sixth of it.
+            # Tremor is slow along a line: noise that is smoothed over a sixth of its length.
             noise = rng.normal(0, 1, line.shape)
             kernel = np.hanning(max(5, len(line) // 6))
             smooth = [np.convolve(column, kernel, mode="same") for column in noise.T]
@@ -152,7 +152,7 @@ def stroke_digits(rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def line_of(stroke: list[tuple[float, ...]]) -> np.ndarray:
-    """Return the points, close to each other, of a stroke in `STROKES`."""
+    """Return closely spaced points of a stroke in `STROKES`."""
     corners: list[np.ndarray] = []
     for part in stroke:
         if len(part) == 2:
@@ -169,7 +169,7 @@ def line_of(stroke: list[tuple[float, ...]]) -> np.ndarray:
 
 
 def drawn(lines: list[np.ndarray], radius: float) -> np.ndarray:
-    """Return lines as a (FIELD, FIELD) uint8 image, drawn by a round pen of a radius in pixels."""
+    """Return a (FIELD, FIELD) uint8 image of lines, drawn with a round pen; `radius` in pixels."""
     ink = np.zeros((FIELD, FIELD))
     for x, y in np.concatenate(lines):
         rows, columns = (slice(max(0, int(c - radius - 1)), int(c + radius + 3)) for c in (y, x))

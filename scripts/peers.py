@@ -1,8 +1,8 @@
-"""Peers: one training task, written for each library as its own users would write it.
+"""Peers: one training task, written for each library in the usual way of its users.
 
-As a script it is a whole process of one peer: it reads the MNIST files in a folder and trains a
-network from there. A peer imports its library when it is created; the module imports only NumPy, so
-that the time and memory of a peer include no other library.
+As a script, it is the whole process of one peer: it reads the MNIST files in a folder and trains a
+network. A peer imports its library when it is created; the module imports only NumPy, so that the
+time and memory of a peer include no other library.
 """
 
 from __future__ import annotations
@@ -46,19 +46,20 @@ def convolutions(*channels: int | str, kernel: int, padding: int) -> Layers:
 class Task(NamedTuple):
     """A training task.
 
-    An affine layer follows the last of `layers`, with an output for each class, for softmax and the
-    mean cross-entropy; or one for each target, if labels are targets, for half the squared error.
+    An affine layer follows the last of `layers`. It has an output for each class, for softmax and
+    the mean cross-entropy; if labels are targets, it has an output for each target, for half the
+    squared error.
     """
 
     layers: Layers
     batch_size: int
     optimizer: str = "SGD"  # one of RATES
     device: str = "cpu"  # or "cuda"
-    rate: float | None = None  # that of RATES by default
+    rate: float | None = None  # None means the rate in RATES
 
 
-# The optimizers with their learning rates; the others of their settings are PyTorch's defaults,
-# but Momentum's of 0.9.
+# The optimizers with their learning rates. Their other settings are PyTorch's defaults, and 0.9 for
+# Momentum.
 RATES = {"SGD": 0.1, "Momentum": 0.01, "Adam": 0.001, "AdamW": 0.001}
 WEIGHT_DECAY = 0.01  # of AdamW
 
@@ -84,15 +85,15 @@ TASKS = {
 
 
 def describe(layers: Layers, shape: tuple[int, ...], outputs: int) -> list[tuple[Any, ...]]:
-    """Return the layers with the last, and the number of inputs after the name of those with any.
+    """Return the layers and the last one, with the number of inputs after a layer's name.
 
     Parameters
     ----------
     layers : sequence of tuple
     shape : (int,) or (int, int, int)
-        That of an example: features, or channels, height and width of a square image.
+        The shape of an example: features, or channels, height and width of a square image.
     outputs : int
-        Those of the last layer.
+        The outputs of the last layer.
     """
     described: list[tuple[Any, ...]] = []
     inputs, side = shape[0], shape[-1]
@@ -132,7 +133,7 @@ class Peer:
         self.has_classes = labels.ndim == 1
         outputs = int(labels.max()) + 1 if self.has_classes else labels.shape[1]
         self.layers = describe(task.layers, inputs.shape[1:], outputs)
-        self.weights = []  # in PyTorch's shapes, but for those of affine layers (inputs, outputs)
+        self.weights = []  # in PyTorch's shapes; of affine layers (inputs, outputs)
         for name, *settings in self.layers:
             if name == "conv":
                 m, n, size, _ = settings
@@ -797,7 +798,7 @@ def peak_memory(usage: resource.struct_rusage) -> float:
 
 
 def main() -> None:
-    """Train one peer in a process of its own; what it cannot do is one line."""
+    """Train one peer in its own process; if it cannot run, print one line."""
     parser = argparse.ArgumentParser(description=__doc__)  # not cli.Parser, which imports nnxp
     parser.add_argument("name", choices=PEERS, metavar="NAME", help=f"one of: {'; '.join(PEERS)}")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of MNIST's files")

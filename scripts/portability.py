@@ -1,4 +1,4 @@
-"""Train the same network from the same seed with every installed array library, and compare."""
+"""Train the same network with the same seed on every installed array library, and compare."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ DEVICES = ["cpu", "cuda", "torch:cpu", "torch:cuda", "torch:mps", "jax:cpu", "ja
 # Libraries add in different orders, so each step differs by a few units in the last place, and
 # later steps amplify the differences. With tanh, which is smooth, the difference is to first order
 # proportional to the unit roundoff, so it is 2^29 times larger in float32 than in float64. The
-# bound is ten times that, since single sums vary. ReLU is not smooth: of some 5 million inputs to a
-# ReLU in 600 steps, a few are within float32's rounding error of 0. If such an input is 0 in one
+# bound is ten times that, since single sums vary. ReLU is not smooth: of about 5 million inputs to
+# a ReLU in 600 steps, a few are within float32's rounding error of 0. If such an input is 0 in one
 # library and positive in the other, the gradient changes by a finite amount. So the float32
 # difference with ReLU has no bound; in float64 such inputs are 10^9 times rarer.
 ACTIVATIONS = ("relu", "tanh")
 # The losses of all steps with both activations, and the parameters with each activation.
 MEASURES = ("losses", *ACTIVATIONS)
-# By default, JAX has no float64 and multiplies float32 on GPUs with fewer bits.
+# By default, JAX has no float64, and multiplies float32 on GPUs in lower precision.
 JAX_SETTINGS = {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
 FLOAT64_BOUND = 1e-9
 FLOAT32_GROWTH = 10 * 2.0**29
@@ -61,7 +61,7 @@ def main() -> int:
     if args.worker:
         train(*args.worker, args)
         return 0
-    load_dataset(args.dataset, args.data_dir)  # an error is printed once, not by each worker
+    load_dataset(args.dataset, args.data_dir)  # raise an error here, not in each worker
     rows, missing = [], []
     with tempfile.TemporaryDirectory() as folder:
         for spec in DEVICES:
@@ -83,7 +83,7 @@ def main() -> int:
 
 
 def train_in_process(spec: str, dtype: str, file: Path) -> dict[str, Any]:
-    """Train in a process of its own, so that libraries share no settings and no threads."""
+    """Train in a separate process, so that libraries share no settings and no threads."""
     command = [sys.executable, *sys.argv, "--worker", spec, dtype, file]
     failure = f"training on {spec} in {dtype} failed"
     result: dict[str, Any] = run_worker(command, os.environ | JAX_SETTINGS, failure)

@@ -1,8 +1,8 @@
-"""Predict the class of each image file, and of each row of a CSV file, by a trained network.
+"""Predict the class of each image file, and of each row of a CSV file, with a trained network.
 
-Images are PNG and JPEG files of one digit: of any size and colour, on a light or a dark or a
-transparent ground. The digit is cut out, scaled and centred as in the network's training data. A
-line is printed for each: name, class and probability, separated by tabs.
+Images are PNG and JPEG files of one digit, of any size and colour, on a light, dark or transparent
+background. The digit is cropped, scaled and centred like the network's training data. The script
+prints a line for each image or row: name, class and probability, separated by tabs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BARS = 10  # classes of a prediction
 
 
 class Prediction(NamedTuple):
-    """The probabilities of an example, with its image if it is one."""
+    """The probabilities of an example, and its image; None for rows that are not images."""
 
     name: str
     image: np.ndarray | None
@@ -87,11 +87,11 @@ def predict(classifier: Classifier, file: Path) -> Iterator[Prediction]:
 
 
 def draw(shown: list[Prediction], classes: list[Any], count: int, path: Path) -> None:
-    """Draw each image, if it is one, beside bars of the largest probabilities."""
+    """Draw each image, with bars of the largest probabilities."""
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     figure = new_figure(3.2 * columns, 1.9 * rows)
-    figure.set_layout_engine("none")  # the usual one takes seconds for so many axes
+    figure.set_layout_engine("none")  # the default layout takes seconds for this many axes
     inch = 1 / (1.9 * rows)
     grid = figure.add_gridspec(
         rows, 2 * columns, left=0.02, right=0.98, bottom=0.1 * inch, top=1 - 0.5 * inch,
@@ -106,7 +106,7 @@ def draw(shown: list[Prediction], classes: list[Any], count: int, path: Path) ->
         left.set_anchor("N")
         if image is not None:
             left.imshow(image, cmap="gray_r")
-        # In the classes' order, the largest if there are more than fit.
+        # The largest probabilities, in the order of the classes.
         largest = np.sort(np.argsort(-probabilities, kind="stable")[:BARS])
         best = probabilities.argmax()
         bars = right.barh(np.arange(len(largest)), probabilities[largest], color=COLOURS[-1])

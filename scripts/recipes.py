@@ -1,4 +1,4 @@
-"""Recipes: the networks that train_mnist.py trains, and the settings that they are trained with."""
+"""Recipes: the networks of train_mnist.py, and the settings for their training."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from nnxp.initializers import INITIALIZERS
 from nnxp.optimizers import OPTIMIZERS
 from nnxp.schedules import OneCycle
 
-# Nesterov's momentum 0.9; the rate rises linearly from 4 % over the first fifth of the steps and
-# falls to 0; the weights decay, biases and normalizations do not. With this momentum, a decay has
-# the effect of a tenth of it in PyTorch's SGD, where it passes through the velocity. The settings
-# were chosen on the last 10,000 training images of MNIST, after training on the others.
+# Nesterov momentum 0.9. The learning rate rises linearly from 4 % of the peak during the first
+# fifth of the steps, and then falls to 0. Weights decay; biases and the parameters of
+# normalizations do not. With this momentum, a decay has the same effect as a tenth of it in
+# PyTorch's SGD, where it passes through the velocity. The settings were chosen on the last 10,000
+# training images of MNIST, after training on the others.
 _RECIPE: dict[str, Any] = {
     "batch_norm": True, "optimizer": "nesterov", "learning_rate": 0.1, "schedule": "onecycle",
     "weight_decay": 5e-3, "batch_size": 128, "label_smoothing": 0.0,
 }  # fmt: skip
-# What train_mnist.py takes where an option is not given; `shift` is in pixels.
+# The defaults of the options of train_mnist.py; `shift` is in pixels.
 MODELS: dict[str, dict[str, Any]] = {
     "plain": {
         "hidden": [50, 30], "shift": 0, "epochs": 10, "batch_norm": False, "optimizer": "sgd",
@@ -34,11 +35,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "lenet": _RECIPE | {"hidden": None, "shift": 2, "epochs": 4},
 }  # fmt: skip
 SCHEDULES = ("constant", "onecycle")
-FEW, EPOCHS_OF_FEW = 10_000, 50  # an epoch of few images has few steps
+FEW, EPOCHS_OF_FEW = 10_000, 50  # more epochs for few images, since an epoch has few steps
 
 
 def needs_images(settings: dict[str, Any]) -> bool:
-    """Return whether a network of these settings takes images, and not rows of pixels."""
+    """Return whether the network takes images instead of rows of pixels."""
     return settings["model"] == "lenet" or settings["shift"] > 0
 
 
@@ -50,7 +51,7 @@ def padding_of(image: tuple[int, int, int]) -> int:
 def new_network(
     settings: dict[str, Any], data: Data, rng: np.random.Generator, device: nnxp.Device
 ) -> nnxp.Sequential:
-    """Return the network of a run's settings, named as the options of train_mnist.py."""
+    """Return the network for settings with the names of the options of train_mnist.py."""
     place = {"dtype": settings["dtype"], "device": device}
     options = place | {
         "rng": rng, "activation": settings["activation"], "batch_norm": settings["batch_norm"],
@@ -68,7 +69,7 @@ def new_network(
     if settings["shift"]:
         layers.insert(0, nnxp.RandomShift(settings["shift"], rng=rng, **place))
     network = nnxp.Sequential(layers)
-    network.output_shape(data.train.inputs.shape[1:])  # raises an error if the images do not suit
+    network.output_shape(data.train.inputs.shape[1:])  # raises an error if the images do not fit
     return network
 
 

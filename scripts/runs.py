@@ -1,4 +1,4 @@
-"""Runs: the data set that a script trains on, and the folder for the files it writes."""
+"""Runs: the data set of a script, and the folder for its results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nnxp.checks import unknown_name
 from nnxp.data import Dataset
 from nnxp.files import expand_home, write_atomically
 
-# Each BLAS library reads its own variable, once, when it is loaded.
+# Each BLAS library reads its own variable when it is loaded.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
@@ -42,7 +42,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir",
         type=file_path,
-        help="folder with the four MNIST files, or a data set in their layout "
+        help="folder with the four MNIST files, or with a data set in their format "
         "(default: $NNXP_DATA_DIR)",
     )
 
@@ -52,7 +52,7 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
         default="auto",
-        help="auto (the GPU if it can be used, else the CPU); cpu; cuda, cuda:N (CuPy); torch, "
+        help="auto (the GPU if it is usable, else the CPU); cpu; cuda, cuda:N (CuPy); torch, "
         "torch:cpu, torch:cuda, torch:cuda:N, torch:mps (PyTorch); jax, jax:cpu, jax:cuda, "
         "jax:cuda:N (JAX); strict, strict:device1, strict:device2 (array-api-strict, for tests) "
         "(default: auto)",
@@ -70,7 +70,7 @@ def add_out_option(parser: argparse.ArgumentParser) -> None:
 
 
 class Data(NamedTuple):
-    """A data set, and the folder or file it was read from; None for the embedded digits."""
+    """A data set, and its source: a folder or a file, or None for the embedded digits."""
 
     name: str
     train: Dataset
@@ -101,7 +101,7 @@ class Data(NamedTuple):
 
 
 def load_dataset(name: str, folder: Path | None, *, images: bool = False) -> Data:
-    """Return the data set of the options ``--dataset`` and ``--data-dir``; if asked, as images."""
+    """Return the data set of ``--dataset`` and ``--data-dir``, as rows or as `images`."""
     if name not in ("auto", "mnist", "digits") and not name.lower().endswith((".csv", ".csv.gz")):
         raise unknown_name("dataset", name, ["auto", "mnist", "digits", "FILE.csv"])
     if folder and name not in ("auto", "mnist"):
@@ -126,22 +126,23 @@ def load_dataset(name: str, folder: Path | None, *, images: bool = False) -> Dat
 
 
 def square_images(table: Dataset, file: Path) -> Dataset:
-    """Return a table whose rows are the pixels of square grey images as a data set of images."""
+    """Convert a table whose rows are the pixels of square grey images to a data set of images."""
     pixels = table.inputs.shape[1]
     side = math.isqrt(pixels)
     if side * side != pixels:
         raise nnxp.InputError(
-            f"{file} has {pixels} columns of inputs, which are no square image; use --model plain"
+            f"{file} has {pixels} columns of inputs, which do not form a square image; "
+            "use --model plain"
         )
     inputs = table.inputs.reshape(-1, 1, side, side)
     return Dataset(inputs, table.labels, scale=table.scale, classes=table.classes)
 
 
 def new_run_folder(out: Path | None, config: dict[str, Any]) -> Path:
-    """Return a new or empty folder, after writing config.json (see `write_config`) into it.
+    """Return a new or empty folder that has only config.json (see `write_config`).
 
-    If `out` is None, the folder is a new one in runs/. Two processes never get the same folder. A
-    process that ends before it writes a result removes the folder, unless it was there before.
+    If `out` is None, a new folder is created in runs/. Two processes never get the same folder. If
+    the process ends before it writes a result, it removes the folder, unless it existed before.
 
     Raises
     ------
@@ -156,7 +157,7 @@ def new_run_folder(out: Path | None, config: dict[str, Any]) -> Path:
             raise nnxp.InputError(
                 f"{folder} already holds a run or other files; choose another --out"
             )
-        (folder / "config.json").touch(exist_ok=False)  # fails if another process was faster
+        (folder / "config.json").touch(exist_ok=False)  # fails if another process uses the folder
         atexit.register(_remove_without_result, folder.absolute(), is_new)
     except OSError as error:
         raise nnxp.InputError(

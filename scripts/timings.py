@@ -1,4 +1,4 @@
-"""Timings: microseconds of the nnxp in one checkout, printed as JSON for compare_commits.py.
+"""Timings: microseconds of nnxp's operations in one checkout, as JSON for compare_commits.py.
 
 nnxp is imported from the given folder, and peers.py from the folder of this script.
 """

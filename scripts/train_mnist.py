@@ -57,8 +57,8 @@ from nnxp.ranks import ONE_RANK
 
 CHECKPOINT = "checkpoint.safetensors"
 RANKS = ONE_RANK  # the processes that divide the batches
-# The settings in a checkpoint, with their types. --resume takes those of the run as defaults;
-# options can override the changeable ones.
+# The settings in a checkpoint, with their types. With --resume, they are the defaults of the
+# options; options can override the changeable settings.
 FIXED = {
     "model": str, "hidden": (list, type(None)), "activation": str, "init": (str, type(None)),
     "optimizer": str, "learning_rate": float, "batch_size": int, "seed": int, "dtype": str,
@@ -89,7 +89,7 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         if args.resume:
             if RANKS.rank == 0:
-                # Locked before it is read, so that no other process writes it in between.
+                # Lock the file before reading it, so that no other process writes it in between.
                 stack.enter_context(lock_target(args.resume / CHECKPOINT))
             RANKS.exchange()
             training = resume_run(args, device)
@@ -115,7 +115,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """Return the options; those of a resumed run have its settings as defaults."""
+    """Return the options; with --resume, the defaults are the settings of the resumed run."""
     parser = new_parser()
     args = parser.parse_args()
     if args.resume:
@@ -158,8 +158,8 @@ def new_parser() -> Parser:
     add_device_option(parser)
     add_data_options(parser)
     option("--model", type=name_of("model", MODELS), default="plain",
-           help="plain: affine layers; mlp: wider ones, and lenet: convolutions, both with a "
-           "recipe for high accuracy, whose settings the options below can replace, and with "
+           help="plain: affine layers; mlp: wider affine layers; lenet: convolutions; mlp and "
+           "lenet use a recipe for high accuracy, which the options below can override, and draw "
            "pictures of mistakes and weights (default: plain)")  # fmt: skip
     option("--hidden", type=whole_number, nargs="+", metavar="WIDTH",
            help=f"widths of the hidden layers of plain and mlp {of_models('hidden')}")  # fmt: skip
@@ -173,22 +173,22 @@ def new_parser() -> Parser:
     option("--dropout", type=float, default=0.0, metavar="RATE",
            help="share of hidden outputs set to 0 in a training step (default: 0)")  # fmt: skip
     option("--shift", type=partial(whole_number, least=0), metavar="PIXELS",
-           help="shift each training image at random, by so much at most "
+           help="shift each training image at random, by at most this much "
            f"{of_models('shift')}")  # fmt: skip
     option("--optimizer", type=name_of("optimizer", OPTIMIZERS),
            help=f"{', '.join(OPTIMIZERS)} {of_models('optimizer')}")  # fmt: skip
     option("--learning-rate", type=float,
-           help="a positive number, of a schedule the largest "
+           help="a positive number; the largest rate of a schedule "
            f"{of_models('learning_rate')[:-1]}, or another optimizer's own)")  # fmt: skip
     option("--schedule", type=name_of("schedule", SCHEDULES),
-           help="constant, or onecycle: the rate rises and falls to 0 with the last step "
+           help="constant; or onecycle: the rate rises, and falls to 0 at the last step "
            f"{of_models('schedule')}")  # fmt: skip
     option("--weight-decay", type=float, metavar="RATE",
-           help="part of the weights that a step takes away, times the learning rate "
+           help="each step multiplies the weights by 1 - learning rate * this rate "
            f"{of_models('weight_decay')[:-1]}, or another optimizer's own)")  # fmt: skip
     option("--label-smoothing", type=float, metavar="SHARE",
-           help="of a label's 1, this share is spread over all classes; the losses shown are "
-           f"those of such labels {of_models('label_smoothing')}")  # fmt: skip
+           help="spread this share of a label's probability over all classes; the losses that are "
+           f"shown use such labels {of_models('label_smoothing')}")  # fmt: skip
     option("--epochs", type=whole_number,
            help=f"passes over the training images {of_models('epochs')[:-1]}; {EPOCHS_OF_FEW} if "
            f"the images are fewer than {FEW:,})")  # fmt: skip
@@ -198,13 +198,13 @@ def new_parser() -> Parser:
     option("--dtype", type=name_of("dtype", DTYPES), default="float32",
            help="float32 or float64 (default: float32)")  # fmt: skip
     option("--capture", action=argparse.BooleanOptionalAction, default="auto",
-           help="take captured steps (default: on devices that have them)")  # fmt: skip
+           help="use captured steps (default: on devices that support them)")  # fmt: skip
     option("--compiled", action=argparse.BooleanOptionalAction, default="auto",
-           help="compile captured steps on the CPU to machine code (default: where llvmlite is "
+           help="compile captured steps on the CPU to machine code (default: if llvmlite is "
            "installed and the run is long enough)")  # fmt: skip
     add_out_option(parser)
     option("--checkpoint-every", type=whole_number, metavar="STEPS",
-           help="save every STEPS steps, too "
+           help="save also every STEPS steps "
            "(default: only after each epoch and when stopped)")  # fmt: skip
     option("--resume", type=file_path, metavar="DIR",
            help="resume the run in this folder; --epochs is the total")  # fmt: skip
@@ -239,7 +239,7 @@ def start_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
     """Return a new run, and create its folder."""
     has_packages = can_save(required=bool(args.checkpoint_every))
     settings = vars(args)
-    # Their errors come before the data are loaded.
+    # Check the settings before the data are loaded.
     new_optimizer(settings | {"epochs": 1}, 1)
     loss = new_loss(settings)
     require_number("dropout", args.dropout, FRACTION)
@@ -277,7 +277,7 @@ def resume_run(args: argparse.Namespace, device: nnxp.Device) -> Training:
             f"{expected[:8]}…, got {got[:8]}…); give its own data with --data-dir"
         )
     if trainer.epochs >= args.epochs:
-        # The run may have been killed after its last checkpoint, before it wrote its results.
+        # The run may have been killed between its last checkpoint and its results.
         if RANKS.rank == 0:
             write_results(trainer, data, folder)
         raise nnxp.InputError(
@@ -333,7 +333,7 @@ def train(training: Training, args: argparse.Namespace) -> int:
             validation=data.test,
             rng=rng,
             callbacks=[stop, WriteHistory(folder / "history.json")],
-            # The recipes train on shifted images, and measure figures of the steps.
+            # The recipes shift the training images, so their figures are measured in the steps.
             train_metrics="after" if args.model == "plain" else "running",
             verbose=not args.quiet,
             checkpoint=checkpoint,
@@ -350,7 +350,7 @@ def train(training: Training, args: argparse.Namespace) -> int:
 
 
 def report_interruption(training: Training, reason: str) -> None:
-    """Print how far an interrupted run came, and why; if nothing was saved, remove its files."""
+    """Print the progress and the reason of an interrupted run; if nothing is saved, clean up."""
     folder, checkpoint = training.folder, training.checkpoint
     if checkpoint and checkpoint.exists():
         steps = nnxp.Trainer.resume(checkpoint).optimizer.steps
@@ -378,7 +378,7 @@ def write_results(trainer: nnxp.Trainer, data: Data, folder: Path) -> None:
 
 
 def write_pictures(training: Training) -> None:
-    """Draw the confusion matrix of the test images, the wrong ones, and the first weights."""
+    """Draw the confusion matrix of the test images, the mistakes, and the first layer's weights."""
     trainer, _, data, folder, _ = training
     network = trainer.network
     scores = network.device.to_host(network.predict(data.test.inputs))

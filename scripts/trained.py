@@ -1,4 +1,4 @@
-"""Trained networks: what predict.py and draw.py load, and how a digit becomes its input."""
+"""Trained networks: load a network for predict.py and draw.py, and convert digits to inputs."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from nnxp.data import center_drawing
 from nnxp.data_format import IMAGE_SCALE, require_outputs
 
 MODEL = "a run's folder, a checkpoint, a file of network.save, or an ONNX file (.onnx)"
-_LEAST = 8  # pixels on a side: fewer inputs, such as the 4 or 9 of a table, are no image
-# Where a network does not say what it was trained on: MNIST, the embedded digits.
+_LEAST = 8  # pixels on a side; smaller squares, such as 4 or 9 columns, are not images
+# Shapes to try if a network has no data format: MNIST's and those of the embedded digits.
 _KNOWN_SHAPES = [(784,), (1, 28, 28), (64,), (1, 8, 8)]
-# What a digit's larger side has in the images that a network was trained on; else MNIST's share.
+# The larger side of a digit, by the side of the images; for other sides MNIST's ratio is used.
 _BOXES = {8: 8}
 
 
 class Classifier:
-    """A trained network that tells classes apart.
+    """A trained network that predicts classes.
 
     Parameters
     ----------
     path : Path
-        As `MODEL` says.
+        A file or folder, as described by `MODEL`.
 
     Attributes
     ----------
@@ -36,14 +36,14 @@ class Classifier:
     classes : list
         The label of each class.
     shape : tuple of int
-        Of an example.
+        The shape of an example.
     side : int or None
-        Height and width of the images that the network takes; None for rows that are no image.
+        Height and width of the images that the network takes; None for rows that are not images.
 
     Raises
     ------
     NnxpError
-        If there is no network in the file, or it tells no classes apart.
+        If the file has no network, or the network does not predict classes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,7 +63,7 @@ class Classifier:
                 f"the network in {path} gives several labels at once, or no row of scores; train "
                 "one with SoftmaxWithLoss"
             )
-        count = max(2, outputs[0])  # one logit tells two classes apart
+        count = max(2, outputs[0])  # one logit distinguishes two classes
         labels = None if known is None else known.classes
         if labels is not None:
             require_outputs(labels, outputs)
@@ -76,8 +76,8 @@ class Classifier:
                 self.network.output_shape(shape)
                 return shape
         raise nnxp.InputError(
-            f"the network in {self.path} does not say what it was trained on, and takes no images "
-            "of 28 x 28 or 8 x 8 pixels; train it by Trainer.fit"
+            f"the network in {self.path} has no data format, and does not accept images of 28 x 28 "
+            "or 8 x 8 pixels; train it with Trainer.fit"
         )
 
     def require_images(self) -> int:
@@ -86,29 +86,29 @@ class Classifier:
         Raises
         ------
         InputError
-            If the network takes no images.
+            If the network does not take images.
         """
         if self.side is None:
             what = " x ".join(map(str, self.shape))
             raise nnxp.InputError(
-                f"the network in {self.path} takes {what} numbers, which are no square grey image; "
-                "give rows of a CSV file to scripts/predict.py"
+                f"the network in {self.path} takes {what} numbers, which do not form a square grey "
+                "image; give rows of a CSV file to scripts/predict.py"
             )
         return self.side
 
     def field(self, ink: np.ndarray) -> np.ndarray:
-        """Return a digit, given as ink, as (side, side) uint8 pixels, like those of the training.
+        """Convert the ink of a digit to a (side, side) uint8 image like the training images.
 
         Raises
         ------
         InputError
-            If the ink is blank, or the network takes no images.
+            If the ink is blank, or the network does not take images.
         """
         side = self.require_images()
         return center_drawing(ink, side, box=_BOXES.get(side))
 
     def examples(self, fields: np.ndarray) -> np.ndarray:
-        """Return fields (examples, side, side) as inputs that `network.predict` takes."""
+        """Convert images (examples, side, side) to inputs of `network.predict`."""
         known = self.network.data_format
         x = fields.reshape(-1, *self.shape)
         if known is None or known.images:
@@ -117,7 +117,7 @@ class Classifier:
         return x * (_largest(known) / 255)
 
     def probabilities(self, x: np.ndarray) -> np.ndarray:
-        """Return the (examples, classes) probabilities for inputs that `network.predict` takes."""
+        """Return the (examples, classes) probabilities for inputs of `network.predict`."""
         network = self.network
         if network.data_format is None:
             found = nnxp.Softmax().forward(network.predict(x))
@@ -128,7 +128,7 @@ class Classifier:
 
 
 def _largest(known: nnxp.data_format.DataFormat) -> float:
-    """Return the largest pixel of the training data, before their division."""
+    """Return the largest pixel of the training data before the division."""
     return (known.largest or 1.0) * (known.scale or 1.0)
 
 
@@ -139,7 +139,7 @@ def _load(path: Path) -> nnxp.Sequential:
 
 
 def _side(shape: tuple[int, ...]) -> int | None:
-    """Return the side of square grey images of this shape, also if it is that of a row."""
+    """Return the side of square grey images of this shape or of rows of pixels; otherwise None."""
     pixels = math.prod(shape)
     side = math.isqrt(pixels)
     is_square = shape in ((pixels,), (side, side), (1, side, side)) and side * side == pixels

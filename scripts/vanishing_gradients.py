@@ -12,8 +12,8 @@ from runs import add_data_options, add_out_option, load_dataset, new_run_folder,
 import nnxp
 
 LEARNING_RATE, BATCH_SIZE = 0.1, 100
-# An activation with the initializer that it is usually given. Sigmoid has the same as tanh, whose
-# slope at 0 is 1, while sigmoid's is 1/4.
+# Activations with their usual initializers. Sigmoid has the same one as tanh, although its slope at
+# 0 is 1/4, and that of tanh is 1.
 RUNS = {"sigmoid": "xavier", "tanh": "xavier", "relu": "he"}
 
 
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def print_table(watch: nnxp.callbacks.WatchLayers) -> None:
-    """Print the gradients at the outputs of the layers with weights, beside those of the last."""
+    """Print the gradients at the outputs of the affine layers, and the ratio to the last one."""
     layers = [name for name in watch.layers if name.startswith("affine")]
     columns = [watch.layers.index(name) for name in layers]
     first, last = watch.gradients[0, columns], watch.gradients[-1, columns]

@@ -1,9 +1,9 @@
 """XOR: a single layer cannot learn it, a network with a hidden layer can.
 
-XOR is 1 if exactly one of two inputs is 1. A single layer divides the plane by one straight line,
-and no line separates (0, 1) and (1, 0) from (0, 0) and (1, 1): the best it can do is to predict 0.5
-everywhere, whose loss is log 2 = 0.6931. Four hidden units draw four lines, which together separate
-the points. Look at the losses, and at the predictions beside the right answers.
+XOR is 1 if exactly one of two inputs is 1. A single layer divides the plane with one straight line,
+and no line separates (0, 1) and (1, 0) from (0, 0) and (1, 1). Its best prediction is 0.5 for every
+point, with the loss log 2 = 0.6931. Four hidden units draw four lines, which together separate the
+points. Compare the losses, and the predictions with the right answers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ANSWERS = np.array([0, 1, 1, 0])
 
 
 def train(widths: list[int], epochs: int) -> nnxp.Sequential:
-    """Train a network of these widths on the four points, and print how it went."""
+    """Train a network of these widths on the four points, and print losses and predictions."""
     network = nnxp.mlp(widths, rng=0, activation="sigmoid", dtype="float64")
     trainer = nnxp.Trainer(network, nnxp.SigmoidWithLoss(), nnxp.SGD(learning_rate=1.0))
     history = trainer.fit(Dataset(POINTS, ANSWERS), epochs=epochs, batch_size=4, rng=0)
@@ -34,7 +34,7 @@ def train(widths: list[int], epochs: int) -> nnxp.Sequential:
 
 
 def draw(networks: dict[str, nnxp.Sequential], path: str) -> None:
-    """Draw the prediction of each network at all points of the plane around the four."""
+    """Draw the predictions of each network in the plane around the four points."""
     x, y = np.meshgrid(np.linspace(-0.5, 1.5, 100), np.linspace(-0.5, 1.5, 100))
     figure = new_figure(8, 4)
     for axes, (name, network) in zip(figure.subplots(1, 2), networks.items(), strict=True):

@@ -108,7 +108,7 @@ def every_layer_trainer(
     rng = np.random.default_rng(0)
     widths = [nnxp.Affine(i, o, rng=rng, dtype=dtype) for i, o in [(12, 9), (9, 8), (8, 7), (7, 3)]]
     first, second, third, last = widths
-    # No bias before a BatchNorm: its gradient is 0 but for rounding, which Adam would scale up.
+    # No bias before a BatchNorm: its gradient is rounding error, which Adam would scale up.
     drawn = {"rng": rng, "dtype": dtype}
     layers = [nnxp.Reshape((1, 3, 4)), nnxp.ElasticDistortion(9, 2, **drawn)]
     layers += [nnxp.RandomRotation(30, **drawn), nnxp.RandomFlip(**drawn)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ os.environ.setdefault("KERAS_BACKEND", "torch")  # before Keras is imported: els
 hypothesis.settings.register_profile("nnxp", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("random", deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "nnxp"))
+
+# Processes inherit what is ignored, but no handler: under nohup, scripts would ignore SIGHUP.
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 collect_ignore = ["fork_server.py", "fuzz.py"]  # programs of their own
 

@@ -109,9 +109,9 @@ def contents(path):
 
 
 def signed(path, about, arrays):
-    """Write a file as somebody would who means harm, and return its path.
+    """Write a malicious file, and return its path.
 
-    What it says of its arrays is a dict, or any text.
+    Its description of the arrays is a dict, or any text.
     """
     import safetensors.numpy
 

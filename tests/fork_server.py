@@ -6,6 +6,7 @@ A script so starts several times as fast as in a new process. The modules of scr
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import io
@@ -13,6 +14,7 @@ import json
 import os
 import runpy
 import sys
+import threading
 
 import nnxp.testing
 
@@ -36,5 +38,19 @@ for line in sys.stdin:
     os.chdir(request["folder"])
     sys.argv = request["command"]
     sys.path[0] = os.path.dirname(sys.argv[0])  # noqa: PTH120
-    runpy.run_path(sys.argv[0], run_name="__main__")
-    break
+    status = 0
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+    except BaseException:  # noqa: BLE001 - as Python ends a script
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    # Python's usual end, without clearing modules, which takes longer than most scripts.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

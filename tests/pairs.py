@@ -1,4 +1,4 @@
-"""Pairs: train the same parts captured and by plain steps, and compare what they learned."""
+"""Pairs: train the same parts with captured and with plain steps, and compare the results."""
 
 from __future__ import annotations
 

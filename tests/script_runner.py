@@ -39,6 +39,44 @@ def run(name, *options, cwd=None, env=None, status=0):
     return result
 
 
+SAVE_FIGURE = """
+import json, matplotlib.figure as f
+save = f.Figure.savefig
+def savefig(self, *args, **options):
+    axes = [
+        {"title": x.get_title(), "bands": len(x.collections),
+         "curves": [[y.get_label(), list(map(float, y.get_ydata()))] for y in x.lines]}
+        for x in self.axes
+    ]
+    with open(PATH, "w") as file:
+        json.dump({"title": self.get_suptitle(), "axes": axes}, file)
+    save(self, *args, **options)
+f.Figure.savefig = savefig
+"""
+
+
+def saved_figures(folder):
+    """Return variables with which a script also saves what its last figure shows, and the file."""
+    path = folder / "drawn.json"
+    code = SAVE_FIGURE.replace("PATH", repr(str(path)))
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{PATHS}"}, path
+
+
+def run_code(code, folder, *arguments, env=None):
+    """Run Python code with the warnings as errors, and return what it printed; as `run` does.
+
+    It is written into the folder, in which it runs.
+    """
+    path = Path(folder, "code.py")
+    path.write_text(f"import warnings; warnings.simplefilter('error')\n{code}", encoding="utf-8")
+    command = [str(path), *map(str, arguments)]
+    function = run_forked if sys.platform == "linux" else run_fresh
+    result = function(command, folder, ENVIRONMENT | (env or {}))
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 def run_fresh(command, cwd, environment):
     return subprocess.run(
         [sys.executable, *command],

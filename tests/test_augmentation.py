@@ -1,4 +1,4 @@
-"""Augmentation: what is drawn, how images change, and that steps, libraries and resumes agree."""
+"""Augmentation: random numbers, changed images, and agreement of steps, libraries and resumes."""
 
 from __future__ import annotations
 

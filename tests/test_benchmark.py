@@ -1,4 +1,4 @@
-"""scripts/benchmark.py, growth.py, compare_commits.py: what they compute and print."""
+"""scripts/benchmark.py, growth.py, compare_commits.py: their results and output."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -178,19 +179,19 @@ def in_scripts(code, *arguments):
 
 def test_benchmark_prints_medians_ratios_and_the_fastest_form(tmp_path):
     printed = in_scripts(
-        "import benchmark\n"
-        "report = benchmark.Report()\n"
+        "import benchmark_report\n"
+        "report = benchmark_report.Report()\n"
         "report.add('deep', 'SGD', {'products': [1000, 1000, 1000], 'nnxp, captured': [2e3] * 3,\n"
         "    'PyTorch, fused': [4000, 4000, 1], 'PyTorch, foreach': [5000, 5000, 0.5]})\n"
         "report.accuracy = {'deep': {'SGD': {'nnxp, captured': 0.97}}}\n"
         "report.print_part('deep', 'deep, one core, µs a step')\n"
         "report.check_accuracy('deep', 'SGD', {'a': 0.90, 'b': 0.97, 'c': 0.97})\n"
         "print(*report.remarks)\n"
-        "benchmark.print_summary(report.summary())\n"
+        "benchmark_report.print_summary(report.summary())\n"
         "report.miss('deep', 'thinc', 'no such module'); report.miss('wide', 'thinc', 'x')\n"
         "report.miss('small', 'thinc', 'x'); report.miss('cold', 'cold', 'no MNIST')\n"
-        "print(*benchmark.not_run(report.missing), sep='\\n')\n"
-        "print(*map(benchmark.number, (0.123, 12.34, 123.4, 12345678.0)))\n"
+        "print(*benchmark_report.not_run(report.missing), sep='\\n')\n"
+        "print(*map(benchmark_report.number, (0.123, 12.34, 123.4, 12345678.0)))\n"
     )
     assert "| deep, one core, µs a step | SGD |\n|---|---|\n| products | 1,000 |\n" in printed
     assert "| nnxp, captured | 2,000 (97.0 %) |\n" in printed
@@ -211,20 +212,20 @@ def test_benchmark_prints_medians_ratios_and_the_fastest_form(tmp_path):
 def test_benchmark_draws_what_has_enough_rounds_beside_other_peers(tmp_path):
     printed = in_scripts(
         "import pathlib, sys\n"
-        "import benchmark\n"
+        "import benchmark_report\n"
         "saved = []\n"
-        "benchmark.save_figure = lambda figure, path: saved.append(figure)\n"
+        "benchmark_report.save_figure = lambda figure, path: saved.append(figure)\n"
         "enough = {'nnxp, captured': [1, 2, 3], 'JAX, scan': [3, 4, 5]}\n"
         "few = {name: values[:2] for name, values in enough.items()}\n"
         "alone = {'nnxp, captured': [1, 2, 3]}\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "for measured in ({}, {'small': {'SGD': few}, 'wide': {'SGD': alone}}):\n"
-        "    benchmark.draw(measured, 'machine', folder)\n"
+        "    benchmark_report.draw(measured, 'machine', folder)\n"
         "assert not saved\n"
-        "benchmark.draw({'wide': {'SGD': few, 'Adam': enough}}, 'machine', folder)\n"
+        "benchmark_report.draw({'wide': {'SGD': few, 'Adam': enough}}, 'machine', folder)\n"
         "four = {'small': {'SGD': enough}, 'wide': {'SGD': enough, 'Adam': enough},\n"
         "        'lenet': {'batch 64': enough}}\n"
-        "benchmark.draw(four, 'machine', folder)\n"
+        "benchmark_report.draw(four, 'machine', folder)\n"
         "for figure in saved:\n"
         "    print([axes.get_title() for axes in figure.axes])\n",
         tmp_path,
@@ -327,8 +328,8 @@ def test_benchmark_remarks_on_an_accuracy_that_differs_and_does_not_fail(
 ):
     out = tmp_path / "out"
     code = (
-        "import benchmark, cli\n"
-        "benchmark.ACCURACY_TOLERANCE = -1\n"  # every peer differs
+        "import benchmark, benchmark_report, cli\n"
+        "benchmark_report.ACCURACY_TOLERANCE = -1\n"  # every peer differs
         "benchmark.WHOLE = benchmark.Mode(2, 0, 0.001)\n"
         "cli.run(benchmark.main)\n"
     )
@@ -397,10 +398,10 @@ def test_memory_does_not_grow_with_data_or_epochs(tmp_path, one_core):
 
 @pytest.fixture
 def repository(tmp_path):
-    """A repository of one commit: this checkout's package and scripts."""
+    """A repository of one commit: the package and the scripts."""
     if not shutil.which("git"):
         pytest.skip("git: not installed")
-    for folder in (SCRIPTS, SCRIPTS.parent / "nnxp"):
+    for folder in (SCRIPTS, Path(nnxp.__file__).parent):
         shutil.copytree(folder, tmp_path / folder.name)
     for command in (
         ["init", "-q"],

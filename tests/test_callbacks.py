@@ -77,7 +77,7 @@ def test_finish_is_called_with_the_error_of_another_callback():
     with pytest.raises(KeyboardInterrupt):
         fit(trainer(), callbacks=[recorder, Stopping(fail)])
     assert recorder.calls[-1] == ("finish", "KeyboardInterrupt")
-    with pytest.raises(nnxp.InputError, match="EarlyStopping watches x, which is not measured"):
+    with pytest.raises(nnxp.InputError, match="EarlyStopping monitors x, which is not measured"):
         fit(trainer(), callbacks=[recorder, callbacks.EarlyStopping(monitor="x")])
     assert recorder.calls[-1] == ("finish", "InputError")
 
@@ -547,7 +547,7 @@ def test_signals_are_refused_in_other_threads():
     thread = threading.Thread(target=train)
     thread.start()
     thread.join()
-    assert "in the main thread only" in errors[0]
+    assert "only in the main thread" in errors[0]
 
 
 def test_single_steps_after_fit_are_not_divided():
@@ -621,7 +621,7 @@ def batch(inputs=4, labels=4, dtype="uint8", wrong=0):
 @pytest.mark.parametrize(
     ("items", "options", "message"),
     [
-        (iter([batch()]), {}, "that starts anew each epoch, such as a list, got list_iterator"),
+        (iter([batch()]), {}, "that restarts in each epoch, such as a list, got list_iterator"),
         (3, {}, "expected a Dataset, or an iterable of batches.*got int"),
         ([], {}, "got an empty iterable"),
         ([np.zeros((4, 64))], {}, "a batch must be a pair of NumPy arrays"),

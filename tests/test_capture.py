@@ -164,7 +164,7 @@ class Stepping(nnxp.Trainer):
             {"layer": Counting()},
             r"Counting\(\): a step changes calls of Counting\(\)",
         ),
-        ({"kind": Stepping}, "the trainer has a step of its own"),
+        ({"kind": Stepping}, "the trainer's class overrides step"),
         ({"widths": (6, 6, 6), "tied": True}, "two layers of the network share an array"),
     ],
 )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from script_runner import ENVIRONMENT, PATHS, SCRIPTS, run
+from script_runner import ENVIRONMENT, SCRIPTS, run, saved_figures
 
 import nnxp
 
@@ -69,27 +68,17 @@ def rows_of(printed, column):
     ],
 )
 def test_table_picture_and_results_agree(script, seeds, tmp_path):
-    # What matplotlib draws is saved beside the picture.
-    (tmp_path / "sitecustomize.py").write_text(
-        "import json, matplotlib.figure as f\n"
-        "save = f.Figure.savefig\n"
-        "def savefig(self, *args, **options):\n"
-        "    drawn = [[[float(y) for y in x.get_ydata()] for x in a.lines] for a in self.axes]\n"
-        "    titles = [axes.get_title() for axes in self.axes]\n"
-        f"    open({str(tmp_path / 'drawn.json')!r}, 'w').write(json.dumps(\n"
-        "        [drawn, titles, self.get_suptitle()]))\n"
-        "    save(self, *args, **options)\n"
-        "f.Figure.savefig = savefig\n"
-    )
+    environment, shown = saved_figures(tmp_path)
     out = tmp_path / "out"
     result = run(
         script, "--dataset", "digits", "--epochs", 1, "--seeds", seeds, "--out", out,
-        env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{PATHS}"},
+        env=environment,
     )  # fmt: skip
     column, figure = SHOWN[script]
     rows = rows_of(result.stdout, column)
     results = json.loads((out / "results.json").read_text())
-    drawn, titles, suptitle = json.loads((tmp_path / "drawn.json").read_text())
+    figure_shown = json.loads(shown.read_text())
+    suptitle, axes_shown = figure_shown["title"], figure_shown["axes"]
     assert (out / "picture.png").read_bytes().startswith(b"\x89PNG")
     spread = "2 seeds, mean ± standard deviation" if seeds > 1 else "1 seed"
     assert suptitle.endswith(f" (digits, {spread})")
@@ -104,10 +93,10 @@ def test_table_picture_and_results_agree(script, seeds, tmp_path):
         for x in last
         if None not in x
     ]
-    points = {f"{y:.4f}" for axes in drawn for line in axes for y in line}
+    points = {f"{y:.4f}" for axes in axes_shown for _, line in axes["curves"] for y in line}
     for row in rows:
         assert row[column] in cells
-        in_title = any(title.endswith(f": {row[column]}") for title in titles)
+        in_title = any(x["title"].endswith(f": {row[column]}") for x in axes_shown)
         assert in_title or row[column].partition(" ")[0] in points, row
     closing = result.stdout.splitlines()[-2]
     assert re.search(r"\d", closing)
@@ -161,7 +150,7 @@ def test_lenet_refuses_inputs_that_are_no_square_image(tmp_path):
         "compare_lenet.py", "--dataset", "table.csv", "--out", "run", cwd=tmp_path, status=1
     )
     assert result.stderr == (
-        "compare_lenet.py: error: table.csv has 2 inputs, which are no square image; choose "
+        "compare_lenet.py: error: table.csv has 2 inputs, which do not form a square image; choose "
         "another --dataset\n"
     )
     assert not (tmp_path / "run").exists()

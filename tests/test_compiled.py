@@ -13,6 +13,7 @@ import pytest
 from builders import Stopping, assert_same, stopped_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from remedies import installs
 
 import nnxp
 from nnxp.capture.ops import subtract_product
@@ -347,7 +348,7 @@ def test_wrong_settings_and_a_missing_package(monkeypatch):
     with pytest.raises(nnxp.InputError, match="is for NumPy, and the network is on strict"):
         nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(), compiled=True)
     monkeypatch.setitem(sys.modules, "llvmlite", None)
-    with pytest.raises(nnxp.MissingExtraError, match=r"llvmlite is not installed; .*fast"):
+    with pytest.raises(nnxp.MissingExtraError, match=f"llvmlite {installs('fast')}"):
         digits(True)
 
 

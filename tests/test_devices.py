@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from remedies import installs
 from tables import device_or_skip
 
 import nnxp
@@ -172,7 +173,7 @@ def stand_in(count, trial_error=None, trial=None):
 
 
 UNUSABLE = {
-    "missing": ("cuda", None, r"CuPy is not installed; .*pip install .*\[cuda13\]"),
+    "missing": ("cuda", None, f"CuPy {installs('cuda13')}"),
     "no driver": (
         "cuda",
         stand_in(RuntimeStatusError(35, "cudaErrorInsufficientDriver: ...")),
@@ -275,7 +276,7 @@ def test_the_real_cupy_without_a_gpu():
     [
         ("torch", "torch", "PyTorch is not installed; .*pip install .*torch"),
         ("jax", "jax", "JAX is not installed; .*pip install .*jax"),
-        ("array_api_strict", "strict", r"array-api-strict is not installed; .*\[testing\]"),
+        ("array_api_strict", "strict", f"array-api-strict {installs('testing')}"),
     ],
 )
 def test_missing_library_error_says_how_to_install_it(monkeypatch, module, spec, message):

@@ -1,4 +1,4 @@
-"""Divergence: the step and the array are named, and parameters and checkpoint stay good."""
+"""Divergence: the error names step and array; parameters and checkpoint stay finite."""
 
 from __future__ import annotations
 

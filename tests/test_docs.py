@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from file_samples import write_digits_as_mnist
+from script_runner import run_code
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -42,9 +40,4 @@ def test_a_page_runs_as_printed(tmp_path, small_mnist, files, needed):
     for name in needed:
         pytest.importorskip(name)
     for code in files:
-        result = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code],
-            cwd=tmp_path, capture_output=True, text=True, check=False,
-            env=os.environ | {"NNXP_DATA_DIR": str(small_mnist)},
-        )  # fmt: skip
-        assert result.returncode == 0, result.stderr
+        run_code(code, tmp_path, env={"NNXP_DATA_DIR": str(small_mnist)})

@@ -85,12 +85,12 @@ def test_doctor_runs_without_a_home_folder(homeless):
 
 
 @pytest.mark.parametrize("name", ["unreadable", "file"])
-def test_doctor_runs_with_a_home_folder_that_cannot_be_used(tmp_path, monkeypatch, name):
+def test_doctor_runs_with_a_home_folder_that_cannot_be_used(tmp_path, monkeypatch, report, name):
     (tmp_path / "unreadable").mkdir(mode=0)
     (tmp_path / "file").touch()
     for variable in ("XDG_CACHE_HOME", "NNXP_DATA_DIR"):
         monkeypatch.delenv(variable, raising=False)
-    assert "MNIST\n  --    " in doctor(HOME=str(tmp_path / name))
+    assert "MNIST\n  --    " in report(HOME=str(tmp_path / name))
 
 
 def test_doctor_reports_an_empty_file_of_mnist(idx_folder, report):
@@ -186,9 +186,9 @@ def packages_of(out):
     return found
 
 
-def test_every_package_of_every_extra_is_listed(project, installed_copy, tmp_path):
+def test_every_package_of_every_extra_is_listed(project, installed_copy, tmp_path, report):
     expected = {extra: [each.name for each in group] for extra, group in project.items()}
-    assert packages_of(doctor()) == expected
+    assert packages_of(report()) == expected
     out = doctor(PYTHONPATH=str(installed_copy), cwd=tmp_path)
     assert f" in {installed_copy / 'nnxp'}\n" in out
     assert packages_of(out) == expected

@@ -1,4 +1,4 @@
-"""scripts/draw.py: the page's server, and what it says of a network; see also test_browser."""
+"""scripts/draw.py: the page's server, and its answers; see also test_browser."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def drawing():
 
 
 def ask(port, method="POST", path="/predict", body=None, **headers):
-    """Send one request as the page does, but for `headers`; None leaves one out."""
+    """Send a request like the page's, with other `headers`; None omits one."""
     own = {"Host": f"127.0.0.1:{port}", "Origin": f"http://127.0.0.1:{port}", "Content_Type": TYPE}
     if body is not None:
         own["Content_Length"] = str(len(body))
@@ -206,7 +206,7 @@ def test_a_network_of_tables_is_refused(tmp_path):
     rng = np.random.default_rng(0)
     dataset = Dataset(rng.random((40, 4)), np.arange(40) % 3)
     network = trained(nnxp.mlp([4, 3], rng=0), dataset)
-    with pytest.raises(nnxp.InputError, match="takes 4 numbers, which are no square grey image"):
+    with pytest.raises(nnxp.InputError, match="which do not form a square grey image"):
         explainer(network, tmp_path)
 
 

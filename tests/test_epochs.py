@@ -42,7 +42,10 @@ def count_bindings(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optimizer",
+    [pytest.param(x, marks=() if x == "adam" else pytest.mark.long) for x in OPTIMIZERS],
+)
 def test_epochs_with_bound_steps_are_those_with_callbacks(monkeypatch, optimizer):
     bindings, trainers = count_bindings(monkeypatch), []
     data = Dataset(np.random.default_rng(1).normal(size=(50, 3, 4)), np.arange(50) % 3)
@@ -157,3 +160,96 @@ def test_divergence_seen_after_a_later_epoch_undoes_this_epoch(spec, capture, op
         with pytest.raises(nnxp.DivergenceError, match="the loss is inf after epoch 3"):
             trainer.fit(examples, epochs=9, batch_size=10, rng=0, callbacks=callbacks)
         assert_same(trainer, expected)
+
+
+def _replace_loss(trainer, _):
+    trainer.loss = nnxp.MeanSquaredError()
+
+
+def _replace_layer(trainer, _):
+    trainer.network.layers = [*trainer.network.layers[:-1], nnxp.Affine(4, 2, rng=0)]
+
+
+def _replace_weights(trainer, _):
+    trainer.network.layers[0].params["W"] = np.ones((6, 4), "float64")
+
+
+def _other_dtype(trainer, _):
+    trainer.network.layers[0].dtype = "float64"
+
+
+def _batch_norm(trainer, _):  # whose last batch has one example
+    trainer.network.layers = [*trainer.network.layers, nnxp.BatchNorm(3)]
+
+
+def _transform(trainer, _):
+    trainer.transforms = (nnxp.ClipNorm,)
+
+
+def _state(trainer, _):
+    trainer.optimizer.state["velocity"]["W1"] = 3.0
+
+
+def _number(trainer, _):
+    trainer.optimizer.learning_rate = 1e-45
+
+
+def _labels(_, dataset):
+    dataset.labels[3] = 5
+
+
+@pytest.mark.parametrize(
+    "break_",
+    [
+        _replace_loss,
+        _replace_layer,
+        _replace_weights,
+        _other_dtype,
+        _batch_norm,
+        _transform,
+        _state,
+        _number,
+        _labels,
+    ],
+)  # fmt: skip
+def test_what_breaks_between_two_calls_of_train_epoch_is_refused(break_):
+    """The second of two same calls skips checks, and one after a change does not."""
+    rng = np.random.default_rng(0)
+    dataset = Dataset(rng.normal(size=(21, 6)), rng.integers(3, size=21))
+    network = nnxp.mlp([6, 4, 4, 3], rng=0)
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Momentum(0.1))
+    batches = nnxp.data.Batches(dataset, 5, device="cpu", dtype="float32", rng=rng)
+    trainer.train_epoch(batches)
+    trainer.train_epoch(batches)
+    assert trainer._repeats(batches)
+    break_(trainer, dataset)
+    with pytest.raises(nnxp.NnxpError):
+        trainer.train_epoch(batches)
+    assert trainer.optimizer.steps == 10
+
+
+@pytest.mark.filterwarnings("ignore:the network was trained on inputs:UserWarning")
+def test_what_changes_between_two_calls_of_train_epoch_takes_effect():
+    rng = np.random.default_rng(0)
+    dataset = Dataset(rng.normal(size=(20, 6)), rng.integers(3, size=20))
+    other = Dataset(rng.normal(size=(20, 6)), rng.integers(3, size=20), scale=2.0)
+    results = []
+    for capture in (True, False):
+        network = nnxp.mlp([6, 4, 4, 3], rng=0)
+        loss, optimizer = nnxp.SoftmaxWithLoss(), nnxp.Momentum(0.1)
+        trainer = nnxp.Trainer(network, loss, optimizer, capture=capture)
+        batches, others = (
+            nnxp.data.Batches(each, 5, device="cpu", dtype="float32", rng=np.random.default_rng(1))
+            for each in (dataset, other)
+        )
+        for given in (batches, batches, others, others, batches, batches):
+            trainer.train_epoch(given)
+            optimizer.learning_rate *= 0.5
+        network.layers[0].trainable = False
+        trainer.train_epoch(batches)
+        network.data_format = None
+        trainer.train_epoch(batches)
+        assert network.data_format.scale is None
+        results.append(trainer)
+    for name, x in results[0].network.parameters().items():
+        np.testing.assert_allclose(x, results[1].network.parameters()[name], rtol=1e-5, atol=1e-6)

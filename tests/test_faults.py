@@ -157,8 +157,8 @@ def test_full_disk_raises_and_keeps_the_last_checkpoint(tmp_path):
     path = tmp_path / "a.safetensors"
     error, files = run(code, path).stdout.splitlines()
     assert error == (
-        f"{path} cannot be written (File too large); the trainer in memory is complete, and a file "
-        "that was there is unchanged: make room, or call trainer.save with another path"
+        f"{path} cannot be written (File too large); the trainer in memory is complete, and an "
+        "existing file is unchanged: free disk space, or save to another path"
     )
     assert files == ".a.safetensors.lock a.safetensors"
     assert len(nnxp.Trainer.resume(path).history) == 3

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from builders import new_record
+from remedies import installs
 
 import nnxp
 from nnxp import files
@@ -134,7 +135,7 @@ def test_empty_history_and_missing_matplotlib_raise(tmp_path, monkeypatch):
     with pytest.raises(nnxp.InputError, match="no epoch was finished"):
         nnxp.plots.plot_histories({"": []}, tmp_path / "curves.png")
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(nnxp.MissingExtraError, match=r"not installed; .*pip install .*\[plot\]"):
+    with pytest.raises(nnxp.MissingExtraError, match=installs("plot")):
         nnxp.plots.plot_histories({"": RECORDS}, tmp_path / "curves.png")
     assert not list(tmp_path.iterdir())
 
@@ -153,14 +154,13 @@ def test_picture_that_cannot_be_written_is_named(tmp_path, name, reason):
 
 @pytest.fixture
 def draw(tmp_path, monkeypatch):
-    """Draw histories, and return matplotlib's figure as it is saved."""
+    """Draw histories, and return matplotlib's figure with its layout, not rendered."""
     figures = []
     figure_module = pytest.importorskip("matplotlib.figure", reason="matplotlib is not installed")
-    save = figure_module.Figure.savefig
     monkeypatch.setattr(
         figure_module.Figure,
         "savefig",
-        lambda self, *a, **k: figures.append(self) or save(self, *a, **k),
+        lambda self, *a, **k: figures.append(self) or self.draw_without_rendering(),
     )
 
     def draw(histories, **options):

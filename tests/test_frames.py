@@ -1,4 +1,4 @@
-"""Frames: what data may be given as, cell by cell, column by column, and what is refused."""
+"""Frames: the accepted types of cells and columns, and the refused ones."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from builders import Stopping
 from pairs import trainer
+from remedies import installs
 
 import nnxp
 from nnxp import callbacks, metrics
@@ -151,12 +152,12 @@ def test_training_resumed_in_its_first_epoch_continues_its_file(tmp_path, kind):
     assert_rows(kind, path, one.history)
     other = nnxp.Trainer.resume(saved)
     assert (other.epochs, other.optimizer.steps) == (0, 3)
-    with pytest.raises(nnxp.InputError, match="1 epochs of another training are there: choose"):
+    with pytest.raises(nnxp.InputError, match="found 1 epochs of another training run: choose"):
         fit(trainer(), 1, kind(path))
     fit(other, 2, kind(path), rng=None)
     assert_rows(kind, path, other.history)
     again = nnxp.Trainer.resume(saved)
-    with pytest.raises(nnxp.InputError, match="2 epochs of another training are there: choose"):
+    with pytest.raises(nnxp.InputError, match="found 2 epochs of another training run: choose"):
         fit(again, 1, Stopping(bool), kind(tmp_path / "other"), kind(path), rng=None)
 
 
@@ -167,13 +168,13 @@ def test_files_of_another_training_are_refused_and_left(tmp_path, kind):
     before = contents(path)
     other = trainer(optimizer=nnxp.SGD(0.01))
     for callback in (writer, kind(path)):
-        with pytest.raises(nnxp.InputError, match="2 epochs of another training are there: choos"):
+        with pytest.raises(nnxp.InputError, match="found 2 epochs of another training run: ch"):
             fit(other, 1, callback)
     assert other.optimizer.steps == 0
     fit(other, 2)
     with pytest.raises(
         nnxp.InputError,
-        match=r"epoch 1 is of another training \(its train_\w+ is [\d.]+, here [\d.]+\): choose "
+        match=r"is of another training run \(its train_\w+ is [\d.]+, here [\d.]+\): choose "
         rf"another path than {path}, or remove it",
     ):
         fit(other, 1, kind(path))
@@ -196,7 +197,7 @@ def test_files_of_something_else_are_refused_and_left(tmp_path, kind, content):
     path = tmp_path / "history"
     path.write_bytes(content)
     one = trainer()
-    with pytest.raises(nnxp.InputError, match=f"{path} (is no file|has no whole).*; choose"):
+    with pytest.raises(nnxp.InputError, match=f"{path} (is not a file|has no whole).*; choose"):
         fit(one, 1, kind(path))
     assert path.read_bytes() == content
     assert one.optimizer.steps == 0
@@ -264,7 +265,7 @@ def test_figures_that_are_not_finite_are_null_in_json(tmp_path):
 def test_a_file_is_written_by_one_training_at_a_time(tmp_path, kind):
     pytest.importorskip("fcntl", reason="no locks on Windows")
     path, one = tmp_path / "history", trainer()
-    with pytest.raises(nnxp.InputError, match=f"another training writes {path}; wait for it, or"):
+    with pytest.raises(nnxp.InputError, match=f"another process writes {path}; wait for it, or"):
         fit(one, 1, kind(path), kind(path))
     assert one.optimizer.steps == 0
     fit(one, 1, kind(path))  # both have left it
@@ -339,8 +340,8 @@ def test_full_disk_names_the_file_and_loses_nothing(tmp_path, kind):
     error, epochs = out.stdout.splitlines()
     assert out.stderr == ""
     assert error == (
-        f"{path} cannot be written (File too large); the trainer in memory is complete: make room "
-        "and call fit again, which also writes the epochs that are missing"
+        f"{path} cannot be written (File too large); the trainer in memory is complete: free disk "
+        "space and call fit again, which also writes the missing epochs"
     )
     assert 1 < int(epochs) < 9
     rows = READERS[kind](path)
@@ -375,7 +376,7 @@ def test_event_files_of_something_else_are_refused_and_left(tmp_path, content):
 def test_missing_tensorboardx_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     one = trainer()
-    message = r"tensorboardX.* is not installed; .*pip install .*\[tensorboard\]"
+    message = f"tensorboardX.* {installs('tensorboard')}"
     with pytest.raises(nnxp.MissingExtraError, match=message):
         fit(one, 1, callbacks.WriteTensorBoard(tmp_path / "run"))
     assert one.optimizer.steps == 0

@@ -22,7 +22,7 @@ SHAPE = (300, 200)
 KERNELS = (50, 20, 12, 5)
 
 # The standard deviation of n normal numbers is known to 1 / sqrt(2 n) = 0.3 % of it (n = 60,000),
-# that of uniform ones to less; five times that is asked for.
+# that of uniform ones to less; the test allows five times that.
 CLOSE = 5 / math.sqrt(2 * 300 * 200)
 
 

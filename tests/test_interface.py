@@ -92,6 +92,18 @@ def test_completion_shows_what_users_use():
     assert shown == {f"nnxp.{name}" for name in nnxp.__all__}
 
 
+MODULES = [name for name in nnxp.__all__ if nnxp._MODULES.get(name, "") == ""]
+
+
+@pytest.mark.parametrize("name", ["callbacks", "layers", *sorted({*MODULES} - {"distributed"})])
+def test_completion_in_a_module_shows_its_public_names(name):
+    if name == "sklearn":
+        pytest.importorskip("sklearn")
+    module = importlib.import_module(f"nnxp.{name}") if name == "layers" else getattr(nnxp, name)
+    assert sorted(dir(module)) == sorted(module.__all__)
+    assert [each for each in module.__all__ if not hasattr(module, each)] == []
+
+
 def test_star_import_brings_the_public_names():
     names: dict[str, object] = {}
     exec("from nnxp import *", names)

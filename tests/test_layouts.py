@@ -124,7 +124,7 @@ def test_labels_of_any_layout_train_to_the_same_bits():
     hot = one_hot(LABELS, 10)
     expected = trained(values("float32"), hot)
     assert_same_bits(trained(values("float32"), np.repeat(hot, 2, axis=1)[:, ::2]), expected)
-    with pytest.warns(UserWarning, match="labels lie in Fortran order"):
+    with pytest.warns(UserWarning, match="labels are in Fortran order"):
         assert_same_bits(trained(values("float32"), np.asfortranarray(hot)), expected)
     classes = trained(values("float32"))
     assert_same_bits(trained(values("float32"), np.repeat(LABELS, 3)[::3]), classes)

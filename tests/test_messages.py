@@ -76,7 +76,7 @@ def test_sequential_takes_layers_one_by_one(tmp_path):
             assert made.layers == tuple(layers)
             assert made.config()["layers"]
         assert kind(layers[0]).layers == (layers[0],)
-        with pytest.raises(nnxp.InputError, match=r"one list of layers, or all layers, .* ReLU"):
+        with pytest.raises(nnxp.InputError, match=r"one list of layers, or one argument .* ReLU"):
             kind(layers[:1], layers[1])
     pytest.importorskip("safetensors")
     own = nnxp.Sequential(nnxp.Residual(*layers), nnxp.Affine(4, 2, rng=0))
@@ -441,7 +441,7 @@ def test_initializers_of_other_arguments_are_named_and_the_remedy_works(wrong, r
             lambda: network()["W1"],
             r"have numbers, got 'W1'; .*.parameters\(\)\['W1'\]",
         ),
-        (lambda: network().load_parameters(None), "parameters are arrays by name, got None"),
+        (lambda: network().load_parameters(None), "parameters must be arrays by name, got None"),
         (
             lambda: nnxp.schedules.Chain(nnxp.schedules.Constant(0.1), [3]),
             "schedules must be a",

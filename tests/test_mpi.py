@@ -161,7 +161,7 @@ def test_a_script_without_mpi4py_under_mpiexec_is_refused(mpiexec, tmp_path):
 
 
 def test_a_full_disk_ends_all_ranks_by_the_same_error(mpiexec, tmp_path):
-    """Files have a limit, which rank 0 alone meets."""
+    """Files have a size limit, which only rank 0 reaches."""
     status, _, err = run(mpiexec, 3, PROGRAM, "full", tmp_path)
     assert status == 1
     said = {Path(tmp_path, f"error{rank}").read_text() for rank in range(3)}

@@ -191,9 +191,9 @@ def test_names_of_activations_and_widths_are_checked():
     for wrong in ([6], 6, {6, 3}, np.array(6), np.float32):
         with pytest.raises(nnxp.InputError, match="a list of at least two widths"):
             nnxp.mlp(wrong, rng=rng)
-    with pytest.raises(nnxp.InputError, match=r"layers of a network are a list, got ReLU\(\) al"):
+    with pytest.raises(nnxp.InputError, match=r"layers of a network must be a list, got ReLU"):
         nnxp.Sequential(nnxp.ReLU()).layers = nnxp.ReLU()
-    with pytest.raises(nnxp.InputError, match="layers of a network are a list, got 3 alone"):
+    with pytest.raises(nnxp.InputError, match="layers of a network must be a list, got 3"):
         nnxp.Sequential(3)
 
 

@@ -33,7 +33,7 @@ def assert_close(got, want, tolerance=TOLERANCE):
 
 
 def torch_models():
-    """Return models by name: a module, the shape of its inputs, and what it is in nnxp."""
+    """Return models by name: a module, the shape of its inputs, and nnxp's network."""
     torch = pytest.importorskip("torch")
     from torch import nn
     from torch.nn import functional
@@ -364,18 +364,18 @@ def branched(model, onnx):
 
 CHANGES = {
     outside: "its array '.*' is in another file; make one file: onnx.save",
-    huge: "is damaged, or no ONNX file",
+    huge: "is damaged, or not an ONNX file",
     twice: "two operators have the output",
     doubled: "would have .* numbers, more than the file",
-    circle: "is damaged, or no ONNX file",
+    circle: "is damaged, or not an ONNX file",
     unknown: r"no layer for its operators ConvTranspose \(node .*, LpPool \(node 'maxpool_",
     foreign: "no layer for its operators MaxPool",
     old: r"is of opset 9, and opsets 13 to \d+ are read; convert it with onnx.version_conv",
     infinite: "its 'b2' holds a number that is not finite",
     grouped: r"Conv \(node 'conv_3'\) has group=3, and nnxp computes 1",
-    other_input: "it has 2 inputs, and a network of nnxp has one",
-    other_metadata: "its metadata of nnxp do not suit its graph; remove the entry 'nnxp'",
-    no_metadata: "is damaged, or no ONNX file .KeyError",
+    other_input: "it has 2 inputs; a network of nnxp has one",
+    other_metadata: "its metadata of nnxp do not match its graph; remove the entry 'nnxp'",
+    no_metadata: "is damaged, or not an ONNX file .KeyError",
     uneven: r"has padding \[0, 0, 1, 1\], and nnxp pads both sides equally",
     branched: "are used beside those of other layers; nnxp has layers in a row",
 }
@@ -421,7 +421,7 @@ def test_no_files(onnx, tmp_path):
     (tmp_path / "empty.onnx").write_bytes(b"")
     for name, words in {
         "none.onnx": r"cannot be read \(No such file", ".": "is not a file",
-        "text.onnx": "is no ONNX file, or is damaged", "empty.onnx": "it has no graph",
+        "text.onnx": "is not an ONNX file, or is damaged", "empty.onnx": "it has no graph",
     }.items():  # fmt: skip
         with pytest.raises(nnxp.CheckpointError, match=words):
             nnxp.import_onnx(tmp_path / name)
@@ -475,13 +475,15 @@ def test_a_file_of_another_program_may_leave_things_open(onnx, tmp_path):
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "a")
     path = tmp_path / "a"
-    with pytest.raises(nnxp.InputError, match=r"open; give .* nnxp.import_onnx\(path, shape=\(3"):
+    with pytest.raises(
+        nnxp.InputError, match=r"of its inputs; give .* nnxp.import_onnx\(path, shape=\(3"
+    ):
         nnxp.import_onnx(path, shape=None, output="z")
     with pytest.raises(nnxp.CheckpointError, match=r"shape \(3, any, any\), not \(1, 5, 5\)"):
         nnxp.import_onnx(path, shape=(1, 5, 5), output="z")
     with pytest.raises(nnxp.CheckpointError, match=r"2 outputs; choose one: .*output='y'\), or"):
         nnxp.import_onnx(path, shape=(3, 5, 5))
-    with pytest.raises(nnxp.CheckpointError, match="has no output 'w', but y, z"):
+    with pytest.raises(nnxp.CheckpointError, match="has no output 'w'; choose y, z"):
         nnxp.import_onnx(path, shape=(3, 5, 5), output="w")
     network = nnxp.import_onnx(path, shape=(3, 5, 5), output="y")
     assert repr(network) == "Sequential(Conv2D(3, 2, 3, stride=1, padding=0))"

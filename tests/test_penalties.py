@@ -94,7 +94,13 @@ def on_jax(*cases):
 
 @pytest.mark.parametrize(
     ("spec", "name", "optimizer"),
-    [("cpu", name, optimizer) for name in OPTIONS for optimizer in ("sgd", "adam")]
+    [("cpu", name, "sgd") for name in OPTIONS]
+    + [("cpu", "all", "adam")]
+    + [
+        pytest.param("cpu", name, "adam", marks=pytest.mark.long)
+        for name in OPTIONS
+        if name != "all"
+    ]
     + on_jax(("all", "sgd"), ("penalty ElasticNet", "adam"), ("transforms both", "sgd")),
 )
 def test_captured_steps_equal_plain_ones(spec, name, optimizer):
@@ -205,7 +211,14 @@ def test_schedules_have_pytorchs_figures():
 
 @pytest.mark.parametrize(
     ("spec", "name", "decayed"),
-    [("cpu", x, y) for x in OPTIMIZERS for y in ("all", "matrices", ["W1", "b2"])]
+    [("cpu", x, "matrices") for x in OPTIMIZERS]
+    + [("cpu", "adam", "all"), ("cpu", "adam", ["W1", "b2"])]
+    + [
+        pytest.param("cpu", x, y, marks=pytest.mark.long)
+        for x in OPTIMIZERS
+        for y in ("all", ["W1", "b2"])
+        if x != "adam"
+    ]
     + on_jax(("sgd", "matrices"), ("adamw", "all")),
 )
 def test_decoupled_decay(spec, name, decayed):

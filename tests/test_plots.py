@@ -1,4 +1,4 @@
-"""Plots other than those of histories: what the figures show, and what is refused."""
+"""Plots other than those of histories: the figures' contents, and refused arguments."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from remedies import installs
 
 import nnxp
 from nnxp import plots, schedules
@@ -57,12 +58,10 @@ def draw(tmp_path, monkeypatch):
 
 
 def rendered(figure):
-    """Return the renderer that measures the figure's texts."""
+    """Return the renderer that measures the texts of a figure, which was saved."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return canvas.get_renderer()
+    return FigureCanvasAgg(figure).get_renderer()
 
 
 def texts(axes):
@@ -246,7 +245,7 @@ def test_weights_take_the_shape_of_the_training_images(draw):
     network = nnxp.Sequential(nnxp.Flatten(), *nnxp.mlp([12, 4, 3], rng=0).layers)
     images = np.random.default_rng(0).random((20, 1, 2, 6)).astype("float32")
     trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD())
-    with pytest.raises(nnxp.InputError, match=r"12 inputs, .* no square image; .*image=\(1, 12\)"):
+    with pytest.raises(nnxp.InputError, match=r"12 inputs, .* a square image; .*image=\(1, 12\)"):
         draw(plots.plot_weights, network)
     trainer.fit(nnxp.data.Dataset(images, np.arange(20) % 3), epochs=1, batch_size=10, rng=0)
     axes = draw(plots.plot_weights, network).axes[0]
@@ -484,6 +483,6 @@ def test_missing_matplotlib_and_a_path_that_cannot_be_written_are_named(
     with pytest.raises(nnxp.InputError, match="cannot be written .*; choose another path"):
         CALLS[name](tmp_path / "none" / "a.png")
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(nnxp.MissingExtraError, match=r"not installed; .*pip install .*\[plot\]"):
+    with pytest.raises(nnxp.MissingExtraError, match=installs("plot")):
         CALLS[name](tmp_path / "a.png")
     assert not list(tmp_path.iterdir())

@@ -123,7 +123,7 @@ def test_a_network_that_says_nothing_of_its_data_takes_images_of_its_size(
     expected = predict(digits, digits / "digit0.png")
     assert predict(tmp_path / "plain.safetensors", digits / "digit0.png") == expected
     nnxp.mlp([5, 3], rng=0).save(tmp_path / "plain.safetensors")
-    with pytest.raises(nnxp.InputError, match="does not say what it was trained on, and takes no"):
+    with pytest.raises(nnxp.InputError, match="has no data format, and does not accept"):
         predict(tmp_path / "plain.safetensors", digits / "digit0.png")
 
 
@@ -133,7 +133,7 @@ def test_a_network_with_another_number_of_outputs_than_classes_is_refused(
     network = nnxp.load_network(digits / "network.safetensors")
     network.data_format = dataclasses.replace(network.data_format, classes=("a", "b", "c"))
     network.save(tmp_path / "n.safetensors")
-    with pytest.raises(nnxp.NnxpError, match="10 classes apart, and the labels are 3"):
+    with pytest.raises(nnxp.NnxpError, match="outputs for 10 classes, and there are 3 labels"):
         predict(tmp_path / "n.safetensors", digits / "digit0.png")
 
 
@@ -150,7 +150,7 @@ def test_tables_are_predicted_and_images_refused(digits, tmp_path, predict):
     assert status == 1
     assert [x[1] for x in found] == [x.replace("\t", "\\t") for x in labels[:5]]
     assert all(0.5 <= float(x[2]) <= 1 for x in found)
-    assert "takes 4 numbers, which are no square grey image; give rows of a CSV" in errors
+    assert "takes 4 numbers, which do not form a square grey image; give rows of a CSV" in errors
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.size[0] > 300
 

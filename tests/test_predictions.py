@@ -282,7 +282,7 @@ def test_text_labels_come_back(spec, tmp_path):
         loaded = nnxp.load_network(tmp_path / f"{name}.safetensors", device=spec)
         assert loaded.data_format == network.data_format
         assert (loaded.predict_classes(IMAGES) == predicted).all()
-    with pytest.raises(nnxp.CheckpointError, match=r"a network alone.*nnxp.load_network"):
+    with pytest.raises(nnxp.CheckpointError, match=r"only a network.*nnxp.load_network"):
         nnxp.Trainer.resume(tmp_path / "network.safetensors")
     resumed = nnxp.Trainer.resume(tmp_path / "trainer.safetensors")
     assert resumed.network.data_format == network.data_format
@@ -652,9 +652,9 @@ def test_categories_are_classes():
 @pytest.mark.parametrize(
     ("loss", "outputs", "message"),
     [
-        (nnxp.SoftmaxWithLoss(), 3, "tells 3 classes apart, and the labels are 2: .*give the netw"),
-        (nnxp.SoftmaxWithLoss(), 1, "tells 2 classes apart, and the labels are 3"),
-        (nnxp.SigmoidWithLoss(), 1, "tells 2 classes apart, and the labels are 3"),
+        (nnxp.SoftmaxWithLoss(), 3, "outputs for 3 classes, and there are 2 labels: .*give"),
+        (nnxp.SoftmaxWithLoss(), 1, "outputs for 2 classes, and there are 3 labels"),
+        (nnxp.SigmoidWithLoss(), 1, "outputs for 2 classes, and there are 3 labels"),
         (nnxp.MeanSquaredError(), 1, "MeanSquaredError.* takes targets; use SoftmaxWithLoss"),
         (nnxp.Huber(), 1, "takes targets; use SoftmaxWithLoss"),
     ],

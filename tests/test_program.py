@@ -36,7 +36,7 @@ def test_accumulating_product_is_within_its_rounding_bound(dtype, transposed):
     call = blas.accumulating_product(out, a, b, rate)
     if call is None:
         pytest.skip("NumPy's BLAS is not the OpenBLAS of its wheels")
-    for value in (0.1, 0.3):  # it reads the factor anew
+    for value in (0.1, 0.3):  # it reads the factor again
         out[...], rate[...] = x, value
         call()
         exact = x.astype("float64") - float(rate) * (a.astype("float64") @ b.astype("float64"))

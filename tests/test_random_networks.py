@@ -31,7 +31,7 @@ class Compiled(nnxp.Trainer):
 
 
 CASES = [
-    ("cpu", nnxp.Trainer, range(30)),
+    ("cpu", nnxp.Trainer, range(10)),
     ("cpu", Compiled, range(2)),
     pytest.param("cpu", nnxp.Trainer, range(1000), marks=pytest.mark.long),
     pytest.param("cpu", Compiled, range(100), marks=pytest.mark.long),

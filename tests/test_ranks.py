@@ -32,7 +32,7 @@ TOLERANCE = 1e-12
 def new_network(*, batch_norm=False, dropout=0.0):
     rng = np.random.default_rng(1)
     layers = [nnxp.Affine(6, 8, rng=rng, dtype="float64"), nnxp.Tanh()]
-    if batch_norm:  # after the activation: before it, the gradient of a bias is rounding alone
+    if batch_norm:  # after the activation: before it, the gradient of a bias is only rounding error
         layers.append(nnxp.BatchNorm(8, dtype="float64"))
     if dropout:
         layers.append(nnxp.Dropout(dropout, rng=rng, dtype="float64"))
@@ -683,4 +683,4 @@ def test_a_trainer_with_a_step_of_its_own_is_refused():
         trainer.train_epoch(nnxp.data.Batches(DATA, 10, device="cpu", dtype="float64", rng=0))
 
     for error in [*run_ranks(2, fit), *run_ranks(2, train_epoch)]:
-        assert "step of its own" in str(error)
+        assert "class overrides step" in str(error)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -74,14 +76,58 @@ def test_the_readme_is_short_and_its_links_lead_somewhere():
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_names_in_the_table_of_parts_exist():
-    names = {
-        name
-        for path in texts()
-        for row in re.findall(
-            r"^\| (?:layers|losses|networks|optimizers)\b.*", path.read_text(), re.M
-        )
-        for name in re.findall(r"`([A-Z]\w+)`", row)
+def rows(page: str) -> str:
+    return "\n".join(re.findall(r"^\| .* \|$", (ROOT / page).read_text(), re.M))
+
+
+def code(text: str) -> set[str]:
+    """Return the names in code: the last one of ``nnxp.metrics.Metric``."""
+    return set(re.findall(r"`(?:[\w.]+\.)?(\w+)(?:\(.*?\))?`", text))
+
+
+def test_the_tables_of_parts_name_all_of_them_and_no_others():
+    readme, reference = rows("README.md"), rows("docs/reference/index.md")
+    parts = [line for line in readme.splitlines() if re.match(r"\| (layers|losses|optim)", line)]
+    assert {x for x in code("\n".join(parts)) if x[0].isupper()} <= set(nnxp.__all__)
+    public = {
+        name: getattr(module, name)
+        for module in [nnxp, *(getattr(nnxp, name) for name in nnxp.__all__)]
+        if inspect.ismodule(module)
+        for name in module.__all__
+        if module is not nnxp.sklearn  # without scikit-learn
     }
-    assert len(names) > 15
-    assert sorted(names.difference(nnxp.__all__)) == []
+    wanted = {
+        name for name, x in public.items()
+        if not inspect.ismodule(x) and not (inspect.isclass(x) and issubclass(x, nnxp.NnxpError))
+    }  # fmt: skip
+    assert sorted(wanted - code(reference)) == []
+    (named,) = re.findall(r"^\| activations \| (.*) \|$", reference, re.M)
+    defined = {x for x in nnxp.layers.__all__ if f"{getattr(nnxp, x).__module__}" == ACTIVATIONS}
+    assert code(named) == defined
+    assert f"{NUMBERS[len(defined)]} activations" in readme
+
+
+ACTIVATIONS = "nnxp.layers.activations"
+NUMBERS = {9: "nine", 10: "ten", 11: "eleven", 12: "twelve"}
+
+
+@pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="pyproject.toml: not here")
+def test_the_texts_name_the_extras_and_versions_of_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    table = rows("docs/reference/index.md").partition("| extra | packages | for |")[2]
+    listed = [line.split(" | ")[:2] for line in table.splitlines() if line.startswith("| `")]
+    extras = [name for names, _ in listed for name in re.findall(r"\w+", names)]
+    assert extras == list(project["optional-dependencies"])
+    packages = [name for _, names in listed for name in names.split(", ")]
+    bounds = [x for found in project["optional-dependencies"].values() for x in found]
+    assert packages == [re.match(r"[\w-]+", x)[0] for x in bounds]
+    wanted = {"Python": project["requires-python"]}
+    wanted |= {"NumPy": project["dependencies"][0], "CuPy": bounds[packages.index("cupy-cuda13x")]}
+    found = []
+    for path in [*texts(), ROOT / "CONTRIBUTING.md"]:
+        text = path.read_text()
+        pairs = re.findall(r"(Python|NumPy|CuPy) ≥ ([\d.]*\d)", text)
+        pairs += re.findall(r"(Python) ([\d.]*\d)\s+or newer", text)
+        found += [(path.name, library, version) for library, version in pairs]
+    assert len(found) >= 5
+    assert [x for x in found if wanted[x[1]].rpartition(">=")[2] != x[2]] == []

@@ -1,4 +1,4 @@
-"""The other scripts, run as a user runs them: what they print and write."""
+"""The other scripts, run as a user runs them: their output and files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 import pytest
-from script_runner import PATHS, SCRIPTS, config_of, run
+from script_runner import PATHS, SCRIPTS, config_of, run, saved_figures
 from tables import device_or_skip
 
 import nnxp
@@ -25,6 +25,8 @@ NAMES = [path.name for path in sorted(SCRIPTS.glob("*.py")) if "__main__" in pat
 
 def test_every_script_is_run():
     assert {path.name for path in SCRIPTS.glob("*.py")} - set(NAMES) == {
+        "benchmark_report.py",
+        "benchmark_workers.py",
         "cli.py",
         "comparisons.py",
         "interrupts.py",
@@ -156,26 +158,14 @@ def test_gradient_check_shows_agreement_and_speed():
 
 
 def test_compare_prints_a_table_and_draws_its_means(tmp_path):
-    # matplotlib's figure is saved beside the picture, with its curves' figures.
-    (tmp_path / "sitecustomize.py").write_text(
-        "import json, matplotlib.figure as f\n"
-        "save = f.Figure.savefig\n"
-        "def savefig(self, *args, **options):\n"
-        "    lines = self.axes[1].lines\n"
-        "    curves = {x.get_label(): list(map(float, x.get_ydata())) for x in lines}\n"
-        f"    open({str(tmp_path / 'drawn.json')!r}, 'w').write(json.dumps(\n"
-        "        [curves, len(self.axes[1].collections), self.get_suptitle()]))\n"
-        "    save(self, *args, **options)\n"
-        "f.Figure.savefig = savefig\n"
-    )
-    environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PATHS}"}
+    environment, shown = saved_figures(tmp_path)
     out_folder = tmp_path / "out"
     result = run(
         "compare_mnist.py", "--dataset", "digits", "--epochs", 2, "--seeds", 2, "--out", out_folder,
         env=environment,
     )  # fmt: skip
     assert "22 runs" in result.stderr
-    out, drawn = result.stdout, json.loads((tmp_path / "drawn.json").read_text())
+    out, drawn = result.stdout, json.loads(shown.read_text())
     tmp_path = out_folder
     rows = re.findall(r"^([23] layers.*?)  +0\.\d{4} ± 0\.\d{4}  ", out, re.M)
     assert len(rows) == 11
@@ -184,13 +174,13 @@ def test_compare_prints_a_table_and_draws_its_means(tmp_path):
     assert len(config_of(tmp_path)["data_sha256"]) == 64
     table = json.loads((tmp_path / "compare.json").read_text())
     assert len(table) == 11
-    curves, bands, title = drawn
+    curves = dict(drawn["axes"][1]["curves"])
     for row in table:
         assert curves[row["run"]][-1] == pytest.approx(np.mean(row["validation_accuracy"]))
-    assert bands == 11
-    assert title == "digits, test examples, mean of 2 seed(s); bands: standard deviation"
+    assert drawn["axes"][1]["bands"] == 11
+    assert drawn["title"] == "digits, test examples, mean of 2 seed(s); bands: standard deviation"
     results = {tuple(row["train_accuracy"] + row["validation_accuracy"]) for row in table}
-    assert len(results) >= 9  # no two settings alike, but for those that learn nothing in an epoch
+    assert len(results) >= 9  # all settings differ, except those that learn nothing in an epoch
     assert sum(row["train_accuracy"][0] != row["train_accuracy"][1] for row in table) >= 8  # seeds
 
 
@@ -254,7 +244,7 @@ def test_portability_fails_when_a_library_differs():
 )  # with PyTorch, where it is installed
 def test_mnist_results_of_two_seeds(tmp_path, held_out):
     peers = ["nnxp", "PyTorch"] if importlib.util.find_spec("torch") else ["nnxp"]
-    options = ("--dataset", "digits", "--seeds", 2, "--epochs", 4, "--out", tmp_path / "out")
+    options = ("--dataset", "digits", "--seeds", 2, "--epochs", 2, "--out", tmp_path / "out")
     printed = run("mnist_results.py", *options, *held_out).stdout
     results = json.loads((tmp_path / "out" / "mnist_results.json").read_text())
     assert list(results) == ["mlp", "lenet"]

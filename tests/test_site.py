@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import html
 import http.server
 import importlib
 import inspect
+import re
 import shutil
 import subprocess
 import sys
@@ -70,9 +72,18 @@ def test_every_public_name_is_in_the_reference_with_its_source(site):
     assert sorted(public_names() - set(places)) == []
     for page in sorted({uri.partition("#")[0] for uri in places.values()}):
         assert "viewcode-link" in (site / page).read_text(encoding="utf-8"), page
-    layers = (site / "reference" / "layers.html").read_text(encoding="utf-8")
-    assert "initializer" in layers
-    assert "**settings" not in layers
+
+
+def test_signatures_show_parameters_and_defaults_by_their_names(site):
+    signatures = "".join(
+        found
+        for page in sorted((site / "reference").glob("*.html"))
+        for found in re.findall(r'<dt class="sig.*?</dt>', page.read_text(encoding="utf-8"), re.S)
+    )
+    shown = html.unescape(re.sub(r"<.*?>", "", signatures))
+    assert "initializer=he_normal, dtype='float32'" in shown
+    assert "ranks=OneRank()" in shown
+    assert re.findall(r"\*\*settings|[(, ]_\w+|<.*?>", shown) == []
 
 
 def test_a_page_without_a_place_in_the_site_is_refused(tmp_path):
@@ -93,7 +104,7 @@ def address(site):
 
     handler = functools.partial(Quiet, directory=site)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

@@ -551,7 +551,7 @@ def test_another_network_is_trained():
     assert (pickle.loads(pickle.dumps(fitted)).predict(DIGITS) == fitted.predict(DIGITS)).all()
     with pytest.raises(ValueError, match="network must return a network"):
         MLPClassifier(network=lambda *_, **__: None).fit(IRIS, SPECIES)
-    with pytest.raises(ValueError, match="dropout and batch_norm belong to"):
+    with pytest.raises(ValueError, match="dropout and batch_norm cannot be used"):
         MLPClassifier(network=lenet, dropout=0.2).fit(DIGITS, NUMBERS)
 
 
@@ -797,6 +797,6 @@ def test_the_comparison_prints_a_table(tmp_path):
         assert f"{name} " in result.stdout
         assert f"{mean:.4f} ± {np.std(found['score'], ddof=1):.4f}" in result.stdout
         assert found["ratio"] == np.median(found["seconds"]) / np.median(found["their seconds"])
-    assert "more than their deviation: none" in result.stdout
+    assert "more than the standard deviation: none" in result.stdout
     wrong = run("compare_sklearn.py", "--sets", "irs", status=2)
     assert "did you mean 'iris'?" in wrong.stderr

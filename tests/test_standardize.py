@@ -19,7 +19,7 @@ TABLE = RNG.normal([5.0, -100.0, 0.0], [1.0, 20.0, 1e-3], (60, 3))
 COUNTS = RNG.integers(0, 4, 60)
 COUNTS[20:30] = 0  # a whole part of some sizes below
 LABELS = np.arange(60) % 2
-SECONDS = 1.6e9 + 10 * np.arange(10.0)  # all the same in float32, but for its step of 128
+SECONDS = 1.6e9 + 10 * np.arange(10.0)  # all equal in float32, whose step is 128 here
 
 
 class Frame:
@@ -301,11 +301,12 @@ def test_numbers_closer_than_float32_are_said_once_and_the_remedies_work(by):
             layer.adapt(inputs if by == "adapt" else [inputs[:3], inputs[3:]])
         return layer
 
-    with pytest.warns(UserWarning, match="tell the numbers of column 1, 3 apart: around 1.6e") as w:
+    with pytest.warns(UserWarning, match="few digits for column 1, 3: around 1.6e") as w:
         given(table)
     assert len(w) == 1
     assert w[0].filename == __file__
-    assert "steps of 1.3e+02, and they have a deviation of 29" in str(w[0].message)
+    message = str(w[0].message)
+    assert "distance of 1.3e+02, and the column has a standard deviation of 29" in message
     origin = re.search(r"subtract (.*) in float64", str(w[0].message))[1]
     options = re.search(r'with (dtype="float64")$', str(w[0].message))[1]
     expected = (table - table.mean(axis=0)) / np.where(np.arange(4) == 2, 1, table.std(axis=0))
@@ -337,7 +338,7 @@ def test_numbers_closer_than_float32_are_said_once_and_the_remedies_work(by):
         (np.full(50, 1.6e9), False),
         (np.full(50, 7.1), False),
         (np.zeros(50), False),
-        (np.array([0.1 + 0.2, 0.3] * 25), False),  # the same, but for the rounding of float64
+        (np.array([0.1 + 0.2, 0.3] * 25), False),  # the same up to the rounding of float64
         (np.array([1e-50, 2e-50]), False),  # 0 in float32
         (np.array([1e-30, 2e-30]), False),
     ],

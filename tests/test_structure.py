@@ -70,10 +70,10 @@ def test_layer_that_two_blocks_share_after_an_assignment_is_refused():
     network = nnxp.Sequential([one, other])
     trained = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD())
     one.layers = other.layers = [shared]
-    with pytest.raises(nnxp.InputError, match=r"Affine\(4, 4\) is twice in the network; use one"):
+    with pytest.raises(nnxp.InputError, match=r"Affine\(4, 4\) is in the network twice; use one"):
         network.parameters()
     data = nnxp.data.Dataset(np.ones((4, 4)), np.arange(4))
-    with pytest.raises(nnxp.InputError, match="is twice in the network"):
+    with pytest.raises(nnxp.InputError, match="is in the network twice"):
         trained.fit(data, epochs=1, batch_size=2, rng=np.random.default_rng(0))
 
 
@@ -87,7 +87,7 @@ def test_network_within_itself_is_refused():
 
 
 class Pair(Swish):
-    """A layer with layers that no network knows of."""
+    """A layer with layers that are not part of a network."""
 
     def __init__(self, held):
         self.held = held

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from builders import fit, new_trainer
@@ -117,9 +118,13 @@ def test_ascii_output_escapes_other_characters(tmp_path, env):
 @pytest.mark.parametrize(
     ("script", "number"),
     [
-        *((script, signal.SIGINT) for script in ALL_SCRIPTS),
-        ("train_mnist.py", signal.SIGTERM),
-        ("train_mnist.py", signal.SIGHUP),
+        *(("train_mnist.py", x) for x in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)),
+        # That `cli` is each script's first import is a rule of the linter.
+        *(
+            pytest.param(script, signal.SIGINT, marks=pytest.mark.long)
+            for script in ALL_SCRIPTS
+            if script != "train_mnist.py"
+        ),
     ],
 )
 def test_signal_during_the_imports_is_one_line(tmp_path, script, number):
@@ -319,7 +324,7 @@ def test_progress_without_a_console_trains(data, monkeypatch):
 
 
 def test_library_prints_only_what_verbose_asks_for():
-    package = SCRIPTS.parent / "nnxp"
+    package = Path(nnxp.__file__).parent
     printing = {
         str(path.relative_to(package))
         for path in package.rglob("*.py")

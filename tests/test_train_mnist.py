@@ -47,7 +47,7 @@ def test_train_on_the_digits(tmp_path):
 
 
 def test_a_recipe_draws_confusion_mistakes_and_weights(tmp_path):
-    options = ("--dataset", "digits", "--model", "mlp", "--hidden", 16, "--epochs", 2)
+    options = ("--dataset", "digits", "--model", "mlp", "--hidden", 16, "--epochs", 1)
     out = tmp_path / "run"
     result = run("train_mnist.py", *options, "--device", "strict", "--out", out)
     assert "confusion.png, curves.png, " in result.stdout
@@ -138,11 +138,11 @@ def test_lenet_takes_a_table_of_square_images_only(tmp_path, digits_csv):
     run("train_mnist.py", "--dataset", table, *options, tmp_path / "a")
     table.write_text("label,a,b,c\n" + "0,1,2,3\n1,2,3,4\n" * 20)
     result = run("train_mnist.py", "--dataset", table, *options, tmp_path / "b", status=1)
-    assert "t.csv has 3 columns of inputs, which are no square image; use --model" in result.stderr
+    assert "3 columns of inputs, which do not form a square image; use --model" in result.stderr
 
 
 def test_unavailable_capture_is_reported_in_one_line(tmp_path):
-    options = ("--dataset", "digits", "--epochs", "2", "--device", "strict", "--quiet", "--out")
+    options = ("--dataset", "digits", "--epochs", "1", "--device", "strict", "--quiet", "--out")
     result = run("train_mnist.py", *options, tmp_path / "one", "--capture")
     reason = "there are no captured steps for strict; plain steps are slower"
     assert result.stderr == f"train_mnist.py: no step is captured: {reason}\n"

@@ -24,8 +24,8 @@ def digits_trainer(device="cpu", dtype="float32", optimizer=None, seed=0):
     return trainer, trainer.rng
 
 
-def test_digits_are_learned(backend):
-    trainer, rng = digits_trainer(backend.device)
+def test_digits_are_learned():
+    trainer, rng = digits_trainer()
     train, test = load_digits()
     history = trainer.fit(train, epochs=30, batch_size=50, validation=test, rng=rng)
     assert [record.epoch for record in history] == list(range(1, 31))

@@ -15,6 +15,7 @@ import pytest
 from array_api_compat import array_namespace
 from builders import Stopping, numbers
 from pairs import Swish, assert_equal, devices, fit, trainer
+from remedies import installs
 from tables import device_or_skip
 
 import nnxp
@@ -46,7 +47,7 @@ class Looking(Swish):
 
 
 class HalfLoss(nnxp.Loss):
-    """Half the squared error to one-hot rows, by forward and backward alone."""
+    """Half the squared error to one-hot rows, with only forward and backward."""
 
     def forward(self, scores, labels, training=True):
         xp = array_namespace(scores)
@@ -557,7 +558,7 @@ def test_denormal_numbers_do_not_stay_in_the_optimizer_state():
 
 def test_check_layer_names_the_extra_that_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "array_api_strict", None)
-    with pytest.raises(nnxp.MissingExtraError, match=r"pip install .*\[testing\]"):
+    with pytest.raises(nnxp.MissingExtraError, match=installs("testing")):
         nnxp.testing.check_layer(Swish(), (5, 4))
 
 

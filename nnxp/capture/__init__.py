@@ -1,13 +1,13 @@
 """Capture: faster ways to train, which prepare a step once and repeat it.
 
-The results are those of plain steps, up to rounding. `choose` returns the captured steps of a
-device, `base` has their interface. On NumPy and CuPy the calls of a step on recorded arrays
-(`recorded`) are recorded on a `tape`, `program` compiles them, and `replay` runs the program;
-`ops` is the interface of the library that computes, `numpy_ops` computes with NumPy and `blas`, and
-`cupy` with CuPy, as a CUDA graph. `compiled` makes machine code of a program: `loops` joins ops
-that one pass can compute, and `llvm` and `llvm_math` write their instructions. `jax` compiles the
-step with JAX. `trial` compares captured with plain steps, for parts that are not nnxp's own;
-`contents` sees what a step changes.
+The results are the same as with plain steps, up to rounding. `choose` returns the captured steps of
+a device, and `base` has their interface. On NumPy and CuPy, a step's calls on recorded arrays
+(`recorded`) are recorded on a `tape`, `program` compiles them, and `replay` runs the program; `ops`
+is the interface of the library that computes, `numpy_ops` computes with NumPy and `blas`, and
+`cupy` with CuPy, as a CUDA graph. `compiled` compiles a program to machine code: `loops` joins ops
+that one pass can compute, and `llvm` and `llvm_math` write the instructions. `jax` compiles the
+step with JAX. `trial` compares captured with plain steps, for parts that are not nnxp's own, and
+`contents` finds what a step changes.
 """
 
 from nnxp.capture.base import CapturedSteps, contents_of

@@ -36,11 +36,11 @@ class CapturedSteps(ABC):
         self._device, self._dtype = batches.device, batches.dtype
         self._scale = batches.dataset.scale
         self._contents = contents_of(step)
-        self._contents.is_current()  # which takes its memory now, and not in a later epoch
+        self._contents.is_current()  # allocates its memory now instead of in a later epoch
         self._shapes, self._data = _shapes_and_dtypes(step), _data_of(step, batches)
 
     def matches(self, step: Step, contents: Contents, batches: Batches) -> bool:
-        """Return whether the prepared steps are those of these parts and examples."""
+        """Return whether the prepared steps are for these parts and examples."""
         return (
             not self._contents.changes(contents)
             and self._data == _data_of(step, batches)
@@ -48,9 +48,9 @@ class CapturedSteps(ABC):
         )
 
     def is_same(self, step: Step, batches: Batches) -> bool:
-        """Return whether these are the steps of nnxp's own parts, none of which has changed.
+        """Return whether these steps have only nnxp's own parts, and no part has changed.
 
-        It takes little time, and may return False although `matches` is true.
+        This is fast, and may return False although `matches` is true.
         """
         return (
             not self._contents.foreign
@@ -61,7 +61,7 @@ class CapturedSteps(ABC):
         )
 
     def _has_same_arrays(self, step: Step) -> bool:
-        """Return whether the step's arrays can take the place of those of the last call."""
+        """Return whether the step's arrays can replace those of the last call."""
         return self._shapes == _shapes_and_dtypes(step)
 
     def is_current(self, step: Step) -> bool:
@@ -73,9 +73,9 @@ class CapturedSteps(ABC):
         return not self._contents.changes(contents_of(step))
 
     def is_repeatable(self, step: Step) -> bool:
-        """Return whether bound steps may do another epoch: they are current, of nnxp's own parts.
+        """Return whether bound steps may do another epoch: current, and only nnxp's own parts.
 
-        Those with parts of the user's are tried anew in each epoch.
+        Steps with the user's parts are tried again in each epoch.
         """
         return not self._contents.foreign and self.is_current(step)
 
@@ -93,9 +93,9 @@ class CapturedSteps(ABC):
         """Return whether network and optimizer hold the arrays that the last step left there."""
 
     def vectors(self) -> list[Array]:
-        """Return arrays that hold all bound parameters and state; empty if there are none such.
+        """Return arrays that together hold all bound parameters and state; empty if there are none.
 
-        They may hold other numbers too, which do not matter.
+        They may also hold other numbers.
         """
         return []
 
@@ -115,24 +115,27 @@ class CapturedSteps(ABC):
 
     @abstractmethod
     def bind(self, batches: Batches, sums: dict[str, Array]) -> AbstractContextManager[DoSteps]:
-        """Return a context that provides a function: it does a step for each of some batches.
+        """Return a context that provides a function, which does a step for each given batch.
 
-        Network and optimizer hold the current parameters and state after each step, and `sums`
-        those of the loss and the metrics; see `Step`. Arrays that other code puts in their place
-        stay at the end. If a `DivergenceError` is raised within, all is as before the first step,
-        or as at the last `restart`.
+        After each step, network and optimizer hold the current parameters and state, and `sums` the
+        sums of the loss and the metrics; see `Step`. Arrays that other code assigns meanwhile are
+        kept at the end. A `DivergenceError` within the context restores the values from before the
+        first step, or from the last `restart`.
         """
 
     @abstractmethod
     def restart(self, sums: dict[str, Array]) -> None:
-        """Start another epoch while bound: with other `sums`, and with what a divergence restores.
+        """Start another epoch while bound: with other `sums`, and new values to restore.
 
-        Nothing but steps may have been done since; see `is_repeatable`.
+        Since the call of `bind`, only steps may have been done; see `is_repeatable`.
         """
 
 
 def contents_of(step: Step) -> Contents:
-    """Return what a captured step depends on but for arrays and numbers, which it reads anew."""
+    """Return the contents a captured step depends on, without arrays and numbers.
+
+    A captured step reads arrays and numbers in each call.
+    """
 
     def skipped(part: Part) -> frozenset[str]:
         return part.changing | numbers_of(part) if part is step.optimizer else part.changing
@@ -147,7 +150,7 @@ def _shapes_and_dtypes(step: Step) -> list[Any]:
 
 
 def _data_of(step: Step, batches: Batches) -> list[Any]:
-    """Return what is known of the examples, of their batches and of the sums over them."""
+    """Return shapes, dtypes and other facts of the examples, the batches and the sums."""
     dataset = batches.dataset
     sums = [(name, x.shape) for name, x in step.sums.items()]
     return [
@@ -160,15 +163,15 @@ def _data_of(step: Step, batches: Batches) -> list[Any]:
 
 
 def require_states(network: Sequential, names: Mapping[str, object]) -> None:
-    """Raise an `InputError` if a forward has made state, which would be forgotten."""
+    """Raise an `InputError` if a forward pass has created state, which would be lost."""
     if made := network.states().keys() - names.keys():
         raise InputError(
-            f"a forward made the state {', '.join(sorted(made))}; make state in __init__"
+            f"forward created the state {', '.join(sorted(made))}; create state in __init__"
         )
 
 
 class _Unreadable:
-    """Stands for a number of an optimizer while its rule is captured; reading it raises."""
+    """Replaces a number of an optimizer while its rule is captured; reading it raises an error."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -178,8 +181,8 @@ class _Unreadable:
 
     def _refuse(self, *_: object) -> NoReturn:
         raise InputError(
-            f"the optimizer's rule reads self.{self._name}, whose number changes; return it, or "
-            "what depends on it, from factors(), and use the numbers that the rule is given"
+            f"the optimizer's rule reads self.{self._name}, which changes; return it, or numbers "
+            "that depend on it, from factors(), and use the numbers that the rule receives"
         )
 
 
@@ -192,9 +195,9 @@ for _name in _OPERATORS.split():
 
 
 def with_numbers(optimizer: Optimizer, numbers: Iterable[Array]) -> Optimizer:
-    """Return a copy of an optimizer whose `numbers` are arrays, and whose state is to be set.
+    """Return a copy of an optimizer with arrays as `numbers`; the caller sets its state.
 
-    Its numbers cannot be read otherwise: they would be those of the step that is captured.
+    Reading its numbers in another way raises an error: they would stay those of the captured step.
     """
     copied = copy.copy(optimizer)
     read = tuple(numbers)
@@ -206,7 +209,7 @@ def with_numbers(optimizer: Optimizer, numbers: Iterable[Array]) -> Optimizer:
 
 
 def is_elementwise(optimizer: Optimizer) -> bool:
-    """Return whether a vector of all parameters can be updated in place of each of them.
+    """Return whether one vector of all parameters can be updated instead of each parameter.
 
     A class that overrides the rule must declare ``elementwise`` itself; `update` must be nnxp's.
     """

@@ -1,4 +1,4 @@
-"""Choose: which captured steps exist for a network, a loss and an optimizer on a device."""
+"""Choose: the class of captured steps for a network, a loss and an optimizer on a device."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def choose(
 def _can_move(arrays: list[Any]) -> bool:
     """Return whether NumPy's or CuPy's arrays can move to other memory without changing a result.
 
-    Overlapping arrays cannot be in two places, and an array that is not in C order would be
+    Overlapping arrays would lose their overlap, and an array that is not in C order would be
     multiplied in another order.
     """
     if not all(x.flags.c_contiguous for x in arrays):

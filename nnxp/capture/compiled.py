@@ -1,4 +1,4 @@
-"""Compiled steps: a program as machine code, in which NumPy computes only what has no kernel."""
+"""Compiled steps: a program as machine code; NumPy computes only ops without a kernel."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from nnxp.data.stream import BatchStream
 from nnxp.step import Step
 
 _MAX_STEPS = 64  # of one call
-# Of the buffers of all steps of a call: it cannot be interrupted, and takes some milliseconds.
+# The bytes of buffers of all steps of a call. A call cannot be interrupted, and takes some ms.
 _CALL_BYTES = 1 << 24
 
 
@@ -98,15 +98,15 @@ class CompiledOps(NumpyOps):
 
 
 class _Fetch(NamedTuple):
-    """What gives a compiled program its batches.
+    """A compiled function that copies its batches from the examples.
 
     Attributes
     ----------
     gather : GatherKernel
     function : Function
-        It starts with `gather`.
+        Its first kernel is `gather`.
     steps : int
-        How many steps one call of the function can do: 1 if other calls belong to a step.
+        How many steps one call of the function can do: 1 if a step needs other calls too.
     """
 
     gather: GatherKernel
@@ -120,7 +120,7 @@ class CompiledReplay(Replay):
     def __init__(self, step: Step, batches: Batches) -> None:
         super().__init__(step, batches, CompiledOps())
         self._fetches: dict[int, _Fetch] = {}  # by the identity of a batch's buffers
-        self._examples: dict[int, tuple[Buffer, ...]] = {}  # those that its function reads
+        self._examples: dict[int, tuple[Buffer, ...]] = {}  # the examples that its function reads
 
     def _join(self, program: Program, batch: tuple[Buffer, ...], nbytes: int) -> Program:
         steps = max(1, min(_MAX_STEPS, _CALL_BYTES // max(nbytes, 1)))
@@ -150,7 +150,7 @@ class CompiledReplay(Replay):
                 self._call(fetch, indices)
 
     def _call(self, fetch: _Fetch, indices: list[Buffer]) -> None:
-        """Do a step for each of a few batches by one call."""
+        """Do a step for each of a few batches in one call."""
         gather, optimizer, steps = fetch.gather, self._optimizer, len(indices)
         first = optimizer.steps
         try:
@@ -166,7 +166,7 @@ class CompiledReplay(Replay):
         fetch.function(steps)
 
     def _fetch(self, program: BatchProgram, examples: tuple[Buffer, ...], rows: Buffer) -> None:
-        """Tell the program which rows of the examples are the batch; it copies them itself."""
+        """Set the rows of the examples that are the batch; the program copies them."""
         if not all(x.flags.c_contiguous for x in examples):
             examples, rows = tuple(x[rows] for x in examples), np.arange(len(rows))
         self._place(program, examples)
@@ -174,7 +174,7 @@ class CompiledReplay(Replay):
         gather.indices[0], gather.numbers[0], gather.step[0] = rows, self._number_vector, 0
 
     def _place(self, program: BatchProgram, examples: tuple[Buffer, ...]) -> None:
-        """Tell the program where the examples are."""
+        """Set the addresses of the examples."""
         key = id(program.batch)
         if self._examples.get(key) is not examples:
             self._fetches[key].function.place([address(x) for x in examples])
@@ -182,7 +182,7 @@ class CompiledReplay(Replay):
 
 
 def join(program: Program) -> Program:
-    """Return a program in which kernels that follow each other are one function."""
+    """Return a program with adjacent kernels joined into one function."""
     joined: Program = []
     for is_kernel, calls in groupby(program, lambda call: isinstance(call, Kernel)):
         kernels = list(calls)

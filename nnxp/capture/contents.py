@@ -1,4 +1,4 @@
-"""Contents: what parts hold and refer to, to see what a step changed, and to undo it."""
+"""Contents: the objects that parts hold and refer to, to find and undo a step's changes."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ from nnxp.errors import InputError
 from nnxp.parts import Part, is_own_class
 
 Form: TypeAlias = Any
-"""What an object holds, as nested lists and dictionaries that can be compared by ``==``."""
+"""An object's contents, as nested lists and dictionaries that can be compared with ``==``."""
 
 
 class Contents:
-    """What parts hold now: attributes, what these refer to, and variables of the parts' methods.
+    """The current contents of parts: attributes, objects within them, and methods' variables.
 
     Parameters
     ----------
     roots : iterable of object
         Parts and functions. Parts within them are found.
     skipped : callable
-        Returns the names of a part's attributes that are not looked at.
+        Returns the names of a part's attributes to skip.
 
     Attributes
     ----------
     parts : list of Part
-        All parts, those of `roots` and those within.
+        All parts: those in `roots` and the parts within them.
     foreign : list of object
-        Those of `parts` that are not nnxp's own, or have a method replaced; and the functions.
+        The parts that are not nnxp's own or have a replaced method, and the functions.
     unreadable : list of object
         Objects that the parts refer to, and whose contents cannot be compared.
     """
@@ -66,9 +66,9 @@ class Contents:
         self.unreadable: list[object] = []
         self._classes: list[type] = []  # of the parts
         self._skipped = skipped
-        # By id, which no other object can have as long as this one is here.
+        # By id. The value keeps the object alive, so that no other one gets its id.
         self._seen: dict[int, tuple[Any, _Kind | None, Any]] = {}
-        # What each owner holds, by the owner's id: a part, a class, a function and so on.
+        # The contents of each owner (a part, a class, a function and so on) by the owner's id.
         self._held: dict[int, tuple[object, dict[str, Form]]] = {}
         roots = tuple(roots)
         for function in [x for x in roots if not isinstance(x, Part)]:
@@ -76,7 +76,7 @@ class Contents:
             self.foreign.append(function)
         self._add("the step", {"parts": roots})
         is_own: dict[Any, bool] = {Part: True, object: True}
-        for part in self.parts:  # to which parts within are added meanwhile
+        for part in self.parts:  # the loop adds parts within to the list
             self._add(part, {"its class": type(part)} | self._seen[id(part)][2])
             kinds = type(part).__mro__
             self._classes.append(type(part))
@@ -116,9 +116,9 @@ class Contents:
                     self._add_class(each, is_own=False)
 
     def is_current(self) -> bool:
-        """Return whether parts and classes hold the same objects, none of which can change.
+        """Return whether parts and classes hold the same objects, and none can change in place.
 
-        It takes little time, and may return False although nothing has changed.
+        This is fast, and may return False although nothing has changed.
         """
         parts, classes = self._part_attributes, self._class_attributes
         # Each line is one loop in C over all parts or classes.
@@ -168,9 +168,9 @@ class Contents:
         )
 
     def changes(self, later: Contents) -> list[tuple[object, list[str]]]:
-        """Return the owners (parts, classes and so on) that hold something else in `later`.
+        """Return the owners (parts, classes and so on) with other contents in `later`.
 
-        Each comes with the names that differ.
+        Each owner comes with the names that differ.
         """
         found = []
         for key, (owner, held) in self._held.items():
@@ -181,7 +181,7 @@ class Contents:
         return found
 
     def restore(self) -> None:
-        """Give all objects back what they held; nothing must have been skipped."""
+        """Restore the contents of all objects; no attribute may have been skipped."""
         for x, kind, held in self._seen.values():
             if kind is not None and not _is_same(kind.read(x), held):
                 kind.write(x, held)
@@ -217,9 +217,9 @@ class Contents:
 
 
 class _PartAttributes(NamedTuple):
-    """For each part its attributes, and the names that these may have.
+    """The attributes of all parts, and the possible names of attributes.
 
-    And for each attribute that it held: in which of them, its name and its value.
+    For each attribute: the index of its part, its name and its value.
     """
 
     attributes: list[dict[str, Any]]
@@ -242,14 +242,14 @@ _values = operator.methodcaller("values")
 
 
 def name_of(x: object) -> str:
-    """Return how a message names a part, or a function."""
+    """Return the name of a part or a function for messages."""
     return str(getattr(x, "__qualname__", x if isinstance(x, str) else repr(x)))
 
 
 class _Copy:
     """A copy of an array's numbers or of a generator's state.
 
-    Numbers of other libraries than NumPy's are not compared, which would wait for the device.
+    Only NumPy's numbers are compared, since other libraries would wait for the device.
     """
 
     def __init__(self, held: Any) -> None:
@@ -262,7 +262,7 @@ class _Copy:
 
 
 def _plain(x: Any) -> Any:
-    """Return numbers as values that ``==`` compares as a whole."""
+    """Return numbers as a value that ``==`` can compare."""
     if isinstance(x, np.ndarray):
         return x.dtype.str, x.shape, x.tobytes()
     if isinstance(x, dict):
@@ -273,14 +273,14 @@ def _plain(x: Any) -> Any:
 
 
 class _Kind(NamedTuple):
-    """How to read what an object holds, and how to give it back.
+    """How to read an object's contents, and how to restore them.
 
     `read` returns a dictionary, a list or a frozenset of objects, or a `_Copy`.
     """
 
     read: Callable[[Any], Any]
     write: Callable[[Any, Any], object] = lambda x, held: None
-    by_identity: bool = False  # whether another object that holds the same is a change
+    by_identity: bool = False  # whether another object with equal contents is a change
 
 
 def _write_entries(x: Any, held: Iterable[Any]) -> None:
@@ -318,14 +318,14 @@ def _write_part(x: Part, held: Mapping[str, Any]) -> None:
 
 
 def _write_numbers(x: Any, copied: _Copy) -> None:
-    with contextlib.suppress(TypeError, ValueError):  # immutable or read-only, and so unchanged
+    with contextlib.suppress(TypeError, ValueError):  # immutable or read-only: unchanged
         x[...] = copied.held
 
 
 def _read_variables(function: FunctionType) -> dict[str, Any]:
     """Return the variables that a function uses and does not define.
 
-    Of functions, only those of the same package are returned.
+    Functions among them are returned only if they belong to the same package.
     """
     held = {}
     for name in _global_names(function.__code__) & function.__globals__.keys():
@@ -430,7 +430,7 @@ _KINDS: dict[type | tuple[type, ...], _Kind] = {
 
 
 def _kind(x: Any) -> _Kind | None:
-    """Return how to read an object; None if it is compared by identity alone."""
+    """Return how to read an object; None if it is compared only by identity."""
     if isinstance(x, _CONSTANT):
         return None
     for types, kind in _KINDS.items():

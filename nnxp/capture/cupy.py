@@ -1,8 +1,8 @@
 """CuPy: a step as CuPy calls with fixed buffers, launched as one CUDA graph.
 
-A small network's step is some forty kernels, each shorter than its launch; a graph launches all of
-them at once. CuPy captures every call but those of cuBLAS (CuPy issue 6290), so the matrix products
-call cuBLAS directly, with a handle and a workspace of their own.
+A small network's step has about forty kernels, each shorter than its launch; a graph launches all
+of them at once. CuPy cannot capture its calls of cuBLAS (CuPy issue 6290), so matrix products call
+cuBLAS directly, with their own handle and workspace.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class CupyOps(Ops):
         CuPy.
     product : callable
         ``product(out, a, b)`` returns a call that computes ``out[...] = a @ b``, or None to use
-        CuPy's own product.
+        CuPy's product.
     """
 
     def __init__(self, module: ModuleType, product: Product) -> None:
@@ -68,14 +68,15 @@ class CupyOps(Ops):
             case np.astype:
                 return [partial(cp.copyto, out, args[0], "unsafe")]
             case np.stack | np.concat if len(args) == 1 and kwargs.keys() <= {"axis"}:
-                # CuPy's own join sends the addresses of the parts, which a capture refuses.
+                # CuPy's stack and concat copy the parts' addresses to the GPU, which cannot be
+                # captured.
                 (parts,) = args
                 places = places_of_parts(function, parts, kwargs.get("axis", 0), out)
                 columns = _first_row(parts)
                 source, target = (self._as_one_view(x, columns) for x in (parts, places))
                 if source is None or target is None:
                     return [partial(cp.copyto, *each) for each in zip(places, parts, strict=True)]
-                # The call keeps the parts alive: the view has only the address of the first.
+                # The call keeps the parts alive: the view has only the address of the first one.
                 return [partial(self._copy, target, source, parts)]
             case np.where:
                 return [
@@ -96,8 +97,8 @@ class CupyOps(Ops):
     def _as_one_view(self, parts: Sequence[Buffer], columns: int) -> Buffer | None:
         """Return one view of all parts, (rows, columns, ...); None if no strides give it.
 
-        A convolution stacks the slices of its windows, whose places in memory are a grid: one
-        kernel then copies them all.
+        A convolution stacks the slices of its windows. Their addresses form a grid, so that one
+        kernel can copy them all.
         """
         if len({(x.shape, x.strides, x.dtype) for x in parts}) > 1:
             return None
@@ -230,7 +231,7 @@ class Cublas:
 class GraphReplay(Replay):
     """Captured steps on CuPy's GPU: a CUDA graph for each batch size.
 
-    The first step of a batch size runs call by call and is captured, later ones launch the graph.
+    The first step of a batch size runs call by call and is captured; later steps launch the graph.
     If several ranks exchange gradients, there is a graph before the exchange and one after it. If
     the capture fails, all steps run call by call, with a warning.
     """
@@ -252,7 +253,7 @@ class GraphReplay(Replay):
         self._graphs: dict[int, tuple[weakref.ref[Any], Buffer, list[Callable[[], object]]]] = {}
 
     def _step(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
-        # First, since compiling needs memory: a step that fails there is not counted.
+        # Compile first: a step that fails here, for want of memory, is not counted.
         size = len(rows)  # of the global batch
         batch, calls, _ = self._program(examples, size)
         if self._ranks is not None:
@@ -283,7 +284,7 @@ class GraphReplay(Replay):
             self._graphs[size] = weakref.ref(examples[0]), indices, captured
 
     def _run_and_capture(self, program: Program) -> list[Callable[[], object]] | None:
-        """Run the program once and return what repeats it; None if it cannot be captured."""
+        """Run the program once and return calls that repeat it; None if it cannot be captured."""
         # Bound methods are equal, but not the same object.
         exchanges = [i for i, call in enumerate(program) if call == self._exchange]
         ends = [*exchanges, len(program)]

@@ -27,10 +27,10 @@ class JaxSteps(CapturedSteps):
 
     def __init__(self, step: Step, batches: Batches) -> None:
         super().__init__(step, batches)
-        self._traced = step.network.to(self._device)  # a copy, since tracing replaces its arrays
-        self._values: Values | None = None  # while bound
-        self._stepped = False  # since then
-        self._written = True  # the values, to network and optimizer
+        self._traced = step.network.to(self._device)  # a copy: tracing replaces its arrays
+        self._values: Values | None = None  # None while not bound
+        self._stepped = False  # whether a step was done since `bind`
+        self._written = True  # whether network and optimizer have the values
         self._compiled: Callable[..., Values] = importlib.import_module("jax").jit(self._update)
 
     @contextlib.contextmanager
@@ -56,7 +56,7 @@ class JaxSteps(CapturedSteps):
                 arrays.place_all(original)
             raise
         finally:
-            if not self._written:  # whole, since the last step was interrupted
+            if not self._written:  # the last step was interrupted
                 self._write_back()
             self._values = None
             for layer in self._network.leaves():
@@ -70,7 +70,7 @@ class JaxSteps(CapturedSteps):
         self._sums = sums
 
     def _keep_before(self) -> None:
-        """Keep what a `DivergenceError` restores: arrays, which never change on JAX."""
+        """Keep the arrays that a `DivergenceError` restores; JAX's arrays never change."""
         state = {slot: dict(kept) for slot, kept in self._optimizer.state.items()}
         self._before = [dict(x) for x in self._placed], self._optimizer.steps, state
 
@@ -82,7 +82,7 @@ class JaxSteps(CapturedSteps):
 
     def _do_steps(self, batches: Batches, rows: Iterable[Array]) -> None:
         for each in rows:
-            self._step(batches.arrays, each)  # a stream's arrays are others at each step
+            self._step(batches.arrays, each)  # a stream has other arrays in each step
 
     def _step(self, examples: tuple[Array, ...], rows: Array) -> None:
         numbers = [np.asarray(x, self._dtype) for x in self._optimizer.numbers()]

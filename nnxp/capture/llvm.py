@@ -69,7 +69,7 @@ def suits(op: Op) -> bool:
     if not isinstance(op.function, np.ufunc):
         return False
     *wanted, _ = _loop_dtypes(op)
-    if len({*wanted}) > 1:  # NumPy compares signed with unsigned numbers in a way of its own
+    if len({*wanted}) > 1:  # NumPy has a special comparison of signed with unsigned numbers
         return False
     dtype = wanted[0].name
     function, real = op.function, dtype.startswith("float")
@@ -315,18 +315,18 @@ class ArgmaxKernel(Kernel):
 
 
 class ProductKernel(Kernel):
-    """A matrix product of BLAS: ``out = factor * (a @ b) + kept * out``.
+    """A matrix product with BLAS: ``out = factor * (a @ b) + kept * out``.
 
     Parameters
     ----------
     function : int
         The address of BLAS's function.
     out, a, b : (rows, columns) array
-        As `leading_dimension` takes them; `out` is not transposed.
+        In a layout that `leading_dimension` accepts; `out` is not transposed.
     kept : bool
         Whether to add to `out`.
     subtracted : 0-d array, optional
-        Minus this number is the factor; by default, it is 1.
+        The factor is minus this number; by default, it is 1.
     """
 
     def __init__(
@@ -365,9 +365,9 @@ class ProductKernel(Kernel):
 
 
 class GatherKernel(Kernel):
-    """Copies what the next step reads: rows of the examples, and the optimizer's numbers.
+    """Copies the data of the next step: rows of the examples, and the optimizer's numbers.
 
-    `Function.place` says where the examples are.
+    `Function.place` sets the addresses of the examples.
 
     Parameters
     ----------
@@ -381,10 +381,10 @@ class GatherKernel(Kernel):
     Attributes
     ----------
     indices : (steps, batch) array
-        Of the rows; to be set before each call, as are the two others.
+        The indices of the rows. Set this and the other two arrays before each call.
     numbers : (steps, numbers) array
     step : (1,) array
-        The number of steps so far in this call; a call begins with 0.
+        The number of steps so far in this call; set it to 0.
     """
 
     def __init__(self, batch: Sequence[Buffer], numbers: Buffer, steps: int) -> None:
@@ -436,7 +436,10 @@ def _emit_rows(
 
 
 def leading_dimension(x: Buffer) -> tuple[bool, int] | None:
-    """Return whether BLAS takes a matrix as transposed, and the step between rows; or None."""
+    """Return whether a matrix is transposed for BLAS, and its leading dimension.
+
+    Return None if BLAS does not support the layout.
+    """
     for transposed, y in ((False, x), (True, x.T)):
         step, rest = divmod(y.strides[0], x.itemsize)
         if not rest and (y.strides[1] == x.itemsize or y.shape[1] == 1) and step >= y.shape[1]:
@@ -447,9 +450,9 @@ def leading_dimension(x: Buffer) -> tuple[bool, int] | None:
 def _merged_axes(
     shape: Sequence[int], arrays: Sequence[Buffer]
 ) -> tuple[list[int], list[list[int]]]:
-    """Return the lengths of few axes, the first array's last one in memory last, and the strides.
+    """Return the lengths and strides of the fewest axes, ordered by the first array's strides.
 
-    Axes that are one run of memory in all arrays are merged. Strides are in elements.
+    Axes that are contiguous in all arrays are merged. Strides are in elements.
     """
     axes = [i for i, n in enumerate(shape) if n != 1]
     axes.sort(key=lambda i: -abs(arrays[0].strides[i]))
@@ -473,7 +476,7 @@ def _merged_axes(
 def _emit_loops(
     builder: ir.IRBuilder, lengths: Sequence[int], body: Callable[[list[ir.Value]], None]
 ) -> None:
-    """Emit nested loops, of which the body gets the indices."""
+    """Emit nested loops; the body receives the indices."""
 
     def emit(depth: int, indices: list[ir.Value]) -> None:
         if depth == len(lengths):
@@ -491,7 +494,10 @@ def _emit_loop(
     body: Callable[[ir.Value, Any], Any],
     start: ir.Value | None = None,
 ) -> Any:
-    """Emit a loop of at least one pass; return the body's last value, given the one before."""
+    """Emit a loop of at least one pass, and return the body's last value.
+
+    The body receives the value of the previous pass.
+    """
     before = builder.block
     inside = builder.append_basic_block("loop")
     builder.branch(inside)
@@ -519,7 +525,7 @@ def _element(
     indices: Sequence[ir.Value],
     strides: Sequence[int],
 ) -> ir.Value:
-    """Return the place of an element."""
+    """Return the pointer to an element."""
     offset: ir.Value = _SIZE(0)
     for index, stride in zip(indices, strides, strict=True):
         if stride:
@@ -540,7 +546,7 @@ def _store(builder: ir.IRBuilder, value: ir.Value, place: ir.Value, dtype: np.dt
 def _emit_op(
     builder: ir.IRBuilder, op: Op, values: dict[Recorded, tuple[ir.Value, np.dtype[Any]]]
 ) -> ir.Value:
-    """Return the value of an op, given those of the recorded arrays."""
+    """Return the value of an op, given the values of the recorded arrays."""
     *wanted, computed = _loop_dtypes(op)
     args: list[ir.Value] = []
     operands = op.reads if op.function is np.astype else op.args
@@ -548,7 +554,7 @@ def _emit_op(
         if isinstance(x, Recorded):
             args.append(_convert(builder, *values[x], dtype))
         else:
-            with np.errstate(over="ignore"):  # too large a number is infinite
+            with np.errstate(over="ignore"):  # a number that is too large becomes infinite
                 number = np.asarray(x).astype(dtype).item()
             args.append(ir.Constant(_BIT if dtype == np.bool_ else _KINDS[dtype.name], number))
     value = args[0] if op.function is np.astype else _emit_function(builder, op, args, wanted[0])
@@ -668,7 +674,7 @@ class Function:
         self._table[: len(addresses)] = addresses
 
     def __call__(self, times: int = 1) -> None:
-        """Run the kernels once, or more `times`."""
+        """Run the kernels `times` times."""
         self._run(self._place, times)
 
 
@@ -676,7 +682,7 @@ _names = itertools.count()
 
 
 def compile_kernels(kernels: list[Kernel]) -> Callable[[], None]:
-    """Return a function that runs the kernels in their order."""
+    """Return a function that runs the kernels in order."""
     addresses = list(dict.fromkeys(x for kernel in kernels for x in kernel.addresses))
     return Function(kernels, _object_code(_module(kernels, addresses)), addresses)
 
@@ -698,7 +704,7 @@ def _module(kernels: list[Kernel], addresses: list[int]) -> str:
         function.linkage = "internal"
         function.attributes.add("noinline")
         for argument in function.args:
-            # No two overlap unless both are only read.
+            # Arrays overlap only if they are only read.
             argument.add_attribute("noalias")
         inner = ir.IRBuilder(function.append_basic_block())
         kernel.emit(inner, dict(zip(kernel.addresses, function.args, strict=True)))

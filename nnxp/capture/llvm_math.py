@@ -1,7 +1,7 @@
 """Mathematical functions as arithmetic that LLVM can vectorize, within 4 units in the last place.
 
-The methods are the textbook's (Muller, Elementary Functions, 3rd ed. 2016, ch. 4 and 11): an
-argument is reduced by Cody and Waite's two-part constant, and a short series does the rest.
+The methods are from Muller, Elementary Functions, 3rd ed. 2016, ch. 4 and 11: the argument is
+reduced with Cody and Waite's two-part constant, and a short series computes the function.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ Value = Any
 """A value of llvmlite, or a Python number, which becomes a constant."""
 
 
-# A product and a sum may round once, where the processor has such an instruction.
+# A product and a sum may be one instruction, which rounds once.
 _FUSED = ("contract",)
 _LN2 = Fraction("0.693147180559945309417232121458176568")
 
 
 class _Format(NamedTuple):
-    """What the functions need to know of a floating dtype."""
+    """Constants of a floating-point dtype."""
 
     integer: ir.IntType
     digits: int  # of the significand after the point
@@ -52,10 +52,10 @@ class Arithmetic:
         self.builder, self.kind = builder, kind
         self._format = _FORMATS[kind]
         digits = self._format.digits
-        # Adding it rounds to an integer, which is then in the last bits.
+        # Adding it rounds a number to an integer, which is then in the last bits.
         self._rounder = 1.5 * 2.0**digits
         part = 2.0 ** -(digits - 8 if digits < 30 else digits - 12)
-        self._ln2_high = math.floor(math.log(2) / part) * part  # times an exponent, it is exact
+        self._ln2_high = math.floor(math.log(2) / part) * part  # exact when multiplied by exponents
         self._ln2_low = float(_LN2 - Fraction(self._ln2_high))
 
     def constant(self, x: Value) -> ir.Value:
@@ -91,7 +91,7 @@ class Arithmetic:
         return self.builder.select(condition, self.constant(x), self.constant(y))
 
     def clamp(self, x: Value, low: float, high: float) -> ir.Value:
-        """Return `x` between two numbers; NaN stays."""
+        """Return `x` limited to the range from `low` to `high`; NaN stays."""
         x = self.select(self.less(x, low), low, x)
         return self.select(self.less(high, x), high, x)
 
@@ -103,7 +103,7 @@ class Arithmetic:
         return total
 
     def power_of_two(self, exponent: ir.Value) -> ir.Value:
-        """Return 2 to an integer's power, of a normal number's exponent."""
+        """Return 2 to the power of an integer, which must be the exponent of a normal number."""
         biased = self.builder.add(exponent, self.integer(self._format.bias))
         bits = self.builder.shl(biased, self.integer(self._format.digits))
         return self.builder.bitcast(bits, self.kind)
@@ -118,7 +118,7 @@ class Arithmetic:
         return n, self.sub(rest, self.mul(rounded, self._ln2_low))
 
     def exp(self, x: ir.Value) -> ir.Value:
-        """Return the exponential: ``2**n`` times the series of the rest."""
+        """Return the exponential: ``2**n`` times the series of the remainder."""
         x = self.clamp(x, -self._format.underflow, self._format.overflow)
         n, rest = self._reduce(x)
         series = [1 / math.factorial(i) for i in range(self._format.exp_terms)]
@@ -129,8 +129,8 @@ class Arithmetic:
         return self.mul(y, self.power_of_two(self.builder.sub(n, half)))
 
     def tanh(self, x: ir.Value) -> ir.Value:
-        """Return ``e / (e + 2)`` of ``e = exp(2 x) - 1``, which is exact near 0."""
-        bound = float(self._format.digits)  # tanh of it is 1
+        """Return ``e / (e + 2)`` with ``e = exp(2 x) - 1``, which is accurate near 0."""
+        bound = float(self._format.digits)  # tanh(bound) is 1
         n, rest = self._reduce(self.clamp(self.mul(x, 2.0), -bound, bound))
         series = [1 / math.factorial(i) for i in range(1, self._format.exp_terms + 1)]
         power = self.power_of_two(n)
@@ -139,7 +139,7 @@ class Arithmetic:
         return self.div(e, self.add(e, 2.0))
 
     def log(self, x: ir.Value) -> ir.Value:
-        """Return the logarithm: of the exponent, and of the significand m by atanh's series.
+        """Return the logarithm, from the exponent and the series of atanh for the significand m.
 
         ``log(m) = 2 * atanh((m - 1) / (m + 1))``, with m between sqrt(1/2) and sqrt(2).
         """
@@ -167,7 +167,7 @@ class Arithmetic:
         return self.select(zero, -math.inf, y)
 
     def log1p(self, x: ir.Value) -> ir.Value:
-        """Return ``log(1 + x)``, with the error of the sum made good."""
+        """Return ``log(1 + x)``, corrected for the rounding error of the sum."""
         total = self.add(x, 1.0)
         y = self.log(total)
         error = self.div(self.sub(x, self.sub(total, 1.0)), total)

@@ -1,4 +1,4 @@
-"""Loops: ops element by element that one pass over the memory can compute together."""
+"""Loops: elementwise ops that one pass over the memory can compute together."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from nnxp.capture.ops import Buffer, Ops, Program
 from nnxp.capture.recorded import Recorded
 from nnxp.capture.tape import Op
 
-# How many ops back a loop may be. A result that is needed much later would be written and read
-# again, where its op alone may compute it again from what is still in memory.
+# How many entries back an op may join a loop. Further back, its result would be written to memory
+# and read again much later.
 _DISTANCE = 3
 
 
 class Loop(Op):
-    """Ops over one shape, each element by element.
+    """Elementwise ops over one shape.
 
     Parameters
     ----------
     ops : list of Op
     results : list of Recorded
-        What is read outside of the loop; all else needs no memory.
+        The results that are read outside the loop; others need no memory.
 
     Attributes
     ----------
@@ -40,13 +40,13 @@ class Loop(Op):
 
 
 def fuse_loops(ops: list[Op], outputs: set[Recorded], suits: Callable[[Op], bool]) -> list[Op]:
-    """Return the ops with loops in place of those that suit, in an order that gives large loops.
+    """Replace ops by loops where possible, in an order that gives large loops.
 
     Parameters
     ----------
     ops : list of Op
     outputs : set of Recorded
-        What is read after the last op.
+        The results that are read after the last op.
     suits : callable
         Whether an op can be part of a loop.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Block(NamedTuple):
-    """Some of the windows: where they are in the axes (down, across, batch), and as columns."""
+    """Some of the windows: their slices of the axes (down, across, batch), and of the columns."""
 
     down: slice
     across: slice
@@ -56,7 +56,7 @@ class Windows:
     Parameters
     ----------
     shape : tuple of int
-        That of the images: (channels, height, width, batch).
+        The shape of the images: (channels, height, width, batch).
     dtype : dtype
     geometry : Geometry
     block_bytes : int
@@ -216,7 +216,7 @@ def _shift(ops: NumpyOps, x: Buffer, moves: Buffer, limit: int, out: Buffer) -> 
 
 
 def _places(first: int, windows: slice, stride: int) -> slice:
-    """Return where the number `first` of each of these windows is."""
+    """Return the places of the number `first` of each of these windows."""
     start = first + windows.start * stride
     return slice(start, start + (windows.stop - windows.start - 1) * stride + 1, stride)
 
@@ -227,4 +227,4 @@ IMAGE_OPS: dict[Callable[..., Any], Callable[..., Program]] = {
     gradient_of_images: _gradient_of_images,
     shift: _shift,
 }
-"""What returns the calls of each op of images."""
+"""The functions that return the calls of each op of images."""

@@ -1,4 +1,4 @@
-"""Ops: how an array library computes the ops of a tape into buffers; its interface."""
+"""Ops: the interface of an array library that computes the ops of a tape into buffers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from nnxp.arrays import Array
 
 Buffer: TypeAlias = npt.NDArray[Any]
-"""An array in memory that a program reads or writes; of CuPy, whose arrays are alike, on a GPU."""
+"""An array that a program reads or writes: NumPy's in memory, or CuPy's on a GPU."""
 
 Program: TypeAlias = list[Callable[[], object]]
 """Calls without arguments; calling them in order runs the program once."""
@@ -83,7 +83,7 @@ class Ops(ABC):
     whole : collection of callable
         The functions of `nnxp.arrays.one_op` that are computed as one op.
     fuses_loops : bool
-        Whether ops element by element are computed together, as `nnxp.capture.loops.Loop`.
+        Whether elementwise ops are computed together, as `nnxp.capture.loops.Loop`.
     """
 
     module: ModuleType
@@ -93,7 +93,7 @@ class Ops(ABC):
     whole: ClassVar[Collection[Callable[..., Any]]] = ()
 
     def function(self, numpy_function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return this library's counterpart of a NumPy function; another function itself."""
+        """Return this library's counterpart of a NumPy function; other functions unchanged."""
         name = numpy_function.__name__
         if getattr(np, name, None) is not numpy_function:  # such as nnxp's own `convolve`
             return numpy_function
@@ -101,7 +101,7 @@ class Ops(ABC):
         return counterpart
 
     def array(self, x: Any) -> Buffer:
-        """Return an array that a tape reads as an array of this library."""
+        """Convert an array that a tape reads to an array of this library."""
         array: Buffer = self.module.asarray(x)
         return array
 

@@ -1,7 +1,7 @@
-"""Program: compiles a tape to calls with fixed buffers; running it allocates almost nothing.
+"""Program: compiles a tape to calls with fixed buffers, which allocate almost no memory.
 
-A program rounds as the plain calls do, except for fused products and large sums, which BLAS adds
-in another order.
+A program has the same rounding as the plain calls, except for fused products and large sums, which
+BLAS adds in another order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nnxp.capture.tape import Op, Tape
 
 
 class Compiled(NamedTuple):
-    """A program, and the bytes of the buffers that it has for its results."""
+    """A program, and the bytes of the buffers for its results."""
 
     program: Program
     nbytes: int
@@ -43,14 +43,14 @@ def compile_program(
     ----------
     tape : Tape
     targets : iterable of (Recorded, array)
-        Each recorded array with the buffer to compute it into. The buffer may be one that the tape
-        reads: it is written after the last read.
+        Each recorded array with its target buffer. The tape may read this buffer: it is written
+        after the last read.
     library : Ops
         Computes the ops.
     """
     # A gradient may be a constant, an array that depends on nothing recorded.
     recorded = [(x if isinstance(x, Recorded) else tape.read(x), buffer) for x, buffer in targets]
-    # What is already where it is wanted, such as a frozen parameter, needs no copy.
+    # An array that is already in its target, such as a frozen parameter, needs no copy.
     recorded = [(x, buffer) for x, buffer in recorded if tape.buffers.get(x) is not buffer]
     outputs = {x for x, _ in recorded}
     ops = _live(tape.ops, outputs)
@@ -75,7 +75,7 @@ def _live(ops: list[Op], outputs: set[Recorded]) -> list[Op]:
 
 
 class _Producers:
-    """Finds the op that computes a value which nothing else reads, so that it can be fused."""
+    """Finds the op of a value with only one reader, so that the two can be fused."""
 
     def __init__(self, ops: list[Op], outputs: set[Recorded]) -> None:
         self.by_result = {op.result: op for op in ops}
@@ -83,7 +83,7 @@ class _Producers:
         self._outputs = outputs
 
     def find(self, x: object, function: np.ufunc) -> Op | None:
-        """Return the op that computes `x` by `function`, if `x` has one reader and no target."""
+        """Return the op that computes `x` with `function`, if `x` has one reader and no target."""
         op = self.by_result.get(x) if isinstance(x, Recorded) else None
         if op is None or op.function is not function:
             return None
@@ -130,7 +130,7 @@ def _fuse_descent(ops: list[Op], outputs: set[Recorded]) -> list[Op]:
         same = all((y.shape, y.dtype) == (x.shape, x.dtype) for y in (product.result, op.result))
         if not same or factor.ndim or x.ndim != 2:
             continue
-        # A subtraction whose result is read on is part of a layer.
+        # A subtraction whose result is read again is part of a layer.
         if op.result not in outputs or producers.readers[op.result]:
             continue
         if any(y.owner is x.owner for y in (a, b)):
@@ -178,10 +178,10 @@ def _split_targets(
 ) -> tuple[dict[Recorded, Buffer], list[tuple[Recorded, Buffer]]]:
     """Return the results to compute in their targets, and those to copy there at the end.
 
-    `last_read` is updated: what is copied at the end is read then.
+    `last_read` is updated: results to copy are read at the end.
     """
     computed = {x: i for i, op in enumerate(ops) for x in op.results}
-    # Arrays that are read only, and views, are copied.
+    # Views, and arrays that are only read, are copied.
     copied = [(x, target) for x, target in targets if x not in computed or x.owner is not x]
     last_read.update({x.owner: len(ops) for x, _ in copied})
     direct: dict[Recorded, Buffer] = {}
@@ -300,7 +300,7 @@ def _may_overwrite(
     op: Op, read: list[Recorded], buffers: Mapping[Recorded, Buffer], target: Buffer
 ) -> bool:
     """Return whether an op may write to a target where these arrays are, which it may read."""
-    if op.function is subtract_product:  # it copies the first argument, and then reads the factors
+    if op.function is subtract_product:  # copies the first argument, and then reads the factors
         factors = {id(x.owner) for x in op.reads[1:]}
         return not any(id(x) in factors for x in read)
     if isinstance(op, Loop):  # each element of a result comes after the loads of this element

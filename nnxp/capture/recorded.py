@@ -15,7 +15,7 @@ from nnxp.errors import InputError
 
 
 class Recorder(Protocol):
-    """What recorded arrays need of their tape."""
+    """The interface of a tape for recorded arrays."""
 
     namespace: Namespace
 
@@ -27,14 +27,14 @@ class Recorder(Protocol):
 
 
 def _operator(function: Callable[..., Any]) -> Callable[..., Recorded]:
-    """Return the method that records a function of the array, and of another one if there is."""
+    """Return the method that records a function of the array, and of an optional second one."""
     return lambda self, *others: self._record(function, self, *others)
 
 
 def _operators(
     function: Callable[..., Any],
 ) -> tuple[Callable[..., Recorded], Callable[..., Recorded]]:
-    """Return the methods of a binary operator and of its reflection."""
+    """Return the methods of a binary operator and its reflected operator."""
     return _operator(function), lambda self, other: self._record(function, other, self)
 
 
@@ -93,7 +93,7 @@ class Recorded:
         return self.tape.namespace
 
     def call_whole(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function of this array, as one op if it can be; see `nnxp.arrays.one_op`."""
+        """Call a function of this array, as one op if possible; see `nnxp.arrays.one_op`."""
         return self.tape.call_whole(function, *args)
 
     def _record(self, function: Callable[..., Any], *args: Any) -> Recorded:
@@ -131,10 +131,10 @@ class Recorded:
         return self._record(operator.getitem, self, key)
 
     def refuse(self, *_: object, **__: object) -> NoReturn:
-        """Refuse to give the array's numbers, which do not exist while a step is recorded."""
+        """Raise an error, since numbers do not exist while a step is recorded."""
         raise InputError(
-            "a recorded step cannot read or assign numbers, as float(x), bool(x), x[x > 0] or "
-            "x[...] = y do"
+            "a recorded step cannot read or assign numbers, such as by float(x), bool(x), x[x > 0] "
+            "or x[...] = y"
         )
 
     __bool__ = __float__ = __int__ = __index__ = __iter__ = __setitem__ = refuse

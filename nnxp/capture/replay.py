@@ -1,4 +1,4 @@
-"""Replay: a training step as a program, which reads and writes flat vectors of parameters."""
+"""Replay: a training step as a program that reads and writes flat vectors of parameters."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ Arrays: TypeAlias = Mapping[str, Array]
 Targets: TypeAlias = list[tuple[Array, Buffer]]
 
 _ALIGNMENT = 32  # numbers; each vector starts at a cache line, also on GPUs
-_LARGE = 1 << 12  # numbers from which a matrix is worth a call of its own
-_MAX_PROGRAMS = 2  # batch sizes whose programs are kept: an epoch's, and its last batch's
+_LARGE = 1 << 12  # numbers of a matrix that gets its own call
+_MAX_PROGRAMS = 2  # programs to keep: for full batches, and for the last batch of an epoch
 
 
 class Replay(CapturedSteps):
     """Captured steps as programs, one for each batch size.
 
     While bound, the network's parameters, its layers' state and the optimizer's state are buffers
-    of the program; afterwards they are the arrays that they were. If the optimizer is element by
-    element, parameters and its state are views of flat vectors, so that a few calls update all.
+    of the program; afterwards they are the original arrays. If the optimizer is elementwise,
+    parameters and its state are views of flat vectors, so that a few calls update all.
 
     Parameters
     ----------
@@ -117,8 +117,8 @@ class Replay(CapturedSteps):
         self._programs: dict[int, BatchProgram] = {}
         self._stepped = False  # since `bind`
         self._buffers = [self._parameter_buffers, self._state_buffers]
-        self._placed = network.arrays()  # where the buffers are while bound
-        self._originals = [dict(arrays) for arrays in self._placed]  # in their place otherwise
+        self._placed = network.arrays()  # hold the buffers while bound
+        self._originals = [dict(arrays) for arrays in self._placed]  # the arrays while not bound
         self._left_state: dict[str, dict[str, Array]] | None = None  # at the end of the last call
 
     @property
@@ -155,7 +155,7 @@ class Replay(CapturedSteps):
             for slot, buffers in self._optimizer_buffers.items():
                 optimizer.state[slot].update(cast(Arrays, buffers))
             yield partial(self._do_steps, batches)
-        except DivergenceError:  # the originals still hold the numbers of before
+        except DivergenceError:  # the originals still hold the old numbers
             for arrays, original in zip(self._placed, originals, strict=True):
                 arrays.place_all(original)
             optimizer.steps, optimizer.state = self._before
@@ -165,7 +165,7 @@ class Replay(CapturedSteps):
                 self._placed, self._buffers, originals, strict=True
             ):
                 for name, buffer in buffers.items():
-                    if arrays.get(name) is buffer:  # and not what other code put there
+                    if arrays.get(name) is buffer:  # and not an array that other code assigned
                         original[name][...] = buffer
                         arrays.place(name, original[name])
             self._sums.update({n: cast(Array, x.copy()) for n, x in self._sum_buffers.items()})
@@ -209,7 +209,7 @@ class Replay(CapturedSteps):
         return cast("list[Array]", self._vectors)
 
     def _has_same_arrays(self, step: Step) -> bool:
-        # The same objects, since others may overlap in memory or have another order in it.
+        # They must be the same objects: others may overlap, or have another order in memory.
         return all(x.hold(y) for x, y in zip(self._placed, self._originals, strict=True))
 
     def _holds_arrays(self) -> bool:
@@ -217,7 +217,7 @@ class Replay(CapturedSteps):
         return self._hold(self._placed, cast("list[Arrays]", self._buffers), state)
 
     def _do_steps(self, batches: Batches, rows: Iterable[Array]) -> None:
-        for each in rows:  # the arrays of a stream are others at each step
+        for each in rows:  # a stream has other arrays in each step
             self._stepped = True
             self._step(cast("tuple[Buffer, ...]", batches.arrays), cast(Buffer, each))
 
@@ -289,17 +289,17 @@ class Replay(CapturedSteps):
         return BatchProgram(batch, self._join(program + self._update, batch, nbytes), nbytes)
 
     def _join(self, program: Program, batch: tuple[Buffer, ...], nbytes: int) -> Program:
-        """Return a program that does the same by fewer calls; its buffers have `nbytes`."""
+        """Return a program with the same effect and fewer calls; its buffers have `nbytes`."""
         return program
 
     def _exchange(self) -> None:
-        """Sum over all ranks what the first half of a step has computed."""
+        """Sum the results of the first half of a step over all ranks."""
         assert self._ranks is not None
         assert self._exchanged is not None
         self._ranks.all_reduce(self._exchanged.vector)
 
     def _recorded(self, tape: Tape) -> Step:
-        """Return the step of a recorded network, whose numbers the tape reads."""
+        """Return the step with a recorded network; the tape reads its numbers."""
         optimizer = with_numbers(self._optimizer, map(tape.read, self._numbers))
         step = self._whole_step.with_copies(self._network.to(tape.device), optimizer)
         for arrays, buffers in zip(step.network.arrays(), self._buffers, strict=True):
@@ -315,7 +315,7 @@ class Replay(CapturedSteps):
         return compiled.nbytes
 
     def _add_division(self, program: Program) -> None:
-        """Add the program that makes means of what was summed over all ranks."""
+        """Add the program that divides the sums over all ranks to get means."""
         assert self._exchanged is not None
         tape = Tape(self._ops.whole)
         xp, weight = tape.namespace, tape.read(self._exchanged.views["weight"])
@@ -324,7 +324,7 @@ class Replay(CapturedSteps):
         self._add_program(program, tape, [(summed / safe, self._exchanged.summed)])
 
     def _update_targets(self, step: Step, tape: Tape) -> Targets:
-        """Return what updates parameters: gradients for the flat vectors, or all new numbers."""
+        """Return the targets of a step: gradients for the flat vectors, or all new numbers."""
         gradients, optimizer = step.gradients(), step.optimizer
         parameters = step.network.parameters()
         targets: Targets = []
@@ -386,10 +386,10 @@ class _Group:
     Attributes
     ----------
     vector : array
-        The memory of parameters and state, so that one call computes with both.
+        The memory of parameters and state, so that one call can compute with both.
     parameters, gradients : _FlatArrays
     state : dict of str to _FlatArrays
-        The optimizer's, by slot.
+        The optimizer's state, by slot.
     decays : bool
         Whether the parameters decay.
     """
@@ -450,7 +450,7 @@ class _FlatArrays:
 
 
 class _Exchanged:
-    """One vector of all that is summed over the ranks, with the gradients first.
+    """One vector of all numbers to sum over the ranks, with the gradients first.
 
     Parameters
     ----------
@@ -464,9 +464,9 @@ class _Exchanged:
     ----------
     vector : array
     summed : array
-        A view of all but the weight.
+        A view of all numbers except the weight.
     groups : list of array
-        The views that have the gradients of each group.
+        The views with the gradients of each group.
     views : dict of str to array
         By the names of `Step.summands`.
     """
@@ -488,5 +488,5 @@ class _Exchanged:
 
 
 def _aligned(x: Buffer) -> int:
-    """Return how many numbers of a vector an array takes."""
+    """Return how many numbers of a vector an array takes, with the padding."""
     return -(-x.size // _ALIGNMENT) * _ALIGNMENT

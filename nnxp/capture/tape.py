@@ -1,4 +1,4 @@
-"""Tape: the ops that a step performs on recorded arrays, in their order."""
+"""Tape: the ops of a step on recorded arrays, in order."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Op:
         _replace([args, *kwargs.values()], self.reads.append)
 
     def bind(self, buffer_of: Callable[[Recorded], Buffer]) -> tuple[list[Any], dict[str, Any]]:
-        """Return `args` and `kwargs` with buffers in place of recorded arrays."""
+        """Return `args` and `kwargs` with buffers instead of recorded arrays."""
         return _bind(self.args, self.kwargs, buffer_of)
 
     def lower(self, library: Ops, arrays: dict[Recorded, Buffer]) -> Program:
@@ -57,7 +57,7 @@ class Op:
 
 
 class Tape:
-    """The ops between recorded arrays, in their order.
+    """The ops on recorded arrays, in order.
 
     Parameters
     ----------
@@ -70,8 +70,8 @@ class Tape:
     buffers : dict of Recorded to array
         The arrays that are read at each run of the program.
     device : Device
-        Where recorded arrays live: ``network.to(tape.device)`` is a network whose parameters are
-        recorded arrays.
+        The device of recorded arrays: ``network.to(tape.device)`` returns a network whose
+        parameters are recorded arrays.
     """
 
     def __init__(self, whole: Collection[Callable[..., Any]] = ()) -> None:
@@ -91,7 +91,7 @@ class Tape:
         )
 
     def clear(self) -> None:
-        """Forget all ops and buffers, so that their memory is free at once."""
+        """Remove all ops and buffers, so that their memory is freed at once."""
         self.ops.clear()
         self.buffers.clear()
 
@@ -131,7 +131,7 @@ class Tape:
     def call_whole(self, function: Callable[..., Any], *args: Any) -> Any:
         """Record the call of a function of `one_op`, or the calls of which it consists.
 
-        A function with a ``sample``, which is used in its place here, is always one op.
+        A function with a ``sample`` is always one op; its ``sample`` is called instead.
         """
         if function in self._whole or hasattr(function, "sample"):
             return self.record(function, *args)
@@ -141,7 +141,7 @@ class Tape:
 def _unused(like: Buffer, dtype: DType) -> Buffer:
     """Return zeros in the shape and order of an array, which take no memory before a write.
 
-    `np.zeros` writes them itself where it gets memory that was used before.
+    `np.zeros` writes the zeros if it reuses memory.
     """
     nbytes = like.size * np.dtype(dtype).itemsize
     if nbytes < mmap.PAGESIZE:
@@ -154,7 +154,7 @@ def _unused(like: Buffer, dtype: DType) -> Buffer:
 
 
 def _sample(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """Return a function's result for samples; zeros like it where that saves the work."""
+    """Return a function's result for samples, or zeros of its shape if that saves work."""
     function = getattr(function, "sample", function)
     with np.errstate(all="ignore"):
         if not isinstance(function, np.ufunc) or kwargs:

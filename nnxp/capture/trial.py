@@ -24,13 +24,14 @@ Values = dict[str, dict[str, np.ndarray[Any, Any]]]
 
 
 class Refusal(NamedTuple):
-    """Why captured steps must not replace plain ones.
+    """The reason why captured steps must not replace plain ones.
 
     Attributes
     ----------
     parts : list of object
-        Which parts are at fault, or may be.
+        The parts that cause it, or may cause it.
     reason : str
+        Text for a warning.
     """
 
     parts: list[object]
@@ -83,7 +84,7 @@ def disagreement(
                     before.foreign,
                     f"it refers to an object of type {kind}, whose changes cannot be seen",
                 )
-            if i and changes:  # the first step may make what stays
+            if i and changes:  # the first step may create values that stay
                 return _refuse_change(*changes[0], before)
         plain = _values(step, batches)
         if not _is_finite(plain):
@@ -108,13 +109,13 @@ def disagreement(
         return None
     return Refusal(
         before.foreign,
-        f"{name} differs from that of a plain step; what a step uses must be in parameters, state, "
-        "settings or factors()",
+        f"{name} differs from that of a plain step; all values that a step uses must be in "
+        "parameters, state, settings or factors()",
     )
 
 
 def _refuse_change(owner: object, names: list[str], before: Contents) -> Refusal:
-    """Return the refusal of a step that changes the `names` of an owner of `before`."""
+    """Return the refusal of a step that changes the variables `names` of an owner of `before`."""
     parts = [x for x in before.foreign if x is owner]
     if isinstance(owner, type):
         parts = [x for x in before.foreign if isinstance(x, owner)]
@@ -122,18 +123,18 @@ def _refuse_change(owner: object, names: list[str], before: Contents) -> Refusal
     remedy = "keep it in arguments and results"
     if any(isinstance(x, Layer) for x in parts or before.foreign):
         remedy = (
-            "store in self.state what changes, and with save_for_backward what backward needs; a "
-            "random number can be computed from a counter in self.state, as nnxp.Dropout does"
+            "store changing values in self.state, and values for backward with save_for_backward; "
+            "compute random numbers from a counter in self.state, as nnxp.Dropout does"
         )
     elif any(isinstance(x, Optimizer) for x in parts):
-        remedy = "name in slots what is stored for each parameter, and store it in self.state"
+        remedy = "add a name to slots for each array per parameter, and store it in self.state"
     return Refusal(parts or before.foreign, f"a step changes {', '.join(names)} of {of}; {remedy}")
 
 
 def _trial_batches(batches: Batches) -> list[Array]:
     """Return the row indices of two batches, and of two of the size of an epoch's last batch.
 
-    Two of each size, since the first one compiles the step with the numbers of its time.
+    There are two of each size: the first one compiles the step with the numbers of that time.
     """
     count = len(batches.dataset)
     size = min(batches.batch_size, count)
@@ -143,7 +144,7 @@ def _trial_batches(batches: Batches) -> list[Array]:
 
 
 def _change_numbers(optimizer: Optimizer, factor: float) -> None:
-    """Multiply an optimizer's numbers by `factor`, where that is allowed, and set epsilon to 0.1.
+    """Multiply an optimizer's numbers by `factor` if allowed, and set epsilon to 0.1.
 
     With a tiny epsilon, an optimizer such as Adam divides gradients that are only rounding errors,
     such as that of a bias before a BatchNorm, by their own size.
@@ -174,8 +175,8 @@ def _first_difference(start: Values, plain: Values, replayed: Values) -> str | N
     """Return the name of an array that differs by more than rounding errors; None if none does.
 
     With the unit of rounding u, the bound is sqrt(u) times the largest change of the kind of array,
-    plus 16 u times the array's largest number. A step's rounding errors are at most some hundred u
-    of the change, while a forgotten dependence changes a result by a share of the change.
+    plus 16 u times the array's largest number. A step's rounding errors are at most a few hundred u
+    times the change. A dependence that is missing in the captured step changes a result much more.
     """
     for kind, arrays in plain.items():
         others = replayed.get(kind, {})
@@ -204,7 +205,7 @@ def _first_difference(start: Values, plain: Values, replayed: Values) -> str | N
 
 
 def _parts_in_traceback(error: Exception, foreign: list[object]) -> list[object]:
-    """Return the last of the parts whose method raised an error; all if none is found."""
+    """Return the last part whose method raised an error; all parts if none is found."""
     found: list[object] = []
     traceback = error.__traceback__
     while traceback is not None:

@@ -1,8 +1,8 @@
-"""Checkpoint: the whole state of a training in one file, from which the training is resumed.
+"""Checkpoint: everything that a training run needs to resume, in one file.
 
-A file is in the safetensors format. Its arrays are named ``parameters/…``, ``state/…`` and
-``history/…``; its metadata has a JSON text under the key ``nnxp``. docs/checkpoint.md specifies the
-format. `format` has what `saving` and `loading` share; `target` resolves and locks the file's path.
+A file is in the safetensors format; docs/checkpoint.md specifies its contents. `saving` and
+`loading` write and read files, `format` has the code that both share, and `target` resolves and
+locks the file's path.
 """
 
 from nnxp.checkpoint.format import FORMAT, Checkpoint

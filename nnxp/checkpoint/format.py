@@ -26,30 +26,30 @@ FORMAT = 1
 """The version of the format that `save` writes; `load` reads the versions from 1 to this one."""
 
 METADATA_KEY, DIGEST_KEY = "nnxp", "sha256"
-# In bytes. Parsing a header may take twenty times as much memory, and 0.1 s per million bytes.
+# Bytes. Parsing a header may need twenty times as much memory, and 0.1 s per million bytes.
 MAX_HEADER = 2 << 20
-# In characters of JSON. The header may need two for each, since it escapes them with backslashes.
+# Characters of JSON. The header may need two for each, since it escapes them with backslashes.
 MAX_CONFIG = 1 << 19
-# Each record has these figures. The history is saved as arrays, one for each figure: as text, a
-# long one would slow down each save.
+# The figures of every record. The history is saved as arrays, one for each figure, since writing a
+# long history as JSON would slow down each save.
 FIGURES = ("epoch", "train_loss", "seconds")
 Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass
 class Checkpoint:
-    """The whole state of a training.
+    """The contents of a checkpoint.
 
     Attributes
     ----------
     network : Sequential
-        With its parameters.
+        The network with its parameters.
     loss : Loss
     optimizer : Optimizer
-        With its state.
+        The optimizer with its state.
     penalty : Penalty or None
     transforms : tuple of callable
-        Functions of the user's cannot be loaded: they must be given again.
+        The transforms. A user's functions cannot be loaded, and must be passed again.
     metrics : tuple of Metric
     device : Device
         The network's device.
@@ -60,7 +60,7 @@ class Checkpoint:
     progress : EpochProgress or None
         The progress within the current epoch; None between two epochs.
     split : Split or None
-        How the validation examples were taken from the training data, if they were.
+        How validation examples were taken from the training data; None if they were not.
     callbacks : dict of str to dict
         The states of the callbacks, by name.
     config : dict
@@ -89,9 +89,9 @@ def require_state(
     parameters: Iterable[str],
     trainable: Iterable[str],
 ) -> None:
-    """Raise an `InputError` unless the optimizer's state is that of these parameters.
+    """Raise an `InputError` unless the optimizer's state fits these parameters.
 
-    All slots must have state of the same parameters; a layer that was frozen so far has none.
+    All slots must have arrays for the same parameters. A layer that was always frozen has none.
     """
     stored = {name for slot in state.values() for name in slot}
     names = (stored & set(parameters)) | (set(trainable) if steps and not stored else set())
@@ -126,7 +126,7 @@ def _require_json(name: str, kind: str, value: object) -> None:
         length = len(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{name} must be {kind}: {error}; for nan and inf, use None or a text"
+            f"{name} must be {kind}: {error}; for nan and inf, use None or a string"
         ) from error
     if length > MAX_CONFIG:
         raise InputError(
@@ -136,7 +136,7 @@ def _require_json(name: str, kind: str, value: object) -> None:
 
 
 def require_rising(epochs: npt.NDArray[Any]) -> None:
-    """Raise an `InputError` unless a history's epochs rise from 1 or more.
+    """Raise an `InputError` unless a history's epochs are positive and increase.
 
     They must be less than 2**62, so that later epochs fit into an int64.
     """
@@ -151,7 +151,7 @@ def header_size(data: bytes) -> int:
 
 
 def digest(text: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
-    """Return the SHA-256 of a file's contents: the JSON text of its metadata, and its arrays."""
+    """Return the SHA-256 of a file's contents: the JSON string of its metadata, and its arrays."""
     import hashlib
 
     sha256 = hashlib.sha256(text.encode())

@@ -1,4 +1,4 @@
-"""Loading: read a checkpoint, and check its contents, since the file may be malicious."""
+"""Loading: read a checkpoint and check its contents, which may be malicious."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ from nnxp.penalties import Penalty
 from nnxp.random import generator
 from nnxp.transforms import GradientTransform, Transform
 
-_LARGEST = sys.float_info.max  # a JSON integer may be larger, and is then no float
-# The errors that wrong contents of a file may raise.
+_LARGEST = sys.float_info.max  # a JSON integer may be larger, and cannot be converted to a float
+# Errors that wrong contents of a file may raise.
 _CONTENT_ERRORS = (
     AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError,
     NnxpError,
@@ -66,17 +66,22 @@ def load(
     transforms: tuple[Transform, ...] | None = None,
     metrics: tuple[Metric, ...] | None = None,
 ) -> Checkpoint:
-    """Load a checkpoint: the network, loss and optimizer, and the rest of a training's state.
+    """Load a checkpoint.
 
     Parameters
     ----------
     path : str or Path
-        A file of `Trainer.save`.
+        A file that `Trainer.save` wrote.
     device : Device or str, optional
-        The network's device, which may differ from the one it was saved on; the CPU by default.
+        The network's device, which may differ from that of the saved network; the CPU by default.
     network, loss, optimizer, penalty, transforms, metrics : optional
-        Used in place of those of the file; needed for a class that is not registered. The network
-        takes the file's parameters, state and frozen layers, the optimizer its state.
+        Parts that replace those of the file; required for a class that is not registered. The
+        parameters, state and frozen layers of the file are loaded into the network, and its
+        optimizer state into the optimizer.
+
+    Returns
+    -------
+    Checkpoint
 
     Raises
     ------
@@ -84,8 +89,8 @@ def load(
         If both a device and a network are given, an argument is of a wrong class, or the network
         has no parameters.
     CheckpointError
-        If the file cannot be read, is not a checkpoint, is damaged, or needs a newer nnxp. The
-        network and optimizer are unchanged then.
+        If the file cannot be read, is not a checkpoint, is damaged, or needs a newer nnxp. Network
+        and optimizer are unchanged in this case.
     DeviceError
         If the device cannot be used, or has too little memory.
     MissingExtraError
@@ -108,7 +113,7 @@ def load(
     metadata, arrays = _read(path)
     if "loss" not in metadata:
         raise CheckpointError(
-            f"{path} holds a network alone, not a training; load it with nnxp.load_network"
+            f"{path} holds only a network and no training state; load it with nnxp.load_network"
         )
     with _as_checkpoint_error(path):
         sorted_arrays = _sort_arrays(arrays)
@@ -157,7 +162,7 @@ def load(
         for layer in network.leaves():
             layer.trainable = not any(layer is x for x in frozen)
         optimizer.steps, optimizer.state = steps, transferred
-        optimizer._trained = None  # the state is this network's now
+        optimizer._trained = None  # the state now belongs to this network
         return Checkpoint(
             network, loss, optimizer, penalty, transforms, metrics, opened, history, rng,
             progress, split, callbacks, config,
@@ -171,9 +176,13 @@ def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequentia
     Parameters
     ----------
     path : str or Path
-        A file of `network.save`, or a checkpoint of `Trainer.save`.
+        A file that `network.save` or `Trainer.save` wrote.
     device : Device or str, optional
-        The network's device, which may differ from the one it was trained on.
+        The network's device, which may differ from that of training; the CPU by default.
+
+    Returns
+    -------
+    Sequential
 
     Raises
     ------
@@ -205,7 +214,7 @@ def load_network(path: str | Path, *, device: Device | str = "cpu") -> Sequentia
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """Return a file's metadata and arrays, after a check of its format and its SHA-256."""
+    """Return a file's metadata and arrays; check its format and its SHA-256."""
     safetensors = optional_import("safetensors", "checkpoint")
     optional_import("safetensors.numpy", "checkpoint")
     try:
@@ -213,9 +222,9 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]
     except InputError as error:
         raise CheckpointError(f"{path} cannot be read ({error})") from None
     try:
-        if path.exists() and not path.is_file():  # to open a pipe would wait for a writer
+        if path.exists() and not path.is_file():  # opening a pipe waits for a writer
             raise CheckpointError(f"{path} is not a file")
-        # If the file cannot be read, Python's `open` raises a clearer error than safetensors.
+        # Open the file here: Python's `open` raises clearer errors than safetensors.
         with path.open("rb") as stream:
             start = stream.read(8)
             size = header_size(start)
@@ -227,17 +236,17 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]
             described = json.loads(start[8:])
             header = described.pop("__metadata__", {})
             stated = 8 + size + max((x["data_offsets"][1] for x in described.values()), default=0)
-            # Before the file is read, which may be huge; and of the open one, since a training may
-            # have replaced it.
+            # Check the size before the file is read, since it may be huge. Use the open file, since
+            # a training run may replace the path.
             length = os.fstat(stream.fileno()).st_size
             if length != stated:
                 raise CheckpointError(
                     f"{path} is not a checkpoint, or is damaged (it has {length:,} bytes, and its "
                     f"header states {stated:,})"
                 )
-            # Not by a memory map: a file that is truncated meanwhile would end the process.
+            # No memory map: truncating the file in the meantime would crash the process.
             data = start + stream.read(stated - len(start))
-        arrays = dict(sorted(safetensors.numpy.load(data).items()))  # they have no order
+        arrays = dict(sorted(safetensors.numpy.load(data).items()))  # safetensors has no order
         if METADATA_KEY not in header:
             raise CheckpointError(f"{path} is not a checkpoint of nnxp")
         metadata = json.loads(header[METADATA_KEY], parse_constant=_refuse_constant)
@@ -265,7 +274,7 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]
 
 
 def _refuse_constant(name: str) -> object:
-    raise ValueError(f"its metadata have {name}, which JSON has not; use null or a text instead")
+    raise ValueError(f"its metadata have {name}, which is not JSON; use null or a string instead")
 
 
 @contextlib.contextmanager
@@ -273,7 +282,7 @@ def _as_checkpoint_error(path: str | Path) -> Iterator[None]:
     """Raise each error about a file's contents as a `CheckpointError` that names the file."""
     try:
         yield
-    except DeviceError:  # such as `OutOfMemoryError`: the file is not the cause
+    except DeviceError:  # for example `OutOfMemoryError`, which the file does not cause
         raise
     except _CONTENT_ERRORS as error:
         message = error if isinstance(error, NnxpError) else f"{type(error).__name__}: {error}"
@@ -327,7 +336,7 @@ Kind = TypeVar("Kind", bound=Part)
 
 
 def _create(role: str, kind: type[Kind], description: Mapping[str, Any], place: Place) -> Kind:
-    """Return the part that the metadata describe, which must be of this kind."""
+    """Return the part that the metadata describe; it must be of this class."""
     try:
         part = build_part(description, place)
     except InputError as error:
@@ -344,8 +353,8 @@ def _create_transform(description: Mapping[str, Any], place: Place) -> Transform
     """Return the transform that the metadata describe."""
     if "function" in description:
         raise CheckpointError(
-            f"its transform {description['function']} is a function, which no file can hold; give "
-            "all transforms: Trainer.resume(path, transforms=[…])"
+            f"its transform {description['function']} is a function, which a file cannot hold; "
+            "pass all transforms: Trainer.resume(path, transforms=[…])"
         )
     return _create("transforms", GradientTransform, description, place)
 
@@ -363,7 +372,7 @@ def _create_network(metadata: Mapping[str, Any], arrays: _Arrays, device: Device
 
 
 def _read_frozen(metadata: Mapping[str, Any], network: Sequential) -> list[Layer]:
-    """Return the layers that the metadata name as frozen."""
+    """Return the layers that are frozen according to the metadata."""
     leaves = network.leaves()
     frozen = {_require_integer("frozen layer", i) for i in metadata["frozen"]}
     if frozen and max(frozen) >= len(leaves):
@@ -379,7 +388,7 @@ def _transfer_state(
     frozen: list[Layer],
     device: Device,
 ) -> dict[str, dict[str, Array]]:
-    """Check that an optimizer's state matches the parameters, and return it on the device."""
+    """Return an optimizer's state on the device; check that it fits the parameters."""
     own = network.parameters()
     trainable = [name for name in own if not any(own.layer(name) is x for x in frozen)]
     require_state(optimizer, steps, arrays.state, own, trainable)
@@ -395,7 +404,7 @@ def _transfer_state(
 
 
 def _read_history(names: object, columns: Mapping[str, npt.NDArray[Any]]) -> list[Record]:
-    """Return the history of these columns, after a check of their names, dtypes and lengths."""
+    """Return the history of these columns; check their names, dtypes and lengths."""
     if not isinstance(names, list) or not all(
         isinstance(x, str) and x.isidentifier() and not x.startswith("_") for x in names
     ):
@@ -422,7 +431,7 @@ def _read_history(names: object, columns: Mapping[str, npt.NDArray[Any]]) -> lis
 
 
 def _read_split(described: Mapping[str, Any]) -> Split:
-    """Return how validation examples were taken, after a check of the values."""
+    """Return the split of validation examples; check its values."""
     split = Split(**described)
     _require_integer("examples", split.examples)
     _require_integer("seed", split.seed)
@@ -447,7 +456,7 @@ def _read_callbacks(
 
 
 def _read_progress(position: Mapping[str, Any], rng: np.random.Generator | None) -> EpochProgress:
-    """Return the progress that the metadata have as ``position``, after a check of its values."""
+    """Return the progress from the metadata's ``position``; check its values."""
     sums = {
         name: [float(x) if x in ("nan", "inf", "-inf") else x for x in kept]
         for name, kept in position.get("sums", {}).items()

@@ -1,4 +1,4 @@
-"""Saving: write a training to one file, after a check that it can be resumed."""
+"""Saving: write a checkpoint, after a check that training can be resumed from it."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ from nnxp.random import BIT_GENERATORS, get_state
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; if that fails, an older file at `path` is unchanged.
+    """Write a checkpoint; on failure, an existing file at `path` is unchanged.
 
     Raises
     ------
     InputError
-        If `require_saveable` raises it, or the file's header is too long.
+        If `require_saveable` raises, or the file's header is too long.
     DivergenceError
-        If parameters or state hold a number that is not finite, so that training cannot be resumed.
+        If parameters or state hold a number that is not finite: training could not be resumed.
     CheckpointError
         If the path is not the name of a file, or the file cannot be written.
     MissingExtraError
@@ -68,7 +68,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
 
 
 def save_network(path: str | PathLike[str], network: Sequential) -> None:
-    """Write a network alone; see `Sequential.save`."""
+    """Write a network without training state; see `Sequential.save`."""
     optional_import("safetensors.numpy", "checkpoint")
     path = resolve_target(path)
     if network.device is None:
@@ -91,11 +91,11 @@ def _write(
     columns: Arrays,
     device: Device,
 ) -> None:
-    """Write metadata, arrays that must be finite, and the columns of the history."""
+    """Write metadata, arrays, and the columns of the history; raise if an array is not finite."""
     safetensors = optional_import("safetensors.numpy", "checkpoint")
     try:
         text = json.dumps(metadata, allow_nan=False)
-    except ValueError as error:  # what a part's own `config` returns
+    except ValueError as error:  # from a user's `config`
         raise InputError(f"a checkpoint is JSON, which has no nan and no inf: {error}") from error
     # safetensors ignores strides, so arrays must be contiguous.
     arrays = {
@@ -105,8 +105,8 @@ def _write(
     for name, x in arrays.items():
         if not np.isfinite(x).all():
             raise DivergenceError(
-                f"{name} holds a number that is not finite: {path} is left as it is; resume from "
-                "an older checkpoint, or start with new weights"
+                f"{name} holds a number that is not finite: {path} is unchanged; resume from an "
+                "older checkpoint, or start with new weights"
             )
     arrays |= columns
     data = safetensors.save(arrays, {METADATA_KEY: text, DIGEST_KEY: digest(text, arrays)})
@@ -121,20 +121,20 @@ def _write(
         owner = "trainer" if "loss" in metadata else "network"
         raise CheckpointError(
             f"{path} cannot be written ({error.strerror}); the {owner} in memory is complete, and "
-            f"a file that was there is unchanged: make room, or call {owner}.save with another path"
+            "an existing file is unchanged: free disk space, or save to another path"
         ) from error
 
 
 def require_saveable(checkpoint: Checkpoint) -> None:
-    """Raise an error if a training could not be resumed; its numbers are not checked.
+    """Raise an error if training could not be resumed; the values of arrays are not checked.
 
     Raises
     ------
     InputError
-        If the config is not JSON or is too long, layers share an array, the generator is not one of
-        NumPy's, the optimizer's state is that of another network, a setting of a part is not JSON,
-        or the history is too long or not in order. A view of another layer's array is found on
-        NumPy only.
+        If the config is not JSON or is too long, layers share an array, the bit generator is not
+        one of NumPy's, the optimizer's state is that of another network, a setting of a part is not
+        JSON, or the history is too long or not in order. Views of the same array are only found on
+        NumPy.
     """
     config, rng, history = checkpoint.config, checkpoint.rng, checkpoint.history
     require_config(config)
@@ -150,7 +150,7 @@ def require_saveable(checkpoint: Checkpoint) -> None:
         if isinstance(inner, Optimizer) and any(inner.state.values()):
             raise InputError(
                 f"{optimizer!r} has the optimizer {inner!r}, whose state a checkpoint does not "
-                "hold; keep all state in the outer one's state"
+                "hold; keep all state in the state of the outer optimizer"
             )
     optimizer.require(parameters, parameters.trainable)
     require_state(optimizer, optimizer.steps, optimizer.state, parameters, parameters.trainable)
@@ -160,7 +160,7 @@ def require_saveable(checkpoint: Checkpoint) -> None:
 
 
 def _require_own_arrays(network: Sequential) -> None:
-    """Raise an `InputError` if parameters share memory, which is seen on NumPy only."""
+    """Raise an `InputError` if parameters share memory; views are only found on NumPy."""
     parameters = network.parameters()
     arrays: Iterable[Any] = parameters.values()
     host_arrays = [x for x in arrays if isinstance(x, np.ndarray)]
@@ -184,7 +184,7 @@ def _network_metadata(network: Sequential) -> dict[str, Any]:
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the metadata of a checkpoint: all of it but its arrays."""
+    """Return the metadata of a checkpoint: everything except its arrays."""
     optimizer, rng = checkpoint.optimizer, checkpoint.rng
     return _network_metadata(checkpoint.network) | {
         "device": checkpoint.device.spec,
@@ -216,7 +216,7 @@ def _describe_transform(transform: object) -> dict[str, Any]:
 
 
 def _divide(state: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
-    """Return the arrays of a callback's state, and the rest of it."""
+    """Return the arrays of a callback's state, and its other entries."""
     arrays: Arrays = {}
     rest: dict[str, Any] = {}
     for key, value in state.items():
@@ -231,7 +231,7 @@ def _divide(state: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
 
 
 def _history_columns(history: Sequence[Record]) -> Arrays:
-    """Return a history as arrays, one for each figure; nan where a record does not have it."""
+    """Return a history as arrays, one for each figure; nan where a record lacks the figure."""
     names = dict.fromkeys(name for record in history for name in record)
     return {
         f"history/{name}": np.array(

@@ -13,7 +13,7 @@ from nnxp.files import remove_temporary, require_writable, resolve_file
 
 
 def resolve_target(path: str | PathLike[str]) -> Path:
-    """Return a path as an absolute one without ``~`` or links, which a ``chdir`` does not change.
+    """Return a path as an absolute path without ``~`` or links, which ``chdir`` does not affect.
 
     Raises
     ------
@@ -28,7 +28,7 @@ def resolve_target(path: str | PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def lock_target(path: str | Path) -> Iterator[None]:
-    """Lock a checkpoint against other processes, and remove temporary files of killed ones.
+    """Lock a checkpoint against other processes, and remove temporary files of killed processes.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def lock_target(path: str | Path) -> Iterator[None]:
     filelock = optional_import("filelock", "checkpoint")
     optional_import("safetensors.numpy", "checkpoint")  # fail now, not at the first save
     path = resolve_target(path)
-    # All locks of a process on one path are one object: a script may take it before `fit` does.
+    # A singleton: a script may take the lock before `fit` takes it in the same process.
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0, is_singleton=True)
     try:
         require_writable(path)
@@ -54,7 +54,7 @@ def lock_target(path: str | Path) -> Iterator[None]:
             f"{path} cannot be written ({error.strerror}); choose another folder"
         ) from error
     try:
-        with contextlib.suppress(OSError):  # a folder that cannot be listed
+        with contextlib.suppress(OSError):  # if the folder cannot be listed
             remove_temporary(path)
         yield
     finally:

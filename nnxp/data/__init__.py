@@ -1,4 +1,4 @@
-"""Data: labelled examples on the host, from files, a download or the package itself."""
+"""Data: data sets of labelled examples on the host, from arrays, files or a download."""
 
 from nnxp.data.batches import Batches
 from nnxp.data.csv import load_csv, load_csv_inputs
@@ -21,3 +21,7 @@ __all__ = [
     "read_drawing",
     "read_idx",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,4 +1,4 @@
-"""Batches: the examples of a data set in batches on a device, shuffled for each epoch."""
+"""Batches: a data set in batches on a device, shuffled in each epoch."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from nnxp.errors import InputError
 class Batches:
     """All examples of a data set, in batches on a device; each iteration is one epoch.
 
-    The first batch transfers the whole data set to the device, images as uint8. The `Batches` keep
-    this copy; later changes of the data set have no effect. After that, each epoch transfers only
-    the indices of its examples, once. A data set that needs more than half of the device's free
-    memory stays on the host, with a warning, and is transferred batch by batch.
+    The first batch transfers the whole data set to the device, images as uint8. `Batches` keeps
+    this copy; later changes of the data set have no effect. Each epoch then transfers only the
+    indices of its examples, once. A data set that needs more than half of the device's free memory
+    stays on the host, with a warning, and is transferred batch by batch.
 
     Parameters
     ----------
     dataset : Dataset
         The examples.
     batch_size : int
-        The last batch of an epoch is shorter if the batch size does not divide the examples.
+        The number of examples in a batch. The last batch of an epoch may be shorter.
     device : Device or str
         The device of the batches.
     dtype : str
-        Dtype of the batches' inputs, and of floating-point labels.
-    rng : numpy.random.Generator, optional
-        Draws a new order of all examples for each epoch; by default they keep their order.
+        The dtype of inputs, weights and floating-point labels, ``"float32"`` or ``"float64"``.
+    rng : numpy.random.Generator, SeedSequence or int, optional
+        Draws a new order of all examples for each epoch. By default, examples keep their order.
 
     Yields
     ------
@@ -54,8 +54,8 @@ class Batches:
     Raises
     ------
     InputError
-        If `batch_size` is not a whole number of at least 1, `dtype` is not one of `DTYPES`, or
-        `rng` is not a generator.
+        If `dataset` is not a `Dataset`, `batch_size` is not a whole number of at least 1, `dtype`
+        is not one of `DTYPES`, or `rng` is neither a generator nor a seed.
     DeviceError
         If the device cannot be used.
     """
@@ -86,7 +86,7 @@ class Batches:
 
     @property
     def total_weight(self) -> float:
-        """What all examples of an epoch count together."""
+        """The sum of the weights of all examples; their number if there are no weights."""
         return self.dataset.total_weight
 
     def __iter__(self) -> Iterator[tuple[Array, ...]]:
@@ -94,18 +94,18 @@ class Batches:
         return map(self.take, rows)
 
     def in_order(self, batch_size: int) -> Self:
-        """Return batches of another size in the data set's order, with the same device arrays."""
-        _ = self.arrays  # transfers the data set now, so that the copy shares it
+        """Return batches of another size in the data set's order, which share the device arrays."""
+        _ = self.arrays  # transfer the data set now, so that the copy shares it
         batches = copy.copy(self)
         batches.batch_size, batches.rng = batch_size, None
         return batches
 
     def part(self, first: int, step: int) -> Iterator[tuple[Array, ...]]:
-        """Return the first of the batches in the data set's order, and each `step`-th after it."""
+        """Return batch `first` in the data set's order, and every `step`-th batch after it."""
         return map(self.take, itertools.islice(self._slices(), first, None, step))
 
     def shuffled_rows(self, rng: np.random.Generator) -> Iterator[Array]:
-        """Draw an epoch's order and return the indices of each batch's examples."""
+        """Draw an epoch's order, and return the row indices of each batch."""
         count = len(self.dataset)
         order = self.indices(rng.permutation(count))
         return (order[rows] for rows in self._slices())
@@ -171,10 +171,10 @@ class Batches:
 
 
 def _with_near_rows(name: str, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return an array whose rows are each in one place in memory: `x`, or a copy of it.
+    """Return an array whose rows are contiguous in memory: `x`, or a copy of it.
 
-    In Fortran order the numbers of a row are far from each other, and each read takes as long as
-    a read of dozens. Memory maps are not copied, since they may be larger than the memory.
+    In Fortran order, the numbers of a row are far apart, and reading one takes as long as reading
+    dozens of contiguous ones. Memory maps are not copied, since they may be larger than the memory.
     """
     column = abs(x.strides[0]) * (len(x) - 1)
     sizes_and_strides = zip(x.shape[1:], x.strides[1:], strict=True)
@@ -186,7 +186,7 @@ def _with_near_rows(name: str, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         warn(f"the {name} are a memory map {what}, which is read slowly; save them in C order")
         return x
     warn(
-        f"the {name} lie {what} in memory and are copied once to C order; "
+        f"the {name} are {what} in memory and are copied once to C order; "
         "numpy.ascontiguousarray avoids that"
     )
     return np.array(x, order="C")
@@ -203,25 +203,26 @@ def _is_memory_map(x: object) -> bool:
 def prepare_batch(
     batch: Sequence[Array], scale: float | None, device: Device, dtype: str
 ) -> tuple[Array, ...]:
-    """Return a batch as a network and a loss take it.
+    """Return a batch in the form that a network and a loss take.
 
     Parameters
     ----------
     batch : sequence of array
         Inputs, labels, and weights if there are any, on the host or on `device`.
     scale : float or None
-        What inputs are divided by.
+        The divisor of the inputs.
     device : Device
     dtype : str
 
     Returns
     -------
     tuple of array
-        On `device`. Inputs, weights and floating-point labels have `dtype`, other labels int32.
+        Arrays on `device`. Inputs, weights and floating-point labels have `dtype`, other labels
+        int32.
     """
     inputs, *rest = batch
     inputs = prepare_inputs(inputs, scale, device, dtype)
-    if device.is_host or not device.holds(rest[0]):  # the device's own are converted already
+    if device.is_host or not device.holds(rest[0]):  # arrays on the device are already converted
         rest = [device.asarray(x, dtype=_label_dtype(x, dtype)) for x in rest]
     return inputs, *rest
 

@@ -1,4 +1,4 @@
-"""CSV: tables of numbers, with labels in one column or without labels."""
+"""CSV: tables of numbers, with a column of labels or without labels."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from nnxp.files import READ_ERRORS, expand_home, max_unpacked_bytes, open_binary
 _LABELS = ("label", "target", "class")
 _MISSING = ("", "na", "n/a", "nan", "-nan", "null", "?")
 _PIXEL = re.compile(r"pixel[ _-]?\d+|\d+x\d+", re.IGNORECASE)
-_IMAGE_COLUMNS = 64  # from which bytes are taken for an image, whatever the columns' names
+_IMAGE_COLUMNS = 64  # with at least this many columns of bytes, a row is treated as an image
 _MAX_COLUMNS = 1_000_000
 _MAX_LINE = 32 << 20  # characters
 _BLOCK = 4 << 20  # bytes of lines that are converted at a time
 _LINE_OVERHEAD = 100  # bytes of a Python string and its line number
-_KEPT = 60  # bytes that the shortest line takes until the whole file is read
-_MAX_TEXT = 64 << 20  # bytes of text labels, which are as wide as the longest one
-_MAX_TEXT_RATIO = 40  # bytes per character, if they are more
+_KEPT = 60  # bytes of memory for the shortest line until the whole file is read
+_MAX_TEXT = 64 << 20  # bytes of text labels, each as wide as the longest one
+_MAX_TEXT_RATIO = 40  # bytes per character; more is an error if `_MAX_TEXT` is exceeded, too
 
 
 @explained('nnxp.data.load_csv("table.csv", target=-1)')
@@ -48,43 +48,44 @@ def load_csv(
     Parameters
     ----------
     path : str or Path
-        A regular file in UTF-8; one that is gzipped, whatever its name, is decompressed. Fields are
-        separated by commas, or, if the first line has none, by semicolons or tabs, and may be
-        quoted. Blank lines are skipped.
+        A regular file in UTF-8. A gzipped file of any name is decompressed. Fields are separated by
+        commas, or, if the first line has none, by semicolons or tabs, and may be quoted. Blank
+        lines are skipped.
     target : str or int, optional
-        The column of the labels: its name, or its number from 0, or from -1 for the last one. By
-        default the first or the last column, if its name is ``label``, ``target`` or ``class``, in
-        capitals or not. All other columns are features, and must hold numbers.
+        The column of the labels: its name, or its number counted from 0, or from -1 backwards. By
+        default the first or the last column, if its name is ``label``, ``target`` or ``class`` in
+        upper or lower case. All other columns are features, and must hold numbers.
     header : bool, optional
-        Whether the first line holds the columns' names. By default it does if it has text in a
-        column in which the second line has a number, and those of its fields that are numbers are
-        whole and increase, such as ``label,0,1,2``; or if its fields are all text and different,
-        and ``label``, ``target`` or ``class`` is one of them.
+        Whether the first line has the names of the columns. By default it is a header in two cases:
+        it has text in a column in which the second line has a number, and those of its fields that
+        are numbers are whole and increase, such as ``label,0,1,2``; or its fields are all text and
+        different, and one of them is ``label``, ``target`` or ``class``.
     scale : float, None or "auto", optional
-        What inputs are divided by, as in `Dataset`.
+        The divisor of the inputs, as in `Dataset`.
 
     Returns
     -------
     Dataset
-        Inputs are an (examples, features) float64 array; or uint8, an image in each line, if all
-        features are whole numbers from 0 to 255, and there are at least 64 of them or all have
-        names such as ``pixel0`` or ``1x1``. Labels are an (examples,) array: int64 if all are whole
-        numbers, float64 if all are numbers; text becomes class numbers, see `Dataset.classes`.
+        Inputs are an (examples, features) array. Its dtype is uint8, for images, if all features
+        are whole numbers from 0 to 255, and there are at least 64 of them or all have names such as
+        ``pixel0`` or ``1x1``; otherwise it is float64. Labels are an (examples,) array: int64 if
+        all are whole numbers, float64 if all are numbers; text becomes class numbers, see
+        `Dataset.classes`.
 
     Raises
     ------
     DataError
-        If the file cannot be read or holds no examples; if a value is missing, infinite or text in
-        a column of features; if a line has another number of fields than the first; if it is not
-        clear which column holds the labels; or if a gzipped file unpacks to more than 64 MiB and
-        more than 100 times its size, where each line counts 60 bytes more than it has.
+        If the file cannot be read or holds no examples; if a value in a column of features is
+        missing, infinite or text; if a line has another number of fields than the first; if it is
+        not clear which column holds the labels; or if a gzipped file decompresses to more than
+        64 MiB and more than 100 times its size, where each line counts 60 additional bytes.
     InputError
-        If `path` is no path, there is no column `target`, or labels are integers of more than 32
+        If `path` is not a path, there is no column `target`, or labels are integers of more than 32
         bits.
 
     See Also
     --------
-    load_csv_inputs : for a file without labels.
+    load_csv_inputs : Load a file without labels.
     """
     return Dataset(*read_table(path, target=target, header=header), scale=scale)
 
@@ -96,7 +97,7 @@ def load_csv_inputs(path: str | Path, *, header: bool | None = None) -> npt.NDAr
     Parameters
     ----------
     path : str or Path
-        As in `load_csv`; every column is a feature.
+        As in `load_csv`. Every column is a feature.
     header : bool, optional
         As in `load_csv`.
 
@@ -120,7 +121,7 @@ def read_table(
     target: str | int | None = None,
     header: bool | None = None,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return the inputs and labels of a CSV file; no labels if it is not `labelled`."""
+    """Return the inputs and labels of a CSV file; the labels are empty if not `labelled`."""
     path = expand_home(path)
     try:
         with (
@@ -138,8 +139,8 @@ def read_table(
 def _lines(stream: TextIO, path: Path, allowed: int) -> Iterator[tuple[int, str]]:
     """Yield the number and text of each line that is not blank.
 
-    The file may have `allowed` characters, and so many lines that what is kept of short ones takes
-    no more than twice as many bytes.
+    The file may have `allowed` characters. The number of lines is limited as well, so that the
+    memory for short lines is at most twice as many bytes.
     """
     max_lines = 2 * allowed // _KEPT
     for number in itertools.count(1):
@@ -178,7 +179,7 @@ def _read(
             taken.append(line)
             yield line
 
-    # The first two records, and how many lines each takes.
+    # The first two records, and the number of the lines up to the end of each.
     separator = ","
     heads: list[list[str]] = []
     ends: list[int] = []
@@ -214,7 +215,7 @@ def _separator(line: str) -> str:
 def _records(
     block: list[tuple[int, str]], lines: Iterator[tuple[int, str]], path: Path, separator: str
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield each record's line and fields; the last one goes on in `lines` if a quote is open."""
+    """Yield each record's line and fields; an open quote continues the last one in `lines`."""
     begin = separators = 0
 
     def rest() -> Iterator[tuple[int, str]]:
@@ -267,7 +268,7 @@ def _number(field: str) -> float | None:
         number = float(field)
     except ValueError:
         return math.nan if field.strip().lower() in _MISSING else None
-    # Python also reads 1_000 and the digits of other scripts.
+    # Reject 1_000 and non-ASCII digits, which `float` accepts.
     return number if field.strip().isascii() and "_" not in field else None
 
 
@@ -276,7 +277,7 @@ def _shown(field: str) -> str:
 
 
 class _Table:
-    """The examples of a CSV file, from its lines, which are added block by block."""
+    """The examples of a CSV file; lines are added block by block."""
 
     def __init__(
         self,
@@ -371,11 +372,11 @@ class _Table:
         return f"line {line} of {self._path}, {what}"
 
     def add(self, block: list[tuple[int, str]], lines: Iterator[tuple[int, str]]) -> None:
-        """Add a block of lines; if it ends in a quoted field, that goes on in `lines`."""
+        """Add a block of lines; if it ends in a quoted field, the field continues in `lines`."""
         numbers, labels, values = self._fast(block) or self._exact(block, lines)
         if self._missing:
             return
-        if "\0" in "".join(labels):  # NumPy takes NULs at the end for padding
+        if "\0" in "".join(labels):  # NumPy strips NULs at the end of strings
             assert self._target is not None
             line = next(n for n, label in zip(numbers, labels, strict=True) if "\0" in label)
             raise DataError(
@@ -393,7 +394,7 @@ class _Table:
     def _fast(
         self, block: list[tuple[int, str]]
     ) -> tuple[list[int], list[str], npt.NDArray[Any]] | None:
-        """Return lines, labels and numbers of a block, or None if it is not plain."""
+        """Return line numbers, labels and features of a block; None if it needs `_exact`."""
         texts = [line.rstrip("\n") for _, line in block]
         for i, text in enumerate(texts):
             if '"' in text:
@@ -411,9 +412,9 @@ class _Table:
                 texts[i] = separator.join(fields)
             if not all(label.lower() not in _MISSING for label in labels):
                 return None
-        if not all(text.strip(" ") for text in texts):  # which loadtxt would skip
+        if not all(text.strip(" ") for text in texts):  # loadtxt would skip such lines
             return None
-        # As integers if there is nothing else, which is faster. Not by trying: some versions of
+        # Reading as integers is faster. The characters are checked first, since some versions of
         # NumPy read 1.7 as the integer 1.
         others = "".join(texts).encode().translate(None, b"0123456789- " + separator.encode())
         for dtype in [np.float64] if others else [np.int64, np.float64]:
@@ -429,7 +430,7 @@ class _Table:
     def _exact(
         self, block: list[tuple[int, str]], lines: Iterator[tuple[int, str]]
     ) -> tuple[list[int], list[str], npt.NDArray[Any]]:
-        """Return lines, labels and numbers of a block, or raise the error that names its fault."""
+        """Return line numbers, labels and features of a block; raise an error for a wrong line."""
         numbers, labels, rows = [], [], []
         for line, fields in _records(block, lines, self._path, self._separator):
             if len(fields) != self._width:
@@ -477,7 +478,7 @@ class _Table:
         return number
 
     def inputs(self) -> npt.NDArray[Any]:
-        """Return the features, and forget them."""
+        """Return the features, and free the blocks."""
         if self._missing:
             count = f"{self._missing:,} values are" if self._missing > 1 else "a value is"
             raise DataError(
@@ -491,7 +492,7 @@ class _Table:
         shape = sum(map(len, self._inputs)), self._inputs[0].shape[1]
         whole = np.empty(shape, np.uint8 if images else np.float64)
         done = 0
-        while self._inputs:  # each block is freed as soon as it is copied
+        while self._inputs:  # free each block once it is copied
             block = self._inputs.popleft()
             whole[done : done + len(block)] = block
             done += len(block)

@@ -1,4 +1,4 @@
-"""Dataset: inputs and their labels, as NumPy arrays on the host."""
+"""Dataset: inputs and labels, as NumPy arrays on the host."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nnxp.frames import (
 )
 from nnxp.ranks import ONE_RANK, Ranks
 
-_SMALL_IMAGE = 16  # the largest pixel, up to which uint8 is hardly an image's
+_SMALL_IMAGE = 16  # uint8 inputs up to this number are probably not images
 
 
 class Dataset:
@@ -33,47 +33,47 @@ class Dataset:
     Parameters
     ----------
     inputs : (examples, …) array or DataFrame
-        Images as uint8, or numbers of another dtype. They are stored as they are, and converted and
+        Images as uint8, or numbers of another dtype. They are stored unchanged, and converted and
         scaled batch by batch. A DataFrame of pandas or polars becomes an array.
     labels : (examples,) or (examples, outputs) array, or Series
         Class numbers or one-hot rows as integers, targets as floating-point numbers, or text, which
         becomes class numbers.
     scale : float, None or "auto", optional
-        What inputs are divided by: "auto" divides uint8 by 255 and nothing else; None never
-        divides.
+        The divisor of the inputs, a positive number. ``"auto"`` (default) divides uint8 by 255 and
+        other dtypes not at all; None never divides.
     classes : sequence, optional
         All labels that occur, in the order of the network's outputs, such as ``[10, 20, 30]`` or
-        ``numpy.unique(labels)``; `labels` then become class numbers. By default that is done for
-        text, in alphabetical order, and for a categorical Series of pandas or an Enum of polars, in
+        ``numpy.unique(labels)``. `labels` are then converted to class numbers. By default, text is
+        converted in alphabetical order, and a categorical Series of pandas or an Enum of polars in
         the order of its categories.
     weights : (examples,) or (examples, 1) array, Series or DataFrame, optional
-        How much each example counts, at least 0: losses and metrics are means weighted by them. A
-        weight of 2 is the same as to have the example twice, but for the statistics of `BatchNorm`,
-        which count all examples the same.
+        The weight of each example, at least 0, for the means of losses and metrics. An example of
+        weight 2 counts twice, except in the statistics of `BatchNorm`, where all examples count
+        equally.
     ranks : Ranks, optional
         The processes that make this data set together, such as ``nnxp.distributed.mpi()``. Each
-        reads only its share of the inputs to check them, which is less of a memory map.
+        checks only its share of the inputs, and so reads less of a memory map.
 
     Attributes
     ----------
     inputs, labels, weights : array
-        `weights` are None if all examples count the same.
+        The arrays. `weights` is None if all examples count equally.
     scale : float or None
-        As above, but "auto".
+        The divisor of the inputs; None if they are not divided.
     classes : tuple or None
-        The label of each class number, if labels became class numbers.
+        The label of each class number; None if labels were not converted.
     largest : float
-        The largest magnitude of the inputs, before they are divided, when the data set was made.
+        The largest magnitude of the inputs, before the division, when the data set was made.
     columns : tuple or None
-        The names of the inputs' columns, if they were a DataFrame and each is another text or whole
-        number.
+        The names of the inputs' columns, if they were a DataFrame whose column names are different
+        strings or whole numbers.
 
     Raises
     ------
     InputError
-        If an array is of a library other than NumPy, or has another shape or dtype, there are no
-        examples, the lengths differ, a number is missing or not finite, an integer label needs more
-        than 32 bits, or a label is not among `classes`.
+        If an array is not a NumPy array, DataFrame or Series, or has a wrong shape or dtype; there
+        are no examples; the lengths differ; a number is missing or not finite; an integer label
+        needs more than 32 bits; or a label is not among `classes`.
 
     Examples
     --------
@@ -168,7 +168,7 @@ class Dataset:
 
     @property
     def total_weight(self) -> float:
-        """The sum of the weights; the number of examples if all count the same."""
+        """The sum of the weights; the number of examples if there are none."""
         return float(len(self) if self.weights is None else self.weights.sum())
 
     @property
@@ -185,17 +185,21 @@ class Dataset:
         )
 
     def with_classes(self, classes: tuple[Label, ...] | None) -> Dataset:
-        """Return the same examples with class numbers for these classes.
+        """Return the same examples with the class numbers of another data set.
 
         Parameters
         ----------
         classes : tuple or None
-            The `classes` of another data set; integer labels of this one may be among them.
+            The `classes` of the other data set. Integer labels of this one may be among them.
+
+        Returns
+        -------
+        Dataset
 
         Raises
         ------
         InputError
-            If only one of both has text as labels, only this one has classes, or a label is not
+            If only one of the two has text labels, only this one has classes, or a label is not
             among `classes`.
         """
         if classes == self.classes:
@@ -226,22 +230,26 @@ class Dataset:
 
     @explained("dataset.split(0.2, rng=0)")
     def split(self, share: float, *, rng: Rng) -> tuple[Dataset, Dataset]:
-        """Return copies of the examples as two data sets, the second with a share, at random.
+        """Split the examples at random into two data sets, which are copies.
 
-        Each class has the same share in both sets, up to one example, if labels are class numbers,
-        one-hot rows or text; otherwise examples are drawn from all.
+        If labels are class numbers, one-hot rows or text, the split is stratified: each class has
+        the same share in both sets, up to one example.
 
         Parameters
         ----------
         share : float or int
-            A share between 0 and 1, or the number of examples, at least 1.
+            The size of the second set: a share between 0 and 1, or a number of examples.
         rng : numpy.random.Generator, SeedSequence or int
             Draws the examples.
+
+        Returns
+        -------
+        first, second : Dataset
 
         Raises
         ------
         InputError
-            If one of both sets would be empty.
+            If one of the sets would be empty or have only weights of 0.
 
         Examples
         --------
@@ -264,7 +272,7 @@ class Dataset:
             )
         order = require_rng(rng).permutation(count)
         order = order[np.argsort(_strata(self.labels)[order], kind="stable")]  # class by class
-        # The positions at which the sum of shares reaches the next whole number.
+        # Choose the positions at which the sum of the shares reaches the next whole number.
         steps = np.floor((np.arange(count) + 1) * (size / count) + 0.5)
         chosen = np.diff(steps, prepend=0.0) > 0
         second = np.zeros(count, dtype=bool)
@@ -304,7 +312,7 @@ def _largest(inputs: npt.NDArray[Any], ranks: Ranks) -> float:
 def _require_scale(
     scale: float | str | None, inputs: npt.NDArray[Any], largest: float, ranks: Ranks
 ) -> float | None:
-    """Return what inputs are divided by; None if they are not."""
+    """Return the divisor of the inputs; None if they are not divided."""
     if scale == "auto":
         if inputs.dtype != np.uint8:
             return None
@@ -344,7 +352,7 @@ def _encode(
 
 
 def _kinds(classes: tuple[Label, ...] | None) -> set[type]:
-    """Return what labels are: text, numbers, or both."""
+    """Return the kinds of labels: str for text, float for numbers."""
     return {str if isinstance(x, str) else float for x in classes or (0,)}
 
 
@@ -365,7 +373,7 @@ def _class_numbers(labels: npt.NDArray[Any], classes: tuple[Label, ...]) -> npt.
 
 
 def _strata(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return a number for each example, equal for those of one class."""
+    """Return a number for each example, equal for examples of the same class."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim == 2:
@@ -376,14 +384,16 @@ def _strata(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 @dataclass(frozen=True)
 class Split:
-    """How validation examples were taken from a data set; see `Dataset.split`.
+    """The arguments of the `Dataset.split` that took validation examples from a data set.
 
     Attributes
     ----------
     share : float
+        The share of validation examples.
     examples : int
         The number of all examples.
     seed : int
+        The seed of the split.
     """
 
     share: float
@@ -409,7 +419,7 @@ def one_hot(labels: npt.NDArray[Any], classes: int) -> npt.NDArray[np.uint8]:
     Raises
     ------
     InputError
-        If labels have another shape or dtype, or a label is not one of the class numbers.
+        If labels have another shape or dtype, or a label is not from 0 to `classes` - 1.
 
     Examples
     --------

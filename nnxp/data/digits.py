@@ -1,7 +1,7 @@
-"""Digits: 1,797 handwritten digits of 8 x 8 pixels inside the package, for use without a download.
+"""Digits: 1,797 handwritten digits of 8 x 8 pixels in the package, for use without a download.
 
 They are the test set of UCI's Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998).
-digits.txt in the same folder states source and licence.
+The file digits.txt in this folder states source and licence.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def load_digits(*, images: bool = False) -> tuple[Dataset, Dataset]:
     Parameters
     ----------
     images : bool, optional
-        Whether inputs are images, as convolutions take them, and not rows.
+        Return inputs as images for convolutions; by default as rows.
 
     Returns
     -------
     train, test : Dataset
-        1,438 and 359 examples. Inputs are an (examples, 64) uint8 array, or (examples, 1, 8, 8) if
-        `images`; labels an (examples,) int32 array.
+        1,438 and 359 examples. Inputs are an (examples, 64) uint8 array, or (examples, 1, 8, 8)
+        with `images`; labels are an (examples,) int32 array.
 
     Examples
     --------
@@ -37,7 +37,7 @@ def load_digits(*, images: bool = False) -> tuple[Dataset, Dataset]:
     Dataset(inputs=(359, 64) uint8, labels=(359,) int32)
     """
     digits = load_csv(Path(__file__).with_name("digits.csv.gz"), scale=16)
-    # The file's pixels are from 0 to 16, those of nnxp from 0 to 255.
+    # The pixels in the file are from 0 to 16; uint8 images have pixels from 0 to 255.
     inputs = np.rint(digits.inputs * (255 / 16)).astype(np.uint8)
     if images:
         inputs = inputs.reshape(-1, 1, 8, 8)

@@ -1,4 +1,4 @@
-"""Downloads: a file of known SHA-256 over https, within a time and a size."""
+"""Download: get a file of known SHA-256 over https, with limits of time and size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from urllib.error import HTTPError, URLError
 
 from nnxp.errors import DataUnavailableError
 
-_TIMEOUT = 10  # seconds without an answer
+_TIMEOUT = 10  # seconds without a response
 _DEADLINE = 300  # seconds for the whole file
 _MAX_BYTES = 16 << 20  # MNIST's largest file has 9.9 MB
 
@@ -35,13 +35,13 @@ _REASONS: list[tuple[type[Exception], str]] = [
 def download(url: str, sha256: str) -> bytes:
     """Return the contents of a file on the web.
 
-    Proxies are those of the environment, trusted certificates those of Python's `ssl`.
+    Proxies are taken from the environment, trusted certificates from Python's `ssl`.
 
     Raises
     ------
     DataUnavailableError
-        If the URL, or one that it redirects to, is not https; if there is no answer, the file is
-        not complete in time, too large, or has another SHA-256.
+        If the URL or a redirect is not https; if there is no response; or if the file is not
+        complete in time, is too large, or has another SHA-256.
     """
     results: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
 
@@ -51,7 +51,7 @@ def download(url: str, sha256: str) -> bytes:
         except Exception as error:  # noqa: BLE001 (raised below)
             results.put(error)
 
-    # In a thread, which can be left: a server that sends its headers byte by byte never times out.
+    # A thread can be abandoned: a server that sends its headers byte by byte never times out.
     threading.Thread(target=read, daemon=True).start()
     try:
         result = results.get(timeout=_DEADLINE)
@@ -61,7 +61,7 @@ def download(url: str, sha256: str) -> bytes:
         proxied = urllib.request.getproxies().get("https")
         direct = urllib.request.proxy_bypass(urllib.parse.urlsplit(url).hostname or "")
         proxy = ", through the proxy for https" if proxied and not direct else ""
-        # A server may send a reason of any length.
+        # Shortened, since a server may send a reason of any length.
         raise DataUnavailableError(f"{url}{proxy}: {_reason(result):.300}") from result
     if hashlib.sha256(result).hexdigest() != sha256:
         raise DataUnavailableError(f"{url} has another SHA-256 than published")
@@ -88,14 +88,14 @@ class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        fp.close()  # its body is not needed, and may be endless
+        fp.close()  # the body is not needed, and may be endless
         _require_https(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _require_https(url: str) -> None:
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme != "https":  # without a password or a token that the rest may hold
+    if parts.scheme != "https":  # the error omits the rest, which may hold a password or a token
         raise DataUnavailableError(f"{parts.scheme}://{parts.hostname or ''} is not https")
 
 
@@ -104,7 +104,7 @@ def _too_slow() -> DataUnavailableError:
 
 
 def _reason(error: Exception) -> str:
-    """Return why a download failed, in a few words."""
+    """Return a short reason why a download failed."""
     if isinstance(error, HTTPError):
         error.close()
         return f"the server answered {error.code} ({error.reason})"

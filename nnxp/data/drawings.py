@@ -1,4 +1,4 @@
-"""Drawings: image files of one digit, and its ink centred as in the images of MNIST."""
+"""Drawings: read an image file of one digit, and centre its ink like an image of MNIST."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from nnxp.checks import explained, optional_import, require_count
 from nnxp.errors import DataError, InputError
 from nnxp.files import expand_home, open_binary
 
-_SIDE = 1000  # pixels, to about which larger images are reduced
-_BLANK = 32  # of 255: pixels that differ less from the ground are no ink
-_EDGE = 3 / 16  # of the darkest ink: JPEG's noise around a digit is fainter
-# What Pillow raises for damaged files, besides the decompression bombs.
+_SIDE = 1000  # pixels; larger images are reduced to about this side
+_BLANK = 32  # of 255; if all pixels differ less from the background, the image is blank
+_EDGE = 3 / 16  # of the darkest ink; JPEG noise around a digit is fainter
+# Errors that Pillow raises for damaged files, in addition to those for decompression bombs.
 _DAMAGED = (
     OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError, OverflowError,
     MemoryError, struct.error, zlib.error,
@@ -28,37 +28,38 @@ _DAMAGED = (
 
 @explained('nnxp.data.read_drawing("seven.png")')
 def read_drawing(path: str | Path) -> npt.NDArray[np.uint8]:
-    """Read the ink of a drawing or a photo, which may be of any size and colour.
+    """Read the ink of a drawing or a photo of any size and colour.
 
-    The ground's colour is the median of the image's edge, and the ink of a pixel its difference
-    from that, so that dark digits on a light ground and light ones on a dark ground give the same.
-    What most of the edge differs by, such as shadows and noise, is no ink. A transparent ground is
-    taken as white under a dark digit, and as black under a light one.
+    The background colour is the median of the pixels at the image's edge. The ink of a pixel is its
+    difference from the background, so dark digits on a light background and light digits on a dark
+    background give the same result. Differences up to the 95 % quantile of those at the edge, such
+    as shadows and noise, are subtracted. A transparent background is treated as white behind a dark
+    digit, and as black behind a light digit.
 
     Parameters
     ----------
     path : str or Path
-        A PNG or JPEG file, which is turned as its EXIF data say.
+        A PNG or JPEG file. It is rotated according to its EXIF data.
 
     Returns
     -------
     (height, width) uint8 array
-        0 for the ground, 255 for the strongest ink. Sides above 1,000 pixels are reduced to at
-        most that.
+        0 for the background, 255 for the strongest ink. Sides above 1,000 pixels are reduced to at
+        most 1,000.
 
     Raises
     ------
     DataError
-        If the file cannot be read, is no PNG or JPEG image, is damaged, has more pixels than
-        Pillow's limit (``PIL.Image.MAX_IMAGE_PIXELS``), or shows nothing but its ground.
+        If the file cannot be read, is not a PNG or JPEG image, is damaged, has more pixels than
+        Pillow's limit (``PIL.Image.MAX_IMAGE_PIXELS``), or shows only background.
     InputError
-        If `path` is no path.
+        If `path` is not a path.
     MissingExtraError
         If Pillow is not installed.
 
     See Also
     --------
-    center_drawing : makes an input for a network of the ink.
+    center_drawing : Convert the ink to an input of a network.
     """
     pillow = optional_import("PIL.Image", "images")
     path = expand_home(path)
@@ -67,10 +68,10 @@ def read_drawing(path: str | Path) -> npt.NDArray[np.uint8]:
         with open_binary(path) as (stream, packed), warnings.catch_warnings():
             if packed:
                 raise DataError(f"{path} is gzipped; unpack it")
-            warnings.simplefilter("ignore")  # such as of damaged EXIF data
+            warnings.simplefilter("ignore")  # for example of damaged EXIF data
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
             with pillow.open(stream, formats=("PNG", "JPEG")) as image:
-                image.draft("RGB", (_SIDE, _SIDE))  # a JPEG is decoded smaller
+                image.draft("RGB", (_SIDE, _SIDE))  # decodes a JPEG at a smaller size
                 colours = _colours(image)
     except DataError:
         raise
@@ -96,15 +97,15 @@ def read_drawing(path: str | Path) -> npt.NDArray[np.uint8]:
 
 
 def _colours(image: Any) -> npt.NDArray[np.float32]:
-    """Return an image of Pillow's as a (height, width, 3) array of numbers from 0 to 255."""
+    """Return a Pillow image as a (height, width, 3) array of numbers from 0 to 255."""
     pillow = optional_import("PIL.Image", "images")
     image = optional_import("PIL.ImageOps", "images").exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
         image = pillow.fromarray((np.asarray(image) / 257).astype(np.uint8))
     factor = math.ceil(max(image.size) / _SIDE)
     if not image.has_transparency_data:
         return np.asarray(image.convert("RGB").reduce(factor), dtype=np.float32)
-    # Colours are weighted by their alpha in "RGBa".
+    # In "RGBa", colours are multiplied by their alpha, so means are weighted by it.
     image = image.convert("RGBA").convert("RGBa").reduce(factor).convert("RGBA")
     light, alpha = (np.asarray(x, np.float32) for x in (image.convert("L"), image.getchannel("A")))
     is_light = float((light * alpha).sum()) > 127 * float(alpha.sum())
@@ -117,20 +118,21 @@ def _colours(image: Any) -> npt.NDArray[np.float32]:
 def center_drawing(
     ink: npt.ArrayLike, size: int = 28, *, box: int | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Cut out a digit, scale it to a box, and centre it by its mass, as in the images of MNIST.
+    """Crop a digit, scale it to a box, and place it with its centre of mass in the middle.
 
-    The digit keeps its aspect ratio. Its centre of mass comes to the pixel ``size // 2``, as far as
-    the digit stays within the field. An image of MNIST is returned as it is, up to one grey level.
+    This is the preparation of MNIST's images. The digit keeps its aspect ratio. Its centre of mass
+    is at pixel ``size // 2``, unless the digit would then leave the image. An image of MNIST is
+    returned unchanged, up to one grey level.
 
     Parameters
     ----------
     ink : (height, width) array
-        0 for the ground, as from `read_drawing`.
+        The ink of the pixels, 0 for the background, as from `read_drawing`.
     size : int, optional
-        Height and width of the field.
+        Height and width of the result in pixels; 28 by default.
     box : int, optional
-        Height or width of the digit, the larger one; by default that of MNIST's digits, 20 of 28
-        pixels. The digits of `load_digits` fill their field: ``size=8, box=8``.
+        The larger of height and width of the digit in pixels. By default it has MNIST's ratio, 20
+        of 28 pixels. The digits of `load_digits` fill their images: ``size=8, box=8``.
 
     Returns
     -------
@@ -140,8 +142,8 @@ def center_drawing(
     Raises
     ------
     InputError
-        If `ink` is no image, has numbers that are negative or not finite, or is blank; or if the
-        box is larger than the field.
+        If `ink` is not an image, has numbers that are negative or not finite, or is blank; or if
+        `box` is larger than `size`.
 
     Examples
     --------
@@ -164,7 +166,7 @@ def center_drawing(
         )
     image = given.astype(np.float64)
     if not np.isfinite(image).all() or image.min() < 0:
-        raise InputError("ink must be finite numbers of at least 0, 0 for the ground")
+        raise InputError("ink must be finite numbers of at least 0, with 0 for the background")
     if not image.max():
         raise InputError("ink must show a digit, got a blank image")
     for axis in (0, 1):
@@ -179,7 +181,7 @@ def center_drawing(
 
 
 def _cut(image: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the rows from the first to the last with clear ink, and faint ones next to them."""
+    """Return the rows from the first to the last with clear ink, and adjacent faint rows."""
     rows = image.max(axis=1)
     clear = np.flatnonzero(rows > _EDGE * rows.max())
     first, end = int(clear[0]), int(clear[-1]) + 1
@@ -189,9 +191,10 @@ def _cut(image: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _resampling(old: int, new: int) -> npt.NDArray[np.float64]:
-    """Return the (new, old) matrix that resamples a line of pixels by a triangular filter.
+    """Return the (new, old) matrix that resamples a line of pixels with a triangular filter.
 
-    That is Pillow's BILINEAR: means when pixels become fewer, linear interpolation when more.
+    This equals Pillow's BILINEAR: an average when the line shrinks, linear interpolation when it
+    grows.
     """
     centres = (np.arange(new) + 0.5)[:, None] * (old / new)
     weights = np.maximum(0, 1 - np.abs(np.arange(old) + 0.5 - centres) / max(1, old / new))
@@ -200,7 +203,8 @@ def _resampling(old: int, new: int) -> npt.NDArray[np.float64]:
 
 
 def _start(line: npt.NDArray[np.float64], size: int) -> int:
-    """Return where a line of masses starts in the field, so that its centre is in the middle."""
+    """Return the start of a line of masses for which its centre of mass is in the middle."""
     centre = float(line @ (np.arange(len(line)) + 0.5) / line.sum())
-    # In MNIST, each centre is at least size / 2 and below size / 2 + 1, pixels being centred at .5.
+    # As in MNIST, the centre is at least size / 2 and below size / 2 + 1; pixel i has centre i +
+    # .5.
     return min(max(0, size // 2 - math.floor(centre)), size - len(line))

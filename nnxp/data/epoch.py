@@ -23,16 +23,16 @@ class EpochProgress:
     Attributes
     ----------
     batch : int
-        How many of the epoch's batches are done.
+        The number of finished batches.
     batch_size, examples : int
-        The sizes of a batch and of the data set, 0 for a `BatchStream`; they must be the same on
+        The sizes of a batch and of the data set (0 for a `BatchStream`). They must be the same on
         resume.
     order : dict
         State of the generator before it drew the epoch's order; empty for a `BatchStream`.
     seconds : float
         Wall time of the epoch so far.
     sums : dict of str to list of float
-        Those of the loss and the metrics so far; see `nnxp.step.measured_sums`.
+        The sums of the loss and the metrics so far; see `nnxp.step.measured_sums`.
     """
 
     batch: int
@@ -51,9 +51,9 @@ class EpochProgress:
         return cls(0, *sizes, order=get_state(_require_shuffled(batches)), seconds=0.0)
 
     def remaining_rows(self, batches: Batches) -> Iterator[Array]:
-        """Return the indices of each remaining batch.
+        """Return the row indices of each remaining batch.
 
-        The generator ends in the same state whether the epoch is started or resumed.
+        The final state of the generator does not depend on whether the epoch is started or resumed.
         """
         if isinstance(batches, BatchStream):
             return batches.rows(self.batch)
@@ -61,7 +61,7 @@ class EpochProgress:
         current = get_state(rng)
         if current == self.order:
             return itertools.islice(batches.shuffled_rows(rng), self.batch, None)
-        set_state(rng, self.order)  # it drew the order before
+        set_state(rng, self.order)  # draw the epoch's order again
         rows = batches.shuffled_rows(rng)
         set_state(rng, current)
         return itertools.islice(rows, self.batch, None)

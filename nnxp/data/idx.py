@@ -1,7 +1,7 @@
 """IDX: the file format of MNIST, gzipped or not.
 
 A file has two zero bytes, a byte for the type of the values, a byte with the number of axes, the
-length of each axis as a big-endian 32-bit number, and the values in C order, big-endian as well.
+length of each axis as a big-endian 32-bit integer, and the big-endian values in C order.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ def read_idx(path: str | Path, axes: int | None = None) -> npt.NDArray[Any]:
     Parameters
     ----------
     path : str or Path
-        A regular file; one that is gzipped, whatever its name, is decompressed.
+        A regular file. A gzipped file of any name is decompressed.
     axes : int, optional
-        The number of axes that the file must have: 3 for images, 1 for labels. By default any.
+        The required number of axes: 3 for images, 1 for labels. By default any.
 
     Returns
     -------
     array
-        Of the shape and type in the file's header: uint8, int8, int16, int32, float32 or float64.
+        Shape and dtype are those in the file's header; the dtype is uint8, int8, int16, int32,
+        float32 or float64.
 
     Raises
     ------
@@ -49,7 +50,7 @@ def read_idx(path: str | Path, axes: int | None = None) -> npt.NDArray[Any]:
         If the file cannot be read, is not an IDX file with this number of axes, or is shorter or
         longer than its header states.
     InputError
-        If `path` is no path.
+        If `path` is not a path.
     """
     path = expand_home(path)
     try:
@@ -87,7 +88,7 @@ def _read(stream: BinaryIO, path: Path, axes: int | None, packed: bool) -> npt.N
     size = count * stored.itemsize
     if size == 0:
         raise DataError(f"{path} holds no values: its shape is {shape}")
-    # Checked before memory is allocated.
+    # Check the size before memory is allocated.
     if packed:
         if size > max_unpacked_bytes(path):
             raise DataError(

@@ -1,8 +1,8 @@
 """MNIST: load it from a folder or the user's cache, and download it to the cache if needed.
 
 The data set of LeCun, Cortes and Burges (CC BY-SA 3.0) has 60,000 training and 10,000 test images
-of handwritten digits, of 28 x 28 pixels each. QMNIST (Yadav and Bottou 2019) and EMNIST (Cohen et
-al. 2017) are read as well.
+of handwritten digits, with 28 x 28 pixels each. QMNIST (Yadav and Bottou 2019) and EMNIST (Cohen et
+al. 2017) can be loaded, too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FILES = {
     "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
-"""The names of the four files, and the SHA-256 of each gzipped file, as the mirrors have it."""
+"""The names of the four files, and the SHA-256 of each gzipped file on the mirrors."""
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -46,20 +46,19 @@ def load_mnist(
     Parameters
     ----------
     folder : path, optional
-        The folder of the four IDX files, named and laid out as `find_mnist` says. Their sizes may
-        differ from MNIST's, as in Fashion-MNIST or a subset. By default the folder in
-        ``$NNXP_DATA_DIR``; if that is not set, the user's cache, to which missing files are
-        downloaded.
+        The folder of the four IDX files; `find_mnist` describes their names. Their sizes may differ
+        from MNIST's, as in Fashion-MNIST or a subset. By default the folder in ``$NNXP_DATA_DIR``;
+        if that is not set, the user's cache, to which missing files are downloaded.
     images : bool, optional
-        Whether inputs are images, as convolutions take them, and not rows.
+        Return inputs as images for convolutions; by default as rows.
 
     Returns
     -------
     train, test : Dataset
-        Inputs are an (examples, pixels) uint8 array, or (examples, 1, height, width) if `images`;
-        labels an (examples,) array of integers: uint8, or int32 from QMNIST. EMNIST's images, which
-        are stored column by column, are transposed; its labels are those of the files, from 1 to 26
-        for its letters.
+        Inputs are an (examples, pixels) uint8 array, or (examples, 1, height, width) with `images`.
+        Labels are an (examples,) array of integers: uint8, or int32 for QMNIST. EMNIST's images are
+        stored column by column and are transposed; its labels are not changed, and are from 1 to 26
+        for letters.
 
     Raises
     ------
@@ -81,7 +80,7 @@ def load_mnist(
     except DataUnavailableError:
         raise
     except DataError as error:
-        raise DataError(f"{error}; delete {cache} to download the files anew") from error
+        raise DataError(f"{error}; delete {cache} to download the files again") from error
 
 
 def find_mnist(folder: str | Path | None = None) -> dict[str, Path]:
@@ -90,10 +89,14 @@ def find_mnist(folder: str | Path | None = None) -> dict[str, Path]:
     Parameters
     ----------
     folder : path, optional
-        The files are in the folder itself, in its ``raw`` or in its ``MNIST/raw``, as torchvision
-        has them. They have MNIST's names, also as ``train-images.idx3-ubyte``, or QMNIST's, or
-        those of one split of EMNIST; with ``.gz`` or without; and each may be in a folder of its
-        own name. By default the folder in ``$NNXP_DATA_DIR``; if that is not set, the user's cache.
+        The folder that has the files, or has them in ``raw`` or ``MNIST/raw`` as in torchvision.
+        The files have the names of MNIST, also as ``train-images.idx3-ubyte``, of QMNIST, or of one
+        split of EMNIST, with or without ``.gz``. Each may be in a folder of its own name. By
+        default the folder in ``$NNXP_DATA_DIR``; if that is not set, the user's cache.
+
+    Returns
+    -------
+    dict of str to Path
 
     Raises
     ------
@@ -165,7 +168,7 @@ def _names_in(place: Path) -> Iterator[dict[str, str]]:
 
 
 def _find(place: Path, name: str) -> Path | None:
-    """Return the file of this name, in one of its spellings; an empty one only if there is none."""
+    """Return the file of this name, in one of its spellings; nonempty files come first."""
     spellings = (name, name.replace("-idx", ".idx"))
     endings = [f"{spelling}{ending}" for spelling in spellings for ending in ("", ".gz")]
     paths = [place / ending for ending in endings]
@@ -181,7 +184,7 @@ def _cache() -> Path:
     try:
         folder = user_cache_path("nnxp", appauthor=False) / "mnist"
     except RuntimeError:
-        folder = Path("~")  # what older versions of platformdirs begin with
+        folder = Path("~")  # older versions of platformdirs return a path that begins with it
     if not folder.is_absolute():
         raise DataUnavailableError(
             f"there is no home folder for the cache; set HOME to an absolute path, or {_REMEDY}"
@@ -246,7 +249,7 @@ def _download(folder: Path) -> None:
         failed: list[str] = []
         for name, path in missing.items():
             failures = []
-            for mirror in sorted(MIRRORS, key=failed.count):  # what failed is tried last
+            for mirror in sorted(MIRRORS, key=failed.count):  # try mirrors that failed last
                 url = f"{mirror}{path.name}"
                 logger.info("downloading %s", url)
                 try:

@@ -1,4 +1,4 @@
-"""Stream: batches from an iterable, for data that do not fit into memory."""
+"""BatchStream: batches from an iterable, for data that do not fit into memory."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _END, _FAILED = -1, -2  # of a rank's batches, in place of a checksum
 
 
 class BatchStream(Batches):
-    """Batches that an iterable gives, each a pair of NumPy arrays, inputs and labels.
+    """Batches from an iterable, each a pair of NumPy arrays, inputs and labels.
 
     Parameters
     ----------
     items : iterable
-        Starts anew each time that it is iterated, as a list or a PyTorch DataLoader does, and a
-        generator does not. Inputs and labels are those of a `Dataset`.
+        An iterable that can be iterated repeatedly, such as a list or a PyTorch DataLoader, but not
+        a generator. Its items are pairs (inputs, labels), as a `Dataset` takes them.
     device, dtype
         As in `Batches`.
     ranks : Ranks, optional
@@ -36,14 +36,14 @@ class BatchStream(Batches):
     Attributes
     ----------
     examples : int
-        The number of examples in the current pass so far.
+        The number of examples so far in the current epoch.
     check_labels : callable
-        Called with each batch's labels, and raises if they do not suit.
+        A function that is called with each batch's labels, and raises if they do not fit.
 
     Raises
     ------
     InputError
-        If `items` cannot be iterated twice, is empty, or an item is no batch.
+        If `items` cannot be iterated twice or is empty, or an item is not a batch.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class BatchStream(Batches):
         known = isinstance(given, Iterable) and not isinstance(given, (str, bytes, np.ndarray))
         if not known or iter(items) is items:
             raise InputError(
-                "expected a Dataset, or an iterable of batches that starts anew each epoch, such "
+                "expected a Dataset, or an iterable of batches that restarts in each epoch, such "
                 f"as a list, got {type(items).__name__}; make a data set with "
                 "nnxp.data.Dataset(inputs, labels)"
             )
@@ -74,16 +74,16 @@ class BatchStream(Batches):
         self._current = self._on_device(dataset)
 
     def __len__(self) -> int:
-        """Return the number of batches; 0 if the iterable does not know it."""
+        """Return the number of batches; 0 if the iterable has no length."""
         return len(self.items) if isinstance(self.items, Sized) else 0
 
     @property
     def total_weight(self) -> float:
-        """The number of examples in the current pass so far."""
+        """The number of examples so far in the current epoch."""
         return float(self.examples)
 
     def rows(self, skipped: int) -> Iterator[Array]:
-        """Yield the row indices of each batch, after it was fetched; skip the first ones."""
+        """Fetch each batch and yield its row indices; skip the first `skipped` batches."""
         self.examples = 0
         datasets = self._datasets()
         for i in itertools.count():
@@ -148,7 +148,7 @@ class BatchStream(Batches):
 
     @property
     def resident(self) -> tuple[Array, ...] | None:
-        """The same; None on the host."""
+        """The arrays of the current batch; None if the device is the host."""
         return None if self.device.is_host else self._current
 
     def _on_device(self, dataset: Dataset) -> tuple[Array, ...]:

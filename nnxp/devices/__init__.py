@@ -37,10 +37,10 @@ def open_device(spec: str | Device = "auto") -> Device:
           default device. float64 needs ``JAX_ENABLE_X64=1`` in the environment.
         - ``"strict"``, ``"strict:device1"``, ``"strict:device2"``: array-api-strict and its
           simulated devices, for tests.
-        - ``"auto"``: ``"cuda"`` if it can be used, else ``"cpu"``; `Device.reason` then has
-          the reason.
+        - ``"auto"`` (default): ``"cuda"`` if it can be used, otherwise ``"cpu"``, and
+          `Device.reason` has the reason.
 
-        A `Device` is returned as it is.
+        A `Device` is returned unchanged.
 
     Returns
     -------
@@ -74,12 +74,12 @@ def open_device(spec: str | Device = "auto") -> Device:
 
 
 def device_holding(x: object) -> Device:
-    """Return the device that an array is on; the CPU for what is no array, such as a list.
+    """Return the device of an array; the CPU for other objects, such as a list.
 
     Raises
     ------
     DeviceError
-        If `x` is an array of another library than nnxp's, or on another of its devices.
+        If nnxp does not support the library or the device of `x`.
     """
     if isinstance(x, (np.ndarray, np.generic)) or not hasattr(x, "__dlpack__"):
         return open_device("cpu")
@@ -92,7 +92,7 @@ def device_holding(x: object) -> Device:
 def opening(spec: str) -> Opening:
     """Return a generator that opens a device step by step.
 
-    It yields a description of each step that worked, raises a `DeviceError` at the step that fails,
+    It yields a description of each successful step, raises a `DeviceError` at a step that fails,
     and returns the `Device`.
     """
     library, _, device = spec.partition(":")

@@ -1,4 +1,4 @@
-"""Device: an array library and one of its devices, and all transfers to it and back."""
+"""Device: an array library and one of its devices, with all transfers to and from it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ARRAY_DTYPES = (
 
 
 def require_dtype(dtype: object) -> str:
-    """Return the name of a dtype, given as a name or as any library's dtype.
+    """Return the name of a dtype, which is given as a name or as a dtype of any library.
 
     Raises
     ------
@@ -46,16 +46,16 @@ def require_dtype(dtype: object) -> str:
 
 
 def _dtype_name(dtype: object) -> str:
-    if isinstance(dtype, type):  # such as numpy.float64
+    if isinstance(dtype, type):  # for example numpy.float64
         return np.dtype(dtype).name if dtype in (float, int, bool) else dtype.__name__
-    return str(dtype).rpartition(".")[2]  # such as torch.float64
+    return str(dtype).rpartition(".")[2]  # for example torch.float64
 
 
 @dataclass(frozen=True)
 class Device:
     """An array library and one of its devices.
 
-    `nnxp.device` opens it. Two devices are equal if their `spec` is.
+    `nnxp.device` opens it. Two devices are equal if their `spec` is equal.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Device:
     xp : module
         The library's Array API namespace.
     reason : str
-        Why ``"auto"`` did not choose a GPU; empty otherwise.
+        The reason why ``"auto"`` did not choose a GPU; otherwise empty.
     is_host : bool
         Whether its arrays are NumPy arrays on the host, which need no transfer.
     """
@@ -83,7 +83,7 @@ class Device:
     _context: Callable[[], AbstractContextManager[object]] = field(
         default=nullcontext, compare=False, repr=False
     )
-    # Without it, an array that PyTorch records for autograd would keep a graph at each step.
+    # Detaches arrays from PyTorch's autograd, which would otherwise keep a graph in each step.
     _detach: Callable[[Array], Array] = field(default=lambda x: x, compare=False, repr=False)
     _free_memory: Callable[[], int | None] = field(default=lambda: None, compare=False, repr=False)
     _release: Callable[[], object] = field(default=lambda: None, compare=False, repr=False)
@@ -95,7 +95,7 @@ class Device:
         return f"{self.spec} ({self.description})"
 
     def __reduce__(self) -> tuple[Callable[[str], Device], tuple[str]]:
-        return _reopen, (self.spec,)  # a copied or unpickled device is opened again
+        return _reopen, (self.spec,)  # open a copied or unpickled device again
 
     def holds(self, x: object) -> bool:
         """Return whether `x` is an array of this device's library, on this device."""
@@ -121,6 +121,11 @@ class Device:
             device, the result may share its memory.
         dtype : str or dtype, optional
             The result's dtype, such as ``"float32"``; by default that of `host`.
+
+        Returns
+        -------
+        array
+            An array of this device.
 
         Raises
         ------
@@ -177,30 +182,30 @@ class Device:
         return self._to_host(x)
 
     def free_memory(self) -> int | None:
-        """Return how many bytes are free on the device; None if that is unknown."""
+        """Return the number of free bytes on the device; None if it is unknown."""
         return self._free_memory()
 
     def is_memory_error(self, error: Exception) -> bool:
-        """Return whether an error is one that this library raises for too little memory."""
+        """Return whether this library raises this error if there is too little memory."""
         return self._is_memory_error(error)
 
     def current(self) -> AbstractContextManager[object]:
-        """Return a context that computes on this device, in full precision."""
+        """Return a context manager that computes on this device, in full precision."""
         return self._context()
 
     @contextmanager
     def session(self, describe_work: Callable[[], str]) -> Iterator[None]:
-        """Compute on this device, then free the memory that the library keeps in its cache.
+        """Compute on this device, and free the library's cached memory at the end.
 
         Parameters
         ----------
         describe_work : callable
-            Returns a description of the work and its size, for the error.
+            A function that returns a description of the work and its size, for the error.
 
         Raises
         ------
         OutOfMemoryError
-            If the device has too little memory; raised in place of the library's own error.
+            If the device has too little memory; it replaces the library's own error.
         """
         try:
             with self.current():
@@ -208,7 +213,7 @@ class Device:
         except Exception as error:
             if not self.is_memory_error(error):
                 raise
-            traceback.clear_frames(error.__traceback__)  # frames refer to arrays, which use memory
+            traceback.clear_frames(error.__traceback__)  # frames keep arrays in memory
             self._release()
             free = self.free_memory()
             available = "" if free is None else f", which has {free / 2**20:,.0f} MiB free"

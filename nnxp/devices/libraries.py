@@ -1,7 +1,7 @@
 """Libraries: open a device of each array library, with an error and a remedy for each failure.
 
-CuPy, PyTorch, JAX and array-api-strict are imported here, each when one of its devices is opened,
-and in `nnxp.capture`. An opening is a generator: it yields each step that worked, raises at the
+CuPy, PyTorch, JAX and array-api-strict are imported here, when one of their devices is opened, and
+in `nnxp.capture`. An opening is a generator: it yields a text for each successful step, raises at a
 step that fails, and returns the device. So ``python -m nnxp doctor`` shows the same steps that
 `open_device` runs.
 """
@@ -40,7 +40,7 @@ def open_cpu(device: str) -> Opening:
         _handle="cpu",
         _from_host=lambda x: x,
         _to_host=lambda x: cast(npt.NDArray[Any], x),
-        # Underflow is harmless, and a loss that overflows is reported as a divergence.
+        # Underflow is harmless, and overflow of a loss raises a `DivergenceError`.
         _context=lambda: np.errstate(all="ignore"),
         is_host=True,
     )
@@ -79,7 +79,7 @@ def open_cuda(device: str) -> Opening:
     _require_gpu("cuda", number, count)
     yield f"the driver shows {count} GPU(s)"
     handle = cupy.cuda.Device(number)
-    # A missing CUDA library shows only when a kernel is compiled or cuBLAS is called.
+    # A missing CUDA library causes an error only when a kernel is compiled or cuBLAS is called.
     trials: dict[str, Callable[[Array], Array]] = {
         "a kernel": lambda x: x + x,
         "a matrix product (cuBLAS)": lambda x: x @ x,
@@ -101,7 +101,7 @@ def open_cuda(device: str) -> Opening:
 
     def free_memory() -> int:
         with handle:
-            # Unused memory in CuPy's pool is free as well.
+            # Unused memory in CuPy's pool is free, too.
             pool = cupy.get_default_memory_pool()
             free: int = handle.mem_info[0] + pool.free_bytes()
             limit = pool.get_limit()
@@ -233,11 +233,11 @@ def open_jax(device: str) -> Opening:
             if (narrow != x).any():
                 raise InputError(f"JAX has {x.dtype} only if JAX_ENABLE_X64=1 is set")
             x = narrow
-        array: Array = jax.device_put(np.array(x), handle)  # a copy: JAX might share memory
+        array: Array = jax.device_put(np.array(x), handle)  # a copy, since JAX might share memory
         return array
 
     def full_precision() -> AbstractContextManager[object]:
-        # By default, JAX multiplies float32 matrices in fewer bits on GPUs.
+        # By default, JAX multiplies float32 matrices in lower precision on GPUs.
         if jax.config.jax_default_matmul_precision is not None:
             return nullcontext()
         context: AbstractContextManager[object] = jax.default_matmul_precision("highest")
@@ -245,7 +245,7 @@ def open_jax(device: str) -> Opening:
 
     def free_memory() -> int | None:
         stats = handle.memory_stats()
-        if stats is None:  # as on the CPU
+        if stats is None:  # on the CPU
             return _free_on_host()
         return int(stats["bytes_limit"] - stats["bytes_in_use"])
 
@@ -288,7 +288,7 @@ def open_strict(device: str) -> Opening:
         xp=strict,
         _array_type=type(strict.empty(0)),
         _handle=handle,
-        _from_host=lambda x: strict.asarray(x, device=handle, copy=True),  # a copy, as on a GPU
+        _from_host=lambda x: strict.asarray(x, device=handle, copy=True),  # a copy, like on a GPU
         _to_host=to_host,
         _free_memory=_free_on_host,
     )
@@ -301,11 +301,11 @@ LIBRARIES: dict[str, Callable[[str], Opening]] = {
     "jax": open_jax,
     "strict": open_strict,
 }
-"""The opening of each library, by the first part of a device's name."""
+"""The function that opens a device of each library, by the first part of the device's name."""
 
 
 def spec_of(x: Any) -> str:
-    """Return the name of the device that an array is on; "" if it is none of `LIBRARIES`."""
+    """Return the name of an array's device; "" if its library is not in `LIBRARIES`."""
     library = type(x).__module__.partition(".")[0]
     if library == "cupy":
         return f"cuda:{x.device.id}"
@@ -323,7 +323,7 @@ def spec_of(x: Any) -> str:
 
 def _import(module: str, name: str, remedy: Callable[[], str]) -> ModuleType:
     # A broken installation may raise any error, such as AttributeError or OSError. A partly removed
-    # one imports as an empty namespace.
+    # package is imported as an empty namespace.
     try:
         imported = import_package(module)
         _ = imported.__version__
@@ -341,7 +341,7 @@ def _import(module: str, name: str, remedy: Callable[[], str]) -> ModuleType:
 
 
 def _free_on_host() -> int | None:
-    """Return how many bytes of the host's memory are free; None if that is unknown."""
+    """Return the number of free bytes of the host's memory; None if it is unknown."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
@@ -375,7 +375,7 @@ def _require_two(result: float, step: str) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the type of an error and the first line of its message, short and printable."""
+    """Return the type of an error and the first line of its message, shortened and printable."""
     lines = str(error).strip().splitlines()
     text = "".join(x if x.isprintable() else " " for x in lines[0][:200]) if lines else ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

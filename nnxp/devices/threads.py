@@ -1,4 +1,4 @@
-"""Threads: how many BLAS threads a training step uses."""
+"""Threads: the limit of the number of BLAS threads of a training step."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-# From this many multiplications in a step's largest product on, several threads are faster than
-# one. Below, they mostly wait for each other, and more so if other programs use the cores.
+# With at least this many multiplications in a step's largest product, several threads are faster
+# than one. With fewer, they mostly wait for each other, especially if other programs use the cores.
 _MIN_MULTIPLICATIONS = 1 << 24
 _lock = threading.Lock()
-_limits: list[Any] = []  # one entry per open context, all the same limit
+_limits: list[Any] = []  # the same limit once for each open context
 
 
 @contextlib.contextmanager
 def limit_blas_threads(multiplications: int) -> Iterator[None]:
     """Limit BLAS to one thread if the largest product has few multiplications.
 
-    If several threads of a program train at the same time, the last one to end removes the limit.
+    If several threads of a program train at the same time, the last one that ends removes the
+    limit.
     """
     if multiplications >= _MIN_MULTIPLICATIONS:
         yield
@@ -41,7 +42,7 @@ def limit_blas_threads(multiplications: int) -> Iterator[None]:
 
 
 def _remove(limit: Any) -> None:
-    """Remove a limit, unless the user has set another one since."""
+    """Remove a limit, unless the user has set another one in the meantime."""
     pools = blas_libraries().lib_controllers  # OpenMP among them
     current = {pool.num_threads for pool in pools if pool.user_api == "blas"}
     if current <= {1}:
@@ -49,7 +50,7 @@ def _remove(limit: Any) -> None:
 
 
 def _remove_in_child() -> None:
-    """Remove the limit in a process that was forked within a context, which never ends there."""
+    """Remove the limit in a forked process, in which the context never ends."""
     if _limits:
         limit = _limits[0]
         _limits.clear()

@@ -1,8 +1,8 @@
 """Exchange: networks as ONNX files, and weights in the layouts of other libraries.
 
-`onnx_writing` exports a network, `onnx_reading` imports one, `onnx_graph` traces the layers of a
-file's graph, and `weights` converts arrays from and to PyTorch and Keras. docs/onnx.md and
-docs/weights.md show their use. All of them are imported when they are needed.
+`onnx_writing` exports a network. `onnx_reading` imports one, with the operators of `onnx_operators`
+and the graph of `onnx_graph`. `weights` converts arrays from and to PyTorch and Keras. docs/onnx.md
+and docs/weights.md show their use. All of them are imported when they are needed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""ONNX graphs: trace the values of a graph, and read them as layers in a row.
+"""ONNX graphs: the values of a graph, and their conversion to layers in a row.
 
-Each operator becomes a layer, or a formula of other values. A formula is then recognized: as an
-activation by its numbers, since each exporter writes it in its own way; as a scaling; or as the sum
-of a residual block.
+An operator's value is the output of a layer, or a formula of other values (see `onnx_operators`).
+A formula is then recognized: as an activation by its numbers, since each exporter writes it in its
+own way; as a scaling; or as the sum of a residual block.
 """
 
 from __future__ import annotations
@@ -21,21 +21,15 @@ from nnxp.layers import (
     ELU,
     GELU,
     Affine,
-    AveragePool2D,
-    BatchNorm,
     Conv2D,
     Flatten,
-    GlobalAveragePool2D,
     Identity,
     Layer,
-    LayerNorm,
     LeakyReLU,
-    MaxPool2D,
     ReLU,
     Reshape,
     Sigmoid,
     SiLU,
-    Softmax,
     Softplus,
     Standardize,
     Tanh,
@@ -46,7 +40,6 @@ Host: TypeAlias = npt.NDArray[Any]
 
 _MOST_OPERATORS = 64  # of a formula
 _SMALL = 1024  # numbers that an array may have even if the file has fewer
-_BATCH = -1  # stands for the number of examples in shapes
 
 
 @dataclass(eq=False)
@@ -58,13 +51,13 @@ class Value:
     number : int
         Greater than those of the values that it depends on.
     operator, name : str
-        What computes it, for errors.
+        The type and the name of the node that computes it, for error messages.
     shape : tuple of int
-        Of one example.
+        The shape for one example.
     layer : Layer or None
-        What computes it from its only operand; None for the inputs and formulas.
+        The layer that computes it from its only operand; None for inputs and formulas.
     operands : list of Value or array
-        Of a formula, or the layer's inputs; none for the inputs of the graph.
+        The operands of a formula, or the layer's inputs; empty for the inputs of the graph.
     bare : bool
         Whether a bias may follow.
     """
@@ -117,18 +110,18 @@ class Node:
         """Return an operand that must depend on the inputs."""
         x = self.operand(index)
         if not isinstance(x, Value):
-            raise InputError(f"{self} has constant inputs, where nnxp takes those of a layer")
+            raise InputError(f"{self} has constant inputs; nnxp needs the outputs of a layer")
         return x
 
     def array(self, index: int) -> Host | None:
         """Return an operand that must be constant; None if it is not given."""
         x = self.operand(index)
         if isinstance(x, Value):
-            raise InputError(f"{self} has weights that depend on the inputs, which nnxp has not")
+            raise InputError(f"{self} has weights that depend on the inputs; nnxp needs constants")
         return x
 
     def weights(self, index: int, ndim: int) -> Host:
-        """Return an operand that must be a constant array of so many axes."""
+        """Return an operand that must be a constant array with `ndim` axes."""
         x = self.array(index)
         if x is None or x.ndim != ndim:
             got = "none" if x is None else f"shape {x.shape}"
@@ -136,30 +129,30 @@ class Node:
         return x
 
     def integers(self, index: int, attribute: str) -> list[int] | None:
-        """Return whole numbers that are an operand, or in older opsets an attribute."""
+        """Return whole numbers from an operand, or from an attribute in older opsets."""
         x = self.array(index)
         given = self.attributes.get(attribute) if x is None else x.reshape(-1).tolist()
         return None if given is None else [int(n) for n in given]
 
 
 class Tracer:
-    """Makes values of a graph's operators, and layers of the values.
+    """Converts a graph's operators to values, and the values to layers.
 
     Parameters
     ----------
     shape : tuple of int
-        That of one example.
+        The shape of one example.
     batch : int or None
         The number of examples, if the graph has a fixed one.
     dtype : str
-        That of the layers.
+        The dtype of the layers.
     size : int
-        The numbers that the file has; no layer is larger.
+        How many numbers the file has; no layer may be larger.
 
     Attributes
     ----------
     scale : float or None
-        What the inputs are divided by first.
+        The number that divides the inputs first; None if they are not divided.
     """
 
     def __init__(self, shape: tuple[int, ...], batch: int | None, dtype: str, size: int) -> None:
@@ -167,15 +160,6 @@ class Tracer:
         self.batch, self.dtype = batch, dtype
         self.scale: float | None = None
         self._size, self._count = max(size, _SMALL), 0
-
-    def trace(self, node: Node) -> Value | Host:
-        """Return the value of an operator, which is one of `OPERATORS` or `FOLDED`."""
-        if node.operands and not any(isinstance(x, Value) for x in node.operands):
-            return self._fold(node)
-        if node.operator not in OPERATORS:
-            raise InputError(f"{node} changes the outputs of a layer, which nnxp has no layer for")
-        with np.errstate(all="ignore"):  # `filled` refuses what is not finite
-            return OPERATORS[node.operator](self, node)
 
     def layers(self, value: Value) -> list[Layer]:
         """Return the layers from the inputs to a value.
@@ -198,7 +182,7 @@ class Tracer:
         """Return the result of an operator on each element."""
         shapes = [x.shape for x in operands if isinstance(x, Value)]
         if any(shape != shapes[0] for shape in shapes):
-            raise InputError(f"{node} has operands of shapes {shapes}, which nnxp does not combine")
+            raise InputError(f"{node} has operands of shapes {shapes}; nnxp cannot combine them")
         return self._value(node, shapes[0], None, operands)
 
     def _value(
@@ -245,11 +229,11 @@ class Tracer:
                     "layers in a row, and sums x + layers(x)"
                 )
             if end.operator == "LogSoftmax":
-                raise InputError(f"{end} is no layer of nnxp, but for the last one")
+                raise InputError(f"{end} can be only the last layer in nnxp")
             if end.layer is not None:
                 last = end
                 (end,) = end.parents
-                if isinstance(last.layer, _SHAPES):  # of several, the last one alone decides
+                if isinstance(last.layer, _SHAPES):  # of several, the last one decides
                     while end is not start and isinstance(end.layer, _SHAPES):
                         (end,) = end.parents
                     if end.shape == last.shape:
@@ -264,7 +248,7 @@ class Tracer:
         return found[::-1]
 
     def _scale_of(self, value: Value) -> float | None:
-        """Return what the inputs are divided by, if a value is that; else None."""
+        """Return the divisor if a value is the inputs divided by a number; else None."""
         if value.operator not in ("Mul", "Div") or value.parents != [self.inputs]:
             return None
         first, second = value.operands
@@ -277,7 +261,7 @@ class Tracer:
             or not (divides or value.operator == "Mul")
         ):
             return None
-        return float(constant.item()) if divides else _number(1 / constant.item())
+        return float(constant.item()) if divides else as_written(1 / constant.item())
 
     def _formula(self, start: Value, end: Value) -> tuple[list[Layer], Value]:
         """Return the layers that compute a formula, and the value that they take."""
@@ -293,7 +277,7 @@ class Tracer:
             x, y = parents
             layers = self._between(x, y) or [Identity()]
             return [Residual(layers)], x
-        raise InputError(f"{end} is part of a formula that is no layer of nnxp")
+        raise InputError(f"{end} is part of a formula that no layer of nnxp computes")
 
     def _scaling(self, start: Value, end: Value) -> tuple[list[Layer], Value] | None:
         """Return a layer for sums and products with constants, and the value that it takes."""
@@ -306,7 +290,7 @@ class Tracer:
             if steps[-1].operator in ("Add", "Sub") and any(
                 x.operator in ("Mul", "Div") for x in steps
             ):
-                break  # (x - mean) / std; what is before may be another
+                break  # (x - mean) / std is complete; another one may come before it
         if not steps:
             return None
         shape, what = end.shape, steps[0]
@@ -318,7 +302,7 @@ class Tracer:
         mean, std = np.zeros(features), np.ones(features)
         for step in reversed(steps):
             first, second = step.operands
-            constant = _per_feature(second if isinstance(first, Value) else first, shape, step)
+            constant = per_feature(second if isinstance(first, Value) else first, shape, step)
             match step.operator:
                 case "Add" | "Sub" if isinstance(first, Value):
                     mean = mean + (constant if step.operator == "Sub" else -constant) * std
@@ -331,7 +315,7 @@ class Tracer:
                 case "Div" if isinstance(first, Value):
                     std = std * constant
                 case _:
-                    raise InputError(f"{step} divides by a layer's outputs, which nnxp does not")
+                    raise InputError(f"{step} divides by a layer's outputs; nnxp cannot")
         if not (np.isfinite(mean).all() and np.isfinite(std).all() and std.all()):
             raise InputError(f"{what} multiplies by 0, or divides by it")
         if len(shape) == 1:
@@ -343,7 +327,7 @@ class Tracer:
             layer.trainable = False
         return [layer], end
 
-    def _fold(self, node: Node) -> Host:
+    def fold(self, node: Node) -> Host:
         """Return the result of an operator on constants, such as transposed weights."""
         x = node.array(0)
         assert x is not None
@@ -386,10 +370,10 @@ class Tracer:
                 ):
                     x = np.moveaxis(np.moveaxis(x, axis, 0)[first:last:step], 0, axis)
                 return x
-        raise InputError(f"{node} has constant inputs, which nnxp does not compute")
+        raise InputError(f"{node} has only constant inputs; nnxp cannot compute it")
 
 
-def _per_feature(x: object, shape: tuple[int, ...], what: object) -> Host:
+def per_feature(x: object, shape: tuple[int, ...], what: object) -> Host:
     """Return a constant as one number for each feature or channel of an example's shape."""
     assert isinstance(x, np.ndarray)
     x = x.astype("float64")
@@ -404,7 +388,7 @@ def _per_feature(x: object, shape: tuple[int, ...], what: object) -> Host:
     )
 
 
-_FORMULAS: dict[str, Callable[..., Any]] = {
+FORMULAS: dict[str, Callable[..., Any]] = {
     "Abs": np.abs, "Add": np.add, "Div": np.divide, "Erf": np.vectorize(math.erf, otypes="d"),
     "Exp": np.exp, "Greater": np.greater, "Less": np.less, "Log": np.log, "Max": np.maximum,
     "Min": np.minimum, "Mul": np.multiply, "Neg": np.negative, "Pow": np.power,
@@ -419,16 +403,16 @@ _TOLERANCE = 5e-6
 
 
 def _is_elementwise(value: Value) -> bool:
-    """Return whether each number of a value depends on the same number of its operands alone."""
+    """Return whether each number of a value depends only on the number at its place in operands."""
     if value.layer is not None:
         return isinstance(value.layer, _ELEMENTWISE)
-    return value.operator in _FORMULAS and all(
+    return value.operator in FORMULAS and all(
         isinstance(x, Value) or x.size == 1 for x in value.operands
     )
 
 
 def _bases(start: Value, end: Value) -> Iterator[tuple[Value, list[Value]]]:
-    """Yield values of which `end` is a function, element by element, and what lies between."""
+    """Yield values of which `end` is an elementwise function, and the values between."""
     pending, inner = {end}, list[Value]()
     while len(inner) < _MOST_OPERATORS:
         last = max(pending, key=lambda x: x.number)
@@ -453,7 +437,7 @@ def _activation(base: Value, inner: Sequence[Value], end: Value) -> Layer | None
                     known[x] if isinstance(x, Value) else x.astype("float64").reshape(())
                     for x in value.operands
                 ]
-                known[value] = _FORMULAS[value.operator](*operands)
+                known[value] = FORMULAS[value.operator](*operands)
     for layer in (
         SiLU(), GELU(), GELU("tanh"), Softplus(), Sigmoid(), Tanh(), ReLU(), ELU(), Identity()
     ):  # fmt: skip
@@ -463,331 +447,6 @@ def _activation(base: Value, inner: Sequence[Value], end: Value) -> Layer | None
     return None
 
 
-def _number(x: float) -> float:
-    """Return an attribute, stored in float32, as the number that was written: 1e-05."""
+def as_written(x: float) -> float:
+    """Return an attribute, stored in float32, as its shortest decimal number, such as 1e-05."""
     return float(str(np.float32(x)))
-
-
-def _constant(tracer: Tracer, node: Node) -> Host:
-    for name, x in node.attributes.items():
-        if name in ("value", "value_float", "value_floats", "value_int", "value_ints"):
-            return np.asarray(x, "float32") if "float" in name else np.asarray(x)
-    raise InputError(f"{node} has no array")
-
-
-def _same(tracer: Tracer, node: Node) -> Value:
-    return node.value()
-
-
-_FLOATING = (1, 10, 11)  # of ONNX: float32, float16, float64
-
-
-def _cast(tracer: Tracer, node: Node) -> Value:
-    if node.get("to") not in _FLOATING:
-        raise InputError(f"{node} makes numbers that are no floating-point numbers")
-    return node.value()
-
-
-def _gemm(tracer: Tracer, node: Node) -> Value:
-    node.require(transA=0)
-    W = node.weights(1, 2) * np.float64(node.get("alpha", 1.0))
-    W = W.T if node.get("transB", 0) else W
-    c = node.array(2)
-    bias = np.zeros(W.shape[1]) if c is None else _bias(c, W.shape[1], node) * node.get("beta", 1.0)
-    return tracer.layer(node, node.value(), tracer.affine(W, bias))
-
-
-def _matmul(tracer: Tracer, node: Node) -> Value:
-    W = node.weights(1, 2)
-    layer = tracer.affine(W, np.zeros(W.shape[1]))
-    return tracer.layer(node, node.value(), layer, bare=True)
-
-
-def _bias(x: Host, size: int, what: object) -> Host:
-    """Return a bias of a row of this many outputs."""
-    if x.size not in (1, size) or x.size != math.prod(x.shape[-1:]):
-        raise InputError(f"{what} has a bias of shape {x.shape}, and {size} outputs")
-    return np.broadcast_to(x.astype("float64").reshape(-1), (size,))
-
-
-def _convolution(tracer: Tracer, node: Node) -> Value:
-    x, W, b = node.value(), node.weights(1, 4), node.array(2)
-    node.require(group=1, dilations=[1, 1], kernel_shape=list(W.shape[2:]))
-    size = (W.shape[2], W.shape[3])
-    layer = Conv2D(
-        W.shape[1], W.shape[0], _short(size), rng=0, initializer=zeros, dtype=tracer.dtype,
-        stride=_short(_pair(node, "strides")), padding=_short(_padding(x, node, size)),
-    )  # fmt: skip
-    tracer.filled(layer, W=W, **({} if b is None else {"b": b}))
-    return tracer.layer(node, x, layer, bare=b is None)
-
-
-def _pair(node: Node, name: str) -> tuple[int, int]:
-    given = node.get(name, [1, 1])
-    if not isinstance(given, list) or len(given) != 2:
-        raise InputError(f"{node} has {name}={given!r:.60}, and nnxp's images have two axes")
-    return given[0], given[1]
-
-
-def _short(pair: tuple[int, int]) -> int | tuple[int, int]:
-    """Return a pair of equal numbers as one number."""
-    return pair[0] if pair[0] == pair[1] else pair
-
-
-def _padding(x: Value, node: Node, size: tuple[int, int]) -> tuple[int, int]:
-    """Return the padding, which must be the same at both sides."""
-    if len(x.shape) != 3:
-        raise InputError(f"{node} has inputs of shape {x.shape}, and nnxp's images have 3 axes")
-    mode = node.get("auto_pad", b"NOTSET")
-    if mode in (b"SAME_UPPER", b"SAME_LOWER"):
-        totals = [
-            max((-(-n // step) - 1) * step + window - n, 0)
-            for n, step, window in zip(x.shape[1:], _pair(node, "strides"), size, strict=True)
-        ]
-        pads = [n // 2 for n in totals] + [n - n // 2 for n in totals]
-    else:
-        pads = [0] * 4 if mode == b"VALID" else node.get("pads", [0] * 4)
-    if len(pads) != 4 or pads[:2] != pads[2:]:
-        raise InputError(f"{node} has padding {pads!r:.60}, and nnxp pads both sides equally")
-    return pads[0], pads[1]
-
-
-def _pool(kind: type[MaxPool2D | AveragePool2D]) -> Callable[[Tracer, Node], Value]:
-    def read(tracer: Tracer, node: Node) -> Value:
-        x, size, stride = node.value(), _pair(node, "kernel_shape"), _pair(node, "strides")
-        padding = _padding(x, node, size)
-        node.require(dilations=[1, 1])
-        if node.get("ceil_mode", 0) and any(
-            (n + 2 * p - window) % step
-            for n, p, window, step in zip(x.shape[1:], padding, size, stride, strict=True)
-        ):
-            raise InputError(f"{node} has windows that are not full, which nnxp leaves out")
-        counts = kind is MaxPool2D or node.get("count_include_pad", 0)
-        if any(padding) and not counts:
-            raise InputError(f"{node} does not count padding, and nnxp counts it as zeros")
-        settings = {"stride": _short(stride), "padding": _short(padding)}
-        return tracer.layer(node, x, kind(_short(size), **settings))
-
-    return read
-
-
-def _global_average_pool(tracer: Tracer, node: Node) -> Value:
-    pooled = tracer.layer(node, node.value(), GlobalAveragePool2D())
-    return tracer.layer(node, pooled, Reshape((*pooled.shape, 1, 1)))
-
-
-def _mean(tracer: Tracer, node: Node) -> Value:
-    x = node.value()
-    axes = node.integers(1, "axes") or []
-    if sorted(n % (len(x.shape) + 1) for n in axes) != [2, 3]:
-        raise InputError(f"{node} is over the axes {axes!r:.60}, and nnxp has means of images")
-    pooled = _global_average_pool(tracer, node)
-    return pooled if node.get("keepdims", 1) else _reshaped(tracer, node, pooled, x.shape[:1])
-
-
-def _reshaped(tracer: Tracer, node: Node, x: Value, shape: tuple[int, ...]) -> Value:
-    """Return a value in another shape of the examples."""
-    if shape == x.shape:
-        return x
-    if math.prod(shape) != math.prod(x.shape):
-        raise InputError(f"{node} makes examples of shape {shape} of such of shape {x.shape}")
-    return tracer.layer(node, x, Flatten() if len(shape) == 1 else Reshape(shape))
-
-
-def _flatten(tracer: Tracer, node: Node) -> Value:
-    x = node.value()
-    if node.get("axis", 1) not in (1, -len(x.shape)):
-        raise InputError(f"{node} flattens from axis {node.get('axis')}; nnxp does from axis 1")
-    return _reshaped(tracer, node, x, (math.prod(x.shape),))
-
-
-def _reshape(tracer: Tracer, node: Node) -> Value:
-    x, target = node.value(), node.integers(1, "shape") or []
-    size = math.prod(x.shape)
-    if target[:1] and target[0] in (0, _BATCH, tracer.batch):
-        rest = [x.shape[i] if n == 0 else n for i, n in enumerate(target[1:])]
-        known = math.prod(n for n in rest if n != -1)
-        if rest.count(-1) == 1 and known > 0 and size % known == 0:
-            rest[rest.index(-1)] = size // known
-        if all(n > 0 for n in rest) and math.prod(rest) == size and rest:
-            return _reshaped(tracer, node, x, tuple(rest))
-    if size == 1 and target == [-1]:
-        return x  # a row of numbers, of which nnxp makes a column
-    raise InputError(f"{node} makes {target!r:.60} of examples of shape {x.shape}; nnxp keeps rows")
-
-
-def _squeeze(tracer: Tracer, node: Node) -> Value:
-    x, axes = node.value(), node.integers(1, "axes")
-    ndim = len(x.shape) + 1
-    dropped = {n % ndim for n in axes or []} or {i + 1 for i, n in enumerate(x.shape) if n == 1}
-    shape = tuple(n for i, n in enumerate(x.shape, 1) if i not in dropped)
-    if 0 in dropped or not dropped:
-        raise InputError(f"{node} drops the axis of the batch")
-    return _reshaped(tracer, node, x, shape) if shape else x
-
-
-def _unsqueeze(tracer: Tracer, node: Node) -> Value:
-    x, axes = node.value(), node.integers(1, "axes") or []
-    ndim = len(x.shape) + 1 + len(axes)
-    added = {n % ndim for n in axes}
-    if 0 in added:
-        raise InputError(f"{node} adds an axis before that of the batch")
-    lengths = iter(x.shape)
-    shape = tuple(1 if i in added else next(lengths) for i in range(1, ndim))
-    return _reshaped(tracer, node, x, shape)
-
-
-def _shape(tracer: Tracer, node: Node) -> Host:
-    shape = (_BATCH, *node.value().shape)
-    return np.array(shape[node.get("start", 0) : node.get("end")], "int64")
-
-
-def _batch_norm(tracer: Tracer, node: Node) -> Value:
-    node.require(training_mode=0)
-    arrays = [node.weights(i, 1) for i in range(1, 5)]
-    momentum = 1 - _number(node.get("momentum", 0.9))
-    layer = BatchNorm(
-        len(arrays[0]), dtype=tracer.dtype, epsilon=_number(node.get("epsilon", 1e-5)),
-        momentum=round(momentum, 7) if 0 < momentum <= 1 else 0.1,
-    )  # fmt: skip
-    names = ("gamma", "beta", "running_mean", "running_var")
-    tracer.filled(layer, **dict(zip(names, arrays, strict=True)))
-    return tracer.layer(node, node.value(), layer)
-
-
-def _layer_norm(tracer: Tracer, node: Node) -> Value:
-    x, axis = node.value(), node.get("axis", -1)
-    features = x.shape[axis if axis < 0 else axis - 1 :] if axis else ()
-    gamma, beta = node.array(1), node.array(2)
-    if gamma is None or gamma.shape != features:
-        raise InputError(f"{node} is over features of shape {features}, and has no such scale")
-    epsilon = _number(node.get("epsilon", 1e-5))
-    size = features[0] if len(features) == 1 else features
-    layer = LayerNorm(size, epsilon=epsilon, dtype=tracer.dtype)
-    tracer.filled(layer, gamma=gamma, **({} if beta is None else {"beta": beta}))
-    return tracer.layer(node, x, layer)
-
-
-def _softmax(tracer: Tracer, node: Node) -> Value:
-    x = node.value()
-    if node.get("axis", -1) not in (-1, len(x.shape)):
-        raise InputError(f"{node} is over axis {node.get('axis')}, and nnxp's over the last one")
-    return tracer.layer(node, x, Softmax())
-
-
-def _gelu(tracer: Tracer, node: Node) -> Value:
-    approximate = node.get("approximate", b"none").decode()
-    return tracer.layer(node, node.value(), GELU(approximate))
-
-
-def _swish(tracer: Tracer, node: Node) -> Value:
-    node.require(alpha=1.0)
-    return tracer.layer(node, node.value(), SiLU())
-
-
-def _elementwise(kind: type[Layer]) -> Callable[[Tracer, Node], Value]:
-    return lambda tracer, node: tracer.layer(node, node.value(), kind())
-
-
-def _add(tracer: Tracer, node: Node) -> Value:
-    x, y = node.operand(0), node.operand(1)
-    if isinstance(x, np.ndarray):
-        x, y = y, x
-    if isinstance(x, Value) and x.bare and isinstance(y, np.ndarray):
-        (operand,), old = x.parents, x.layer
-        if isinstance(old, Affine):
-            bias = _bias(y, old.outputs, node)
-            layer: Layer = tracer.affine(np.asarray(old.params["W"]), bias)
-        else:
-            assert isinstance(old, Conv2D)
-            bias = _per_feature(y, x.shape, node)
-            layer = tracer.filled(
-                Conv2D(
-                    old.in_channels, old.out_channels, old.kernel_size, stride=old.stride,
-                    padding=old.padding, rng=0, initializer=zeros, dtype=tracer.dtype,
-                ),
-                W=np.asarray(old.params["W"]), b=bias,
-            )  # fmt: skip
-        return tracer.layer(node, operand, layer)
-    return _formula(tracer, node)
-
-
-def _formula(tracer: Tracer, node: Node) -> Value:
-    operands = [x for x in node.operands if x is not None]
-    function = _FORMULAS[node.operator]
-    count = 3 if node.operator == "Where" else getattr(function, "nin", 1)  # of erf, 1
-    if len(operands) != len(node.operands) or len(operands) != count:
-        raise InputError(
-            f"{node} has {len(node.operands)} operands, and nnxp computes it of {count}"
-        )
-    return tracer.formula(node, operands)
-
-
-def _concat(tracer: Tracer, node: Node) -> Value:
-    """Read the probabilities of two classes, 1 - p and p, as p."""
-    operands = node.operands
-    if len(operands) == 2 and node.get("axis") in (1, -1):
-        q, p = operands
-        if isinstance(p, Value) and isinstance(q, Value) and q.operator == "Sub":
-            one, other = q.operands
-            is_one = isinstance(one, np.ndarray) and one.size == 1 and one.item() == 1
-            if is_one and other is p and isinstance(p.layer, Sigmoid) and p.shape == (1,):
-                return p
-    raise InputError(f"{node} joins the outputs of layers; nnxp has layers in a row")
-
-
-def _scaler(tracer: Tracer, node: Node) -> Value:
-    """Read scikit-learn's StandardScaler: (x - offset) * scale."""
-    x = node.value()
-    offset, scale = (np.array(node.get(name, []), "float64") for name in ("offset", "scale"))
-    if len(x.shape) != 1 or scale.size not in (1, *x.shape) or offset.size not in (1, *x.shape):
-        raise InputError(f"{node} does not suit {x.shape[0]} features")
-    tracer.require_size(x.shape[0], node)
-    if not scale.all():
-        raise InputError(f"{node} multiplies by 0")
-    layer = Standardize(x.shape[0], dtype=tracer.dtype)
-    mean, std = (np.broadcast_to(a, x.shape) for a in (offset, 1 / scale))
-    tracer.filled(layer, mean=mean, std=std, count=np.ones(1))
-    return tracer.layer(node, x, layer)
-
-
-OPERATORS: dict[str, Callable[[Tracer, Node], Value | Host]] = {
-    "Add": _add,
-    "AveragePool": _pool(AveragePool2D),
-    "BatchNormalization": _batch_norm,
-    "Cast": _cast,
-    "Concat": _concat,
-    "Constant": _constant,
-    "Conv": _convolution,
-    "Dropout": _same,
-    "Elu": lambda tracer, node: tracer.layer(
-        node, node.value(), ELU(_number(node.get("alpha", 1.0)))
-    ),
-    "Flatten": _flatten,
-    "Gelu": _gelu,
-    "Gemm": _gemm,
-    "GlobalAveragePool": _global_average_pool,
-    "Identity": _same,
-    "LayerNormalization": _layer_norm,
-    "LeakyRelu": lambda tracer, node: tracer.layer(
-        node, node.value(), LeakyReLU(_number(node.get("alpha", 0.01)))
-    ),
-    "LogSoftmax": _softmax,
-    "MatMul": _matmul,
-    "MaxPool": _pool(MaxPool2D),
-    "ReduceMean": _mean,
-    "Relu": _elementwise(ReLU),
-    "Reshape": _reshape,
-    "Scaler": _scaler,
-    "Shape": _shape,
-    "Sigmoid": _elementwise(Sigmoid),
-    "Softmax": _softmax,
-    "Softplus": _elementwise(Softplus),
-    "Squeeze": _squeeze,
-    "Swish": _swish,
-    "Tanh": _elementwise(Tanh),
-    "Unsqueeze": _unsqueeze,
-} | dict.fromkeys(_FORMULAS.keys() - {"Add"}, _formula)
-"""How each operator is read; beside these, `FOLDED` are computed of constants."""
-
-FOLDED = {"CastLike", "Gather", "Slice", "Transpose"}

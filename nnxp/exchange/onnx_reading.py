@@ -1,4 +1,4 @@
-"""ONNX import: read a file, which may be malicious, and make a network of its graph."""
+"""ONNX import: read a file, which may be malicious, and convert its graph to a network."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from nnxp.errors import (
     MissingExtraError,
     NnxpError,
 )
-from nnxp.exchange.onnx_graph import FOLDED, OPERATORS, Host, Node, Tracer, Value
+from nnxp.exchange.onnx_graph import Host, Node, Tracer, Value
+from nnxp.exchange.onnx_operators import FOLDED, OPERATORS, read_operator
 from nnxp.exchange.onnx_writing import CLASSES_KEY, MAX_BYTES, METADATA_KEY
 from nnxp.files import expand_home
 from nnxp.layers import Identity
 from nnxp.network import Sequential
 
-_OLDEST = 13  # the first opset whose Softmax and Squeeze are as today
+_OLDEST = 13  # the first opset with today's Softmax and Squeeze
 _MOST_NODES = 100_000
 _UINT8, _STRING, _DOUBLE = 2, 8, 11  # of ONNX
 _FLOATING = (1, 10, 11)
@@ -43,37 +44,38 @@ def import_onnx(
     shape: tuple[int, ...] | None = None,
     device: Device | str = "cpu",
 ) -> Sequential:
-    """Return the network of an ONNX file, which predicts and can be trained.
+    """Return the network of an ONNX file, for predictions and further training.
 
-    The operators must be layers in a row, with sums as of `Residual`. Of a file of another program,
-    a last softmax or sigmoid is not a layer: `predict` returns the scores before it, as losses take
-    them, and `predict_proba` the file's output. A division of the inputs by a number, as by 255, is
-    what `predict` divides by. Class labels come from the metadata ``classes``, a JSON list, or from
-    scikit-learn's operators. `Dropout` and what else only training needs are not in a file.
+    The operators must be layers in a row, or sums ``x + layers(x)`` as in `Residual`. In a file of
+    another program, a softmax or sigmoid at the end is not a layer: `predict` returns the scores
+    before it, which losses need, and `predict_proba` the file's output. If the file divides the
+    inputs by a number, such as 255, `predict` divides by it. Class labels come from the metadata
+    ``classes``, a JSON list, or from scikit-learn's operators. A file has no layers that only
+    training needs, such as `Dropout`.
 
     Parameters
     ----------
     path : path
     output : str, optional
-        Which output of the file to compute; by default the only one with floating-point numbers.
+        The name of the output to compute; by default the only one with floating-point numbers.
     shape : tuple of int, optional
-        That of one example, if the file does not fix it.
+        The shape of one example; needed if it is not in the file.
     device : Device or str, optional
         As in `nnxp.device`.
 
     Returns
     -------
     Sequential
-        In float32; in float64 if the file's inputs are. Its `data_format` is that of the training
-        for a file of `export_onnx`.
+        In float64 if the file's inputs are float64, else in float32. For a file of `export_onnx`,
+        its `data_format` is that of the exported network.
 
     Raises
     ------
     CheckpointError
-        If the file cannot be read, is no ONNX file or is damaged, keeps weights in other files, or
-        has operators that no layer of nnxp computes, which the error names.
+        If the file cannot be read, is not an ONNX file or is damaged, keeps weights in other files,
+        or has operators that no layer of nnxp computes; the message names them.
     InputError
-        If the shape of the inputs is neither in the file nor given, or does not suit.
+        If the shape of the inputs is neither in the file nor given, or differs from the file's.
     DeviceError
         If the device cannot be used.
     MissingExtraError
@@ -109,7 +111,7 @@ def _as_checkpoint_error(path: object) -> Iterator[None]:
         AssertionError,
     ) as error:  # fmt: skip
         message = f"{type(error).__name__}: {error}"[:300]
-        raise CheckpointError(f"{path} is damaged, or no ONNX file ({message})") from error
+        raise CheckpointError(f"{path} is damaged, or not an ONNX file ({message})") from error
 
 
 def _read(path: str | os.PathLike[str]) -> Any:
@@ -117,22 +119,22 @@ def _read(path: str | os.PathLike[str]) -> Any:
     onnx = optional_import("onnx", "onnx")
     decode_error = optional_import("google.protobuf.message", "onnx").DecodeError
     file = expand_home(path)
-    if file.exists() and not file.is_file():  # to open a pipe would wait for a writer
+    if file.exists() and not file.is_file():  # opening a pipe would wait for a writer
         raise CheckpointError(f"{path} is not a file")
     with file.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > MAX_BYTES:
             raise CheckpointError(
-                f"{path} has {size:,} bytes, and ONNX files at most {MAX_BYTES:,}"
+                f"{path} has {size:,} bytes; an ONNX file has at most {MAX_BYTES:,}"
             )
         data = stream.read(MAX_BYTES)
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
     except decode_error as error:
-        raise CheckpointError(f"{path} is no ONNX file, or is damaged ({error})") from error
+        raise CheckpointError(f"{path} is not an ONNX file, or is damaged ({error})") from error
     if not model.graph.output or not model.opset_import:
-        raise CheckpointError(f"{path} is no ONNX file, or is damaged (it has no graph)")
+        raise CheckpointError(f"{path} is not an ONNX file, or is damaged (it has no graph)")
     return model
 
 
@@ -163,11 +165,11 @@ class _File:
         self._arrays = {x.name: x for x in self._graph.initializer}
 
     def network(self, output: str | None, given: tuple[int, ...] | None) -> Sequential:
-        """Return the network that computes an output, for examples of a given or fixed shape."""
+        """Return the network that computes an output, for examples of the given or file's shape."""
         name, labels = self._output(output)
         nodes = self._needed(name)
         arrays = {
-            x: self._array(self._arrays[x]) for n in nodes for x in n.input if self._is_array(x)
+            x: self._array(self._arrays[x]) for n in nodes for x in n.input if x in self._arrays
         }
         constants = [
             self._array(a.t)
@@ -187,7 +189,7 @@ class _File:
             operands = [values[x] if x else None for x in node.input]
             attributes = {a.name: self._attribute(a) for a in node.attribute}
             read = Node(node.op_type, node.name or node.output[0], operands, attributes)
-            values[node.output[0]] = tracer.trace(read)
+            values[node.output[0]] = read_operator(tracer, read)
         value = values[name]
         if not isinstance(value, Value):
             raise InputError(f"its output {name!r:.60} does not depend on the inputs")
@@ -204,7 +206,7 @@ class _File:
         heads = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
         head = None
         outputs = value.shape
-        # Of our own files, only if the loss says so; else a softmax is a layer of the network.
+        # In nnxp's own files, the loss decides; without one, a softmax is a layer of the network.
         if len(outputs) == 1 and (own is None or (known is not None and known.probabilities)):
             head = heads.get(value.operator)
         if head is not None:
@@ -231,7 +233,7 @@ class _File:
     def _require_agreement(
         self, known: DataFormat, tracer: Tracer, head: str | None, images: bool
     ) -> None:
-        """Raise an `InputError` if the metadata of nnxp are not those of the graph."""
+        """Raise an `InputError` if nnxp's metadata do not match the graph."""
         scale = known.scale
         if scale is not None and tracer.scale is not None and tracer.scale > 0:
             # 1 / scale is stored in float32, and read as its inverse.
@@ -241,15 +243,15 @@ class _File:
         )
         if graph != replace(known, scale=scale):
             raise InputError(
-                "its metadata of nnxp do not suit its graph; remove the entry "
+                "its metadata of nnxp do not match its graph; remove the entry "
                 f"{METADATA_KEY!r} of model.metadata_props if the graph was changed"
             )
 
     def _output(self, wanted: str | None) -> tuple[str, tuple[Label, ...] | None]:
-        """Return the name of the value to compute, and the labels of its classes if there are."""
+        """Return the name of the value to compute, and its class labels or None."""
         names = [x.name for x in self._graph.output]
         if wanted is not None and wanted not in names:
-            raise InputError(f"it has no output {wanted!r}, but {', '.join(names)[:200]}")
+            raise InputError(f"it has no output {wanted!r}; choose {', '.join(names)[:200]}")
         labels = self._labels()
         floating = [
             x.name for x in self._graph.output if x.type.tensor_type.elem_type in _FLOATING
@@ -262,15 +264,15 @@ class _File:
         if len(chosen) > 1:
             raise InputError(
                 f"it has {len(chosen)} outputs; choose one: nnxp.import_onnx(path, "
-                f"output={chosen[0]!r}), or of {', '.join(chosen[1:])[:200]}"
+                f"output={chosen[0]!r}), or {', '.join(chosen[1:])[:200]}"
             )
         return maps.get(chosen[0], chosen[0]), labels
 
     def _labels(self) -> tuple[Label, ...] | None:
-        """Return the class labels: of the metadata, or of scikit-learn's operators."""
+        """Return the class labels from the metadata or from scikit-learn's operators."""
         labels: Any = None
         if CLASSES_KEY in self._metadata:
-            with contextlib.suppress(ValueError):  # another program's, and no JSON
+            with contextlib.suppress(ValueError):  # from another program, and not JSON
                 labels = json.loads(self._metadata[CLASSES_KEY])
         for node in self._graph.node:
             if labels is None and node.op_type == "ZipMap":
@@ -284,9 +286,6 @@ class _File:
         labels = [x.decode() if isinstance(x, bytes) else x for x in labels]
         suit = all(isinstance(x, (str, int, float)) for x in labels)
         return tuple(labels) if suit and len(set(labels)) == len(labels) else None
-
-    def _is_array(self, name: str) -> bool:
-        return name in self._arrays
 
     def _needed(self, output: str) -> list[Any]:
         """Return the operators that an output depends on, each after those that it depends on.
@@ -319,7 +318,7 @@ class _File:
         """Return the only input of the graph."""
         inputs = [x for x in self._graph.input if x.name not in self._arrays]
         if len(inputs) != 1:
-            raise InputError(f"it has {len(inputs)} inputs, and a network of nnxp has one")
+            raise InputError(f"it has {len(inputs)} inputs; a network of nnxp has one")
         return inputs[0]
 
     def _shape(
@@ -332,7 +331,7 @@ class _File:
         """Return the fixed number of examples if there is one, and the shape of one example."""
         dims = [d.dim_value or None for d in inputs.type.tensor_type.shape.dim]
         batch, known = (dims[0], dims[1:]) if dims else (None, [])
-        for node in nodes:  # a matrix says how many features the inputs have
+        for node in nodes:  # a matrix gives the number of features of the inputs
             if not given and None in known and len(known) == 1 and node.input[0] == inputs.name:
                 matrix = arrays.get(node.input[1]) if len(node.input) > 1 else None
                 if node.op_type in ("Gemm", "MatMul") and matrix is not None and matrix.ndim == 2:
@@ -347,7 +346,7 @@ class _File:
         shape = given or known
         if not shape or None in shape:
             raise _OpenShapeError(
-                "the file leaves the shape of its inputs open; give that of one example: "
+                "the file does not have the shape of its inputs; give the shape of one example: "
                 "nnxp.import_onnx(path, shape=(3, 224, 224))"
             )
         return batch, tuple(n for n in shape if n is not None)

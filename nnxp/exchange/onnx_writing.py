@@ -1,4 +1,4 @@
-"""ONNX export: a network as a graph of operators, which other programs compute."""
+"""ONNX export: write a network as a graph of operators, for other programs."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ from nnxp.layers.windows import pair
 from nnxp.network import Residual, Sequential
 from nnxp.parts import definition
 
-# The first opset with LayerNormalization, and its own IR version, which old runtimes read too. The
-# defaults of the onnx package move with each release.
+# The first opset with LayerNormalization, and its IR version, which old runtimes can read. The
+# defaults of the onnx package change with each release.
 OPSET, IR_VERSION = 17, 8
 METADATA_KEY, CLASSES_KEY = "nnxp", "classes"
 MAX_BYTES = (1 << 31) - 1  # of a protobuf message
 
 Export: TypeAlias = "Callable[[Any, Graph, str], str]"
-"""Adds the operators of a layer to a graph: called with the layer, the graph and the name of the
-layer's inputs, returns the name of its outputs."""
+"""A function that adds the operators of a layer to a graph. It is called with the layer, the graph
+and the name of the layer's inputs, and returns the name of the outputs."""
 
 
 class Graph:
@@ -72,7 +72,7 @@ class Graph:
         self.nodes: list[Any] = []
         self.arrays: dict[str, Any] = {}
         parameters, states = network.arrays()
-        # By identity, since an array cannot be a key. The network has them as long as the graph is.
+        # By identity, since an array cannot be a key. The network keeps the arrays alive.
         self._names = {id(x): name for name, x in (*parameters.items(), *states.items())}
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
@@ -85,7 +85,12 @@ class Graph:
         *inputs : str
             Names of values: the layer's inputs, outputs of other operators, or constants.
         **attributes
-            Such as ``axis=1``.
+            Attributes of the operator, such as ``axis=1``.
+
+        Returns
+        -------
+        str
+            The name of the operator's output.
         """
         output = f"{operator.lower()}_{len(self.nodes) + 1}"
         node = self._helper.make_node(operator, list(inputs), [output], name=output, **attributes)
@@ -93,12 +98,19 @@ class Graph:
         return output
 
     def constant(self, values: Any) -> str:
-        """Return the name of an array that the file holds; a parameter has its name in the network.
+        """Store an array in the file, and return its name.
+
+        A parameter keeps its name in the network.
 
         Parameters
         ----------
         values : array_like
             On the host. Floating-point numbers become float32, whole numbers int64.
+
+        Returns
+        -------
+        str
+            The name, to be used as an input of `add`.
         """
         host = np.asarray(values)
         host = host.astype("int64" if host.dtype.kind in "biu" else "float32")
@@ -116,15 +128,21 @@ _exports: dict[type[Layer], Export] = {}
 
 @explained("nnxp.exchange.register_onnx(MyLayer, function)")
 def register_onnx(kind: type[Layer], export: Export) -> None:
-    """Let `export_onnx` export a class of layers.
+    """Register the function with which `export_onnx` exports a class of layers.
 
     Parameters
     ----------
     kind : type
-        A subclass of `Layer`; its subclasses are exported so too, unless they have another forward.
+        A subclass of `Layer`. The function also exports its subclasses, unless they override
+        ``forward``.
     export : callable
         Called with a layer on the CPU in float32, the `Graph` and the name of the layer's inputs;
         returns the name of the outputs.
+
+    Raises
+    ------
+    InputError
+        If `kind` is not a subclass of `Layer`, or `export` is not callable.
 
     Examples
     --------
@@ -149,24 +167,26 @@ def export_onnx(
 ) -> None:
     """Write a network as an ONNX file, for predictions by other programs.
 
-    The file computes in float32, for batches of any size, what `predict_proba` returns, named
-    ``probabilities``; for a network without classes, what `predict` returns, named ``scores``. Its
-    ``input`` is what `fit` took: uint8 if the training data were, which the file divides as `fit`
-    did; else float32. Layers that only training needs, such as `Dropout`, are left out. The
-    metadata have the class labels as ``classes``, a JSON list, and the `data_format`.
+    The file computes in float32, for batches of any size. Its output ``probabilities`` is the
+    result of `predict_proba`; for a network without classes, its output ``scores`` is the result of
+    `predict`. Its ``input`` has the format of the training data: uint8 if they were uint8, which
+    the file scales as `fit` did; else float32. Layers that only training needs, such as `Dropout`,
+    are left out. The metadata have the class labels as ``classes``, a JSON list, and the
+    `data_format`.
 
     Parameters
     ----------
     network : Sequential
     path : path
-        Usually ends in ``.onnx``. The file is written whole or not at all.
+        Usually ends in ``.onnx``. The file is written completely or not at all.
     shape : tuple of int, optional
-        That of one example; by default that of the training data, or of the first layer's inputs.
+        The shape of one example; by default that of the training data, or of the first layer's
+        inputs.
 
     Raises
     ------
     InputError
-        If a layer cannot be exported, the shape is not known, or it does not suit the network.
+        If a layer cannot be exported, or the shape is unknown or does not fit the network.
     DivergenceError
         If parameters or state are not finite.
     CheckpointError
@@ -194,7 +214,7 @@ def export_onnx(
     for name, x in (item for arrays in host.arrays() for item in arrays.items()):
         if not np.isfinite(np.asarray(x)).all():
             raise DivergenceError(
-                f"{name} holds a number that is not finite in float32: {path} is left as it is"
+                f"{name} holds a number that is not finite in float32; {path} is not changed"
             )
     data = _model(onnx, host, known, shape).SerializeToString()
     try:
@@ -213,7 +233,7 @@ def _model(onnx: Any, network: Sequential, known: DataFormat | None, shape: tupl
     size = sum(math.prod(x.shape) for arrays in network.arrays() for x in arrays.values())
     if 4 * size > MAX_BYTES - (1 << 20):
         raise InputError(
-            f"the network has {size:,} numbers, and an ONNX file at most {MAX_BYTES:,} bytes; use "
+            f"the network has {size:,} numbers; an ONNX file has at most {MAX_BYTES:,} bytes; use "
             "smaller layers"
         )
     graph = Graph(network)
@@ -255,8 +275,8 @@ def _model(onnx: Any, network: Sequential, known: DataFormat | None, shape: tupl
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise InputError(
-            f"the operators of the layers are no valid graph: {str(error).splitlines()[0]}; check "
-            "the functions given to nnxp.exchange.register_onnx"
+            f"the layers do not give a valid graph: {str(error).splitlines()[0]}; check the "
+            "functions given to nnxp.exchange.register_onnx"
         ) from error
     return model
 
@@ -284,14 +304,14 @@ def _require_exports(network: Sequential) -> None:
             pending += layer.layers
     if missing:
         raise InputError(
-            f"no export to ONNX is known for {', '.join(missing)}; say how: "
+            f"nnxp cannot export {', '.join(missing)} to ONNX; register a function: "
             f"nnxp.exchange.register_onnx({next(iter(missing))}, function), where "
             "function(layer, graph, x) adds operators and returns the name of the outputs"
         )
 
 
 def _export_of(layer: Layer) -> Export:
-    """Return how to export a layer: as the nearest registered class, whose forward it has."""
+    """Return the function of the nearest registered class that has the layer's forward."""
     for position, kind in enumerate(type(layer).__mro__):
         if kind in _exports:
             if definition(layer, "forward") >= position:
@@ -301,7 +321,7 @@ def _export_of(layer: Layer) -> Export:
 
 
 def _shape_of(network: Sequential) -> tuple[int, ...]:
-    """Return the shape of one example, as the first layer whose arrays say it does."""
+    """Return the shape of one example, from the arrays of the first layer that determines it."""
     for layer in network.leaves():
         if isinstance(layer, Affine):
             return (layer.inputs,)
@@ -311,8 +331,8 @@ def _shape_of(network: Sequential) -> tuple[int, ...]:
         if type(layer) not in _ELEMENTWISE:
             break
     raise InputError(
-        "the shape of the inputs is not known of a network that was not trained; give that of one "
-        'example: nnxp.export_onnx(network, "network.onnx", shape=(1, 28, 28))'
+        "the network was not trained, so that the shape of its inputs is unknown; give the shape "
+        'of one example: nnxp.export_onnx(network, "network.onnx", shape=(1, 28, 28))'
     )
 
 
@@ -334,7 +354,7 @@ def _affine(layer: Affine, graph: Graph, x: str) -> str:
 def _windows(layer: Conv2D | MaxPool2D | AveragePool2D, size: Any) -> dict[str, Any]:
     return {
         "kernel_shape": pair(size), "strides": pair(layer.stride),
-        "pads": 2 * pair(layer.padding),  # above, at the left, below, at the right
+        "pads": 2 * pair(layer.padding),  # top, left, bottom, right
     }  # fmt: skip
 
 
@@ -385,7 +405,7 @@ def _silu(layer: SiLU, graph: Graph, x: str) -> str:
 
 
 def _gelu(layer: GELU, graph: Graph, x: str) -> str:
-    # Opset 20 has Gelu; runtimes know these operators for it.
+    # Opset 20 has Gelu; more runtimes support these operators.
     half = graph.add("Mul", x, graph.constant(0.5))
     if layer.approximate == "none":
         part = graph.add("Erf", graph.add("Div", x, graph.constant(math.sqrt(2.0))))

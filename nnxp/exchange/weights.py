@@ -1,9 +1,9 @@
 """Weights: parameters and running statistics from and to the layouts of PyTorch and Keras.
 
-Layers are matched in their order, and shapes are checked. PyTorch has (outputs, inputs) where
-`Affine` has (inputs, outputs); its other arrays are as here. Keras has channels last: kernels are
-(height, width, in_channels, out_channels), and the rows of the matrix after a `Flatten` of images
-are in another order.
+Layers are matched in their order, and shapes are checked. PyTorch's weight of a Linear is (outputs,
+inputs), and `Affine`'s is (inputs, outputs); the other arrays have the same layout. Keras has
+channels last: kernels are (height, width, in_channels, out_channels), and the matrix after a
+`Flatten` of images has its rows in another order.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ _KERAS = {
     },
     LayerNorm: {"gamma": "gamma", "beta": "beta"},
 }  # fmt: skip
-# What an array is that a module of the other library does without; others must be there.
+# The numbers of an array that a module of the other library may leave out.
 _ABSENT = {"b": 0.0, "beta": 0.0, "gamma": 1.0}
-_COUNTER = "num_batches_tracked"  # PyTorch's, of batches of which nnxp keeps no number
+_COUNTER = "num_batches_tracked"  # PyTorch counts batches, nnxp doesn't
 
 
 @dataclass
 class _Slot:
-    """An array of a layer: its name in the network, the other library's, and its shape there."""
+    """An array of a layer: its name in the network, and its name and shape in the other library."""
 
     own: str
     name: str
@@ -73,24 +73,25 @@ class _Slot:
 
 @explained("nnxp.exchange.load_torch(network, model.state_dict())")
 def load_torch(network: Sequential, state: Mapping[str, Any]) -> None:
-    """Replace a network's parameters and running statistics by those of a PyTorch model.
+    """Replace a network's parameters and running statistics with those of a PyTorch model.
 
-    The modules with arrays must be those of the network's layers, in their order: Linear for
-    `Affine`, Conv2d, BatchNorm1d or BatchNorm2d, and LayerNorm. A module may have no bias. Numbers
-    are converted to the network's dtype; settings, such as an epsilon, are not in a state.
+    The modules with arrays must match the network's layers, in the same order: Linear for `Affine`,
+    Conv2d, BatchNorm1d or BatchNorm2d, and LayerNorm. A module may have no bias. Numbers are
+    converted to the network's dtype. A state has no settings, such as an epsilon: set them in the
+    network.
 
     Parameters
     ----------
     network : Sequential
-        Unchanged after an error.
+        The network to change; unchanged after an error.
     state : mapping of str to tensor or array
         ``model.state_dict()``.
 
     Raises
     ------
     InputError
-        If the modules or shapes are not those of the network, or it has a layer that PyTorch has
-        not.
+        If the modules or shapes do not match the network, a number is not finite, or the network
+        has a layer with arrays that has no counterpart in PyTorch.
 
     Examples
     --------
@@ -107,14 +108,14 @@ def load_torch(network: Sequential, state: Mapping[str, Any]) -> None:
 
 @explained("nnxp.exchange.to_torch(network, model.state_dict())")
 def to_torch(network: Sequential, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return a network's parameters and running statistics as PyTorch's ``load_state_dict`` takes.
+    """Return a network's parameters and running statistics for PyTorch's ``load_state_dict``.
 
     Parameters
     ----------
     network : Sequential
     like : mapping of str to tensor, optional
-        The ``state_dict()`` of the model, for its names; by default those of an ``nn.Sequential``
-        that has a module for each layer, such as ``0.weight``.
+        The ``state_dict()`` of the model, which gives the names. By default, the names are those of
+        an ``nn.Sequential`` with a module for each layer, such as ``0.weight``.
 
     Returns
     -------
@@ -124,7 +125,7 @@ def to_torch(network: Sequential, like: Mapping[str, Any] | None = None) -> dict
     Raises
     ------
     InputError
-        As `load_torch`; also if the model has no bias and the network's is not 0.
+        As in `load_torch`; also if the model has no bias and the network has one that is not 0.
     MissingExtraError
         If PyTorch is not installed.
     """
@@ -146,28 +147,28 @@ def to_torch(network: Sequential, like: Mapping[str, Any] | None = None) -> dict
 def load_keras(
     network: Sequential, weights: Iterable[Any], *, shape: tuple[int, ...] | None = None
 ) -> None:
-    """Replace a network's parameters and running statistics by those of a Keras model.
+    """Replace a network's parameters and running statistics with those of a Keras model.
 
-    The layers with weights must be those of the network, in their order: Dense for `Affine`,
-    Conv2D, BatchNormalization and LayerNormalization. Images are channels last in Keras, so give
-    them as ``x.transpose(0, 2, 3, 1)`` there. Settings are not in the weights: Keras' default
-    epsilon is 1e-3, and its momentum 0.99 is 0.01 here.
+    The layers with weights must match the network's, in the same order: Dense for `Affine`, Conv2D,
+    BatchNormalization and LayerNormalization. Images are channels last in Keras, so pass
+    ``x.transpose(0, 2, 3, 1)`` to the Keras model. The weights have no settings: Keras' default
+    epsilon is 1e-3, and its momentum 0.99 corresponds to 0.01 in nnxp.
 
     Parameters
     ----------
     network : Sequential
-        Unchanged after an error.
+        The network to change; unchanged after an error.
     weights : list of keras.Variable
         ``model.weights``, whose names are read.
     shape : tuple of int, optional
-        That of one example in nnxp, such as (3, 32, 32); needed for a network that begins with
+        The shape of one example in nnxp, such as (3, 32, 32); needed for a network that begins with
         `Flatten`, unless it was trained.
 
     Raises
     ------
     InputError
-        If the layers or shapes are not those of the network, or it has a layer whose arrays have
-        no counterpart.
+        If the layers or shapes do not match the network, a number is not finite, or the network has
+        a layer with arrays that has no counterpart in Keras.
     """
     _require_network(network, "load_keras")
     _load(network, _slots(network, _KERAS, _orders(network, shape)), _keras_groups(weights))
@@ -180,20 +181,25 @@ def to_keras(
     *,
     shape: tuple[int, ...] | None = None,
 ) -> list[npt.NDArray[Any]]:
-    """Return a network's parameters and running statistics as Keras' ``model.set_weights`` takes.
+    """Return a network's parameters and running statistics for Keras' ``model.set_weights``.
 
     Parameters
     ----------
     network : Sequential
     like : list of keras.Variable, optional
-        ``model.weights``, if layers of the model have no bias or another order of weights.
+        ``model.weights``; needed if layers of the model have no bias or another order of weights.
     shape : tuple of int, optional
         As in `load_keras`.
+
+    Returns
+    -------
+    list of NumPy array
+        In the order of ``model.weights``, in the network's dtype.
 
     Raises
     ------
     InputError
-        As `load_keras`; also if the model has no bias and the network's is not 0.
+        As in `load_keras`; also if the model has no bias and the network has one that is not 0.
     """
     _require_network(network, "to_keras")
     slots = _slots(network, _KERAS, _orders(network, shape))
@@ -216,7 +222,7 @@ def _torch() -> ModuleType:
 
 
 _Groups = dict[str, dict[str, tuple[str, Any]]]
-"""Of each module, by the name of an array in it: its whole name and the array."""
+"""For each module, the whole name and the array, by the array's name in the module."""
 
 
 def _torch_groups(state: object) -> _Groups:
@@ -238,7 +244,7 @@ def _keras_groups(weights: Iterable[Any]) -> _Groups:
         if not hasattr(x, "path"):
             raise InputError(f"the weights are variables of Keras, model.weights, got {x!r:.80}")
         layer, _, name = x.path.rpartition("/")
-        # Its value, since a variable as an array lets NumPy warn.
+        # The variable's value: NumPy warns when it converts the variable itself.
         groups.setdefault(layer, {})[name] = x.path, x.value
     return groups
 
@@ -266,9 +272,9 @@ def _slots(
     names: Mapping[type[Layer], Mapping[str, str]],
     orders: Mapping[int, int] | None,
 ) -> list[tuple[Layer, list[_Slot]]]:
-    """Return the layers with arrays, and what the other library calls each array.
+    """Return the layers with arrays, and each array's name in the other library.
 
-    `orders` are those of `_orders` for Keras, and None for PyTorch.
+    `orders` is the result of `_orders` for Keras, and None for PyTorch.
     """
     parameters, states = network.arrays()
     own_names: dict[tuple[int, str], str] = {}
@@ -284,7 +290,9 @@ def _slots(
             remedy = ""
             if isinstance(layer, Standardize):
                 remedy = "; standardize the inputs before, and use nnxp.Sequential(network[1:])"
-            raise InputError(f"{layer!r} has arrays without a counterpart there{remedy}")
+            raise InputError(
+                f"{layer!r} has arrays without a counterpart in the other library{remedy}"
+            )
         own = []
         for key, name in table.items():
             x = layer.params[key] if key in layer.params else layer.state[key]
@@ -299,7 +307,7 @@ def _slots(
 def _conversion(
     layer: Layer, key: str, orders: Mapping[int, int] | None
 ) -> tuple[Callable[[Host], Host], Callable[[Host], Host]]:
-    """Return functions that make the other library's array of nnxp's, and the reverse."""
+    """Return functions that convert nnxp's array to the other library's layout, and back."""
     if orders is None:
         if isinstance(layer, Affine) and key == "W":
             return np.transpose, np.transpose
@@ -324,14 +332,14 @@ def _unchanged(x: Host) -> Host:
 
 
 def _orders(network: Sequential, shape: tuple[int, ...] | None) -> dict[int, int]:
-    """Return, for layers of rows that are flattened images, the number of channels.
+    """Return the number of channels for each layer whose inputs are flattened images.
 
-    Such rows have all pixels of a channel one after the other in nnxp, and all channels of a pixel
-    in Keras. With one channel, they are the same.
+    A flattened image has the pixels of each channel in a row in nnxp, and the channels of each
+    pixel in a row in Keras. With one channel, both orders are the same.
     """
     if shape is None and network.data_format is not None:
         shape = network.data_format.shape
-    # Of images, the number of channels; of rows, the number of the images they are of.
+    # For flattened images, `channels` is the number of channels before the flattening.
     images, channels = False, 1
     known = shape is not None
     if shape is not None and len(shape) == 3:
@@ -356,21 +364,24 @@ def _orders(network: Sequential, shape: tuple[int, ...] | None) -> dict[int, int
             images, channels, known = False, 1, True
         elif isinstance(layer, Flatten) and not known:
             raise InputError(
-                "the order of the rows after Flatten depends on the images; give shape, that of "
-                "one example, such as shape=(3, 32, 32)"
+                "the order of the rows after Flatten depends on the images; give the shape of one "
+                "example, such as shape=(3, 32, 32)"
             )
         elif isinstance(layer, Flatten):
             images = False
         elif isinstance(layer, Reshape):
             if channels > 1 or (len(layer.shape) == 3 and layer.shape[0] != 1):
-                raise InputError(f"{layer!r} has its numbers in another order in Keras")
+                raise InputError(
+                    f"{layer!r} reorders the numbers of images differently in Keras; nnxp cannot "
+                    "convert the weights"
+                )
             images, known = len(layer.shape) == 3, True
         elif isinstance(layer, BatchNorm) and not images:
             orders[id(layer)] = channels
         elif isinstance(layer, LayerNorm):
             axes = len(layer.params["gamma"].shape)
             if images and axes != 3:
-                raise InputError(f"{layer!r} of images is over other axes in Keras")
+                raise InputError(f"{layer!r} normalizes images over other axes than Keras")
             orders[id(layer)] = channels
     return orders
 
@@ -378,7 +389,7 @@ def _orders(network: Sequential, shape: tuple[int, ...] | None) -> dict[int, int
 def _matched(
     slots: list[tuple[Layer, list[_Slot]]], groups: _Groups
 ) -> list[tuple[Layer, list[_Slot], str, dict[str, tuple[str, Any]]]]:
-    """Return each layer with its module, whose names and shapes are checked."""
+    """Return each layer with its module, after a check of names and shapes."""
     if len(slots) != len(groups):
         raise InputError(
             f"the network has {len(slots)} layers with arrays, "
@@ -399,7 +410,7 @@ def _matched(
             _, x = entries.get(slot.name, ("", None))
             if x is not None and tuple(x.shape) != slot.shape:
                 raise InputError(
-                    f"{layer!r} takes {slot.name} of shape {slot.shape}, and that of {module!r} is "
+                    f"{layer!r} takes {slot.name} of shape {slot.shape}, and {module!r} has shape "
                     f"{tuple(x.shape)}"
                 )
         found.append((layer, own, module, entries))
@@ -407,7 +418,7 @@ def _matched(
 
 
 def _load(network: Sequential, slots: list[tuple[Layer, list[_Slot]]], groups: _Groups) -> None:
-    """Replace the network's arrays by those of a model; after an error, none is changed."""
+    """Replace the network's arrays with those of a model; after an error, none is changed."""
     parameters, states = network.arrays()
     new: dict[str, Any] = {}
     for _, own, _, entries in _matched(slots, groups):
@@ -430,7 +441,7 @@ def _load(network: Sequential, slots: list[tuple[Layer, list[_Slot]]], groups: _
 def _arrays_like(
     network: Sequential, slots: list[tuple[Layer, list[_Slot]]], groups: _Groups
 ) -> dict[str, Host]:
-    """Return the network's arrays under the names of a model, in their order."""
+    """Return the network's arrays by the names of a model, in the model's order."""
     parameters, states = network.arrays()
     arrays: dict[str, Host] = {}
     for layer, own, module, entries in _matched(slots, groups):
@@ -440,7 +451,8 @@ def _arrays_like(
             host = to_numpy(x, slot.own)
             if slot.name not in entries and (host != slot.absent).any():
                 raise InputError(
-                    f"{module!r} has no {slot.name}, and that of {layer!r} is not {slot.absent:g}"
+                    f"{module!r} has no {slot.name}, and {layer!r} has one that is not "
+                    f"{slot.absent:g}"
                 )
         for name, (whole, _) in entries.items():
             slot = by_name[name]

@@ -57,3 +57,7 @@ __all__ = [
     "Standardize",
     "Tanh",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

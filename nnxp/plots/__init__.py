@@ -1,7 +1,8 @@
-"""Plots: what was trained and measured, as PNG files.
+"""Plots: pictures of training and its results, as PNG files.
 
-`histories` draws learning curves, `curves` other lines (schedules, layers over training, a range of
-learning rates), `images` the confusion matrix, mistakes and weights; `figures` writes all of them.
+`histories` draws learning curves; `curves` draws schedules, layers over training, and ranges of
+learning rates; `images` draws the confusion matrix, mistakes and weights; `figures` writes the
+files.
 """
 
 from nnxp.plots.curves import plot_layers, plot_learning_rate_range, plot_schedules
@@ -22,3 +23,7 @@ __all__ = [
     "plot_weights",
     "save_figure",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,4 +1,4 @@
-"""Curves: schedules, layers over training, and a range of learning rates."""
+"""Curves: plots of schedules, of layers over training, and of a range of learning rates."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from nnxp.training.watching import WatchLayers
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_POINTS = 5000  # of a schedule's curve
-_LOG_RANGE = 50  # a rate's axis is logarithmic if rates differ by this factor
-_NAMED_LAYERS = 12  # in a legend
-_FEW_RECORDS = 30  # that are marked by points
+_POINTS = 5000  # the largest number of points of a schedule's curve
+_LOG_RANGE = 50  # the axis of rates is logarithmic if rates differ by this factor
+_NAMED_LAYERS = 12  # the largest number of layers in a legend
+_FEW_RECORDS = 30  # up to this number, records are marked by points
 
 
 @explained('nnxp.plots.plot_schedules(nnxp.schedules.Cosine(0.1, 1000), 1000, "schedule.png")')
@@ -43,26 +43,26 @@ def plot_schedules(
 ) -> None:
     """Draw the learning rates of schedules by step, as PNG.
 
-    The axis of the rates is logarithmic if they are all above 0 and differ much.
+    The axis of the rates is logarithmic if all rates are above 0 and differ by a factor of 50.
 
     Parameters
     ----------
     schedules : Schedule or mapping of str to Schedule
-        One, or several by name.
+        A schedule, or several schedules by name.
     steps : int
-        How many steps are drawn: epochs times batches.
+        The number of steps to draw: epochs times batches.
     path : str or Path
         The file to write.
     title : str, optional
-        Printed above the curves; none by default.
+        A title above the curves; none by default.
 
     Raises
     ------
     MissingExtraError
         If matplotlib is not installed.
     InputError
-        If something is not a schedule, a rate is not a number of at least 0, there is nothing to
-        draw, or `path` cannot be written.
+        If an object is not a schedule, a rate is not a number of at least 0, there is no schedule,
+        or `path` cannot be written.
     """
     named = schedules if isinstance(schedules, Mapping) else {"": schedules}
     if not named:
@@ -112,28 +112,30 @@ def _rates(schedule: object, numbers: npt.NDArray[Any]) -> npt.NDArray[np.float6
 def plot_layers(
     watched: WatchLayers | Mapping[str, WatchLayers], path: str | Path, *, title: str = ""
 ) -> None:
-    """Draw the sizes of outputs and gradients in each layer over a training, as PNG.
+    """Draw the sizes of each layer's outputs and gradients over training, as PNG.
 
-    From top to bottom: the standard deviation of each layer's outputs, the root mean square of the
-    loss's gradient at them, and the share of them that pass on hardly any gradient. The first layer
-    is the darkest. Of a vanishing gradient, the dark curves are far below the bright ones.
+    The panels show, from top to bottom, the standard deviation of each layer's outputs, the root
+    mean square of the loss's gradient with respect to them, and the share of outputs that pass on
+    less than 1 % of their gradient. The first layer has the darkest curve. If gradients vanish, the
+    dark curves are far below the bright ones.
 
     Parameters
     ----------
     watched : WatchLayers or mapping of str to WatchLayers
-        After a training; several by name are drawn side by side, with the same axes.
+        A callback after training, or several by name, which are drawn side by side with the same
+        axes.
     path : str or Path
         The file to write.
     title : str, optional
-        Printed above the curves; none by default.
+        A title above the curves; none by default.
 
     Raises
     ------
     MissingExtraError
         If matplotlib is not installed.
     InputError
-        If something is no `nnxp.callbacks.WatchLayers`, or has no records, or `path` cannot be
-        written.
+        If an object is not a `nnxp.callbacks.WatchLayers`, no callback has records, or `path`
+        cannot be written.
     """
     runs = watched if isinstance(watched, Mapping) else {"": watched}
     for run in runs.values():
@@ -185,7 +187,7 @@ def _positive(arrays: list[npt.NDArray[np.float64]]) -> bool:
 
 
 def _draw_layers(axes: Axes, run: WatchLayers, figures: str) -> None:
-    """Draw one of the figures of all layers by step."""
+    """Draw one figure of all layers by step."""
     numbers = getattr(run, figures)
     count = len(run.layers)
     colours = optional_import("matplotlib", "plot").colormaps["viridis"]
@@ -214,24 +216,24 @@ def plot_learning_rate_range(
 ) -> None:
     """Draw the losses of a learning-rate range test, raw and smoothed, as PNG.
 
-    A star marks the lowest smoothed loss, and a dashed line the suggested rate, a tenth of the rate
-    at the star.
+    A star marks the lowest smoothed loss. A dashed line marks the suggested rate, a tenth of the
+    rate at the star.
 
     Parameters
     ----------
     found : LearningRateRange
-        Of `nnxp.learning_rate_range`.
+        The result of `nnxp.learning_rate_range`.
     path : str or Path
         The file to write.
     title : str, optional
-        Printed above the curves; none by default.
+        A title above the curves; none by default.
 
     Raises
     ------
     MissingExtraError
         If matplotlib is not installed.
     InputError
-        If `found` is something else, or `path` cannot be written.
+        If `found` is not a `LearningRateRange`, or `path` cannot be written.
     """
     if not isinstance(found, LearningRateRange):
         raise InputError(
@@ -255,7 +257,7 @@ def plot_learning_rate_range(
             markeredgecolor="0.2", label=f"lowest, at {rates[at]:.2g}",
         )  # fmt: skip
         axes.axvline(suggestion, color=COLOURS[1], linestyle="--", label="suggestion")
-    # Losses beyond the divergence would press the curve to the axis.
+    # Limit the axis: losses after the divergence would flatten the rest of the curve.
     low = float(min(found.losses.min(), found.smoothed.min()))
     high = float(found.smoothed[: at + 1].max())
     margin = 0.35 * (high - low) or 0.1 * abs(high) or 1.0

@@ -1,4 +1,4 @@
-"""Figures: matplotlib's figures without pyplot, their colours and titles, written as PNG."""
+"""Figures: matplotlib figures without pyplot, their colours, titles and legends, and PNG files."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# The colours of Okabe and Ito, which differ for the colour-blind too, without yellow, which is
-# faint on white.
+# The colours of Okabe and Ito, which colour-blind readers can distinguish, without yellow, which is
+# too light on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#707070")
 _LINES = ("-", "--", "-.", ":")
-_LETTER = 0.085  # inches, the width of a letter in a title
+_LETTER = 0.085  # inches; the width of a letter in a title
 _MARKERS = "osDv^PX"
 
 
 def curve_style(number: int) -> dict[str, Any]:
-    """Return the colour, line and marker of a curve, counted from 0; 21 colours all differ."""
+    """Return the colour, line and marker of curve `number`, from 0; the first 21 colours differ."""
     group, hue = divmod(number, len(COLOURS))
     rgb = np.array([int(COLOURS[hue][i : i + 2], 16) / 255 for i in (1, 3, 5)])
     shade = [rgb, 0.55 * rgb, 0.4 + 0.6 * rgb][group % 3]
@@ -54,14 +54,14 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def plain_text(text: object, limit: int = 1000) -> str:
-    """Return text for a figure, on one line, cut to `limit` characters."""
-    # A file's name may have surrogates.
+    """Return text for a figure, on one line, shortened to `limit` characters."""
+    # The name of a file may contain surrogates.
     line = " ".join(str(text).encode(errors="replace").decode().split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
 def add_title(figure: Figure, *lines: str) -> None:
-    """Print those of the lines that are not empty above a figure, broken to its width."""
+    """Print the nonempty lines above a figure, wrapped to its width."""
     width = max(20, int(figure.get_figwidth() / _LETTER))
     shown = [part for line in lines for part in textwrap.wrap(plain_text(line), width)]
     if shown:
@@ -69,9 +69,9 @@ def add_title(figure: Figure, *lines: str) -> None:
 
 
 def add_legend(place: Axes | Figure, lines: Iterable[Line2D], **options: Any) -> None:
-    """Add a legend with the labels of all lines as they are.
+    """Add a legend with the unchanged labels of all lines.
 
-    Matplotlib would leave out those that begin with an underscore, and set text between dollar
+    By itself, matplotlib omits labels that begin with an underscore, and sets text between dollar
     signs as a formula.
     """
     handles = list(lines)
@@ -87,7 +87,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     Raises
     ------
     InputError
-        If `path` is no path, or cannot be written.
+        If `path` is not a path, or cannot be written.
     """
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)

@@ -1,4 +1,4 @@
-"""Histories: learning curves of one or several runs."""
+"""Histories: learning curves of one or several training runs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from nnxp.plots.figures import add_legend, add_title, curve_style, new_figure, s
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LOG_RANGE = 20  # a logarithmic axis separates the runs if losses differ by this factor
+_LOG_RANGE = 20  # the axis of losses is logarithmic if losses differ by this factor
 
 
 class _Curve(NamedTuple):
-    """A figure by epoch: its mean over the repetitions of a run, and the standard deviation."""
+    """A figure by epoch: its mean and standard deviation over the repetitions of a run."""
 
     name: str
     epochs: npt.NDArray[Any]
@@ -38,22 +38,21 @@ def plot_histories(
 ) -> None:
     """Draw learning curves, loss and accuracy side by side, as PNG.
 
-    A star marks the best epoch of each validation curve, or of each training curve if there are no
-    others.
+    A star marks the best epoch of each validation curve, or of each training curve if there is no
+    validation.
 
     Parameters
     ----------
     histories : sequence of Record, or mapping of str to sequence of Record
-        A history; or the records of each run under its name, or a list of such sequences for a run
-        that was repeated, with other seeds: its curve is the mean, and a band shows the standard
-        deviation.
-        A single run has training and validation curves; of several runs, only the validation curves
-        are drawn, or the training curves if there are no others. Without accuracies, only the
-        losses are drawn.
+        A history, or several histories by name. The history of a name may be a list of histories
+        with different seeds: its curve is then the mean, and a band shows the standard deviation.
+        For a single history, training and validation curves are drawn; for several, only the
+        validation curves, or the training curves if there is no validation. Without accuracies,
+        only losses are drawn.
     path : str or Path
         The file to write.
     title : str, optional
-        Printed above the curves; none by default.
+        A title above the curves; none by default.
 
     Raises
     ------
@@ -83,7 +82,7 @@ def plot_histories(
             for curve in _curves(name, repetitions, quantity, single)
         ]
         _draw(axes, curves, quantity, single)
-    # Matplotlib gives lines without a label one that begins so.
+    # Matplotlib's labels of lines without a label begin with "_child".
     lines = [x for x in all_axes[0].lines if not str(x.get_label()).startswith("_child")]
     if len(lines) > 1:
         if single:
@@ -97,7 +96,7 @@ def plot_histories(
 def _repetitions(
     records: Sequence[Record] | Sequence[Sequence[Record]],
 ) -> list[Sequence[Record]]:
-    """Return the histories of a run that have records; those of one seed are one history."""
+    """Return the nonempty histories of a run, given one history or a list with several seeds."""
     given: Any = records
     single = isinstance(given, Sequence) and any(isinstance(x, Record) for x in given[:1])
     repeated = [given] if single else given
@@ -138,7 +137,7 @@ def _draw(axes: Axes, curves: list[_Curve], quantity: str, single: bool) -> None
     one_epoch = all(len(curve.epochs) == 1 for curve in curves)
     for number, (name, epochs, means, deviations) in enumerate(curves):
         style = curve_style(number)
-        # The points of a single epoch are drawn side by side.
+        # Draw the points of a single epoch side by side.
         shift = 0.8 * (number + 0.5) / len(curves) - 0.4 if one_epoch else 0.0
         line = style if len(epochs) <= 30 else style | {"marker": ""}
         axes.plot(epochs + shift, means, markersize=6 if one_epoch else 3, label=name, **line)
@@ -150,7 +149,7 @@ def _draw(axes: Axes, curves: list[_Curve], quantity: str, single: bool) -> None
                 linewidth=0,
             )  # fmt: skip
         if single and number < len(curves) - 1:
-            continue  # of training and validation, the validation decides which epoch is the best
+            continue  # mark the best epoch only on the validation curve
         at = best(means)
         if single:
             axes.set_title(f"{name}: best {means[at]:.4g}, epoch {epochs[at]}", fontsize="medium")
@@ -162,7 +161,7 @@ def _draw(axes: Axes, curves: list[_Curve], quantity: str, single: bool) -> None
                 "zorder": 3,
             }
             axes.plot(epochs[at], means[at], color=style["color"], **star)
-            if number == len(curves) - 1:  # for the legend, in no run's colour
+            if number == len(curves) - 1:  # a grey star for the legend
                 axes.plot([], [], color="0.8", linestyle="", label="best epoch", **star)
     values = np.concatenate([curve.means for curve in curves] or [np.ones(1)])
     low, high = values.min(), values.max()

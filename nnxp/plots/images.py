@@ -1,4 +1,4 @@
-"""Images: the confusion matrix, the most confident mistakes, and weights."""
+"""Images: pictures of the confusion matrix, the most confident mistakes, and weights."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from nnxp.plots.figures import add_title, new_figure, plain_text, save_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_NUMBERED = 25  # classes up to which cells have numbers
-_NAMED = 50  # classes up to which each is named
+_NUMBERED = 25  # up to this number of classes, cells have numbers
+_NAMED = 50  # up to this number of classes, each class is named
 _CELL = 0.46  # inches
 _MAX_TILES = 100
-_GAP = 0.12  # between tiles, which are 1 high
+_GAP = 0.12  # between tiles, in units of their height
 _PICTURE, _CAPTION = 1.15, 0.52  # inches: the width of a mistake, and the height of its caption
-_MAX_CHANNELS = 12  # of a unit or kernel that are drawn
+_MAX_CHANNELS = 12  # channels of a unit or kernel that are drawn
 
 
 @explained(
@@ -38,30 +38,30 @@ def plot_confusion_matrix(
 ) -> None:
     """Draw a confusion matrix, as PNG.
 
-    Each cell has the number of examples of a class (row) that are predicted as a class (column);
-    zeros are left out, and all numbers if there are more than 25 classes. Mistakes are coloured by
-    their share of the row's examples, in a scale of their own, since they would look alike beside
-    the diagonal.
+    Each cell has the number of examples of a class (row) that are predicted as a class (column).
+    Zeros are left out; with more than 25 classes, all numbers are left out. Mistakes are coloured
+    by their share of the row's examples, with a separate scale: with that of the diagonal,
+    differences between them would not be visible.
 
     Parameters
     ----------
     counts : (classes, classes) array
-        Labels by row and predictions by column, as `nnxp.metrics.confusion_matrix` returns them; of
-        any library.
+        An array of any library; rows are labels and columns are predictions, as in
+        `nnxp.metrics.confusion_matrix`.
     path : str or Path
         The file to write.
     classes : sequence, optional
         The name of each class, such as ``dataset.classes``; by default 0, 1 and so on.
     title : str, optional
-        Printed above the accuracy; none by default.
+        A title above the accuracy; none by default.
 
     Raises
     ------
     MissingExtraError
         If matplotlib is not installed.
     InputError
-        If `counts` are not a square of numbers of at least 0 or all 0, `classes` are not as many
-        names, or `path` cannot be written.
+        If `counts` is not a square array of numbers of at least 0, or all are 0; if the number of
+        `classes` is another one; or if `path` cannot be written.
     """
     host = to_numpy(counts, "counts").astype("float64")
     size = len(host)
@@ -83,7 +83,7 @@ def plot_confusion_matrix(
     longest = max(map(len, names))
     figure = new_figure(cell * size + 2.2 + 0.08 * longest, cell * size + 1.3 + 0.06 * longest)
     axes = figure.subplots()
-    # The diagonal is pale, so that the mistakes stand out.
+    # A pale diagonal makes the mistakes stand out.
     axes.imshow(np.where(right, shares, np.nan), cmap="Blues", vmin=0, vmax=2.5)
     mistakes = np.where(right | (host == 0), np.nan, shares)
     largest = float(np.nan_to_num(mistakes).max())
@@ -122,7 +122,7 @@ def plot_confusion_matrix(
 
 
 def _count(number: float) -> str:
-    """Return a number of examples, or a sum of weights."""
+    """Return a number of examples, or a sum of weights, as text."""
     return f"{number:,.0f}" if number == round(number) else f"{number:,.2f}"
 
 
@@ -131,7 +131,7 @@ def _percent(share: float, _: object) -> str:
 
 
 def _class_names(classes: Iterable[Any] | None, size: int) -> list[str]:
-    """Return the names of all classes, cut to 20 characters."""
+    """Return the names of all classes, shortened to 20 characters."""
     given = range(size) if classes is None else require_list("classes", classes)
     if len(given) < size or (classes is not None and len(given) != size):
         raise InputError(f"classes must be {size} names, one for each class, got {len(given)}")
@@ -149,30 +149,31 @@ def plot_mistakes(
     classes: Sequence[Any] | None = None,
     title: str = "",
 ) -> None:
-    """Draw the wrong examples of which the network is most confident, as PNG.
+    """Draw the most confident mistakes of a network, as PNG.
 
-    The first, at the top left, is the one whose wrong guess has the largest probability. Each has
-    its label, the guess and the guess's probability, by the softmax of the scores.
+    The wrong guess with the largest probability comes first. Each image has a caption with the
+    label, the guess, and the probability of the guess, which is the softmax of the scores.
 
     Parameters
     ----------
     images : array
-        (examples, 1, height, width) and (examples, height, width) are grey, (examples, 3, height,
-        width) red, green and blue; (examples, pixels) are square grey images. All are drawn in the
-        same range of brightness, that of uint8 or of those that are shown. Of any library, as
-        labels and scores.
+        An array of any library: grey images of shape (examples, 1, height, width) or (examples,
+        height, width), colour images (examples, 3, height, width), or square grey images (examples,
+        pixels). All are drawn in the same range of brightness: from 0 to 255 for uint8, otherwise
+        from the smallest to the largest number of the drawn images.
     labels : (examples,), (examples, 1) or (examples, classes) array
         Class numbers, or one-hot rows.
     scores : (examples, classes) array
-        Such as ``network.predict(images)``. A single column is one of logits of class 1.
+        The scores, such as ``network.predict(images)``. A single column is treated as logits of
+        class 1.
     path : str or Path
         The file to write.
     count : int, optional
-        How many are drawn at most, up to 100.
+        The largest number of images, at most 100; 25 by default.
     classes : sequence, optional
         The name of each class, such as ``dataset.classes``; by default 0, 1 and so on.
     title : str, optional
-        Printed above the number of mistakes; none by default.
+        A title above the number of mistakes; none by default.
 
     Raises
     ------
@@ -286,11 +287,12 @@ def plot_weights(
     image: tuple[int, ...] | None = None,
     title: str = "",
 ) -> None:
-    """Draw the weights of the first layer that has some as images, as PNG.
+    """Draw the weights of the first layer with weights as images, as PNG.
 
-    Of an `Affine`, the weights of each unit; of a `Conv2D`, each kernel. Red is positive, blue
-    negative, white 0, in one scale. At most 100 are drawn, the first ones. If there are several
-    input channels, up to 12 of them are drawn beside each other for each unit or kernel.
+    For an `Affine`, an image has the weights of a unit; for a `Conv2D`, a kernel. Red is positive,
+    blue is negative and white is 0, with the same scale for all. At most the first 100 are drawn.
+    If there are several input channels, up to 12 of them are drawn side by side for each unit or
+    kernel.
 
     Parameters
     ----------
@@ -298,10 +300,10 @@ def plot_weights(
     path : str or Path
         The file to write.
     image : tuple of int, optional
-        The shape of the input images of an `Affine`, (height, width) or (channels, height, width);
-        by default that of the training data, if they were images, or a square.
+        The shape of the input images of an `Affine`, (height, width) or (channels, height, width).
+        By default that of the training data if they were images, otherwise a square.
     title : str, optional
-        Printed above the name of the layer; none by default.
+        A title above the name of the layer; none by default.
 
     Raises
     ------
@@ -313,7 +315,9 @@ def plot_weights(
     """
     if not isinstance(network, Sequential):
         raise InputError(f"plot_weights expects a network, got {network!r:.80}")
-    layer = next((x for x in network.leaves() if _has_weights(x)), None)
+    layer = next(
+        (x for x in network.leaves() if "W" in x.params and x.params["W"].ndim in (2, 4)), None
+    )
     if layer is None or layer.device is None:
         raise InputError(f"{network!r:.200} has no layer with weights, such as Affine or Conv2D")
     weights = np.asarray(layer.device.to_host(layer.params["W"])).astype("float64")
@@ -333,7 +337,7 @@ def plot_weights(
     tiles = [tile for unit in weights[:rows, :seen] for tile in unit]
     limit = float(np.abs(np.stack(tiles)).max()) or 1.0
     height, width = weights.shape[2:]
-    # About as wide as high, with all channels of a unit in one row.
+    # Make the picture about as wide as high, with all channels of a unit in one row.
     columns = seen * min(rows, max(1, round(math.sqrt(len(tiles) * height / width) / seen)))
     down = math.ceil(len(tiles) / columns)
     tile = min(0.95, 9 * height / width / columns, 9 / down)  # inches
@@ -351,10 +355,6 @@ def plot_weights(
     save_figure(figure, path)
 
 
-def _has_weights(layer: Layer) -> bool:
-    return "W" in layer.params and layer.params["W"].ndim in (2, 4)
-
-
 def _image_shape(
     image: object, known: tuple[int, ...] | None, inputs: int, layer: Layer
 ) -> tuple[int, int, int]:
@@ -365,8 +365,8 @@ def _image_shape(
             return known[0], known[1], known[2]
         if side * side != inputs:
             raise InputError(
-                f"{layer!r} has {inputs} inputs, which are no square image; give its shape, such "
-                f"as image=(1, {inputs})"
+                f"{layer!r} has {inputs} inputs, which do not form a square image; give its shape, "
+                f"such as image=(1, {inputs})"
             )
         return 1, side, side
     if not isinstance(image, (tuple, list)) or len(image) not in (2, 3):
@@ -399,20 +399,21 @@ def _draw_tiles(
     ----------
     axes : Axes
     tiles : list of (height, width) or (height, width, 3) array
-        All of one shape.
+        The images, all of the same shape.
     columns : int
+        The number of images in a row.
     captions : sequence of str, optional
-        Printed below each.
+        The captions below the images.
     below : float, optional
-        The height of a caption, in that of an image.
+        The height of a caption, in units of the height of an image.
     group : int, optional
-        So many images in a row belong together: after them is a wider gap.
-    options
-        Of ``imshow``.
+        The number of adjacent images that belong together; a wider gap separates the groups.
+    **options
+        Arguments of ``imshow``.
     """
     aspect = tiles[0].shape[1] / tiles[0].shape[0]
     wider = 2 * _GAP if group > 1 else 0.0
-    places = []  # the left upper corner of each
+    places = []  # the upper left corner of each image
     for i in range(len(tiles)):
         row, column = divmod(i, columns)
         places.append(

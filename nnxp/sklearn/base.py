@@ -1,4 +1,4 @@
-"""Base: what both estimators have in common: fitting, predicting, and where arrays are."""
+"""Base: the common code of both estimators: fitting, predicting, and the devices of arrays."""
 
 # ruff: noqa: N803 - X is scikit-learn's name
 
@@ -42,13 +42,13 @@ _MAX_SEED = 2**31 - 1
 
 
 class _Trainer(Trainer):
-    """A trainer that takes inputs of any size, as estimators of scikit-learn do."""
+    """A trainer that accepts inputs of any size, as estimators of scikit-learn do."""
 
     _hints_at_scale = False
 
 
 class MLP(Parameters):
-    """What both estimators have in common; see `MLPClassifier`."""
+    """Base class of both estimators; see `MLPClassifier`."""
 
     network_: Sequential
     n_outputs_: int
@@ -67,19 +67,19 @@ class MLP(Parameters):
         Parameters
         ----------
         X : (examples, features) array_like
-            Numbers. With array API dispatch, the device of this array is the one that is trained
-            on, unless `device` is given.
+            Numbers. With array API dispatch, the estimator trains on the device of this array,
+            unless `device` is given.
         y : (examples,) or (examples, outputs) array_like
             Classes, rows of several labels 0 and 1, or targets.
         sample_weight : (examples,) array_like, optional
-            How much each example counts, at least 0.
+            The weight of each example, at least 0.
 
         Raises
         ------
         InputError
             If a parameter of the estimator is wrong, or the training diverges.
         ValueError, TypeError
-            If scikit-learn does not take the data, such as sparse ones.
+            If scikit-learn refuses the data, such as sparse matrices.
         """
         return self._fit(X, y, sample_weight, None, incremental=False)
 
@@ -131,7 +131,7 @@ class MLP(Parameters):
     # The steps of `_fit`.
 
     def _make_network(self, X: npt.NDArray[Any], random_state: Any) -> None:
-        """Make a new network with weights as scikit-learn draws them."""
+        """Make a new network with the initial weights that scikit-learn draws."""
         place: dict[str, Any] = {
             "dtype": X.dtype.name,
             "device": self._place if self.device is None else open_device(self.device),
@@ -173,7 +173,7 @@ class MLP(Parameters):
         self.validation_scores_ = self.best_validation_score_ = self.best_loss_ = None
 
     def _next_optimizer(self, incremental: bool) -> Optimizer:
-        """Return the optimizer of the last training, or a new one."""
+        """Return the optimizer of the last call, or a new one."""
         if incremental and hasattr(self, "_optimizer"):
             return self._optimizer
         given, rate = self.solver, self.learning_rate_init
@@ -204,7 +204,7 @@ class MLP(Parameters):
         return optimizer
 
     def _penalty(self, batch_size: int, weights: npt.NDArray[Any] | None) -> Penalty | None:
-        """Return the penalty, divided by the weight of a batch, as scikit-learn's is."""
+        """Return the penalty, divided by the weight of a batch, as in scikit-learn."""
         weight = batch_size * (1.0 if weights is None else float(weights.mean()))
         if not self.alpha and not self.l1:
             return None
@@ -266,9 +266,7 @@ class MLP(Parameters):
             warn(f"batch_size is {size}, and there are {count} examples; they are one batch")
             size = count
         dataset = Dataset(X, y, scale=None, weights=weights)
-        trainer = self._trainer
-        if trainer is None:
-            trainer = _Trainer(self.network_, self._make_loss(), optimizer)
+        trainer = self._trainer or _Trainer(self.network_, self._make_loss(), optimizer)
         penalty = self._penalty(size, weights)
         if repr(penalty) != repr(trainer.penalty):  # captured steps are kept with the old one
             trainer.penalty = penalty
@@ -292,7 +290,7 @@ class MLP(Parameters):
                 callbacks=[watch],
             )
         except KeyboardInterrupt:
-            self._trainer = None  # it is within an epoch
+            self._trainer = None  # an epoch is unfinished
             warn("Training interrupted by user.")
         except DivergenceError as error:
             self._trainer = None
@@ -303,7 +301,7 @@ class MLP(Parameters):
                     "sklearn.preprocessing.StandardScaler(); or use a lower learning_rate_init"
                 ) from None
             self.validation_scores_.append(math.nan)
-            warnings.warn(f"the training diverged: {error}", ConvergenceWarning, stacklevel=4)
+            warnings.warn(f"training diverged: {error}", ConvergenceWarning, stacklevel=4)
         else:
             if not incremental and not watch.converged and self.n_iter_ == self.max_iter:
                 warnings.warn(
@@ -322,7 +320,7 @@ class MLP(Parameters):
         weights: npt.NDArray[Any] | None,
         random_state: Any,
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any] | None, Dataset]:
-        """Return the examples to train on, and those to validate on."""
+        """Return the training examples and the validation examples."""
         arrays = [X, y] if weights is None else [X, y, weights]
         parts = train_test_split(
             *arrays,
@@ -343,7 +341,7 @@ class MLP(Parameters):
         return train[0], train[1], None if weights is None else train[2], dataset
 
     def _scorer(self, held_out: Dataset) -> Callable[[], float]:
-        """Return a function that scores the network on examples, which it keeps on the device."""
+        """Return a function that scores the network on examples, and keeps them on the device."""
         network, device = self.network_, self._device
         inputs = device.asarray(held_out.inputs, dtype=network.dtype)
         size, count = network.examples_at_once(tuple(inputs.shape[1:])), len(held_out)
@@ -376,15 +374,11 @@ class MLP(Parameters):
             raise AttributeError(f"{type(self).__name__} has no {name} before fit")
         if self.network is not None:
             raise AttributeError(
-                f"{name} are those of the estimator's own network; those of another one are "
-                "estimator.network_.parameters()"
+                f"{name} are not available with network=; use estimator.network_.parameters()"
             )
         parameters = self.network_.parameters()
-        return [self._from_network(x) for name, x in parameters.items() if name.startswith(letter)]
-
-    def _from_network(self, x: Array) -> Array:
-        """Return an array of the network in the library and on the device of fit's X."""
-        return self._placed(x, self._place)
+        own = [x for name, x in parameters.items() if name.startswith(letter)]
+        return [self._placed(x, self._place) for x in own]
 
     def to(self, device: Device | str) -> Self:
         """Return a copy of the fitted estimator that predicts on arrays of another device.
@@ -397,7 +391,7 @@ class MLP(Parameters):
         """
         check_is_fitted(self)
         target = open_device(device)
-        moved = copy.copy(self)  # its arrays are those of copies on the host
+        moved = copy.copy(self)  # `__getstate__` copies its arrays to the host
         moved.network_ = moved.network_.to(target)
         moved._optimizer = moved_optimizer(moved._optimizer, open_device("cpu"), target)
         moved._place = target
@@ -407,7 +401,7 @@ class MLP(Parameters):
         return self.to(device_holding(converter(np.zeros(1))))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes with arrays of NumPy, so that a pickle needs no other library."""
+        """Return the attributes with NumPy arrays, so that a pickle needs no other library."""
         state: dict[str, Any] = super().__getstate__().copy()
         if "network_" in state:
             host = open_device("cpu")
@@ -473,7 +467,8 @@ class MLP(Parameters):
     def _has_partial_fit(self) -> bool:
         if self.solver == "lbfgs":
             raise AttributeError(
-                "partial_fit needs a solver that does single steps, which lbfgs does not"
+                'partial_fit needs a solver that does single steps; use solver="adam" instead of '
+                "lbfgs"
             )
         return True
 

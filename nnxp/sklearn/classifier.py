@@ -28,11 +28,11 @@ from nnxp.sklearn.places import dtypes
 
 
 class MLPClassifier(ClassifierMixin, MLP):
-    """A network of affine layers for classes, with the interface of scikit-learn's own.
+    """A classifier: a network of affine layers with scikit-learn's interface.
 
     Parameters up to `max_fun` have the names, the defaults and the meaning of
     `sklearn.neural_network.MLPClassifier`, and the same random numbers are drawn from
-    `random_state`. The differences are listed in docs/sklearn.md.
+    `random_state`. docs/sklearn.md lists the differences.
 
     Parameters
     ----------
@@ -40,66 +40,67 @@ class MLPClassifier(ClassifierMixin, MLP):
         The width of each hidden layer; none for a linear classifier.
     activation : str, optional
         ``"relu"``, ``"tanh"``, ``"logistic"`` or ``"identity"``; or another name that `nnxp.mlp`
-        knows, such as ``"gelu"``.
+        accepts, such as ``"gelu"``.
     solver : str or Optimizer, optional
         ``"adam"``, ``"sgd"`` (with `momentum`) or ``"lbfgs"`` (of scipy); ``"momentum"``,
         ``"nesterov"``, ``"adagrad"``, ``"rmsprop"`` or ``"adamw"``; or an optimizer of nnxp, which
-        is copied, and whose learning rate and other numbers are used.
+        is copied and keeps its learning rate and other numbers.
     alpha : float, optional
-        The L2 penalty of the weights, ``alpha / 2 * sum(w²)``, divided by the examples of a batch.
+        The rate of the L2 penalty of the weights, ``alpha / 2 * sum(w²)``, divided by the number of
+        examples in a batch.
     batch_size : int or "auto", optional
-        "auto" is 200, or all examples if they are fewer.
+        The examples per step; "auto" is 200, or all examples if there are fewer.
     learning_rate : str or Schedule, optional
-        ``"constant"``; ``"invscaling"``, ``learning_rate_init / t ** power_t`` after `t` examples;
-        ``"adaptive"``, a fifth each time that the training would stop, not below 1e-6; or a
+        ``"constant"``; ``"invscaling"``: ``learning_rate_init / t ** power_t`` after `t` examples;
+        ``"adaptive"``: divided by 5 each time that training would stop, not below 1e-6; or a
         schedule of `nnxp.schedules`, by steps. Adam ignores the names.
     learning_rate_init, power_t : float, optional
         See `learning_rate`.
     max_iter : int, optional
-        Epochs at most; iterations for lbfgs.
+        The largest number of epochs; for lbfgs, of iterations.
     shuffle : bool, optional
         Whether each epoch has a new order.
     random_state : int, numpy.random.RandomState or None, optional
-        Draws weights, validation examples and orders; None draws other ones each time.
+        Draws weights, validation examples and orders; with None, each call draws other ones.
     tol, n_iter_no_change : float, optional
-        The training ends once the loss (or the validation score) has not improved by `tol` for more
-        than `n_iter_no_change` epochs. `tol` is that of the gradient for lbfgs.
+        Training ends once the loss (or the validation score) has not improved by `tol` for more
+        than `n_iter_no_change` epochs. For lbfgs, `tol` is the tolerance of the gradient.
     verbose : bool, optional
         Print loss and validation score of each epoch.
     warm_start : bool, optional
         Whether `fit` continues with the weights of the last call.
-    momentum, nesterovs_momentum : optional
-        Of ``"sgd"``; `momentum` is below 1.
-    early_stopping, validation_fraction : optional
+    momentum, nesterovs_momentum : float, bool, optional
+        For ``"sgd"``; `momentum` is below 1.
+    early_stopping, validation_fraction : bool, float, optional
         Hold out a share of the examples, stratified unless there are several labels, score it after
         each epoch, and keep the weights with the best score.
     beta_1, beta_2, epsilon : float, optional
-        Of Adam.
+        Numbers of Adam.
     max_fun : int, optional
-        Calls of the loss at most, for lbfgs.
+        The largest number of calls of the loss, for lbfgs.
     dropout : float, optional
         The rate of a `nnxp.Dropout` after each activation; 0 for none.
     batch_norm : bool, optional
         Put a `nnxp.BatchNorm` before each activation.
     l1 : float, optional
-        The L1 penalty of the weights, ``l1 * sum(|w|)``, divided as `alpha` is.
+        The rate of the L1 penalty of the weights, ``l1 * sum(|w|)``, divided like `alpha`.
     network : callable, optional
         Makes another network: ``network(inputs, outputs, rng=…, dtype=…, device=…)`` returns a
         `nnxp.Sequential` from rows of `inputs` numbers to `outputs` scores, one for two classes.
-        It takes the place of `hidden_layer_sizes` and `activation`.
+        It replaces `hidden_layer_sizes` and `activation`.
     device : str or Device, optional
-        Where to train, as in `nnxp.device`; by default where the arrays are, which is the CPU but
-        for array API dispatch.
+        Where to train, as in `nnxp.device`; by default the device of the arrays, which is the CPU
+        without array API dispatch.
     dtype : str, optional
-        ``"float32"`` or ``"float64"``; by default that of X, or float64 for other numbers.
+        ``"float32"`` or ``"float64"``; by default the dtype of X, or float64 if X has another one.
     class_weight : dict, list of dict, "balanced" or None, optional
-        How much the examples of each class count, as in other classifiers of scikit-learn.
+        The weight of the examples of each class, as in other classifiers of scikit-learn.
 
     Attributes
     ----------
     classes_ : NumPy array
     coefs_, intercepts_ : list of array
-        The parameters of the affine layers, where the arrays of `fit` were. They are read from
+        The parameters of the affine layers, on the device of `fit`'s arrays. They are read from
         `network_`.
     network_ : Sequential
         The network of nnxp.
@@ -107,11 +108,11 @@ class MLPClassifier(ClassifierMixin, MLP):
     loss_curve_, validation_scores_ : list of float
     best_validation_score_ : float or None
     n_iter_, t_ : int
-        Epochs of the last call, and examples of all calls.
+        The epochs of the last call, and the examples of all calls.
     n_layers_, n_outputs_, n_features_in_ : int
     out_activation_ : str
     feature_names_in_ : array
-        Of a DataFrame.
+        The names of a DataFrame's columns.
 
     Examples
     --------
@@ -171,7 +172,7 @@ class MLPClassifier(ClassifierMixin, MLP):
         Returns
         -------
         (examples,) or (examples, labels) array
-            Where X is; of NumPy if the classes are no numbers.
+            On the device of X; a NumPy array if the classes are not numbers.
         """
         scores, place = self._outputs(X, "predict")
         device = self._device
@@ -189,7 +190,7 @@ class MLPClassifier(ClassifierMixin, MLP):
         Returns
         -------
         (examples, classes) array
-            Where X is.
+            On the device of X.
         """
         return self._probabilities(X, "predict_proba")
 
@@ -203,7 +204,7 @@ class MLPClassifier(ClassifierMixin, MLP):
         Returns
         -------
         (examples, classes) array
-            Where X is.
+            On the device of X.
         """
         return self._probabilities(X, "predict_log_proba")
 
@@ -234,7 +235,7 @@ class MLPClassifier(ClassifierMixin, MLP):
         Returns
         -------
         (examples,) or (examples, classes) array
-            Where X is.
+            On the device of X.
         """
         scores, place = self._outputs(X, "decision_function")
         single = self.n_outputs_ == 1 and not self._is_multilabel
@@ -248,7 +249,7 @@ class MLPClassifier(ClassifierMixin, MLP):
         sample_weight: Any = None,
         classes: Any = None,
     ) -> Self:
-        """Do one epoch on these examples.
+        """Train for one epoch on these examples.
 
         Parameters
         ----------

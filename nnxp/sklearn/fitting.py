@@ -1,4 +1,4 @@
-"""Fitting: what scikit-learn's way to train asks of the trainer: orders, stops, and L-BFGS."""
+"""Fitting: scikit-learn's orders of examples, its stopping rules, and L-BFGS."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from nnxp.training.trainer import Trainer
 if TYPE_CHECKING:
     from nnxp.sklearn.base import MLP
 
-_LEAST_RATE = 1e-6  # at which the adaptive learning rate ends the training, as in scikit-learn
+_LEAST_RATE = 1e-6  # training ends when the adaptive learning rate reaches it, as in scikit-learn
 
 
 class Order(np.random.Generator):
-    """Draws the orders of the examples that scikit-learn's estimators draw.
+    """Draws the same orders of the examples as scikit-learn's estimators.
 
-    Each one is a permutation of the one before.
+    Each order is a permutation of the previous one.
 
     Parameters
     ----------
     random_state : numpy.random.RandomState
     shuffled : bool
-        Whether to draw; otherwise all orders are that of the data.
+        Whether to draw; otherwise the examples keep the order of the data.
     """
 
     def __init__(self, random_state: np.random.RandomState, shuffled: bool) -> None:
@@ -47,9 +47,9 @@ class Order(np.random.Generator):
     def permutation(self, x: Any, axis: int = 0) -> Any:
         """Return the next order of `x` examples.
 
-        It is the last one once more if the state was set back, to repeat an epoch.
+        If the state was set back to repeat an epoch, it is the last order again.
         """
-        drawn = self.bit_generator.random_raw()  # the same once more after the state was set back
+        drawn = self.bit_generator.random_raw()  # the same again after the state was set back
         known, order = self._drawn
         if drawn != known:
             rows = self._rows if len(self._rows) == x else np.arange(x)
@@ -64,21 +64,21 @@ class Order(np.random.Generator):
 
 
 class PlainAdam(Adam):
-    """Adam whose epsilon is added to the square root before its correction.
+    """Adam with epsilon added to the square root before the bias correction.
 
-    Kingma and Ba 2015, the end of section 2, and what scikit-learn does.
+    See Kingma and Ba 2015, end of section 2. scikit-learn computes Adam in this way.
     """
 
     elementwise = True
 
     def factors(self) -> tuple[float, ...]:
-        """Return the numbers of `Adam.factors`, with epsilon as it is."""
+        """Return the numbers of `Adam.factors`, with epsilon unchanged."""
         numbers = super().factors()
         return numbers[0], self.epsilon, *numbers[2:]
 
 
 class Watch(Callback):
-    """Keeps an estimator's record of a training, changes its learning rate, and ends it.
+    """Records an estimator's training, changes its learning rate, and stops it.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ class Watch(Callback):
         self.converged = False
 
     def epoch(self, trainer: Trainer, record: Record) -> bool:
-        """Record the epoch, and return whether the training is over."""
+        """Record the epoch, and return whether to stop training."""
         e = self.estimator
         penalty = record.get("penalty", 0.0)
         loss = penalty + (record.train_loss - penalty) / e._outputs_in_loss()
@@ -139,7 +139,7 @@ class Watch(Callback):
         return self.converged
 
     def _set_rate(self, optimizer: Optimizer, rate: float) -> None:
-        """Change the rate, of which velocities keep the old one: they are parts of past steps."""
+        """Change the rate; velocities keep the old rate, since they are parts of past steps."""
         if self.estimator.solver == "sgd":
             velocities = optimizer.state.get("velocity", {})
             for name in velocities:
@@ -180,7 +180,7 @@ def copies(network: Sequential) -> tuple[dict[str, Array], dict[str, Array]]:
 def minimize(
     step: Step, dataset: Dataset, *, iterations: int, calls: int, tolerance: float, verbose: bool
 ) -> Any:
-    """Minimize the loss of all examples by L-BFGS, and return scipy's result.
+    """Minimize the loss of all examples with L-BFGS, and return scipy's result.
 
     Parameters
     ----------
@@ -188,10 +188,15 @@ def minimize(
         Its network, loss and penalty are used.
     dataset : Dataset
     iterations, calls : int
-        At most so many, calls of the loss and its gradient.
+        The largest numbers of iterations, and of calls of the loss and its gradient.
     tolerance : float
-        Of the largest number of the gradient.
+        Minimization ends when no number of the gradient is larger.
     verbose : bool
+        Whether to print the loss of each iteration.
+
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
     """
     from scipy.optimize import minimize as scipy_minimize
 

@@ -1,4 +1,4 @@
-"""Parameters: checks of the estimators' parameters, which scikit-learn wants in `fit`."""
+"""Parameters: checks of the estimators' parameters; scikit-learn requires them in `fit`."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class Parameters(BaseEstimator):
             )
         if self.network is not None and (self.dropout or self.batch_norm):
             raise InputError(
-                "dropout and batch_norm belong to the estimator's own network; put the layers into "
-                "the network that network= returns"
+                "dropout and batch_norm cannot be used with network=; put the layers into the "
+                "network that it returns"
             )
 
     def _hidden(self) -> list[int]:

@@ -31,19 +31,19 @@ from nnxp.sklearn.places import dtypes, on_host
 
 
 class MLPRegressor(RegressorMixin, MLP):
-    """A network of affine layers for numbers, with the interface of scikit-learn's own.
+    """A regressor: a network of affine layers with scikit-learn's interface.
 
     Parameters
     ----------
     loss : str, optional
         ``"squared_error"``, ``"absolute_error"`` or ``"huber"``.
     hidden_layer_sizes, …
-        As in `MLPClassifier`, but for `class_weight`.
+        As in `MLPClassifier`; there is no `class_weight`.
 
     Attributes
     ----------
     coefs_, …
-        As in `MLPClassifier`, but for `classes_`.
+        As in `MLPClassifier`; there is no `classes_`.
 
     Examples
     --------
@@ -103,7 +103,7 @@ class MLPRegressor(RegressorMixin, MLP):
         Returns
         -------
         (examples,) or (examples, outputs) array
-            Where X is.
+            On the device of X.
         """
         outputs, place = self._outputs(X, "predict")
         return self._placed(outputs[:, 0] if self.n_outputs_ == 1 else outputs, place)
@@ -111,7 +111,7 @@ class MLPRegressor(RegressorMixin, MLP):
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the coefficient of determination R² of the predictions.
 
-        It is computed on the host, since that of scikit-learn changes arrays in place.
+        It is computed on the host, since scikit-learn's function changes arrays in place.
 
         Parameters
         ----------
@@ -123,7 +123,7 @@ class MLPRegressor(RegressorMixin, MLP):
 
     @available_if(lambda self: self._has_partial_fit())
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Do one epoch on these examples.
+        """Train for one epoch on these examples.
 
         Parameters
         ----------

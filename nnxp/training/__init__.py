@@ -1,9 +1,9 @@
-"""Training: the trainer, and what it does before, within and after an epoch.
+"""Training: the trainer and its callbacks.
 
-`trainer` is the way of the data; `callbacks` are called meanwhile, of which `watching` measures the
-layers and `writing` writes the history into `history_files`; `preparation` checks what is trained;
-`stepping` does the steps, captured or plain; `evaluation` measures; `divergence` finds the first
-number that is not finite; `rates` tries learning rates on a copy.
+`trainer` runs the epochs; `preparation` checks data and parts before the first step; `stepping`
+does plain or captured steps; `evaluation` computes figures; `divergence` finds the first number
+that is not finite; `callbacks` has the callbacks, of which `watching` measures the layers and
+`writing` writes the history to `history_files`; `rates` tries learning rates on a copy.
 """
 
 from nnxp.training import callbacks

@@ -13,48 +13,48 @@ if TYPE_CHECKING:
 class Callback:
     """Base class of all callbacks of `Trainer.fit`.
 
-    Each method may return True to stop the training. A callback may evaluate, predict and save; the
-    learning rate and other settings that it changes take effect at once.
+    `start`, `step` and `epoch` may return True to stop training. A callback may evaluate, predict
+    and save. Changes of the learning rate and of other settings take effect at once.
 
     Attributes
     ----------
     state : dict of str to object
-        What the callback remembers: JSON, arrays of NumPy, or dictionaries of these arrays. It is
-        saved in checkpoints; after `Trainer.resume`, `fit` gives it back to the callback of the
-        same class at the same place.
+        The state of the callback: JSON values, NumPy arrays, or dictionaries of NumPy arrays.
+        Checkpoints save it. After `Trainer.resume`, `fit` restores the state of the callback of the
+        same class at the same position.
     every_step : bool
-        Whether `step` is called.
+        Whether `step` is called; False by default.
     only_rank_0 : bool
-        Whether only rank 0 of several processes calls it, as what prints or writes. A callback that
-        all ranks call must do the same on each, and may call `Trainer.save`, which is common to
-        all.
+        Whether, of several processes, only rank 0 calls the callback, for example to print or to
+        write. A callback that all ranks call must do the same on each rank, and may call
+        `Trainer.save`, which all ranks must call.
     """
 
     every_step: bool = False
     only_rank_0: bool = False
     state: dict[str, Any]
-    # False for those of nnxp that keep no array of network or optimizer between two epochs, so that
-    # captured steps can stay bound.
+    # False for nnxp's callbacks that keep no array of network or optimizer between two epochs: then
+    # captured steps need not be bound again.
     _holds_arrays = True
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
-        """Make the state, also for a subclass whose __init__ does not call this class's."""
+        """Make the state, even if a subclass's ``__init__`` does not call ``super()``."""
         callback = super().__new__(cls)
         callback.state = {}
         return callback
 
     def saved_state(self, trainer: Trainer) -> dict[str, Any]:
-        """Return what a checkpoint keeps as `state`; by default `state` itself."""
+        """Return the state for a checkpoint; by default `state` itself."""
         return self.state
 
     def start(self, trainer: Trainer) -> bool | None:
-        """Run before the first step of a call of `fit`."""
+        """Run before the first step of a `fit`."""
 
     def step(self, trainer: Trainer) -> bool | None:
         """Run after each step, if `every_step` is True."""
 
     def epoch(self, trainer: Trainer, record: Record) -> bool | None:
-        """Run after each epoch, whose record is in the history."""
+        """Run after each epoch; `record` is already in the history."""
 
     def finish(self, trainer: Trainer, error: BaseException | None) -> None:
-        """Run at the end of `fit`; `error` is the exception that ended it, if one did."""
+        """Run at the end of a `fit`; `error` is the exception that ended it, or None."""

@@ -1,4 +1,4 @@
-"""Callbacks: objects that `fit` calls before the first step, after steps, epochs and the last."""
+"""Callbacks: objects that `fit` calls at its start, after steps and epochs, and at its end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from nnxp.training.trainer import Trainer
 
 __all__ = [
-    "CALLBACKS",
     "Callback",
     "Checkpoint",
     "EarlyStopping",
@@ -47,26 +46,24 @@ __all__ = [
     "WriteCSV",
     "WriteJSONLines",
     "WriteTensorBoard",
-    "is_better",
-    "require_measured",
 ]
 
-_DELAY = 1.0  # seconds in which mpiexec has sent a signal to all ranks
+_DELAY = 1.0  # seconds; mpiexec sends a signal to all ranks within this time
 _SHARE: Range = (lambda x: 0 < x < 1, "a number between 0 and 1")
 
 
 class _Monitor(Callback):
-    """Base class of callbacks that watch a figure.
+    """Base class of callbacks that monitor a figure.
 
     Parameters
     ----------
     patience : int
         The number of epochs without an improvement, at least 1.
     monitor : str
-        The name of a figure in the records. The best one is the largest of an accuracy or an
-        ``r2``, and the smallest of others.
+        The name of a figure in the records. Larger is better for names that end with ``accuracy``
+        or ``r2``; smaller is better for others.
     min_delta : float
-        What counts as an improvement must be larger than this.
+        A change counts as an improvement if it is larger than this; at least 0.
     """
 
     def __init__(self, patience: int, monitor: str, min_delta: float) -> None:
@@ -81,7 +78,7 @@ class _Monitor(Callback):
         return None
 
     def improves(self, record: Record) -> bool:
-        """Return whether a record has the best figure so far, and remember it."""
+        """Return whether a record has the best figure so far, and store the figure."""
         value = record[self.monitor]
         if is_better(self.monitor, value, self.state["best"], self.min_delta):
             self.state.update(best=value, waited=0)
@@ -91,18 +88,19 @@ class _Monitor(Callback):
 
 
 class EarlyStopping(_Monitor):
-    """Stop when a figure has not improved for some epochs.
+    """Stop training when a figure has not improved for some epochs.
 
     Parameters
     ----------
     patience : int, optional
-        After so many epochs without an improvement the training stops.
+        Training stops after this many epochs without an improvement; at least 1.
     restore_best : bool, optional
-        At the end, give the network the parameters and the state of the best epoch.
+        Restore the parameters and the state of the best epoch at the end.
     monitor : str, optional
-        The figure's name in the records.
+        The name of the figure in the records. Larger is better for names that end with ``accuracy``
+        or ``r2``; smaller is better for others.
     min_delta : float, optional
-        What counts as an improvement must be larger than this.
+        A change counts as an improvement if it is larger than this; at least 0.
     """
 
     @explained("nnxp.callbacks.EarlyStopping(patience=5)")
@@ -139,15 +137,17 @@ class ReduceOnPlateau(_Monitor):
     Parameters
     ----------
     factor : float, optional
-        Between 0 and 1.
+        The factor, between 0 and 1.
     patience : int, optional
-        After so many epochs without an improvement the rate is reduced, and they are counted anew.
+        The rate is reduced after this many epochs without an improvement, at least 1; then the
+        count starts again.
     minimum : float, optional
-        The rate is not reduced further.
+        The smallest rate, at least 0.
     monitor : str, optional
-        The figure's name in the records.
+        The name of the figure in the records. Larger is better for names that end with ``accuracy``
+        or ``r2``; smaller is better for others.
     min_delta : float, optional
-        What counts as an improvement must be larger than this.
+        A change counts as an improvement if it is larger than this; at least 0.
     """
 
     @explained("nnxp.callbacks.ReduceOnPlateau(patience=2)")
@@ -165,13 +165,13 @@ class ReduceOnPlateau(_Monitor):
         self.minimum = require_number("minimum", minimum, NOT_NEGATIVE)
 
     def start(self, trainer: Trainer) -> bool | None:
-        """Check the figure, and that the rate is a number."""
+        """Check that the figure is measured, and that the learning rate is a number."""
         super().start(trainer)
         rate = vars(trainer.optimizer).get("learning_rate")
         if not isinstance(rate, float):
             raise InputError(
-                f"ReduceOnPlateau needs a learning rate that is a number, got {rate!r}; use one of "
-                "both"
+                f"ReduceOnPlateau needs a learning rate that is a number, got {rate!r}; use either "
+                "a schedule or ReduceOnPlateau"
             )
         return None
 
@@ -190,12 +190,12 @@ class Checkpoint(Callback):
     Parameters
     ----------
     path : str or Path
-        No other process may train into this file meanwhile.
+        The file. It is locked: no other process may write to it during training.
     every : int, optional
-        Write also each time after this number of steps.
+        Write also after every `every` steps.
     best : str, optional
-        The name of a figure in the records: write only after an epoch with the best one so far,
-        such as ``"validation_loss"``. An interrupted training is then resumed from there.
+        The name of a figure in the records, such as ``"validation_loss"``: write only after an
+        epoch with the best figure so far. An interrupted training run then resumes from that epoch.
     """
 
     @explained('nnxp.callbacks.Checkpoint("training.safetensors")')
@@ -215,18 +215,18 @@ class Checkpoint(Callback):
         """Lock the file, and check that the training can be saved."""
         if self.best is not None:
             require_measured(self, self.best, trainer)
-        self._target = resolve_target(self.path)  # whatever the working directory will be
+        self._target = resolve_target(self.path)  # a change of the working directory has no effect
         self._lock.enter_context(trainer.lock(self._target))
         return None
 
     def step(self, trainer: Trainer) -> bool | None:
-        """Save, if the number of steps says so."""
+        """Save after every `every` steps."""
         if self.every is not None and trainer.optimizer.steps % self.every == 0:
             self._save(trainer)
         return None
 
     def epoch(self, trainer: Trainer, record: Record) -> bool | None:
-        """Save, unless the figure is not the best one."""
+        """Save, if the figure is the best one or none is monitored."""
         if self.best is not None:
             if not is_better(self.best, record[self.best], self.state.get("best")):
                 return None
@@ -235,7 +235,7 @@ class Checkpoint(Callback):
         return None
 
     def finish(self, trainer: Trainer, error: BaseException | None) -> None:
-        """Save a training that was stopped within an epoch, and unlock the file."""
+        """Save if training was stopped within an epoch, and unlock the file."""
         try:
             if error is None and self.best is None and self._saved != trainer.optimizer.steps:
                 self._save(trainer)
@@ -248,9 +248,10 @@ class Checkpoint(Callback):
 
 
 class Progress(Callback):
-    """Print each epoch's record, and show a bar of its steps on a terminal or in a notebook.
+    """Print each epoch's record, and show a progress bar on a terminal or in a notebook.
 
-    If that fails, as on a full disk, there is one warning, and the training continues without it.
+    If this fails, for example because the disk is full, a warning is issued once, and training
+    continues without it.
     """
 
     only_rank_0 = True
@@ -291,7 +292,7 @@ class Progress(Callback):
         with self._showing():
             try:
                 print(record, flush=True)
-            except UnicodeEncodeError:  # the name of a figure, where only ASCII can be printed
+            except UnicodeEncodeError:  # a non-ASCII name of a figure on an ASCII terminal
                 print(str(record).encode("ascii", "backslashreplace").decode(), flush=True)
         return None
 
@@ -307,7 +308,7 @@ class Progress(Callback):
 
     @contextlib.contextmanager
     def _showing(self) -> Iterator[None]:
-        """Warn once if what is shown cannot be written."""
+        """Issue a warning once if the output cannot be written."""
         try:
             yield
         except (OSError, ValueError) as error:  # a ValueError if the stream is closed
@@ -317,18 +318,18 @@ class Progress(Callback):
 
 
 class StopOnSignal(Callback):
-    """Stop after the step in which the process receives a signal, such as Ctrl-C.
+    """Stop training after the step in which the process receives a signal, such as Ctrl-C.
 
     Parameters
     ----------
-    signals : int, optional
-        The signals' numbers; by default SIGINT, SIGTERM and, where it exists, SIGHUP, which a
-        terminal sends when it is closed. A second one has its usual effect.
+    *signals : int
+        The numbers of the signals; by default SIGINT, SIGTERM and, where it exists, SIGHUP, which a
+        terminal sends when it is closed. A second signal has its usual effect.
 
     Attributes
     ----------
     received : int
-        The signal's number; 0 if there was none. That of one rank is that of all.
+        The number of the signal; 0 if there was none. It is the same on all ranks.
     """
 
     every_step = True
@@ -340,27 +341,27 @@ class StopOnSignal(Callback):
         self._previous: dict[int, Any] = {}
 
     def start(self, trainer: Trainer) -> bool | None:
-        """Handle the signals from now on."""
+        """Install the signal handlers."""
         if threading.current_thread() is not threading.main_thread():
             raise InputError(
-                "StopOnSignal works in the main thread only, which alone receives signals; train "
-                "there, or leave it out"
+                "StopOnSignal works only in the main thread, since other threads receive no "
+                "signals; train in the main thread, or leave StopOnSignal out"
             )
         for number in self.signals:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            if signal.getsignal(number) is not signal.SIG_IGN:  # keep the effect of nohup
                 self._previous[number] = signal.signal(number, self._receive)
         return None
 
     def step(self, trainer: Trainer) -> bool | None:
-        """Return whether a signal came."""
+        """Return whether a signal was received."""
         return bool(self.received)
 
     def epoch(self, trainer: Trainer, record: Record) -> bool | None:
-        """Return whether a signal came."""
+        """Return whether a signal was received."""
         return bool(self.received)
 
     def finish(self, trainer: Trainer, error: BaseException | None) -> None:
-        """Restore the handlers of before, after all ranks have the signal."""
+        """Restore the previous signal handlers, once all ranks have received the signal."""
         if error is None and trainer.ranks.size > 1:
             received = max(map(int, trainer.ranks.exchange(str(self.received))))
             end = time.monotonic() + _DELAY
@@ -380,12 +381,13 @@ class StopOnSignal(Callback):
 class WeightAverage(Callback):
     """Keep an exponential average of the parameters (Polyak and Juditsky 1992).
 
-    After each step, ``average = decay * average + (1 - decay) * parameter``.
+    After each step, ``average = decay * average + (1 - decay) * parameter``. `network` returns a
+    network with the average.
 
     Parameters
     ----------
     decay : float, optional
-        Between 0 and 1.
+        The weight of the previous average, between 0 and 1.
     """
 
     every_step = True
@@ -397,7 +399,7 @@ class WeightAverage(Callback):
         self._epoch_average: dict[str, Array] = {}  # at the end of the last epoch
 
     def start(self, trainer: Trainer) -> bool | None:
-        """Begin with the parameters, or with the average of before."""
+        """Start from the parameters, or from the average of a checkpoint or an earlier `fit`."""
         copy = trainer.network.parameters()
         device = trainer.network.device
         if device is None:
@@ -411,12 +413,12 @@ class WeightAverage(Callback):
         return None
 
     def epoch(self, trainer: Trainer, record: Record) -> bool | None:
-        """Keep the average, in case that the next epoch diverges."""
+        """Copy the average, in case the next epoch diverges."""
         self._keep()
         return None
 
     def finish(self, trainer: Trainer, error: BaseException | None) -> None:
-        """Restore the average of before a diverged epoch."""
+        """Restore the average before a diverged epoch."""
         if isinstance(error, DivergenceError):
             self._average = self._epoch_average
 
@@ -438,7 +440,7 @@ class WeightAverage(Callback):
     def network(self, network: Sequential) -> Sequential:
         """Return a copy of a network with the averaged parameters.
 
-        The running statistics of a `BatchNorm` are those of the network.
+        State is not averaged: the running statistics of a `BatchNorm` are those of `network`.
         """
         copied = network.to(network.device) if network.device is not None else network
         copied.load_parameters(self._average)
@@ -446,12 +448,12 @@ class WeightAverage(Callback):
 
 
 def require_measured(callback: Callback, name: str, trainer: Trainer) -> None:
-    """Raise an `InputError` if a figure that a callback watches is not measured."""
+    """Raise an `InputError` if a figure that a callback monitors is not measured."""
     if name not in trainer.measured:
         kind = type(callback).__name__
         remedy = "give fit validation=…, or " if name.startswith("validation_") else ""
         raise InputError(
-            f"{kind} watches {name}, which is not measured; {remedy}watch one of "
+            f"{kind} monitors {name}, which is not measured; {remedy}monitor one of "
             f"{', '.join(trainer.measured)}"
         )
 
@@ -459,8 +461,8 @@ def require_measured(callback: Callback, name: str, trainer: Trainer) -> None:
 def is_better(name: str, value: float, best: float | None, min_delta: float = 0.0) -> bool:
     """Return whether a figure is better than the best one so far, by more than `min_delta`.
 
-    Accuracies and ``r2`` are better if they are larger, other figures if they are smaller. What is
-    not finite is never better.
+    Larger is better for names that end with ``accuracy`` or ``r2``; smaller is better for others. A
+    value that is not finite is never better.
     """
     if not math.isfinite(value):
         return False
@@ -488,3 +490,7 @@ CALLBACKS: dict[str, type[Callback]] = {
     "writetensorboard": WriteTensorBoard,
 }
 """The callbacks by name."""
+
+
+def __dir__() -> list[str]:
+    return __all__

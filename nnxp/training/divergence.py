@@ -1,4 +1,4 @@
-"""Divergence: finds the first number of a training step that is not finite."""
+"""Divergence: the search for the first number of a training step that is not finite."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Snapshot:
     network : Sequential
     optimizer : Optimizer
     device : Device
-        The network's.
+        The network's device.
     """
 
     def __init__(self, network: Sequential, optimizer: Optimizer, device: Device) -> None:
@@ -76,25 +76,25 @@ def raise_at_divergence(
 ) -> None:
     """Repeat an epoch step by step, and raise at the first number that is not finite.
 
-    Training need not check each step, which would wait for the device. Nothing is raised if all
-    steps are finite, for example if plain steps round differently from captured ones.
+    So training need not check each step, which would wait for the device. Nothing is raised if all
+    steps are finite, for example because plain steps round differently from captured steps.
 
     Parameters
     ----------
     plain_step : callable
-        Does one plain step, given the row indices of a batch, and returns its loss.
+        A function that takes the row indices of a batch, does one plain step, and returns its loss.
     step : Step
-        Its parts, as they were at the start of the repeated steps.
+        The step with its parts in their state before the first repeated step.
     batches : Batches
     progress : EpochProgress
-        Where in the epoch to start.
+        The progress in the epoch before the first repeated step.
     epoch : int
         The epoch's number, for the error.
 
     Raises
     ------
     DivergenceError
-        Parameters and state are then those before the step.
+        If a step diverges. Parameters and state are those before that step.
     """
     network, optimizer = step.network, step.optimizer
     with np.errstate(all="ignore"):
@@ -115,7 +115,7 @@ def raise_at_divergence(
                         "set after it was made; repair the array and make a new Dataset"
                     )
             place = first_not_finite(network, step.loss, inputs, labels)
-            before.restore()  # the layers' state, which the search has changed
+            before.restore()  # the search has changed the layers' state
             if place is None:
                 place = f"{not_finite[0]} after the optimizer's step" if not_finite else "the loss"
             raise DivergenceError(
@@ -126,12 +126,12 @@ def raise_at_divergence(
 
 
 def first_not_finite(network: Sequential, loss: Loss, inputs: Array, labels: Array) -> str | None:
-    """Return the name of the first array of a step that holds a number which is not finite.
+    """Return a description of the first array of a step that has a number that is not finite.
 
     Parameters
     ----------
     network : Sequential
-        Its parameters are not changed.
+        The network. Its parameters are not changed.
     loss : Loss
     inputs, labels : array
         One batch, on the network's device.
@@ -139,8 +139,8 @@ def first_not_finite(network: Sequential, loss: Loss, inputs: Array, labels: Arr
     Returns
     -------
     str or None
-        The output of a layer, the loss, the gradient of a parameter or of a layer's inputs; None
-        if all of these are finite.
+        It names the output of a layer, the loss, or the gradient of a parameter or of a layer's
+        inputs; None if all of these are finite.
     """
     names = {id(x): name for name, x in network.parameters().items()}
     layers = [(f"layer {i}, {layer!r},", layer) for i, layer in enumerate(network.layers, start=1)]
@@ -157,7 +157,7 @@ def first_not_finite(network: Sequential, loss: Loss, inputs: Array, labels: Arr
         for key, gradient in layer.grads.items():
             if not is_finite(gradient):
                 return f"the gradient of {names[id(layer.params[key])]} in {place}"
-        # A step does not compute the gradient of the first layer's inputs.
+        # The gradient of the first layer's inputs is not computed in a step.
         if layer is not network.layers[0] and not is_finite(dy):
             return f"the gradient at the inputs of {place}"
     return None

@@ -1,4 +1,4 @@
-"""Evaluation: the figures of a network on data sets: loss, accuracy and metrics."""
+"""Evaluation: loss, accuracy and metrics of a network on data sets."""
 
 from __future__ import annotations
 
@@ -26,28 +26,29 @@ _BATCH_SIZE = 1000
 
 
 def evaluation_batch_size(network: Sequential, dataset: Dataset) -> int:
-    """Return how many examples to evaluate at once: 1000, or fewer if their arrays are large."""
+    """Return the batch size of an evaluation: 1000, or less if the layers' arrays are large."""
     return min(_BATCH_SIZE, network.examples_at_once(tuple(dataset.inputs.shape[1:])))
 
 
 class Evaluation(Figures):
-    """The figures of a data set: ``loss``, ``accuracy`` if there are classes, and all metrics."""
+    """The figures of a data set: ``loss``, all metrics, and ``accuracy`` for losses of classes."""
 
     __slots__ = ()
 
 
 class Measured(NamedTuple):
-    """What `evaluate` returns.
+    """The result of `evaluate`.
 
     Attributes
     ----------
     evaluations : list of Evaluation
-        One for each data set.
+        The figures of each data set.
     running : Evaluation or None
         The figures of the sums of an epoch's steps; None if nothing was summed.
     penalty : float
+        The penalty; 0 if there is none.
     finite : bool
-        Whether parameters and state are finite, if arrays were given.
+        Whether parameters and state are finite.
     """
 
     evaluations: list[Evaluation]
@@ -64,26 +65,30 @@ def evaluate(
     arrays: Iterable[Array] = (),
     ranks: Ranks = ONE_RANK,
 ) -> Measured:
-    """Evaluate a network on data sets and the sums of its last steps, and check arrays.
+    """Compute the figures of data sets and of the sums of an epoch's steps; check for divergence.
 
-    All of it waits once for the device.
+    The function waits for the device once.
 
     Parameters
     ----------
     step : Step
-        Its network, loss, penalty, metrics and sums are used.
+        The step, whose network, loss, penalty, metrics and sums are used.
     data : list of Batches
-        One for each data set, on the device.
+        The data sets, on the device.
     device : Device
     count : float, optional
         The number of examples in the step's sums, or the sum of their weights.
     arrays : iterable of array, optional
-        On the same device, with all numbers of parameters and state. They may have more.
+        Arrays on the device that contain all numbers of parameters and state, and possibly others.
     ranks : Ranks, optional
-        Those that divide the data sets' batches, and have each their own sums.
+        The processes that divide the batches of the data sets; each has its own sums.
+
+    Returns
+    -------
+    Measured
     """
     penalty, metrics = step.penalty, step.metrics
-    # The sums of each data set's batches, and those of the steps.
+    # The sums of each data set's batches, followed by those of the steps.
     forward = step.network.forward
     groups = [
         [
@@ -124,14 +129,14 @@ def evaluate(
 
 
 def _zeros(step: Step, batches: Batches) -> dict[str, Array]:
-    """Return the sums over no examples, of a rank without batches."""
+    """Return sums of 0, for a rank without batches."""
     inputs, *rest = batches.take(slice(0, 1))
     sums = evaluated_sums(step, step.network.forward(inputs), *rest)
     return {name: batches.device.xp.zeros_like(x) for name, x in sums.items()}
 
 
 def _over_ranks(totals: list[dict[str, list[float]]], ranks: Ranks) -> list[dict[str, list[float]]]:
-    """Return the sums of the totals of all ranks."""
+    """Return the totals, summed over all ranks."""
     numbers = [x for group in totals for own in group.values() for x in own]
     summed = iter(ranks.total(np.array(numbers, "float64")).tolist())
     return [
@@ -141,7 +146,7 @@ def _over_ranks(totals: list[dict[str, list[float]]], ranks: Ranks) -> list[dict
 
 
 def _numbers(vectors: list[Array], scalars: list[Array], device: Device) -> list[float]:
-    """Return the numbers of vectors and 0-d arrays on a device, which waits for it once."""
+    """Return the numbers of vectors and 0-d arrays on a device; wait for the device once."""
     if device.is_host:
         to_host = device.to_host
         return [x for each in vectors for x in to_host(each).tolist()] + [*map(float, scalars)]
@@ -152,7 +157,7 @@ def _numbers(vectors: list[Array], scalars: list[Array], device: Device) -> list
 
 
 def _total(group: list[dict[str, Array]], numbers: Iterator[float]) -> dict[str, list[float]]:
-    """Return the sums over all batches by name, and advance `numbers`, which hold them in order."""
+    """Return the sums over all batches by name; take the numbers from `numbers`, in order."""
     totals: dict[str, list[float]] = {}
     for sums in group:
         for name, x in sums.items():
@@ -165,7 +170,7 @@ def _total(group: list[dict[str, Array]], numbers: Iterator[float]) -> dict[str,
 def _figures(
     totals: Mapping[str, Sequence[float]], metrics: Sequence[Metric], count: float, penalty: float
 ) -> Evaluation:
-    """Return the figures of these sums over `count` examples; without those that are nan."""
+    """Return the figures of these sums over `count` examples; leave out metrics that are nan."""
     if not totals:
         return Evaluation()
     total, *weight = totals["loss"]  # the loss may weight the examples itself

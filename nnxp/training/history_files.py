@@ -1,7 +1,7 @@
-"""History files: a training's records as CSV, JSON lines or events of TensorBoard, as they come.
+"""History files: the records of a training run as CSV, JSON lines or TensorBoard events.
 
-A file holds the history of one training: a resumed one continues it, and a file of another one is
-refused. Nothing is written before the end of an epoch.
+A file holds the history of one training run. If the run is resumed, it continues the file; the file
+of another run raises an error. Nothing is written before the end of an epoch.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from nnxp.files import expand_home, lock_stream, require_writable, resolve_file
 from nnxp.history import Record
 
 _MAX_LINE = 1 << 20  # bytes
-# What parsing a line raises that is of another format.
+# Errors that parsing a line of another format raises.
 _PARSE_ERRORS = (
     ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, csv.Error
 )  # fmt: skip
 
 
 class HistoryFile(ABC):
-    """Base class of files that take the records of a training.
+    """Base class of files with the records of a training run.
 
     Parameters
     ----------
@@ -45,21 +45,21 @@ class HistoryFile(ABC):
 
     @abstractmethod
     def open(self, history: Sequence[Record], measured: Sequence[str], resumed: bool) -> None:
-        """Read what is there.
+        """Open the file, and read its epochs.
 
         Parameters
         ----------
         history : sequence of Record
-            Of the training so far; its records that the file lacks are written with the next one.
+            The records so far. Records that the file lacks are written together with the next one.
         measured : sequence of str
-            The names of the figures to come.
+            The names of the figures of future records.
         resumed : bool
-            Whether a checkpoint says that its training wrote this file.
+            Whether a checkpoint states that its training run wrote this file.
 
         Raises
         ------
         InputError
-            If the file has epochs of another training, other contents, or cannot be written.
+            If the file has epochs of another training run or other contents, or cannot be written.
         """
 
     @abstractmethod
@@ -69,12 +69,12 @@ class HistoryFile(ABC):
         Raises
         ------
         InputError
-            If that fails, as on a full disk.
+            If writing fails, for example because the disk is full.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Close what is open."""
+        """Close the file."""
 
 
 class TextFile(HistoryFile):
@@ -86,9 +86,9 @@ class TextFile(HistoryFile):
     """
 
     def __init__(self, path: str | Path) -> None:
-        super().__init__(resolve_file(path))  # whatever the working directory will be
+        super().__init__(resolve_file(path))  # a change of the working directory has no effect
         self._stream: io.FileIO | None = None
-        self._end = 0  # bytes; what follows is not of this training
+        self._end = 0  # bytes of this training run; the rest of the file is removed
 
     def open(self, history: Sequence[Record], measured: Sequence[str], resumed: bool) -> None:
         """Lock the file and read its lines."""
@@ -121,7 +121,7 @@ class TextFile(HistoryFile):
                 rest = rest[self._stream.write(rest) :]
         except BaseException as error:
             with contextlib.suppress(OSError):
-                self._stream.truncate(self._end)  # so that all lines are whole
+                self._stream.truncate(self._end)  # remove an incomplete line
             if isinstance(error, OSError):
                 raise _not_written(self.path, error) from error
             raise
@@ -138,7 +138,7 @@ class TextFile(HistoryFile):
             lock_stream(stream, wait=False)
         except BlockingIOError:
             raise InputError(
-                f"another training writes {self.path}; wait for it, or choose another path"
+                f"another process writes {self.path}; wait for it, or choose another path"
             ) from None
         except OSError:  # a file system without locks
             pass
@@ -151,7 +151,7 @@ class TextFile(HistoryFile):
             while line := file.readline(_MAX_LINE):
                 number += 1
                 if not line.endswith(b"\n") and len(line) < _MAX_LINE:
-                    return rows, end + len(line)  # of a process that was killed
+                    return rows, end + len(line)  # an incomplete line of a killed process
                 end += len(line)
                 try:
                     row = self._parse(line.decode())
@@ -162,16 +162,16 @@ class TextFile(HistoryFile):
                         raise ValueError("epochs do not rise")
                 except _PARSE_ERRORS as error:
                     raise InputError(
-                        f"{self.path} is no file of epochs (line {number}); choose another path"
+                        f"{self.path} is not a file of epochs (line {number}); choose another path"
                     ) from error
                 rows.append((row, end))
         return rows, end
 
     def _set_figures(self, names: list[str]) -> None:
-        """Take the names of the figures that are written."""
+        """Set the names of the figures that are written."""
 
     def _header(self) -> bytes:
-        """Return what is written above the first epoch."""
+        """Return the line before the first epoch."""
         return b""
 
     @abstractmethod
@@ -180,7 +180,7 @@ class TextFile(HistoryFile):
 
     @abstractmethod
     def _parse(self, line: str) -> dict[str, float] | None:
-        """Return the figures of a line, None for the header."""
+        """Return the figures of a line; None for the header."""
 
 
 class CSVFile(TextFile):
@@ -215,7 +215,7 @@ class CSVFile(TextFile):
 
 
 class JSONLinesFile(TextFile):
-    """A file with an object of JSON for each epoch, one a line."""
+    """A file with a JSON object on a line for each epoch."""
 
     def _line(self, record: Record) -> bytes:
         figures = {name: x if math.isfinite(x) else None for name, x in record.items()}
@@ -227,11 +227,11 @@ class JSONLinesFile(TextFile):
 
 
 class EventFolder(HistoryFile):
-    """A folder of event files, which TensorBoard reads.
+    """A folder of event files for TensorBoard.
 
-    tensorboardX has the format of the file and of its events. Its `SummaryWriter` is not used: it
-    writes in a thread, whose errors are lost and which `flush` does not wait for, and two of them
-    in one second write the same file.
+    tensorboardX provides the format of the file and of its events. Its `SummaryWriter` is not used,
+    since it writes in a thread whose errors are lost and for which `flush` does not wait, and two
+    writers that start in the same second write to the same file.
 
     Parameters
     ----------
@@ -243,7 +243,7 @@ class EventFolder(HistoryFile):
         self._protocol: Any = optional_import("tensorboardX.proto.event_pb2", "tensorboard")
         super().__init__(expand_home(path).absolute())
         self._writer: Any = None
-        self._last = 0  # the last epoch that is in the folder
+        self._last = 0  # the last epoch in the folder
 
     def open(self, history: Sequence[Record], measured: Sequence[str], resumed: bool) -> None:
         """Make the folder, and read the events in it."""
@@ -253,7 +253,7 @@ class EventFolder(HistoryFile):
             require_writable(self.path / "events")
             files = sorted(self.path.glob("events.out.tfevents.*"))
             rows = self._read(files)
-        except (OSError, ValueError) as error:  # a ValueError for a NUL, or for no events
+        except (OSError, ValueError) as error:  # ValueError for a NUL, or for a file of other data
             reason = getattr(error, "strerror", None) or error
             raise InputError(
                 f"{self.path} cannot be written ({reason}); choose another folder"
@@ -273,12 +273,12 @@ class EventFolder(HistoryFile):
             times.append(times[-1] - later.seconds)
         try:
             if self._writer is None:
-                # The order of files' names is that of time.
+                # Sorted by name, the files are in the order of time.
                 name = f"events.out.tfevents.{time.time_ns()}"
                 self._writer = self._tensorboard.RecordWriter(str(self.path / name))
                 self._write(wall_time=times[-1], file_version="brain.Event:2")
                 start = self._protocol.SessionLog(status=self._protocol.SessionLog.START)
-                # From this step on, events of older files are dropped.
+                # TensorBoard drops events of older files from this step on.
                 self._write(wall_time=times[-1], step=self._last + 1, session_log=start)
             for each, when in zip(records, reversed(times), strict=True):
                 self._write(wall_time=when, step=each.epoch, summary={"value": _values(each)})
@@ -290,7 +290,7 @@ class EventFolder(HistoryFile):
     def close(self) -> None:
         """Close the event file."""
         if self._writer is not None:
-            with contextlib.suppress(OSError):  # what could not be written is tried again
+            with contextlib.suppress(OSError):  # `append` has already raised it
                 self._writer.close()
 
     def _write(self, **contents: Any) -> None:
@@ -308,17 +308,17 @@ class EventFolder(HistoryFile):
         return [rows[epoch] for epoch in sorted(rows)]
 
     def _events(self, file: Path) -> Iterator[Any]:
-        """Yield the events of a file, up to one that is not complete.
+        """Yield the events of a file, up to an incomplete one.
 
         Raises
         ------
         ValueError
-            If the file has something else.
+            If the file does not consist of events.
         """
         decode_error = optional_import("google.protobuf.message", "tensorboard").DecodeError
         whole = file.stat().st_size
         with file.open("rb") as stream:
-            # Each is its length in 8 bytes, a checksum in 4, the event, and a checksum in 4.
+            # An event is stored as its length (8 bytes), a checksum (4), its data, a checksum (4).
             while len(head := stream.read(12)) == 12:
                 length = int.from_bytes(head[:8], "little")
                 if stream.tell() + length + 4 > whole:
@@ -333,10 +333,10 @@ class EventFolder(HistoryFile):
 def _kept(
     place: str, rows: Sequence[Mapping[str, float]], history: Sequence[Record], resumed: bool
 ) -> int:
-    """Return how many of a file's rows are records of a history; those that follow come later.
+    """Return the number of leading rows of a file that are records of a history.
 
-    Figures are compared in float32, which event files have, and without the seconds, to which
-    `History.append` adds those of dropped records.
+    Figures are compared in float32, the precision of event files. Seconds are not compared, since
+    `History.append` adds those of dropped records to them.
     """
     records = {record.epoch: record for record in history}
     last = history[-1].epoch if history else 0
@@ -354,18 +354,18 @@ def _kept(
         if different or not shared:
             name = different[0] if different else "train_loss"
             raise InputError(
-                f"epoch {epoch} is of another training (its {name} is {row.get(name)}, here "
+                f"epoch {epoch} is of another training run (its {name} is {row.get(name)}, here "
                 f"{record.get(name)}): choose another path than {place}"
             )
     if rows and not (kept or resumed):
         raise InputError(
-            f"{len(rows)} epochs of another training are there: choose another path than {place}"
+            f"found {len(rows)} epochs of another training run: choose another path than {place}"
         )
     return kept
 
 
 def _same(one: float, other: float) -> bool:
-    """Compare in float32; nan and inf, which are both null in JSON, are the same."""
+    """Return whether two numbers are equal in float32; nan and inf count as equal, as in JSON."""
     with np.errstate(over="ignore"):
         pair = np.array([one, other]).astype("float32")
     return bool(pair[0] == pair[1] or not np.isfinite(pair).any())
@@ -378,7 +378,7 @@ def _csv_line(cells: Iterable[Any]) -> bytes:
 
 
 def _values(record: Record) -> list[dict[str, Any]]:
-    """Return the figures of an event: train_loss is tagged loss/train."""
+    """Return the figures of an event; the tag of train_loss is loss/train."""
     values = []
     for name, x in record.items():
         part, _, figure = name.partition("_")
@@ -389,13 +389,13 @@ def _values(record: Record) -> list[dict[str, Any]]:
 
 
 def _name(tag: str) -> str:
-    """Return the figure's name of a tag."""
+    """Return the name of the figure with this tag."""
     figure, _, part = tag.rpartition("/")
     return f"{part}_{figure}" if part in ("train", "validation") else tag
 
 
 def _not_written(path: Path, error: OSError) -> InputError:
     return InputError(
-        f"{path} cannot be written ({error.strerror}); the trainer in memory is complete: make "
-        "room and call fit again, which also writes the epochs that are missing"
+        f"{path} cannot be written ({error.strerror}); the trainer in memory is complete: free "
+        "disk space and call fit again, which also writes the missing epochs"
     )

@@ -1,4 +1,4 @@
-"""Preparation: checks data sets against network and loss, before any work is done."""
+"""Preparation: checks of data sets and parts before the first step."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ from nnxp.training.evaluation import evaluation_batch_size
 
 _FLUSHED_STEPS = 500
 _COMPARED = 16  # examples
-_UNSCALED = 25  # the size of numbers from which inputs are taken as never scaled
+_UNSCALED = 25  # inputs above this magnitude were probably not scaled
 
 
 def require_dataset(dataset: object, what: str = "evaluate") -> Dataset:
-    """Return `dataset` if it is a `Dataset`; `what` needs one."""
+    """Return `dataset`; raise an `InputError`, which names `what`, unless it is a `Dataset`."""
     if not isinstance(dataset, Dataset):
         raise InputError(
             f"{what} expects a Dataset, got {type(dataset).__name__}; make one with "
@@ -58,17 +58,23 @@ def require_dataset(dataset: object, what: str = "evaluate") -> Dataset:
 
 
 def require_suitable(batches: Batches, name: str, step: Step) -> dict[str, Array]:
-    """Return the sums of the first example's loss and metrics; raise if there can be none.
+    """Check a data set against network, loss and metrics; return the sums of the first example.
 
-    The first example is measured; all labels, and all numbers' ranges, are checked on the host.
+    The forward, the loss and the metrics of the first example are computed. All labels, and the
+    range of all numbers, are checked on the host.
 
     Parameters
     ----------
     batches : Batches
-        On the network's device and in its dtype.
+        The data set, on the network's device and in its dtype.
     name : str
-        Of the data set, for the error: "training" or "validation".
+        The name of the data set in the error: "training" or "validation".
     step : Step
+
+    Returns
+    -------
+    dict of str to array
+        As from `nnxp.step.measured_sums`.
 
     Raises
     ------
@@ -117,17 +123,18 @@ def require_suitable(batches: Batches, name: str, step: Step) -> dict[str, Array
 def require_weights_taken(
     function: Callable[..., Any], what: str, name: str, kind: object = inspect.Parameter.VAR_KEYWORD
 ) -> None:
-    """Raise an `InputError` unless a function takes the examples' weights.
+    """Raise an `InputError` unless a function takes example weights.
 
     Parameters
     ----------
     function : callable
     what : str
-        The function, for the error.
+        The name of the function in the error.
     name : str
-        Of the data set that has weights, for the error.
-    kind : inspect's kind of parameter, optional
-        What takes any arguments, in the way that the function is called.
+        The name of the data set with weights in the error.
+    kind : kind of `inspect.Parameter`, optional
+        The kind of parameter that takes any arguments: VAR_KEYWORD (default) if weights are passed
+        by name, VAR_POSITIONAL if by position.
     """
     parameters = inspect.signature(function).parameters.values()
     if not any(x.name == "weights" or x.kind is kind for x in parameters):
@@ -138,11 +145,15 @@ def require_weights_taken(
 
 
 def with_class_numbers(dataset: Dataset, network: Sequential, loss: Loss) -> Dataset:
-    """Return a data set whose integer labels are class numbers, if only that can be meant.
+    """Return a data set whose labels are class numbers, if the classes are known or unambiguous.
 
-    That is so if labels are not class numbers, as 1 and 2 or 10, 20 and 30, and there are as many
-    different ones as the network tells apart.
+    The classes are known after an earlier `fit` of the network. Otherwise, integer labels that are
+    not class numbers, such as 1 and 2 or 10, 20 and 30, are converted if the number of different
+    labels is the number of the network's classes.
     """
+    known = network.data_format
+    if known is not None and known.classes is not None:
+        dataset = dataset.with_classes(known.classes)
     labels, outputs = dataset.labels, network.output_shape(None)
     if (
         dataset.classes is not None
@@ -161,16 +172,16 @@ def with_class_numbers(dataset: Dataset, network: Sequential, loss: Loss) -> Dat
 
 
 def data_format_of(dataset: Dataset, step: Step, streamed: bool) -> DataFormat:
-    """Return what a network that is trained on a data set must know to predict.
+    """Return the data format of a network that is trained on a data set.
 
     Parameters
     ----------
     dataset : Dataset
     step : Step
-        Its network and loss are used.
+        The step, whose network and loss are used.
     streamed : bool
-        Whether the data set is the first batch of several: the classes of an earlier training
-        remain then, as labels are given as their numbers.
+        Whether the data set is the first batch of a stream. The classes of an earlier `fit` are
+        then kept, since the labels of a stream are class numbers.
     """
     inputs, scale, known = dataset.inputs, dataset.scale, step.network.data_format
     classes = known.classes if known is not None and streamed else dataset.classes
@@ -193,7 +204,7 @@ def data_format_of(dataset: Dataset, step: Step, streamed: bool) -> DataFormat:
 
 
 def warn_of_other_scale(known: DataFormat | None, trained_on: DataFormat) -> None:
-    """Warn if a network is trained on inputs that are divided by another number than before."""
+    """Warn if the divisor of the inputs differs from that of an earlier `fit`."""
     if known is None or known.images != trained_on.images or known.scale == trained_on.scale:
         return
     now = "does not divide" if trained_on.scale is None else f"divides by {trained_on.scale:g}"
@@ -209,8 +220,8 @@ def in_format(dataset: Dataset, trained_on: DataFormat, name: str) -> Dataset:
     Raises
     ------
     InputError
-        If its labels are of another kind, its inputs are divided by another number, or its columns
-        are not those of the training data.
+        If the kind of its labels, the divisor of its inputs, or its columns are not those of the
+        training data.
     """
     kept = "train.columns" if name == "validation" else "trainer.network.data_format.columns"
     require_columns(trained_on.columns, dataset.columns, f"the {name} data", kept)
@@ -232,11 +243,11 @@ def in_format(dataset: Dataset, trained_on: DataFormat, name: str) -> Dataset:
 
 
 def fit_statistics(network: Sequential, batches: Batches, ranks: Ranks = ONE_RANK) -> None:
-    """Set the state of each `Standardize` that has seen no examples from the training data.
+    """Set the statistics of each `Standardize` that has none from the training data.
 
-    What comes before it computes on the device; if that is nothing but `Flatten`, inputs are not
-    rounded to the network's dtype, but taken as they are in the data set. Of several ranks, rank 0
-    alone reads all inputs, and the others get its statistics.
+    The layers before it compute on the device. If these are only `Flatten`, the statistics are
+    computed from the data set's own numbers, which are not rounded to the network's dtype. Of
+    several ranks, only rank 0 reads all inputs, and the others get its statistics.
     """
     device, dataset = batches.device, batches.dataset
     scale = dataset.scale or 1.0
@@ -276,7 +287,7 @@ def _through(layers: Iterable[Layer], x: Array) -> Array:
 
 
 def hint_at_scale(network: Sequential, dataset: Dataset) -> None:
-    """Warn once of inputs that were not scaled: networks learn badly from large numbers."""
+    """Warn if inputs were probably not scaled: networks train badly on large numbers."""
     normalized = any(isinstance(layer, (Standardize, BatchNorm)) for layer in network.leaves()[:2])
     if is_image(dataset.inputs) or dataset.scale is not None or normalized:
         return
@@ -297,7 +308,7 @@ def hint_at_scale(network: Sequential, dataset: Dataset) -> None:
         layers = f"network[0], {layer}, *network[1:]" if flat else f"{layer}, *network"
         remedy = f"use nnxp.Sequential([{layers}]) with new weights, or {remedy}"
     warn(
-        f"the inputs have numbers up to {dataset.largest:.4g}, and networks learn well from "
+        f"the inputs have numbers up to {dataset.largest:.4g}, and networks train best on "
         f"numbers around 1; {remedy}"
     )
 
@@ -314,7 +325,7 @@ def fingerprint(batches: Batches) -> list[int]:
 
 
 def require_ranks(ranks: object) -> Ranks:
-    """Return `ranks` if they are an object of `Ranks`."""
+    """Return `ranks`; raise an `InputError` unless it is an object of `Ranks`."""
     if not isinstance(ranks, Ranks):
         raise InputError(
             f"ranks must be an object of nnxp.distributed.Ranks such as nnxp.distributed.mpi(), "
@@ -324,7 +335,7 @@ def require_ranks(ranks: object) -> Ranks:
 
 
 def require_callbacks(callbacks: object) -> list[Callback]:
-    """Return `callbacks` as a list, if they are objects of `Callback`, each once."""
+    """Return `callbacks` as a list; raise unless they are different objects of `Callback`."""
     found = list(require_list("callbacks", callbacks))
     for callback in found:
         if not isinstance(callback, Callback):
@@ -338,7 +349,7 @@ def require_callbacks(callbacks: object) -> list[Callback]:
 
 
 def _require_large_batches(batches: Batches, step: Step) -> None:
-    """Raise an `InputError` if an epoch has a smaller batch than a layer can be trained with."""
+    """Raise an `InputError` if an epoch has a batch that is too small for a layer."""
     layer = max(step.network.leaves(), key=lambda layer: layer.min_batch_size)
     least, count = layer.min_batch_size, len(batches.dataset)
     size = step.micro_batch_size or batches.batch_size
@@ -360,7 +371,7 @@ def _require_large_batches(batches: Batches, step: Step) -> None:
 
 
 def _require_large_shares(batches: Batches, step: Step, layer: Layer) -> None:
-    """Raise an `InputError` if a rank's part of a batch is smaller than a layer needs."""
+    """Raise an `InputError` if a rank's part of a batch is too small for a layer."""
     count, ranks = len(batches.dataset), step.ranks.size
     size = min(batches.batch_size, count)
     part = step.micro_batch_size or size
@@ -376,7 +387,7 @@ def _require_large_shares(batches: Batches, step: Step, layer: Layer) -> None:
 
 
 def require_trainable(step: Step) -> None:
-    """Raise an `InputError` if the parts of a step, as they are now, cannot be trained."""
+    """Raise an `InputError` if the parts of a step cannot be trained in their current state."""
     network, optimizer = step.network, step.optimizer
     for thing, kind, example in (
         (network, Sequential, "nnxp.mlp([784, 50, 10], rng=0)"),
@@ -412,11 +423,11 @@ def require_trainable(step: Step) -> None:
         try:
             inspect.signature(transform).bind({}, {})
         except ValueError:
-            continue  # a function of another language has no signature
+            continue  # a builtin function without a signature
         except TypeError as error:
             raise InputError(
-                f"a transform must take parameters and gradients, as lambda params, grads: grads "
-                f"does, got {transform!r} ({error})"
+                f"a transform must take parameters and gradients, such as lambda params, grads: "
+                f"grads, got {transform!r} ({error})"
             ) from None
     network.require_trainable()
     if not network.parameters():
@@ -424,6 +435,10 @@ def require_trainable(step: Step) -> None:
     for part in step.parts[1:]:
         if isinstance(part, Part):
             require_no_layers(part, [network, *network.all_layers()])
+
+
+def require_state_of_arrays(optimizer: Optimizer) -> None:
+    """Raise an `InputError` if the state of an optimizer is not one of arrays."""
     for slot, kept in optimizer.state.items():
         slot_state: object = kept
         arrays = slot_state.values() if isinstance(slot_state, dict) else [slot_state]
@@ -437,7 +452,7 @@ def require_trainable(step: Step) -> None:
 def replace_unusable_arrays(network: Sequential, optimizer: Optimizer, device: Device) -> None:
     """Replace arrays that training cannot change in place by copies.
 
-    These are read-only NumPy arrays, such as joblib's in shared memory, and PyTorch's arrays that
+    These are read-only NumPy arrays, such as joblib's in shared memory, and PyTorch tensors that
     require a gradient.
     """
 
@@ -460,14 +475,14 @@ def replace_unusable_arrays(network: Sequential, optimizer: Optimizer, device: D
 
 
 def require_representable(optimizer: Optimizer, dtype: str) -> None:
-    """Raise an `InputError` if a number of the optimizer's next step is positive, but 0 in `dtype`.
+    """Raise an `InputError` if a nonzero number of the optimizer's next step is 0 in `dtype`.
 
-    Smaller numbers than the smallest normal one count as 0, as on many devices.
+    Subnormal numbers count as 0, as on many devices.
     """
     limits = np.finfo(dtype)
     least = float(limits.smallest_normal)
     if definition(optimizer, "update") != type(optimizer).__mro__.index(Optimizer):
-        return  # it need not use these numbers
+        return  # a user's `update` may not use these numbers
     values = {name: abs(float(getattr(optimizer, name))) for name in numbers_of(optimizer)}
     tiny = [name for name, x in values.items() if 0 < x < least]
     wrong = [x for x in optimizer.numbers() if 0 < abs(x) < least]
@@ -485,17 +500,17 @@ def require_representable(optimizer: Optimizer, dtype: str) -> None:
 
 
 def flush_denormals(optimizer: Optimizer, epoch_steps: int) -> None:
-    """Set denormal numbers of an optimizer's state on the CPU to 0: they slow each step down.
+    """Set subnormal numbers of an optimizer's state on the CPU to 0: they slow down each step.
 
-    An average of gradients that stay 0 shrinks to the smallest denormal number and remains there,
-    after some 800 steps at a decay of 0.9. So nothing is done in epochs of fewer steps, but for one
-    in `_FLUSHED_STEPS` steps.
+    If gradients stay 0, their average shrinks to the smallest subnormal number and stays there;
+    with a decay of 0.9 this takes about 800 steps. So in epochs of few steps, nothing is done more
+    often than once in `_FLUSHED_STEPS` steps.
 
     Parameters
     ----------
     optimizer : Optimizer
     epoch_steps : int
-        Of an epoch, at the start of which this is called; 0 if unknown.
+        The number of steps of the epoch that starts; 0 if unknown.
     """
     if epoch_steps and optimizer.steps % _FLUSHED_STEPS >= epoch_steps:
         return
@@ -506,8 +521,9 @@ def flush_denormals(optimizer: Optimizer, epoch_steps: int) -> None:
                 x[np.abs(x) < np.finfo(x.dtype).smallest_normal] = 0
 
 
-def describe_work(network: Sequential, batch_size: int, evaluated: int) -> str:
-    """Return the sizes of a training, for an error about memory."""
+def describe_work(network: Sequential, batch_size: int, dataset: Dataset) -> str:
+    """Return a description of a network and its batches, for an error about memory."""
+    evaluated = evaluation_batch_size(network, dataset)
     parameters = sum(math.prod(x.shape) for x in network.parameters().values())
     return (
         f"{network!r} with {parameters:,} parameters and batches of {batch_size:,} "

@@ -1,4 +1,4 @@
-"""Rates: a test of learning rates, from one that is too low to one that is too high."""
+"""Rates: the learning-rate range test."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from nnxp.data.dataset import Dataset
 from nnxp.errors import DivergenceError, InputError
 from nnxp.ranks import ONE_RANK
 from nnxp.training.copies import independent_copy
-from nnxp.training.preparation import require_dataset
+from nnxp.training.preparation import require_dataset, with_class_numbers
 from nnxp.training.trainer import Trainer
 
-_RISE = 4  # the test ends when the smoothed loss is so many times the lowest one
-_FALL = 0.01  # a loss has fallen if it is lower by this share of the first one
-_NOISES = 3  # and by so many standard deviations of a loss
+_RISE = 4  # the test ends when the smoothed loss is this many times the lowest one
+_FALL = 0.01  # a loss has fallen if it is lower than the first one by this share of it,
+_NOISES = 3  # and by this many standard deviations of the noise
 _MIN_STEPS = 20
-_MARGIN = 10  # the rate of the lowest loss is so many times the suggested one
+_MARGIN = 10  # the rate of the lowest loss is this many times the suggested rate
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class LearningRateRange:
     rates : (steps,) array
         The learning rate of each step.
     losses : (steps,) array
-        The loss of each step's batch before its update, the penalty included.
+        The loss of each step's batch before its update, including the penalty.
     smoothed : (steps,) array
-        The mean of the losses of neighbouring steps, a twentieth of all.
+        The moving average of the losses, over a twentieth of the steps.
     diverged : bool
-        Whether the test ended because the loss rose to four times its lowest, or was no longer
-        finite; else the highest rate was reached.
+        Whether the test ended because the smoothed loss rose to four times its lowest value, or a
+        loss was not finite; otherwise the highest rate was reached.
     """
 
     rates: npt.NDArray[np.float64]
@@ -60,21 +60,22 @@ class LearningRateRange:
 
     @property
     def lowest(self) -> int:
-        """The number of the step with the lowest smoothed loss, counted from 0."""
+        """The index of the step with the lowest smoothed loss."""
         return int(np.argmin(self.smoothed))
 
     @property
     def suggestion(self) -> float | None:
-        """A tenth of the rate with the lowest smoothed loss; None if that is hardly lower.
+        """A tenth of the rate with the lowest smoothed loss; None if the loss hardly fell.
 
-        It must be lower than the first one by 1 % and by three standard deviations of the noise.
+        The lowest loss must be lower than the first one by 1 % and by three standard deviations of
+        the noise.
 
-        At that rate the loss stops falling, so it is too high for a training; a tenth of it is a
-        rate of fast descent (Howard and Gugger 2020, ch. 5).
+        At the rate of the lowest loss, the loss stops falling, so this rate is too high for
+        training. At a tenth of it, the loss falls fast (Howard and Gugger 2020, ch. 5).
         """
         if self.lowest == 0:
             return None
-        # Differences of neighbours show the noise, whatever the trend is.
+        # Differences of consecutive losses estimate the noise independently of the trend.
         noise = float(np.std(np.diff(self.losses[: self.lowest + 1]))) / math.sqrt(2)
         first = float(self.smoothed[0])
         fall = first - float(self.smoothed[self.lowest])
@@ -100,35 +101,37 @@ def learning_rate_range(
 ) -> LearningRateRange:
     """Train a copy with a learning rate that rises from step to step (Smith 2017, section 3.3).
 
-    The rate rises exponentially, so that it is a straight line on a logarithmic axis. The trainer
-    and all its parts stay as they are: network, optimizer, penalty, transforms and their state are
-    copied, but for transforms that are functions. `nnxp.plots.plot_learning_rate_range` draws the
-    result.
+    The rate rises exponentially. The trainer and all its parts are unchanged: network, optimizer,
+    penalty, transforms and their state are copied, except for transforms that are functions.
+    `nnxp.plots.plot_learning_rate_range` draws the result.
 
     Parameters
     ----------
     trainer : Trainer
-        Trained or not. Steps are plain, see `Trainer.step`; an overridden one is used.
+        A trainer before or after training. The test uses plain steps (`Trainer.step`, also if it is
+        overridden).
     dataset : Dataset
-        The training examples; several epochs if there are fewer than the steps need.
+        The training examples. If the steps need more examples, several epochs are trained.
     batch_size : int
-        That of the training: a larger one allows a higher rate.
+        The batch size of the planned training; a larger one allows a higher rate.
     rng : numpy.random.Generator, SeedSequence or int
-        Draws the orders of the examples. A generator is copied: it may be the trainer's.
+        Draws the orders of the examples. A generator is copied, so it may be the trainer's.
     lowest, highest : float, optional
-        The first and the last rate.
+        The first and the last rate, positive numbers.
     steps : int, optional
-        At least 20.
+        The number of steps, at least 20.
 
     Returns
     -------
     LearningRateRange
-        Of fewer steps if the loss rises to four times its lowest, or is no longer finite.
+        It has fewer steps if the smoothed loss rises to four times its lowest value, or a loss is
+        not finite.
 
     Raises
     ------
     InputError
-        If an argument is wrong, the examples do not suit, or the trainer cannot be copied.
+        If an argument is wrong, the examples do not fit the network, or the trainer cannot be
+        copied.
     DivergenceError
         If the first loss is not finite.
 
@@ -173,10 +176,10 @@ def learning_rate_range(
                 raise _Finished
             return loss
 
-        # An epoch that was interrupted in the training is of no interest here. Each of several
-        # ranks does the whole test, with the same result.
+        # Ignore the progress of an interrupted epoch of the trainer. Each of several ranks does the
+        # whole test, with the same result.
         vars(probe).update(step=recorded_step, capture=False, _progress=None, ranks=ONE_RANK)
-        examples, _ = probe._examples(dataset, None, generator)
+        examples = with_class_numbers(dataset, probe.network, probe.loss)
         batches = Batches(examples, batch_size, device=device, dtype=dtype, rng=generator)
         try:
             while True:
@@ -197,7 +200,7 @@ def learning_rate_range(
 
 
 def _smoothed(losses: list[float], count: int) -> npt.NDArray[np.float64]:
-    """Return the means of neighbouring losses of a test of `count` steps."""
+    """Return the moving average of the losses of a test of `count` steps."""
     reach, steps = max(1, count // 40), np.arange(len(losses))
     starts, stops = np.maximum(steps - reach, 0), np.minimum(steps + reach + 1, len(losses))
     sums = np.cumsum([0.0, *losses])
@@ -206,7 +209,7 @@ def _smoothed(losses: list[float], count: int) -> npt.NDArray[np.float64]:
 
 
 def _has_diverged(losses: list[float], count: int) -> bool:
-    """Return whether the last losses are far above the lowest ones, or not finite."""
+    """Return whether the last loss is not finite, or the smoothed loss far above its lowest."""
     if not math.isfinite(losses[-1]):
         return True
     smoothed = _smoothed(losses, count)

@@ -1,4 +1,4 @@
-"""Stepping: does a trainer's steps, captured if possible and plain otherwise."""
+"""Stepping: a trainer's steps, captured if possible and plain otherwise."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def require_capture(capture: object) -> bool | str:
 
 
 def require_compiled(compiled: object, device: Device | None) -> bool | str:
-    """Return `compiled` if it is True, False or "auto", and for True, if it is possible.
+    """Return `compiled` if it is True, False or "auto".
 
-    The device is the network's, if it is known.
+    True needs a network on NumPy. The device is the network's, or None if it is unknown.
     """
     if compiled != "auto" and not isinstance(compiled, bool):
         raise InputError(f'compiled must be True, False or "auto", got {compiled!r}')
     if compiled is True and device is not None and not device.is_host:
         raise InputError(
-            f"compiled=True is for NumPy, and the network is on {device.spec}; leave it out"
+            f"compiled=True is for NumPy, and the network is on {device.spec}; omit compiled=True"
         )
     if compiled is True:
         optional_import("llvmlite", "fast")
@@ -46,10 +46,10 @@ def require_compiled(compiled: object, device: Device | None) -> bool | str:
 
 
 def repays_compiling(step: Step, batches: Batches, steps: int) -> bool:
-    """Return whether so many steps save more time by compiled code than compiling takes.
+    """Return whether compiled code saves more time in `steps` steps than compiling takes.
 
-    It depends on the network, the data and the number of steps alone, and not on what was measured,
-    so that a training gives the same bits each time.
+    The result depends only on the network, the data and the number of steps, and not on measured
+    times, so that repeated training is bit-identical.
     """
     if not batches.device.is_host:
         return False
@@ -59,7 +59,7 @@ def repays_compiling(step: Step, batches: Batches, steps: int) -> bool:
     )
     numbers += batches.batch_size * largest
     saved = steps * (_SAVED_BY_STEP + _SAVED_BY_NUMBER * numbers)
-    return saved > _COMPILING and find_spec("llvmlite") is not None  # a search, so at last
+    return saved > _COMPILING and find_spec("llvmlite") is not None  # the slow search comes last
 
 
 # Seconds, rounded, on a processor of 2.5 GHz.
@@ -77,17 +77,17 @@ class Stepper:
     Attributes
     ----------
     captured : CapturedSteps or None
-        The captured steps that were used last.
+        The last captured steps.
     reason : str
-        Why steps are plain; empty if they are captured.
+        The reason for plain steps; empty if steps are captured.
     """
 
     def __init__(self) -> None:
         self.captured: CapturedSteps | None = None
         self.reason = "nothing was trained yet"
-        # `capture`, whether the data are on the host, and whether to compile.
+        # These are `capture`, whether the data are on the host, and whether to compile.
         self._chosen_for: tuple[bool | str, bool, bool] | None = None
-        self._warned: list[object] = []  # reasons, and parts that were named
+        self._warned: list[object] = []  # reasons and parts of earlier warnings
         self._kept = contextlib.ExitStack()  # unbinds captured steps that stay bound
         self._bound: DoSteps | None = None  # does these steps
 
@@ -107,29 +107,29 @@ class Stepper:
     ) -> Iterator[DoSteps]:
         """Provide the function that does a step for each batch, given the rows of the batches.
 
-        It takes an iterable of row indices. Where steps are observed, it must be called for each
-        batch alone.
+        It takes an iterable of row indices. If steps are observed, call it with one batch at a
+        time.
 
         Parameters
         ----------
         plain_step : callable
             Does one plain step, given the row indices of a batch.
         make_step : callable
-            Returns what a step consists of now.
+            Returns the current parts of a step.
         batches : Batches
         capture : bool or "auto"
             As in `Trainer`.
         compiled : bool
             Whether to compile the steps on NumPy.
         own_step : bool
-            Whether the plain step is not `Trainer.step`, so that captured steps would ignore it.
+            Whether a subclass overrides `Trainer.step`; captured steps would ignore its method.
         observed : bool
             Whether other code runs between steps, which may change the parts.
         restores : bool
-            Whether parameters and state are to be as before if a `DivergenceError` is raised.
+            Whether to restore parameters and state if a `DivergenceError` is raised.
         keeps : bool
             Whether steps that are not observed may stay bound until the next call of `bind` or
-            `unbind`, as no other code can see the arrays until then.
+            `unbind`, because no other code can see the arrays until then.
         """
         before: Snapshot | None = None
 
@@ -141,7 +141,7 @@ class Stepper:
             nonlocal before
             step = make_step()
             captured = self._choose(plain_step, step, batches, capture, compiled, own_step)
-            # Captured steps restore what was there when they were bound.
+            # Captured steps restore the values at the time of binding.
             if restores and before is None and (observed or captured is None):
                 before = Snapshot(step.network, step.optimizer, batches.device)
             if captured is None:
@@ -174,13 +174,17 @@ class Stepper:
                 before.restore()
             raise
 
+    def is_same(self, step: Step, batches: Batches) -> bool:
+        """Return whether the captured steps are for this step; see `CapturedSteps.is_same`."""
+        return self.captured is not None and self.captured.is_same(step, batches)
+
     def unbind(self) -> None:
-        """Give network and optimizer their own arrays back, if steps stayed bound."""
+        """Give network and optimizer their own arrays back if steps stayed bound."""
         self._bound = None
         self._kept.close()
 
     def _start_bound(self, step: Step, chosen_for: tuple[bool | str, bool, bool]) -> DoSteps | None:
-        """Return the steps that stayed bound, for another epoch; None if they must be chosen."""
+        """Return the steps that stayed bound, for another epoch; None if new ones are needed."""
         bound, captured = self._bound, self.captured
         same = bound is not None and captured is not None and chosen_for == self._chosen_for
         if captured is None or not (same and captured.is_repeatable(step)):
@@ -191,7 +195,7 @@ class Stepper:
         return bound
 
     def vectors(self) -> list[Array]:
-        """Return those of the captured steps, while bound; see `CapturedSteps.vectors`."""
+        """Return the vectors of the captured steps, while bound; see `CapturedSteps.vectors`."""
         return [] if self.captured is None else self.captured.vectors()
 
     def release(self, device: Device) -> None:
@@ -225,13 +229,13 @@ class Stepper:
         kind, reason = choose(step, batches, compiled=compiled)
         causes: list[object] = [reason]
         if kind is not None and own_step:
-            reason = "the trainer has a step of its own"
+            reason = "the trainer's class overrides step"
             causes = [reason]
         elif kind is not None:
             contents = contents_of(step)
             prepare = partial(self._prepare, kind, step, batches, contents)
             refusal = disagreement(prepare, plain_step, step, batches) if contents.foreign else None
-            if not step.ranks.any(refusal):  # all ranks exchange in the same way
+            if not step.ranks.any(refusal):  # all ranks must exchange in the same way
                 return prepare()
             reason, causes = "another rank cannot capture it", ["another rank cannot capture it"]
             if refusal is not None:
@@ -257,6 +261,6 @@ class Stepper:
         """Return captured steps: those of the last call if they match."""
         captured = self.captured
         if type(captured) is not kind or not captured.matches(step, contents, batches):
-            self.captured = captured = None  # frees its memory before the new one takes some
+            self.captured = captured = None  # frees its memory before the new one is allocated
             self.captured = captured = kind(step, batches)
         return captured

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
-import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from inspect import Parameter
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
@@ -27,7 +24,6 @@ from nnxp.checks import (
     missing_attribute,
     require_count,
     require_list,
-    require_rng,
     warn,
     warnings_go_to,
 )
@@ -35,30 +31,33 @@ from nnxp.data.batches import Batches
 from nnxp.data.dataset import Dataset, Split
 from nnxp.data.epoch import EpochProgress
 from nnxp.data.stream import BatchStream
+from nnxp.data_format import DataFormat
 from nnxp.devices import Device
 from nnxp.devices.threads import limit_blas_threads
-from nnxp.errors import DivergenceError, InputError, RanksError
-from nnxp.history import History, Record
-from nnxp.layers import Softmax, Standardize
+from nnxp.errors import InputError, RanksError
+from nnxp.history import History
+from nnxp.layers import Softmax
 from nnxp.losses import Loss, SoftmaxWithLoss
 from nnxp.metrics import Metric
 from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
-from nnxp.parts import is_own, numbers_of
+from nnxp.parts import is_own
 from nnxp.penalties import Penalty
-from nnxp.random import get_state
-from nnxp.ranks import ONE_RANK, Ranks, Share, is_common
-from nnxp.step import DoSteps, Step
+from nnxp.ranks import ONE_RANK, Ranks, Share
+from nnxp.step import Step
 from nnxp.training.callback import Callback
 from nnxp.training.callbacks import Checkpoint, Progress
-from nnxp.training.divergence import Snapshot, parameters_and_state, raise_at_divergence
+from nnxp.training.epochs import EpochRunner
 from nnxp.training.evaluation import Evaluation, evaluate, evaluation_batch_size
+from nnxp.training.plan import (
+    plan_training,
+    require_equal_ranks,
+    require_same_ranks,
+    require_suitable_training,
+)
 from nnxp.training.preparation import (
     data_format_of,
     describe_work,
-    fingerprint,
-    fit_statistics,
-    flush_denormals,
     hint_at_scale,
     in_format,
     replace_unusable_arrays,
@@ -66,15 +65,13 @@ from nnxp.training.preparation import (
     require_dataset,
     require_ranks,
     require_representable,
+    require_state_of_arrays,
     require_suitable,
     require_trainable,
-    require_weights_taken,
     warn_of_other_scale,
-    with_class_numbers,
 )
 from nnxp.training.stepping import (
     Stepper,
-    repays_compiling,
     require_capture,
     require_compiled,
 )
@@ -194,6 +191,7 @@ class Trainer:
         transforms = require_list("transforms", transforms)
         metrics = require_list("metrics", metrics)
         require_trainable(Step(network, loss, optimizer, penalty, transforms, metrics))
+        require_state_of_arrays(optimizer)
         if network.device is None or network.dtype is None:
             raise InputError(f"{network!r} has no parameters to train")
         replace_unusable_arrays(network, optimizer, network.device)
@@ -227,6 +225,9 @@ class Trainer:
         self._training = False
         self._stepper = Stepper()
         self._compiles = False  # the steps of the last epoch
+        # What `train_epoch` was given last, and the format that it set.
+        self._checked: tuple[Callable[[], Batches | None], DataFormat | None]
+        self._checked = _no_batches, None
 
     if not TYPE_CHECKING:  # it would give type checkers every name
 
@@ -236,6 +237,7 @@ class Trainer:
     def __getstate__(self) -> dict[str, Any]:
         # A copy has its own captured steps, and is not within an epoch that trains.
         own = {"_stepper": Stepper(), "_training": False, "_callbacks": {}, "_sums": {}}
+        own["_checked"] = _no_batches, None
         if self._progress is not None and self._sums:  # of one rank, there are no sums of all
             sums = self._host_sums() if self.ranks.size == 1 else {}
             own["_progress"] = replace(self._progress, sums=sums)
@@ -410,66 +412,25 @@ class Trainer:
             If training with this batch size does not fit into the device's memory.
         """
         require_count("epochs", epochs)
-        require_count("accumulate", accumulate)
-        if train_metrics not in ("running", "after"):
-            raise InputError(f'train_metrics must be "running" or "after", got {train_metrics!r}')
         self._require_not_training()
-        given = require_callbacks(callbacks)
-        if checkpoint_every is not None:
-            require_count("checkpoint_every", checkpoint_every)
-        if checkpoint is not None:
-            given.append(Checkpoint(checkpoint, every=checkpoint_every))
-        elif checkpoint_every is not None:
-            raise InputError("checkpoint_every needs a checkpoint to write; give its path")
-        if verbose:  # last, so that a line is printed once the checkpoint is written
-            given.append(Progress())
-        data: list[Batches]  # the only reference: emptied, it frees the device's memory
-        held_out: object = validation
-        if isinstance(train, Dataset):
-            if batch_size is None:
-                raise InputError("fit needs a batch_size: give batch_size=100, for example")
-            size = require_count("batch_size", batch_size)
-            rng = self._generator(rng)
-            train, held_out = self._examples(train, held_out, rng)
-            data = [self._batches(train, size * accumulate, rng)]
-            micro_batch_size = -(-size // self.ranks.size) if accumulate > 1 else None
-        else:
-            data = [BatchStream(train, device=self._device, dtype=self._dtype, ranks=self.ranks)]
-            for name, value in (("batch_size", batch_size), ("rng", rng)):
-                if value is not None:
-                    raise InputError(
-                        f"fit takes no {name} with an iterable of batches, which has its own; "
-                        "leave it out"
-                    )
-            if accumulate > 1 or isinstance(held_out, Real) or train_metrics == "after":
-                raise InputError(
-                    'accumulate, a share as validation and train_metrics="after" need a Dataset'
-                )
-            if self._has_own_step():
-                raise InputError("a trainer with a step of its own needs a Dataset to train on")
-            rng, micro_batch_size = self.rng, None
-        step = self._whole_step()
-        step.micro_batch_size = micro_batch_size
-        sums = self._require_suitable_training(data[0], step)
-        self.measured = ("epoch", *(f"train_{name}" for name in sums))
-        running = train_metrics == "running" and not self._has_own_step()
-        # Not a product with 0, which is nan for a first loss that is infinite.
-        zeros = self._device.xp.zeros_like
-        first_sums = {name: zeros(x) for name, x in sums.items() if running}
-        trained_on = data_format_of(data[0].dataset, step, isinstance(data[0], BatchStream))
-        if held_out is not None:
-            held_out = in_format(require_dataset(held_out, "validation"), trained_on, "validation")
-            size = evaluation_batch_size(self.network, held_out)
-            data.append(self._batches(held_out, size))
-            sums = require_suitable(data[1], "validation", step)
-            self.measured += tuple(f"validation_{name}" for name in sums)
-        self.measured += ("seconds",) if self.penalty is None else ("penalty", "seconds")
+        given = _all_callbacks(callbacks, checkpoint, checkpoint_every, verbose)
+        plan = plan_training(
+            self,
+            train,
+            validation,
+            batch_size=batch_size,
+            rng=rng,
+            train_metrics=train_metrics,
+            accumulate=accumulate,
+        )
+        data = plan.data
         self._require_resumable(data[0])
         if self._hints_at_scale and not self.optimizer.steps:
             hint_at_scale(self.network, data[0].dataset)
-        warn_of_other_scale(self.network.data_format, trained_on)
-        self.network.data_format = trained_on
-        self.rng, self._micro_batch_size = rng, micro_batch_size
+        warn_of_other_scale(self.network.data_format, plan.trained_on)
+        self.network.data_format = plan.trained_on
+        self.rng, self.measured, self._split = plan.rng, plan.measured, plan.split
+        self._micro_batch_size = plan.micro_batch_size
         self._give_states(given)
         own = [x for x in given if self.ranks.rank == 0 or not x.only_rank_0]
         with contextlib.ExitStack() as stack:
@@ -480,63 +441,27 @@ class Trainer:
             for callback in own:
                 stack.push(partial(_finish, self, callback))
                 stopping = bool(callback.start(self)) or stopping
-            self._require_same_ranks(data, (epochs, accumulate, train_metrics))
+            require_same_ranks(self, data, (epochs, accumulate, train_metrics))
             observers = [callback for callback in own if callback.every_step]
             observed = self.ranks.any(observers)
             # No code of the user sees the arrays between epochs, an iterable's neither. Each rank
             # may have other callbacks, and all ranks must bind, and try the user's parts, together.
             keeps = (
                 self.ranks.size == 1
-                and isinstance(train, Dataset)
+                and not isinstance(data[0], BatchStream)
                 and not any(x._holds_arrays or not is_own(type(x)) for x in given)
             )
+            runner = EpochRunner(self, data, observers, observed, plan.first_sums, keeps=keeps)
             for _ in range(0 if self.ranks.any(stopping) else epochs):
-                record = self._epoch(data, observers, observed, first_sums, keeps=keeps)
+                record = runner.train_and_evaluate()
                 if record is None:
                     break
                 self.history.append(record)
                 stops = [callback.epoch(self, record) for callback in own]
-                self._require_equal_ranks()
+                require_equal_ranks(self)
                 if self.ranks.any(any(stops)):
                     break
         return self.history
-
-    def _require_same_ranks(self, data: list[Batches], settings: object) -> None:
-        """Raise a `RanksError` on all ranks unless all of them start in the same way."""
-        if self.ranks.size == 1:
-            return
-        sizes = [(x.batch_size, len(x.dataset), x.dataset.total_weight) for x in data]
-        self.ranks.require_same(
-            {
-                "number of examples or batch size": sizes,
-                "data set": [fingerprint(x) for x in data],
-                "setting of fit": settings,
-                **self._common_values(),
-            },
-            "Trainer.fit",
-        )
-
-    def _require_equal_ranks(self) -> None:
-        """Raise a `RanksError` on all ranks unless they are equal to the bit after an epoch."""
-        if self.ranks.size > 1:
-            self.ranks.require_same(
-                self._common_values(),
-                f"epoch {self.epochs}",
-                f"after epoch {self.epochs}; a callback that changes network, optimizer or "
-                "generator must do so on all ranks, and all need processors that round in the "
-                "same way",
-            )
-
-    def _common_values(self) -> dict[str, Any]:
-        """Return what is the same on all ranks, by name."""
-        arrays = parameters_and_state(self.network, self.optimizer).items()
-        return {
-            "network, optimizer or other part": self._whole_step().parts,
-            "learning rate or other number": self._numbers(),
-            "seed or generator": None if self.rng is None else get_state(self.rng),
-            "progress of the training": (self.optimizer.steps, self.epochs),
-            **{name: self._device.to_host(x) for name, x in arrays},
-        }
 
     @explained(
         "trainer.train_epoch(batches) with batches = nnxp.data.Batches(dataset, 100, "
@@ -566,19 +491,37 @@ class Trainer:
                     f"{getattr(batches, what)}; make them with {what}=network.{what}"
                 )
         progress = self._progress or EpochProgress.start(batches)
-        step = self._whole_step()
-        self._require_suitable_training(batches, step)
-        trained_on = data_format_of(batches.dataset, step, isinstance(batches, BatchStream))
-        self._require_resumable(batches)
-        warn_of_other_scale(self.network.data_format, trained_on)
-        self.network.data_format = trained_on
-        self.rng = batches.rng
         self._micro_batch_size = None
-        with (
-            self._session([batches], training=True),
-            self._steps(batches, progress, False, restores=False, keeps=False) as do_steps,
-        ):
-            self._train(do_steps, batches, progress, [], False)
+        self._require_resumable(batches)
+        repeats = self._repeats(batches)
+        if not repeats:
+            step, known = self._whole_step(), self.network.data_format
+            require_suitable_training(self, batches, step)
+            trained_on = data_format_of(batches.dataset, step, isinstance(batches, BatchStream))
+            warn_of_other_scale(known, trained_on)
+            self.network.data_format = trained_on
+            self._checked = weakref.ref(batches), trained_on
+        self.rng = batches.rng
+        with self._session([batches], training=True, checked=repeats):
+            EpochRunner(self, [batches], [], False, {}, keeps=False).train(progress)
+
+    def _repeats(self, batches: Batches) -> bool:
+        """Return whether the last `train_epoch` was the same, so that its checks need no repeat.
+
+        Labels, which may have been changed in place, are checked again.
+        """
+        checked, trained_on = self._checked
+        if checked() is not batches or self.network.data_format is not trained_on:
+            return False
+        step, dataset = self._whole_step(), batches.dataset
+        outputs = self.network.output_shape(tuple(dataset.inputs.shape[1:]))
+        if outputs is None or not self._stepper.is_same(step, batches):
+            return False
+        try:
+            self.loss.check_labels(dataset.labels, outputs)
+        except InputError:  # the full check raises it, with what was checked
+            return False
+        return True
 
     @explained("trainer.evaluate(dataset) with dataset = nnxp.data.Dataset(X, y)")
     def evaluate(self, dataset: Dataset, batch_size: int | None = None) -> Evaluation:
@@ -793,41 +736,6 @@ class Trainer:
         parts = np.split(total, np.cumsum([x.size for x in sums])[:-1])
         return {name: x.tolist() for name, x in zip(self._sums, parts, strict=True)}
 
-    def _generator(self, rng: object) -> np.random.Generator:
-        """Return the generator that a call of `fit` uses."""
-        if rng is None and self.rng is None:
-            raise InputError("fit needs a seed or a generator: give rng=0, for example")
-        return self.rng if rng is None and self.rng is not None else require_rng(rng)
-
-    def _examples(
-        self, dataset: Dataset, held_out: object, rng: np.random.Generator
-    ) -> tuple[Dataset, object]:
-        """Return the training examples with class numbers, and what is given as validation.
-
-        That is a part of the examples if `held_out` is a share.
-        """
-        known = self.network.data_format
-        if known is not None and known.classes is not None:
-            dataset = dataset.with_classes(known.classes)
-        dataset = with_class_numbers(dataset, self.network, self.loss)
-        if not isinstance(held_out, Real):
-            return dataset, held_out
-        share = float(held_out)
-        if not 0 < share < 1:
-            raise InputError(
-                f"validation must be a data set or a share between 0 and 1, got {held_out!r}; "
-                "dataset.split(…, rng=0) also takes a number of examples"
-            )
-        split = self._split
-        if split is None or (split.share, split.examples) != (share, len(dataset)):
-            split = Split(share, len(dataset), int(rng.integers(2**31)))
-        try:
-            parts = dataset.split(share, rng=split.seed)
-        except InputError as error:
-            raise InputError(f"validation as a share of the training data: {error}") from None
-        self._split = split
-        return parts
-
     def _give_states(self, callbacks: list[Callback]) -> None:
         """Give callbacks the states of a checkpoint, and warn of states that no callback takes."""
         numbers: Counter[str] = Counter()
@@ -850,24 +758,6 @@ class Trainer:
             require_dataset(dataset), batch_size, device=self._device, dtype=self._dtype, rng=rng
         )
 
-    def _require_suitable_training(self, batches: Batches, step: Step) -> dict[str, Array]:
-        """Return the first sums; see `require_suitable`. Statistics are set if nothing is wrong."""
-        if self.ranks.size > 1 and self._has_own_step():
-            raise InputError("a trainer with a step of its own cannot divide batches over ranks")
-        if self._has_own_step() and batches.dataset.weights is not None:
-            require_weights_taken(
-                self.step, "this trainer's own step", "training", Parameter.VAR_POSITIONAL
-            )
-        layers = [x for x in self.network.leaves() if isinstance(x, Standardize)]
-        before = [(x, dict(x.state), x.features) for x in layers]
-        try:
-            fit_statistics(self.network, batches, self.ranks)
-            return require_suitable(batches, "training", step)
-        except InputError:
-            for layer, state, features in before:
-                layer.state, layer.features = state, features
-            raise
-
     def _require_not_training(self) -> None:
         if self._training:
             raise InputError(
@@ -888,21 +778,25 @@ class Trainer:
             )
 
     @contextlib.contextmanager
-    def _session(self, data: list[Batches], *, training: bool = False) -> Iterator[None]:
+    def _session(
+        self, data: list[Batches], *, training: bool = False, checked: bool = False
+    ) -> Iterator[None]:
         """Compute on the device, with a suitable number of threads.
 
-        At the end `data` is emptied, so that the data sets leave the device's memory.
+        At the end `data` is emptied, so that the data sets leave the device's memory. If `checked`,
+        the parts have not changed since they were trained last.
         """
         batch_size, dataset = data[0].batch_size, data[0].dataset
-        evaluated = evaluation_batch_size(self.network, dataset)
         with contextlib.ExitStack() as stack:
-            work = partial(describe_work, self.network, batch_size, evaluated)
+            work = partial(describe_work, self.network, batch_size, dataset)
             stack.enter_context(self._device.session(work))
             stack.callback(data.clear)
             if not self._training:  # not when a callback evaluates
                 stack.callback(self._stepper.release, self._device)
             if training:
-                require_trainable(self._whole_step())
+                if not checked:
+                    require_trainable(self._whole_step())
+                require_state_of_arrays(self.optimizer)
                 replace_unusable_arrays(self.network, self.optimizer, self._device)
                 require_representable(self.optimizer, self._dtype)
                 self._training = True
@@ -920,208 +814,36 @@ class Trainer:
                     self._stepper.captured = None  # it may be what did not fit into memory
                 raise
 
-    def _epoch(
-        self,
-        data: list[Batches],
-        observers: list[Callback],
-        observed: bool,
-        first_sums: dict[str, Array],
-        *,
-        keeps: bool,
-    ) -> Record | None:
-        """Train an epoch, evaluate, and return the epoch's record; None if it was stopped.
-
-        Parameters
-        ----------
-        data : list of Batches
-            Training examples, and validation examples if there are any.
-        observers : list of Callback
-            Those to call after each step.
-        observed : bool
-            Whether there are observers on any rank.
-        first_sums : dict of str to array
-            The zeros from which the steps' figures are summed; none, if the training examples are
-            evaluated after the epoch.
-        keeps : bool
-            Whether captured steps may stay bound, since no code of the user sees the arrays.
-        """
-        batches = data[0]
-        epoch = self.epochs + 1
-        progress = self._progress or EpochProgress.start(batches)
-        start = time.perf_counter() - progress.seconds
-        self._sums = (
-            self._resumed_sums(progress, first_sums) if progress.batch else dict(first_sums)
-        )
-        numbers = self._numbers() if observed else []
-        try:
-            with self._steps(batches, progress, observed, restores=True, keeps=keeps) as do_steps:
-                if not self._train(do_steps, batches, progress, observers, observed):
-                    return None
-                evaluated = data[1:] if self._sums else data
-                vectors = [] if observed else self._stepper.vectors()
-                measured = evaluate(
-                    self._whole_step(),
-                    [x.in_order(evaluation_batch_size(self.network, x.dataset)) for x in evaluated],
-                    self._device,
-                    batches.total_weight,
-                    vectors or parameters_and_state(self.network, self.optimizer).values(),
-                    self.ranks,
-                )
-                evaluations = measured.evaluations
-                on_train = measured.running if measured.running is not None else evaluations.pop(0)
-                if not (measured.finite and math.isfinite(on_train.loss)):
-                    loss = f"the loss is {on_train.loss}"
-                    what = loss if measured.finite else "parameters or state are not finite"
-                    raise DivergenceError(
-                        f"{what} after epoch {epoch}; start from new weights with a lower learning "
-                        f"rate, now {self.optimizer.learning_rate:g}"
-                    )
-        except DivergenceError:
-            self._sums = {}
-            self._progress = None
-            if not observed or self._numbers() == numbers:  # else the steps cannot be repeated
-                before = Snapshot(self.network, self.optimizer, self._device)
-                plain_step = self._plain_step(batches)
-                raise_at_divergence(plain_step, self._whole_step(), batches, progress, epoch)
-                before.restore()
-            self._progress = progress if progress.batch else None
-            raise
-        finally:
-            self._sums = {}
-        figures = {f"train_{name}": x for name, x in on_train.items()}
-        for evaluation in evaluations:
-            figures |= {f"validation_{name}": x for name, x in evaluation.items()}
-        if self.penalty is not None:
-            figures["penalty"] = measured.penalty
-        return Record(epoch, **figures, seconds=time.perf_counter() - start)
-
-    def _numbers(self) -> list[dict[str, Any]]:
-        """Return what a callback may change between steps: numbers, and which layers are frozen."""
-        parts = [x for x in (self.optimizer, self.penalty) if x is not None]
-        leaves = self.network.leaves()
-        named = [(x, sorted(numbers_of(x))) for x in (*parts, *leaves)]
-        numbers: list[dict[str, Any]] = [{name: vars(x)[name] for name in y} for x, y in named]
-        return [*numbers, {"trainable": [layer.trainable for layer in leaves]}]
-
-    def _resumed_sums(
-        self, progress: EpochProgress, first_sums: dict[str, Array]
-    ) -> dict[str, Array]:
-        """Return the sums of the steps that an epoch to resume has done.
-
-        None if these steps were not summed: the examples are then evaluated after the epoch.
-        """
-        if not progress.sums or not first_sums:
-            return {}
-        sizes = {name: x.shape[0] for name, x in first_sums.items()}
-        if {name: len(x) for name, x in progress.sums.items()} != sizes:
-            raise InputError(
-                "this trainer was stopped within an epoch with other metrics; resume it with the "
-                "same"
-            )
-        factor = 1 if self.ranks.rank == 0 else 0  # they are those of all ranks
-        return {
-            name: self._device.asarray(np.array(x) * factor, dtype=self._dtype)
-            for name, x in progress.sums.items()
-        }
-
-    def _train(
-        self,
-        do_steps: DoSteps,
-        batches: Batches,
-        progress: EpochProgress,
-        observers: list[Callback],
-        observed: bool,
-    ) -> bool:
-        """Do the remaining updates of an epoch; return False if a callback stopped it.
-
-        Parameters
-        ----------
-        do_steps : callable
-            Of `_steps`.
-        batches : Batches
-        progress : EpochProgress
-            Where in the epoch to start.
-        observers : list of Callback
-            Those to call after each step.
-        observed : bool
-            Whether there are observers on any rank.
-        """
-        start = time.perf_counter() - progress.seconds
-        rows = progress.remaining_rows(batches)
-        if not observed:
-            do_steps(rows)
-            return True
-        current = replace(progress)
-        total = len(batches)
-        for done, batch in enumerate(rows, progress.batch + 1):
-            do_steps([batch])
-            current.batch, current.seconds = done, time.perf_counter() - start
-            self._progress, self._epoch_steps = current, (done, total)  # for a save
-            stops: list[bool | None] = []
-            error: BaseException | None = None
-            try:
-                stops = [callback.step(self) for callback in observers]
-            except BaseException as raised:
-                # The other ranks may do something else meanwhile, and then there are no sums.
-                current.sums = self._host_sums() if self.ranks.size == 1 else {}
-                if self.ranks.size == 1 or is_common(raised):
-                    raise
-                error = raised
-            if self._meet(stops=any(stops), error=error):
-                current.sums, current.seconds = self._host_sums(), time.perf_counter() - start
-                return False
-            self._progress = None
-        return True
-
     def _has_own_step(self) -> bool:
         """Return whether `step` is overridden, in a subclass or on the object."""
         return type(self).step is not _STEP or "step" in vars(self)
 
-    @contextlib.contextmanager
-    def _steps(
-        self,
-        batches: Batches,
-        progress: EpochProgress,
-        observed: bool,
-        *,
-        restores: bool,
-        keeps: bool,
-    ) -> Iterator[DoSteps]:
-        """Provide the function that does steps, given the batches' rows; see `Stepper.bind`.
 
-        The progress of an interrupted epoch is kept if resuming fails before its first step.
-        """
-        steps = self.optimizer.steps
-        # Those before the epoch and its own, not those planned: a training that was stopped may be
-        # resumed for another number of epochs, and still gives the same bits.
-        until_end = steps - progress.batch + len(batches)
-        self._compiles = self.compiled is True or (
-            self.compiled == "auto" and repays_compiling(self._whole_step(), batches, until_end)
-        )
-        self._progress = None
-        if not progress.batch:
-            flush_denormals(self.optimizer, len(batches))
-        try:
-            with self._stepper.bind(
-                self._plain_step(batches),
-                self._whole_step,
-                batches,
-                capture=self.capture,
-                compiled=self._compiles,
-                own_step=self._has_own_step(),
-                observed=observed,
-                restores=restores,
-                keeps=keeps,
-            ) as do_steps:
-                yield do_steps
-        except BaseException:
-            if progress.batch and self.optimizer.steps == steps:
-                self._progress = progress
-            raise
+def _no_batches() -> None:
+    """Stand for a reference to batches that are gone."""
 
 
 _STEP = Trainer.step
 _OPTIONAL = ("penalty", "transforms", "metrics")  # parts, which `repr` shows if there are any
+
+
+def _all_callbacks(
+    callbacks: object,
+    checkpoint: str | Path | None,
+    checkpoint_every: int | None,
+    verbose: bool,
+) -> list[Callback]:
+    """Return the callbacks of a call of `fit`, with those that its other arguments ask for."""
+    found = require_callbacks(callbacks)
+    if checkpoint_every is not None:
+        require_count("checkpoint_every", checkpoint_every)
+    if checkpoint is not None:
+        found.append(Checkpoint(checkpoint, every=checkpoint_every))
+    elif checkpoint_every is not None:
+        raise InputError("checkpoint_every needs a checkpoint to write; give its path")
+    if verbose:  # last, so that a line is printed once the checkpoint is written
+        found.append(Progress())
+    return found
 
 
 def _finish(

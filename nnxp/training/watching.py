@@ -1,4 +1,4 @@
-"""Watching: the sizes of outputs and gradients in each layer while a network is trained."""
+"""Watching: measure the sizes of each layer's outputs and gradients during training."""
 
 from __future__ import annotations
 
@@ -29,40 +29,40 @@ _FIGURES = ("spreads", "gradients", "blocked")
 
 
 class WatchLayers(Callback):
-    """Record the sizes of outputs and gradients in each layer, to see whether gradients vanish.
+    """Record the sizes of each layer's outputs and gradients, to see whether gradients vanish.
 
-    Before the first step and after each epoch, a forward and a backward of the same examples are
-    done on a copy of network and loss. The training is not changed, captured steps included; only a
-    layer or loss of your own that changes something outside of it, such as NumPy's global
-    generator, could change it. `nnxp.plots.plot_layers` draws the records.
+    Before the first step and after each epoch, a forward and a backward of the same examples run on
+    a copy of network and loss. This does not affect training, also with captured steps, unless your
+    own layer or loss changes something outside of itself, such as NumPy's global generator.
+    `nnxp.plots.plot_layers` draws the records.
 
-    The records are saved in checkpoints: after `Trainer.resume`, they continue. A later `fit` with
-    the same callback continues them as well.
+    Checkpoints save the records. They continue after `Trainer.resume`, and in a later `fit` with
+    the same callback.
 
     Parameters
     ----------
     dataset : Dataset
-        Such as the validation data.
+        The examples, for example the validation data.
     examples : int, optional
-        How many of them are taken, evenly spaced.
+        The number of examples that are used, evenly spaced; 100 by default.
     every : int, optional
-        Record also each time after this number of steps.
+        Record also after every `every` steps.
 
     Attributes
     ----------
     layers : list of str
-        The names of the layers, as those of `Sequential.activations`, without networks.
+        The names of the layers, as in `Sequential.activations`, without nested networks.
     steps : (records,) int array
         The number of steps before each record.
     spreads : (records, layers) array
-        The standard deviation of each layer's outputs. Here and below, nan stands for numbers that
-        are not finite.
+        The standard deviation of each layer's outputs. In all figures, numbers that are not finite
+        are recorded as nan.
     gradients : (records, layers) array
-        The root mean square of the loss's gradient at each layer's outputs.
+        The root mean square of the loss's gradient with respect to each layer's outputs.
     blocked : (records, layers) array
-        The share of a layer's outputs that pass on less than a hundredth of their gradient:
-        saturated sigmoids, or the ReLUs that are 0. Outputs whose gradient is 0 are not counted. It
-        is nan for layers with parameters, and for those that change the shape.
+        The share of a layer's outputs that pass on less than a hundredth of their gradient, such as
+        saturated sigmoids and ReLUs with output 0. Outputs whose gradient is 0 are not counted. It
+        is nan for layers with parameters, and for layers that change the shape.
 
     Examples
     --------
@@ -110,21 +110,21 @@ class WatchLayers(Callback):
 
     @property
     def gradients(self) -> npt.NDArray[np.float64]:
-        """The root mean square of the gradient at each layer's outputs."""
+        """The root mean square of the gradient with respect to each layer's outputs."""
         return self._array("gradients")
 
     @property
     def blocked(self) -> npt.NDArray[np.float64]:
-        """The share of each layer's outputs that pass on hardly any gradient."""
+        """The share of each layer's outputs that pass on less than 1 % of their gradient."""
         return self._array("blocked")
 
     def _array(self, name: str) -> npt.NDArray[Any]:
-        # A checkpoint holds finite numbers only, so that those that are not are kept as -1.
+        # A checkpoint holds only finite numbers, so other numbers are stored as -1.
         array: npt.NDArray[Any] = self.state[name]
         return array.copy() if name == "steps" else np.where(array < 0, np.nan, array)
 
     def start(self, trainer: Trainer) -> bool | None:
-        """Take the examples, and record them."""
+        """Select the examples, and add the first record."""
         network, device = trainer.network, trainer.network.device
         known, dtype = network.data_format, network.dtype
         if device is None or dtype is None or known is None:
@@ -141,7 +141,7 @@ class WatchLayers(Callback):
         inputs, labels, *weights = (x[rows] for x in dataset.arrays)
         part = Dataset(
             inputs, labels, scale=dataset.scale, weights=weights[0] if weights else None
-        )  # of class numbers
+        )  # labels are already class numbers
         batches = Batches(part, len(part), device=device, dtype=dtype)
         copied, loss = self._copies(trainer)
         require_suitable(batches, "watched", Step(copied, loss, trainer.optimizer))
@@ -150,13 +150,13 @@ class WatchLayers(Callback):
         return None
 
     def step(self, trainer: Trainer) -> bool | None:
-        """Record the layers, if the number of steps says so."""
+        """Add a record after every `every` steps."""
         if self.every is not None and trainer.optimizer.steps % self.every == 0:
             self._record(trainer)
         return None
 
     def epoch(self, trainer: Trainer, record: Record) -> bool | None:
-        """Record the layers."""
+        """Add a record."""
         self._record(trainer)
         return None
 
@@ -170,7 +170,7 @@ class WatchLayers(Callback):
         return independent_copy((network, trainer.loss), network, device)
 
     def _record(self, trainer: Trainer) -> None:
-        """Append a record, unless there is one of this step already."""
+        """Add a record, unless there is already one for this step."""
         steps = trainer.optimizer.steps
         if len(self.state["steps"]) and self.state["steps"][-1] == steps:
             return
@@ -191,12 +191,12 @@ def measure_layers(
 ) -> npt.NDArray[np.float64]:
     """Return the figures of each layer in a training forward and a backward of a batch.
 
-    All of it waits once for the device.
+    The function waits for the device once.
 
     Parameters
     ----------
     network : Sequential
-        A copy that is not used any more: its layers' methods are replaced.
+        A copy that is not used afterwards, since its layers' methods are replaced.
     loss : Loss
         A copy, too.
     inputs, labels, weights : array
@@ -225,7 +225,7 @@ def measure_layers(
 
 
 def _watch(layer: Layer, column: int, figures: dict[tuple[int, int], Array]) -> None:
-    """Replace forward and backward of a layer by those that add its figures."""
+    """Replace forward and backward of a layer by functions that also compute its figures."""
     forward, backward = layer.forward, layer.backward
 
     def watched_forward(x: Array, training: bool = False) -> Array:
@@ -250,7 +250,7 @@ def _watch(layer: Layer, column: int, figures: dict[tuple[int, int], Array]) -> 
 
 
 def _root_mean_square(x: Array) -> Array:
-    """Return the root mean square of an array, whose squares may be too small for its dtype."""
+    """Return the root mean square of an array; its squares may underflow in its dtype."""
     xp = namespace_of(x, "WatchLayers")
     largest = xp.max(xp.abs(x))
     ratios = x / xp.where(largest > 0, largest, 1.0)

@@ -1,4 +1,4 @@
-"""Writing: callbacks that write the history into files while a network is trained."""
+"""Writing: callbacks that write the history to files during training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 
 
 class _Writer(Callback):
-    """Base class of callbacks that write the record of each epoch into a file.
+    """Base class of callbacks that write the record of each epoch to a file.
 
-    The figures are those of the epoch's record, since others would make each step wait for the
-    device.
+    Only figures per epoch are written, since figures of each step would wait for the device.
 
     Parameters
     ----------
@@ -33,11 +32,11 @@ class _Writer(Callback):
         self._file: HistoryFile | None = None
 
     def saved_state(self, trainer: Trainer) -> dict[str, Any]:
-        """Return the file in the first epoch, after which the records say whose file it is."""
+        """Return the file's path in the first epoch; later, the records identify the file."""
         return {} if self._file is None or trainer.epochs else {"path": str(self._file.path)}
 
     def start(self, trainer: Trainer) -> bool | None:
-        """Open the file, and check that it is one of this training."""
+        """Open the file, and check that it belongs to this training run."""
         self._file = self._kind(self.path)
         resumed = self.state.pop("path", None) == str(self._file.path)
         self._file.open(trainer.history, trainer.measured, resumed)
@@ -57,18 +56,19 @@ class _Writer(Callback):
 
 
 class WriteCSV(_Writer):
-    """Write the record of each epoch into a CSV file, as soon as the epoch is over.
+    """Write the record of each epoch to a CSV file, at the end of the epoch.
 
-    The first line has the figures' names. All lines are whole, also after a crash. The file holds
-    the trainer's history: `fit` continues it, also after `Trainer.resume`, writes epochs that it
-    lacks, and cuts off those that a checkpoint does not have. A file of another training is
-    refused before the first step. So is one without a column for a figure, such as a new metric:
-    another path then gets all epochs; a figure that a record does not have is an empty cell.
+    The first line has the names of the figures. All lines are complete, also after a crash. The
+    file holds the trainer's history. `fit`, also after `Trainer.resume`, continues the file: it
+    adds missing epochs, and removes epochs that the checkpoint does not have. The file of another
+    training run raises an error before the first step. So does a file without a column for a
+    figure, such as a new metric; give another path, which gets all epochs. A figure that a record
+    lacks is an empty cell.
 
     Parameters
     ----------
     path : str or Path
-        In a folder that exists. No other process may write this file meanwhile.
+        The file, in an existing folder. No other process may write to it during training.
     """
 
     _kind = CSVFile
@@ -79,15 +79,15 @@ class WriteCSV(_Writer):
 
 
 class WriteJSONLines(_Writer):
-    """Write the record of each epoch into a file of JSON lines, as soon as the epoch is over.
+    """Write the record of each epoch to a file of JSON lines, at the end of the epoch.
 
-    As `WriteCSV`, but each line has its own names, and so may have other figures. JSON has no nan
-    and no inf: both are null.
+    The file is like that of `WriteCSV`, but each line has its own names, so figures may differ
+    between lines. nan and inf are written as null.
 
     Parameters
     ----------
     path : str or Path
-        In a folder that exists. No other process may write this file meanwhile.
+        The file, in an existing folder. No other process may write to it during training.
     """
 
     _kind = JSONLinesFile
@@ -98,17 +98,16 @@ class WriteJSONLines(_Writer):
 
 
 class WriteTensorBoard(_Writer):
-    """Write the record of each epoch into a folder for TensorBoard, as soon as the epoch is over.
+    """Write the record of each epoch to a folder for TensorBoard, at the end of the epoch.
 
     Figures are scalars by epoch, tagged ``loss/train``, ``loss/validation`` and so on. A resumed
-    training continues the folder as `WriteCSV` does its file; TensorBoard drops epochs that the
-    checkpoint does not have. Needs the extra ``tensorboard``; ``tensorboard --logdir FOLDER`` shows
-    the curves.
+    training run continues its folder; TensorBoard drops epochs that the checkpoint does not have.
+    This callback needs the extra ``tensorboard``; ``tensorboard --logdir FOLDER`` shows the curves.
 
     Parameters
     ----------
     path : str or Path
-        The folder, which is made if it does not exist. Trainings side by side need one each.
+        The folder, which is made if it does not exist. Each training run needs its own folder.
     """
 
     _kind = EventFolder

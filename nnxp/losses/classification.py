@@ -1,4 +1,4 @@
-"""Losses: scalar functions of scores and labels, and their gradients."""
+"""Classification: losses of which the labels are classes."""
 
 from __future__ import annotations
 
@@ -6,21 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from nnxp.arrays import (
-    Array,
-    Namespace,
-    conversion,
-    device_of,
-    is_numpy,
-    namespace_of,
-    require_weights,
-    scores_namespace,
-)
+from nnxp.arrays import Array, Namespace, conversion, device_of, is_numpy, namespace_of
 from nnxp.checks import FRACTION, POSITIVE, require_number
-from nnxp.errors import CallOrderError, InputError
+from nnxp.errors import InputError
 from nnxp.layers.activations import sigmoid
+from nnxp.losses.base import Loss, is_one_hot
 from nnxp.metrics import binary_correct, correct
-from nnxp.parts import Part, Setting, constructor_parameters
+from nnxp.parts import Setting
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,176 +21,6 @@ if TYPE_CHECKING:
 # The tolerance of the sum of a row of probabilities. Rounding to half precision can change the sum
 # this much; the dtype of the original labels is unknown, since batches convert them.
 _SUM_TOLERANCE = 2.0**-10
-
-
-class Loss(Part):
-    """Base class of all losses: `forward` returns a mean loss, `backward` its gradient.
-
-    Attributes
-    ----------
-    probabilities : str or None
-        The function from scores to class probabilities, ``"softmax"`` or ``"sigmoid"``; None if the
-        loss is not for classes.
-    """
-
-    changing: ClassVar[frozenset[str]] = frozenset({"_saved"})
-    probabilities: ClassVar[str | None] = None
-    _saved: tuple[Any, ...] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: x for name, x in vars(self).items() if name != "_saved"}
-
-    def __repr__(self) -> str:
-        """Return the class name and the settings that differ from their defaults."""
-        shown = []
-        for name, x in constructor_parameters(type(self)).items():
-            value = repr(getattr(self, name, x.default))
-            if value != repr(x.default):
-                named = x.default is not x.empty or x.kind is x.KEYWORD_ONLY
-                shown.append(f"{name}={value}" if named else value)
-        return f"{type(self).__name__}({', '.join(shown)})"
-
-    def forward(
-        self, scores: Array, labels: Array, training: bool = True, weights: Array | None = None
-    ) -> Array:
-        """Return the loss of a batch as a 0-d array; if `training`, save values for `backward`.
-
-        Parameters
-        ----------
-        scores : (batch, outputs) array
-            The outputs of the network.
-        labels : array
-            A label or a target for each example; subclasses define shape and dtype.
-        training : bool, optional
-            Save values for `backward`; True by default.
-        weights : (batch,) array, optional
-            The weight of each example, at least 0, in the dtype of the scores. The loss is
-            ``sum(weights * losses) / sum(weights)``, or 0 if all weights are 0. An example of
-            weight 2 counts twice.
-
-        Returns
-        -------
-        0-d array
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not define forward")
-
-    def backward(self) -> Array:
-        """Return the gradient of the loss with respect to the scores, in their shape.
-
-        Raises
-        ------
-        CallOrderError
-            If there was no training forward since the last backward.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not define backward")
-
-    def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
-        """Raise an `InputError` unless `labels` fit scores of shape (batch, `*outputs`).
-
-        Shapes and dtypes are checked for all arrays, values only for NumPy arrays: reading the
-        values of other arrays would wait for the device. The trainer checks all labels on the host
-        before the first step. By default nothing is checked.
-        """
-
-    def example_weights(self, labels: Array, like: Array) -> Array | None:
-        """Return the factor with which the loss weights each example, such as its class weight.
-
-        The sum of these factors is the weight of a batch in the mean over several batches.
-
-        Parameters
-        ----------
-        labels : array
-        like : array
-            An array of the same library and device, in the dtype of the result.
-
-        Returns
-        -------
-        (batch,) array or None
-            None, the default, if all examples count equally.
-        """
-        return None
-
-    def correct(self, scores: Array, labels: Array) -> Array | None:
-        """Return for each row whether the scores are correct; None if the loss is not for classes.
-
-        By default, a row is correct if its largest score is at its class number, or at the 1 of its
-        one-hot row. The result is None if labels are floating-point numbers, there is only one
-        output, scores have more than two axes, or the shape of labels does not fit.
-        """
-        xp = namespace_of(labels, self)
-        if xp.isdtype(labels.dtype, "real floating") or scores.ndim != 2 or scores.shape[1] == 1:
-            return None
-        rows = scores.shape[0]
-        shapes = (tuple(scores.shape), (rows,), (rows, 1))
-        return correct(scores, labels) if tuple(labels.shape) in shapes else None
-
-    def _namespace(self, scores: Array, labels: Array, weights: Array | None = None) -> Namespace:
-        """Check scores, labels and weights, and return their namespace."""
-        xp = scores_namespace(scores, labels, self)
-        if scores.ndim < 2 or labels.ndim < 1 or scores.shape[0] == 0:
-            raise InputError(
-                f"{self!r} expects scores of shape (batch, outputs) with at least one row, got "
-                f"{tuple(scores.shape)} and labels of shape {tuple(labels.shape)}"
-            )
-        if scores.shape[0] != labels.shape[0]:
-            raise InputError(
-                f"{self!r} expects a label for each row of scores, got {scores.shape[0]} rows "
-                f"and {labels.shape[0]} labels"
-            )
-        self.check_labels(labels, tuple(scores.shape[1:]))
-        if weights is not None:
-            require_weights(weights, scores, self)
-        return xp
-
-    @staticmethod
-    def _mean(
-        xp: Namespace, losses: Array, weights: Array | None, norms: Array | None = None
-    ) -> tuple[Array, Array | None]:
-        """Return the mean loss, and a factor for each row of its gradient.
-
-        Parameters
-        ----------
-        losses : (batch,) or (batch, …) array
-        weights : (batch,) array or None
-            The examples' weights.
-        norms : (batch,) array, optional
-            The term of each row in the divisor of the mean, its class weight; by default 1.
-
-        Returns
-        -------
-        mean : 0-d array
-        shares : (batch,) or (1,) array, or None
-            The factors. None means one divided by the number of losses.
-        """
-        if weights is None and norms is None:
-            return xp.mean(losses), None
-        rows, columns = losses.shape[0], math.prod(losses.shape[1:])
-        if losses.ndim > 1:
-            losses = xp.sum(xp.reshape(losses, (rows, columns)), axis=1) / columns
-        if weights is not None:
-            losses = losses * weights
-            norms = weights if norms is None else norms * weights
-        assert norms is not None
-        total = xp.sum(norms)
-        total = xp.where(total > 0, total, 1.0)  # if it is 0, all weighted losses are 0
-        shares = 1.0 / total if weights is None else weights / (total * columns)
-        return xp.sum(losses) / total, xp.reshape(shares, (-1,))
-
-    @staticmethod
-    def _scale(xp: Namespace, gradient: Array, shares: Array | None, count: int) -> Array:
-        """Return the rows of a sum's gradient multiplied by `shares`, or divided by `count`."""
-        if shares is None:
-            return gradient / count
-        return gradient * xp.reshape(shares, (-1, *(1 for _ in gradient.shape[1:])))
-
-    def _take_saved(self) -> tuple[Any, ...]:
-        if self._saved is None:
-            raise CallOrderError(
-                f"{self!r}.backward needs forward(scores, labels) first; "
-                "each forward allows one backward"
-            )
-        saved, self._saved = self._saved, None
-        return saved
 
 
 class _ClassWeights:
@@ -298,10 +120,6 @@ class SoftmaxWithLoss(Loss):
             Save values for `backward`; True by default.
         weights : (batch,) array, optional
             The weight of each example; see `Loss.forward`.
-
-        Returns
-        -------
-        0-d array
 
         Raises
         ------
@@ -430,7 +248,7 @@ class SoftmaxWithLoss(Loss):
     def _require_rows(self, rows: npt.NDArray[Any]) -> None:
         """Raise an `InputError` unless integer rows are one-hot, and others probabilities."""
         if rows.dtype.kind != "f":
-            if not _is_one_hot(rows):
+            if not is_one_hot(rows):
                 raise InputError(
                     f"{self!r} expects integer rows to be one-hot, a single 1 and otherwise 0; "
                     "give probabilities as floating-point numbers"
@@ -481,10 +299,6 @@ class SigmoidWithLoss(Loss):
         weights : (batch,) array, optional
             The weight of each example; see `Loss.forward`.
 
-        Returns
-        -------
-        0-d array
-
         Raises
         ------
         InputError
@@ -533,184 +347,6 @@ class SigmoidWithLoss(Loss):
         return binary_correct(scores, labels)
 
 
-class RegressionLoss(Loss):
-    """Base class of losses that average a function of the errors, ``output - target``.
-
-    A subclass defines `losses_of` and `slopes_of`.
-    """
-
-    _factor: ClassVar[float] = 1.0
-
-    def losses_of(self, xp: Namespace, error: Array) -> Array:
-        """Return the loss of each error, ``output - target``."""
-        raise NotImplementedError(f"{type(self).__name__} does not define losses_of")
-
-    def slopes_of(self, xp: Namespace, error: Array) -> Array:
-        """Return the derivative of each loss."""
-        raise NotImplementedError(f"{type(self).__name__} does not define slopes_of")
-
-    def forward(
-        self, scores: Array, labels: Array, training: bool = True, weights: Array | None = None
-    ) -> Array:
-        """Return the mean loss.
-
-        Parameters
-        ----------
-        scores : (batch, …) array
-            The network's outputs.
-        labels : array of the outputs' shape, or (batch,) if there is one output
-            The targets, in the outputs' dtype, or integers or booleans.
-        training : bool, optional
-            Save values for `backward`; True by default.
-        weights : (batch,) array, optional
-            The weight of each example; see `Loss.forward`.
-
-        Returns
-        -------
-        0-d array
-
-        Raises
-        ------
-        InputError
-            If targets or weights have a wrong shape, dtype or value.
-        DeviceError
-            If the arrays are on different devices.
-        """
-        xp = self._namespace(scores, labels, weights)
-        if xp.isdtype(labels.dtype, "real floating") and labels.dtype != scores.dtype:
-            raise InputError(
-                f"{self!r} expects targets of the outputs' dtype {scores.dtype}, got {labels.dtype}"
-            )
-        if labels.ndim != scores.ndim:
-            labels = xp.reshape(labels, scores.shape)
-        error = scores - xp.astype(labels, scores.dtype, copy=False)
-        mean, shares = self._mean(xp, self.losses_of(xp, error), weights)
-        if training:
-            self._saved = error, shares
-        return mean * self._factor
-
-    def backward(self) -> Array:
-        """Return the derivative of each output's loss, divided by the number of outputs."""
-        error, shares = self._take_saved()
-        xp = namespace_of(error, self)
-        return self._scale(xp, self.slopes_of(xp, error), shares, math.prod(error.shape))
-
-    def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
-        """Require a target for each output."""
-        xp = namespace_of(labels, self)
-        if not xp.isdtype(labels.dtype, ("integral", "real floating", "bool")):
-            raise InputError(f"{self!r} expects targets of real numbers, got {labels.dtype}")
-        if labels.shape[1:] != outputs and not (labels.ndim == 1 and math.prod(outputs) == 1):
-            raise InputError(
-                f"{self!r} expects a target for each output, of shape (batch, "
-                f"{', '.join(map(str, outputs))}), got {tuple(labels.shape)}; convert "
-                "class numbers with nnxp.data.one_hot(labels, classes)"
-            )
-
-    def correct(self, scores: Array, labels: Array) -> Array | None:
-        """Return None: targets are numbers, not classes, even if they are integers."""
-        return None
-
-
-class _Flag:
-    """Descriptor of a setting that is True or False."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, part: object, owner: type) -> Any:
-        return self if part is None else vars(part).get(self._name, False)
-
-    def __set__(self, part: object, value: object) -> None:
-        if not isinstance(value, bool):
-            raise InputError(f"{self._name} must be True or False, got {value!r}")
-        vars(part)[self._name] = value
-
-
-class MeanSquaredError(RegressionLoss):
-    """Half the mean squared error, ``mean((outputs - targets)**2) / 2``, over all outputs.
-
-    Parameters
-    ----------
-    classes : bool, optional
-        Whether targets are one-hot rows of classes, as from `nnxp.data.one_hot`. If True, records
-        have an accuracy: a row is correct if its largest output is at the 1. If False (default),
-        targets are numbers, even if they are integers, and there is no accuracy.
-    """
-
-    classes = _Flag()
-    _factor = 0.5
-
-    def __init__(self, classes: bool = False) -> None:
-        self.classes = classes
-
-    def losses_of(self, xp: Namespace, error: Array) -> Array:
-        """Return ``error**2``; `forward` halves the mean."""
-        return error * error
-
-    def slopes_of(self, xp: Namespace, error: Array) -> Array:
-        """Return `error`."""
-        return error
-
-    def check_labels(self, labels: Array, outputs: tuple[int, ...]) -> None:
-        """Require a target for each output; rows of classes must be one-hot."""
-        super().check_labels(labels, outputs)
-        if not self.classes:
-            return
-        has_rows = len(outputs) == 1 and outputs[0] > 1
-        if not has_rows or (is_numpy(labels) and not _is_one_hot(labels)):
-            raise InputError(
-                f"{self!r} expects one-hot rows of two or more classes, a single 1 and otherwise "
-                "0; use MeanSquaredError() for other targets"
-            )
-
-    def correct(self, scores: Array, labels: Array) -> Array | None:
-        """Return for each row whether its largest output is at the 1; None without `classes`."""
-        return correct(scores, labels) if self.classes else None
-
-
-class Huber(RegressionLoss):
-    """Huber loss: quadratic for small errors, linear for large ones (Huber 1964, eq. 2.1).
-
-    For an error d it is ``d**2 / 2`` if ``|d| <= delta``, and ``delta * (|d| - delta / 2)``
-    otherwise, averaged over all outputs. This equals PyTorch's ``HuberLoss``.
-
-    Parameters
-    ----------
-    delta : float, optional
-        A positive number, in the unit of the targets: the limit between small and large errors.
-    """
-
-    delta = Setting(POSITIVE)
-
-    def __init__(self, delta: float = 1.0) -> None:
-        self.delta = delta
-
-    def losses_of(self, xp: Namespace, error: Array) -> Array:
-        """Return ``c * (error - c / 2)``, where c is the error clipped to ±delta."""
-        c = self.slopes_of(xp, error)
-        return c * (error - c / 2)
-
-    def slopes_of(self, xp: Namespace, error: Array) -> Array:
-        """Return `error` clipped to ±delta."""
-        return xp.maximum(xp.minimum(error, self.delta), -self.delta)
-
-
-class AbsoluteError(RegressionLoss):
-    """The mean absolute error, ``mean(|outputs - targets|)``, over all outputs.
-
-    The gradient of an error of 0 is 0. This equals PyTorch's ``L1Loss``.
-    """
-
-    def losses_of(self, xp: Namespace, error: Array) -> Array:
-        """Return ``|error|``."""
-        return xp.abs(error)
-
-    def slopes_of(self, xp: Namespace, error: Array) -> Array:
-        """Return the sign of the error, 0 for 0."""
-        return xp.sign(error)
-
-
 def _require_range(loss: Loss, labels: npt.NDArray[Any], classes: int) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
@@ -719,7 +355,3 @@ def _require_range(loss: Loss, labels: npt.NDArray[Any], classes: int) -> None:
             "other labels become class numbers in "
             "nnxp.data.Dataset(inputs, labels, classes=numpy.unique(labels))"
         )
-
-
-def _is_one_hot(rows: npt.NDArray[Any]) -> bool:
-    return bool(((rows == 0) | (rows == 1)).all() and (rows.sum(axis=1) == 1).all())
