@@ -34,7 +34,7 @@ class Case(NamedTuple):
 CASES = {
     "small": Case(lambda seed: nnxp.mlp([784, 50, 10], rng=seed), (784,), 25_600),
     "wide": Case(lambda seed: nnxp.mlp([784, 512, 256, 10], rng=seed), (784,), 12_800),
-    "lenet": Case(lambda seed: nnxp.lenet(rng=seed), (1, 28, 28), 3_200),
+    "lenet": Case(lambda seed: nnxp.lenet(rng=seed), (1, 28, 28), 1_600),
 }
 BATCH_SIZES = (100, 200, 400)  # of all processes together
 ACCUMULATED = (4, 16)  # of batches of 100
