@@ -123,6 +123,13 @@ def test_the_script_divides_batches_and_resumes_on_another_number(mpiexec, tmp_p
     )
 
 
+def test_the_cost_of_two_processes_is_measured_beside_the_model(mpiexec):
+    status, out, err = run(mpiexec, 2, SCRIPTS / "distributed_cost.py", "small")
+    assert (status, err) == (0, "")
+    assert "small: 39,760 parameters" in out
+    assert out.count("; the model: ") == 1 + 2 * 3  # of the all-reduce, and of three batch sizes
+
+
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import threading
+import types
 import warnings
 
 import numpy as np
@@ -667,6 +669,12 @@ def test_one_process_is_rank_0_of_1_and_a_trainer_is_copied_with_it():
         assert (each.ranks.rank, each.ranks.size) == (0, 1)
     with pytest.raises(nnxp.InputError, match="ranks must be an object of nnxp.distributed.Ranks"):
         nnxp.Trainer(new_network(), nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1), ranks=4)
+
+
+def test_an_mpi4py_that_finds_no_mpi_names_the_command_that_installs_one(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", types.ModuleType("mpi4py"))
+    with pytest.raises(nnxp.MissingExtraError, match="finds no MPI .* pip install mpich"):
+        nnxp.distributed.MPIRanks()
 
 
 def test_a_trainer_with_a_step_of_its_own_is_refused():
