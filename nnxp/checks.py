@@ -11,7 +11,8 @@ import math
 import operator
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from numbers import Real
 from types import ModuleType
 from typing import Any, ParamSpec, TypeAlias, TypeVar
@@ -185,7 +186,30 @@ def is_selected(selection: Selection, name: str, x: Array) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in selection)
 
 
+# What gets the warnings of a method that several processes call.
+_RECEIVER: ContextVar[Callable[[str], None] | None] = ContextVar("receiver", default=None)
+
+
+@contextlib.contextmanager
+def warnings_go_to(receiver: Callable[[str], None]) -> Iterator[None]:
+    """Give the messages of `warn` to a function."""
+    token = _RECEIVER.set(receiver)
+    try:
+        yield
+    finally:
+        _RECEIVER.reset(token)
+
+
 def warn(message: str) -> None:
+    """Issue a warning at the caller's line outside nnxp; see `warnings_go_to`."""
+    receiver = _RECEIVER.get()
+    if receiver is None:
+        issue_warning(message)
+    else:
+        receiver(message)
+
+
+def issue_warning(message: str) -> None:
     """Issue a warning at the caller's line outside nnxp."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in (

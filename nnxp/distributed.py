@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from nnxp.checks import optional_import, unknown_name
+from nnxp.errors import MissingExtraError
+from nnxp.extras import pip
 from nnxp.ranks import Ranks
 
 __all__ = ["MPIRanks", "NCCLRanks", "Ranks", "mpi", "nccl"]
 
 _STATISTICS = ("all", "own")
-_POLLING = 1e-3  # seconds
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 1e-5, 1e-2  # seconds
 
 
 class MPIRanks(Ranks):
@@ -30,7 +32,13 @@ class MPIRanks(Ranks):
         if batch_norm not in _STATISTICS:
             raise unknown_name("batch_norm", batch_norm, _STATISTICS)
         optional_import("mpi4py", "mpi")
-        from mpi4py import MPI
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:  # mpi4py has no MPI of its own
+            reason = str(error).partition("\n")[0]
+            raise MissingExtraError(
+                f"mpi4py finds no MPI ({reason}); {pip('install', 'mpich')}"
+            ) from error
 
         self.batch_norm = batch_norm
         self._mpi = MPI
@@ -43,11 +51,19 @@ class MPIRanks(Ranks):
         self.shares_machine = machine.Get_size() > 1
         machine.Free()
 
-    def __deepcopy__(self, memo: object) -> MPIRanks:
-        return self
-
     def __reduce__(self) -> tuple[Callable[..., Ranks], tuple[str]]:
         return mpi, (self.batch_norm,)
+
+    def close(self) -> None:
+        """End MPI, so that an error of all ranks does not abort it."""
+        self._mpi.Finalize()
+
+    def leave(self) -> None:
+        """Have the end of this process end all others, which wait for it."""
+        super().leave()
+        from mpi4py.run import set_abort_status
+
+        set_abort_status(1)
 
     def takes(self, vector: Any) -> bool:
         """Return whether a vector is CuPy's."""
@@ -70,10 +86,12 @@ class MPIRanks(Ranks):
         sizes[self.rank] = own.size
         request = self._texts.Iallreduce(self._mpi.IN_PLACE, sizes)
         end = None if patience is None else time.monotonic() + patience
+        pause = _SHORTEST_PAUSE  # not a whole core for a rank that waits for a long time
         while not request.Test():
             if end is not None and time.monotonic() > end:
                 return None
-            time.sleep(_POLLING)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
         all_texts = np.empty(int(sizes.sum()), np.uint8)
         self._texts.Allgatherv(own, (all_texts, sizes))
         ends = np.cumsum(sizes)

@@ -6,12 +6,14 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from nnxp.arrays import Array, is_numpy, namespace_of
+from nnxp.checks import issue_warning
 from nnxp.errors import NnxpError, RanksError
 
 _PATIENCE = 2.0  # seconds
@@ -74,9 +76,14 @@ class Ranks(ABC):
     shares_machine: bool = False
     is_alone: bool = False
     has_failed: bool = False
+    _kept: tuple[str, ...] = ()  # warnings for rank 0
+    _issued: frozenset[str] = frozenset()  # warnings
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: rank {self.rank} of {self.size}>"
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # a copy of a trainer has the same processes
 
     @abstractmethod
     def all_reduce(self, vector: Any) -> None:
@@ -121,10 +128,23 @@ class Ranks(ABC):
             self.all_reduce(numbers)
         return numbers
 
+    def numbers(self, number: float) -> list[float]:
+        """Return the numbers of all ranks, in their order."""
+        numbers = np.zeros(self.size)
+        numbers[self.rank] = number
+        return [float(x) for x in self.total(numbers)]
+
     def exchange(
-        self, text: str = "", error: BaseException | None = None, patience: float | None = None
+        self,
+        text: str = "",
+        error: BaseException | None = None,
+        patience: float | None = None,
+        *,
+        call: str = "",
     ) -> list[str]:
         """Return the texts of all ranks; if any has an error, raise it, on all ranks.
+
+        Rank 0 then issues the warnings that other ranks have, and it has not.
 
         Parameters
         ----------
@@ -133,32 +153,83 @@ class Ranks(ABC):
             That of this rank, which is raised there; other ranks raise one like the first.
         patience : float, optional
             As in `gather`, for a rank that fails where others may do something else. If they do,
-            `is_alone` is set.
+            `leave` is called.
+        call : str, optional
+            What the ranks do, for the error if others do something else.
 
         Raises
         ------
         RanksError
-            If this rank is alone.
+            If this rank is alone, or another one exchanges something else.
         """
-        if error is not None and (self.size == 1 or self.is_alone or hasattr(error, "agreed")):
+        if error is not None and (self.size == 1 or self.is_alone or is_common(error)):
             raise error
         self.require_others()
         if self.size == 1:
             return [text]
         said = None if error is None else [type(error).__name__, str(error)]
-        gathered = self.gather(json.dumps([text, said]), patience)
+        gathered = self.gather(json.dumps([text, said, self._kept, call]), patience)
         if gathered is None:
             assert error is not None
-            self.is_alone = True
+            self.leave()
             raise error
-        texts, errors = zip(*map(json.loads, gathered), strict=True)
+        texts, errors, warnings, calls = zip(*map(json.loads, gathered), strict=True)
+        self._kept = ()
+        if self.rank == 0:
+            self._issue(warnings)
         failed = [rank for rank, x in enumerate(errors) if x is not None]
         if failed:
-            self.has_failed = True
-            error = error or _error_of(failed[0], *errors[failed[0]])
-            error.agreed = True  # type: ignore[attr-defined]  # it is not exchanged again
-            raise error
+            raise self.common(error or _error_of(failed[0], *errors[failed[0]]))
+        for rank, other in enumerate(calls):
+            if other != calls[0]:
+                raise self.common(
+                    RanksError(
+                        f"rank {rank} is in {other or 'another exchange'}, and rank 0 in "
+                        f"{calls[0] or 'another exchange'}; all ranks must make the same calls, "
+                        "in the same order"
+                    )
+                )
         return list(texts)
+
+    def common(self, error: BaseException) -> BaseException:
+        """Return an error that all ranks raise at once, as one that is not exchanged again."""
+        self.has_failed = True
+        error.is_common = True  # type: ignore[attr-defined]
+        return error
+
+    def warn(self, message: str, issue: Callable[[str], object] = issue_warning) -> None:
+        """Issue a warning on rank 0, which gets those of other ranks by the next `exchange`.
+
+        Parameters
+        ----------
+        message : str
+        issue : callable, optional
+            Issues a message on rank 0.
+        """
+        if self.rank and not self.is_alone:
+            self._kept = (*self._kept, message)
+            return
+        if self.size > 1:
+            self._issued |= {message}
+        issue(message)
+
+    def _issue(self, warnings: tuple[list[str], ...]) -> None:
+        """Issue the warnings of other ranks that no rank has had before."""
+        for rank, messages in enumerate(warnings):
+            for message in messages:
+                if message not in self._issued:
+                    self._issued |= {message}
+                    issue_warning(f"rank {rank}: {message}")
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to end
+        """End the exchange. All ranks call this, and exchange nothing afterwards."""
+
+    def leave(self) -> None:
+        """Remember that this rank fails where the others do not; its end must end them, too."""
+        self.is_alone = True
+        kept, self._kept = self._kept, ()
+        for message in kept:
+            issue_warning(message)
 
     def require_others(self) -> None:
         """Raise a `RanksError` if this rank has failed alone, and the others wait for it."""
@@ -173,24 +244,32 @@ class Ranks(ABC):
         self.exchange(error=error, patience=_PATIENCE)
         raise error
 
-    def require_same(self, values: dict[str, Any]) -> None:
+    def require_same(
+        self,
+        values: dict[str, Any],
+        call: str = "",
+        remedy: str = "give all ranks the same data, settings and seeds",
+    ) -> None:
         """Raise a `RanksError` on all ranks unless all have the same values, by name.
 
         Parameters
         ----------
         values : dict of str to object
             NumPy arrays, or what has a `repr`.
+        call : str, optional
+            As in `exchange`.
+        remedy : str, optional
+            What to do, for the error.
         """
         if self.size == 1:
             return
         own = json.dumps({name: _digest(x) for name, x in values.items()})
-        first, *others = map(json.loads, self.exchange(own))
+        first, *others = map(json.loads, self.exchange(own, call=call))
         for rank, other in enumerate(others, 1):
-            for name in first.keys() | other.keys():
+            for name in [*first, *sorted(other.keys() - first.keys())]:
                 if first.get(name) != other.get(name):
-                    raise RanksError(
-                        f"rank {rank} has another {name} than rank 0; give all ranks the same "
-                        "data, settings and seeds"
+                    raise self.common(
+                        RanksError(f"rank {rank} has another {name} than rank 0; {remedy}")
                     )
 
 
@@ -211,6 +290,15 @@ def _error_of(rank: int, kind: str, message: str) -> BaseException:
     if kind == "KeyboardInterrupt":
         return KeyboardInterrupt()
     return RanksError(f"rank {rank} ended with {kind}: {message}")
+
+
+def is_common(error: BaseException | None) -> bool:
+    """Return whether all ranks raise this error, or one like it; or one during which it came."""
+    while error is not None:
+        if hasattr(error, "is_common"):
+            return True
+        error = error.__context__
+    return False
 
 
 class OneRank(Ranks):

@@ -69,6 +69,7 @@ class Step:
         self._gradients: Mapping[str, Array] | None = None  # sums over micro-batches or ranks
         self._before: dict[str, Array] = {}  # state before the step that may differ between ranks
         self._weight: Array | float = 0.0  # the weight of this rank's rows
+        self.sums_are_means = False  # the sums over all ranks, if no example has a weight
 
     @property
     def parts(self) -> tuple[object, ...]:
@@ -134,8 +135,10 @@ class Step:
         self._gradients = None
         if share is None:
             return self._backpropagate_parts(inputs, labels, weights)
-        self._weight = 0.0 if share.is_empty else float(inputs.shape[0])
+        # A share of the batch, so that sums over all ranks are means, unless examples are weighted.
+        self._weight = 0.0 if share.is_empty else inputs.shape[0] / share.total
         counts = _example_weights(self.loss, labels, inputs, weights)
+        self.sums_are_means = counts is None
         if counts is not None and not share.is_empty:
             self._weight = namespace_of(counts, "weights").sum(counts)
         with self._placed(share):

@@ -27,11 +27,23 @@ from nnxp.files import expand_home
 from nnxp.ranks import ONE_RANK, Ranks
 
 
+class _UsageError(SystemExit):
+    """The end of a script with wrong arguments, with the message for other ranks."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(2)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that prints an error on one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        raise _UsageError(message)
 
 
 class OutputError(Exception):
@@ -98,8 +110,22 @@ def open_streams() -> None:
 
 
 def program_ranks() -> Ranks:
-    """Return the ranks of a script that was started with ``python -m mpi4py``; otherwise one."""
-    return nnxp.distributed.mpi() if "mpi4py" in sys.modules else ONE_RANK
+    """Return the processes of a script that was started with ``python -m mpi4py``; else one."""
+    if "mpi4py" in sys.modules:
+        try:
+            return nnxp.distributed.mpi()
+        except nnxp.MissingExtraError as error:
+            Parser().error(str(error))
+    for kind in ("PMI", "OMPI_COMM_WORLD"):  # of MPICH's mpiexec, and of Open MPI's
+        rank, size = (os.environ.get(f"{kind}_{name}", "") for name in ("RANK", "SIZE"))
+        if size not in ("", "1"):
+            if rank == "0":
+                Parser().error(
+                    f"{size} processes of mpiexec would each do the whole work; start them with "
+                    f"mpiexec -n {size} python -m mpi4py {sys.argv[0]}"
+                )
+            sys.exit()  # with a status, mpiexec might end rank 0 before it has printed
+    return ONE_RANK
 
 
 def run(main: Callable[[], int | None], ranks: Ranks = ONE_RANK) -> NoReturn:
@@ -117,8 +143,12 @@ def run(main: Callable[[], int | None], ranks: Ranks = ONE_RANK) -> NoReturn:
     except SystemExit as error:
         if ranks.is_alone:
             print(kept.getvalue(), end="", file=stderr)
+        codes = None
         if error.code and not ranks.is_alone:
-            ranks.gather("", _LAST_WORDS)  # wait until rank 0 has printed
+            codes = ranks.gather(str(error.code), _LAST_WORDS)
+        if codes is not None:  # rank 0 has printed, and MPI need not abort
+            ranks.close()
+            error.code = max(map(int, codes))
         raise
     finally:
         sys.stderr = stderr if ranks.rank else sys.stderr
@@ -132,7 +162,11 @@ def _run(main: Callable[[], int | None], ranks: Ranks) -> NoReturn:
     open_streams()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("nnxp").setLevel(logging.INFO)
-    warnings.showwarning = lambda message, *_: print(f"{program}: {message}", file=sys.stderr)
+
+    def print_warning(message: object) -> None:
+        print(f"{program}: {message}", file=sys.stderr)
+
+    warnings.showwarning = lambda message, *_: ranks.warn(str(message), print_warning)
     # An overflow of the loss raises a DivergenceError; NumPy's warnings would only repeat it.
     np.seterr(over="ignore", invalid="ignore")
     try:

@@ -15,7 +15,8 @@ from nnxp.optimizers import OPTIMIZERS
 from nnxp.ranks import ONE_RANK
 from nnxp.training.callbacks import Callback
 
-RANKS = nnxp.distributed.mpi() if "mpi4py" in sys.modules else ONE_RANK
+# Without -m mpi4py only in a test of that.
+RANKS = nnxp.distributed.mpi() if "mpi4py" in sys.modules or sys.argv[1] == "act" else ONE_RANK
 ROWS = 103  # batches of 10, and a last one of 3, smaller than 4 ranks
 EPOCHS = 110  # 11 steps each: 1,210
 
@@ -80,20 +81,7 @@ def gpus(out, ways):
         np.savez(out, **found)
 
 
-class Acts(Callback):
-    """Does something on one rank after a step."""
-
-    every_step = True
-
-    def __init__(self, step, action):
-        self.at, self.action = step, action
-
-    def step(self, trainer):
-        if trainer.optimizer.steps == self.at and RANKS.rank == RANKS.size - 1:
-            self.action()
-
-
-def fail():
+def fail(*_):
     raise nnxp.DataError("row 7 cannot be read")
 
 
@@ -105,8 +93,45 @@ ACTIONS = {
 
 
 def act(name, step):
-    """Train, while the last rank does something."""
-    fit(new_trainer(nnxp.Adam()), callbacks=[Acts(int(step), ACTIONS[name])])
+    """Train, while the last rank does something within a step, for which the others wait."""
+    trainer = new_trainer(nnxp.Adam(), capture=False)
+
+    def at_step(params, grads):
+        if trainer.optimizer.steps == int(step) and RANKS.rank == RANKS.size - 1:
+            ACTIONS[name]()
+        return grads
+
+    trainer.transforms = [at_step]
+    fit(trainer)
+
+
+def callback(folder):
+    """Train, while a callback of the last rank has an error."""
+    own = Callback()
+    own.every_step = True
+    if RANKS.rank == RANKS.size - 1:
+        own.step = fail
+    try:
+        fit(new_trainer(nnxp.Adam()), callbacks=[own])
+    except nnxp.DataError as error:
+        Path(folder, f"error{RANKS.rank}").write_text(str(error))
+        RANKS.exchange()
+        sys.exit(1)
+
+
+def interrupt(folder):
+    """Train, until the last rank alone gets a signal after step 7."""
+    own, stop = Callback(), nnxp.callbacks.StopOnSignal()
+    own.every_step = True
+    trainer = new_trainer(nnxp.Adam())
+
+    def step(_):
+        if trainer.optimizer.steps == 7 and RANKS.rank == RANKS.size - 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    own.step = step
+    fit(trainer, callbacks=[own, stop])
+    Path(folder, f"rank{RANKS.rank}").write_text(f"{stop.received:d} {trainer.optimizer.steps}")
 
 
 def full(folder):
@@ -129,5 +154,5 @@ def forever(folder):
 
 
 if __name__ == "__main__":
-    known = {"equal": equal, "act": act, "forever": forever, "full": full, "gpus": gpus}
-    known[sys.argv[1]](*sys.argv[2:])
+    known = (equal, act, callback, interrupt, forever, full, gpus)
+    {x.__name__: x for x in known}[sys.argv[1]](*sys.argv[2:])

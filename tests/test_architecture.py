@@ -52,7 +52,7 @@ ROOMS = {
     "gradients": {"losses", "network"},
     "frames": set(),
     "data_format": {"devices", "frames"},
-    "data": {"data_format", "devices", "files", "frames", "random"},
+    "data": {"data_format", "devices", "files", "frames", "random", "ranks"},
     "exchange": {
         "data_format",
         "devices",

@@ -183,12 +183,12 @@ def test_graph_replay_equals_plain_steps(cupy, images, loss, optimizer):
 
 
 class Twins(Ranks):
-    """A rank whose only other one would compute the same rows."""
+    """A rank whose only other one would compute the same rows, of a batch of twice as many."""
 
     size, batch_norm = 2, "own"
 
     def share(self, count):
-        return Share(0, count, count)
+        return Share(0, count, 2 * count)
 
     def all_reduce(self, vector):
         vector *= 2

@@ -33,13 +33,16 @@ def mpiexec():
     return pytest.skip("there is no mpiexec; pip install mpich")
 
 
-def start(mpiexec, size, *command, cwd=None):
+def start(mpiexec, size, *command, cwd=None, way=("-m", "mpi4py")):
+    return popen([mpiexec, "-n", str(size), sys.executable, *way, *command], cwd=cwd)
+
+
+def popen(program, cwd=None):
     # MPICH's mpiexec may end by an error if its standard input is at its end, so it gets a pipe. A
     # session of its own, so that what is left of it can be found.
     stdin, writer = os.pipe()
     process = subprocess.Popen(
-        [mpiexec, "-n", str(size), sys.executable, "-m", "mpi4py", *map(str, command)],
-        cwd=cwd, env=ENVIRONMENT | {"OPENBLAS_NUM_THREADS": "1"}, text=True,
+        [*map(str, program)], cwd=cwd, env=ENVIRONMENT | {"OPENBLAS_NUM_THREADS": "1"}, text=True,
         stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip
@@ -60,11 +63,6 @@ def end(process):
 
 def run(mpiexec, size, *command, cwd=None):
     return end(start(mpiexec, size, *command, cwd=cwd))
-
-
-def errors(err):
-    """Return the lines of standard error that are the script's, not MPI's."""
-    return [x for x in err.splitlines() if x.startswith("train_mnist.py:")]
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +129,7 @@ def test_the_script_divides_batches_and_resumes_on_another_number(mpiexec, tmp_p
         (["--epochs", "none"], 2, "argument --epochs: must be a whole number"),
         (["--learning-rate", "1e30", "--epochs", 1], 1, "training diverged at step 2 of epoch 1"),
         (["--out", "used"], 1, "used already holds a run"),  # rank 0 alone sees it
+        (["--resume", "none"], 1, "none holds no run to resume"),
     ],
 )
 def test_an_error_is_one_line_and_one_status(mpiexec, options, status, message, tmp_path):
@@ -138,9 +137,27 @@ def test_an_error_is_one_line_and_one_status(mpiexec, options, status, message, 
     (tmp_path / "used" / "file").touch()
     got, _, err = run(mpiexec, 3, TRAIN, "--dataset", "digits", *options, cwd=tmp_path)
     assert got == status
-    (line,) = errors(err)
+    (line,) = err.splitlines()  # MPI says nothing: no rank aborts it
+    assert line.startswith("train_mnist.py: error: ")
     assert message in line
-    assert "Traceback" not in err
+
+
+def test_a_rank_with_other_arguments_ends_all(mpiexec, tmp_path):
+    command = [sys.executable, "-m", "mpi4py", TRAIN, "--dataset", "digits", "--epochs"]
+    program = [mpiexec, "-n", "1", *command, "1", ":", "-n", "1", *command, "none"]
+    status, _, err = end(popen(program, cwd=tmp_path))
+    assert status == 2
+    (line,) = err.splitlines()
+    assert "rank 1 ended with" in line
+    assert "argument --epochs: must be a whole number" in line
+
+
+def test_a_script_without_mpi4py_under_mpiexec_is_refused(mpiexec, tmp_path):
+    status, _, err = end(start(mpiexec, 2, TRAIN, "--dataset", "digits", cwd=tmp_path, way=()))
+    assert status == 2
+    (line,) = err.splitlines()
+    assert "start them with mpiexec -n 2 python -m mpi4py" in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_ends_all_ranks_by_the_same_error(mpiexec, tmp_path):
@@ -165,16 +182,32 @@ def test_a_signal_stops_all_ranks_after_the_same_step(mpiexec, number, status, t
     got, _, err = end(process)
     assert got == status, err
     assert "Traceback" not in err
-    (line,) = [x for x in err.splitlines() if x.startswith("stopped after")]
+    (line,) = err.splitlines()
     trainer = nnxp.Trainer.resume(tmp_path / "a" / "checkpoint.safetensors")
     assert f"stopped after {trainer.optimizer.steps} steps" in line
 
 
-@pytest.mark.parametrize("action", ["raise", "exit", "kill"])
-def test_a_rank_that_ends_alone_ends_all(mpiexec, action):
-    status, _, err = run(mpiexec, 3, PROGRAM, "act", action, 20)
+def test_a_signal_of_one_rank_is_that_of_all(mpiexec, tmp_path):
+    status, _, err = run(mpiexec, 3, PROGRAM, "interrupt", tmp_path)
+    assert (status, err) == (0, "")
+    said = [Path(tmp_path, f"rank{rank}").read_text() for rank in range(3)]
+    assert said == ["15 7"] * 3
+
+
+@pytest.mark.parametrize("way", ["-m mpi4py", ""])
+@pytest.mark.parametrize(("action", "said"), [("raise", 1), ("exit", 0), ("kill", 0)])
+def test_a_rank_that_ends_alone_within_a_step_ends_all(mpiexec, action, said, way):
+    process = start(mpiexec, 3, PROGRAM, "act", action, 20, way=way.split())
+    status, _, err = end(process)
     assert status != 0
-    assert err.count("DataError: row 7 cannot be read") == (action == "raise")
+    assert err.count("DataError: row 7 cannot be read") == said
+
+
+def test_an_error_of_a_callback_on_one_rank_is_raised_on_all(mpiexec, tmp_path):
+    status, _, _ = run(mpiexec, 3, PROGRAM, "callback", tmp_path)
+    assert status == 1
+    said = [Path(tmp_path, f"error{rank}").read_text() for rank in range(3)]
+    assert said == ["row 7 cannot be read"] * 3
 
 
 @pytest.mark.long

@@ -136,7 +136,7 @@ class CompiledReplay(Replay):
     def _do_steps(self, batches: Batches, rows: Iterable[Array]) -> None:
         examples = cast("tuple[Buffer, ...]", batches.arrays)
         is_contiguous = all(x.flags.c_contiguous for x in examples)
-        if isinstance(batches, BatchStream) or not is_contiguous or self._ranks is not None:
+        if isinstance(batches, BatchStream) or not is_contiguous:
             super()._do_steps(batches, rows)
             return
         for size, same in groupby(cast("Iterable[Buffer]", rows), len):

@@ -275,7 +275,8 @@ class Replay(CapturedSteps):
             ]
             nbytes += self._add_program(program, tape, targets)
             program.append(self._exchange)
-            self._add_division(program)
+            if not step.sums_are_means:
+                self._add_division(program)
             tape = Tape(self._ops.whole)
             step = self._recorded(tape)
             states = step.network.states()

@@ -7,7 +7,6 @@ import functools
 import itertools
 import math
 import mmap
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -158,10 +157,9 @@ class Batches:
                 if not self.device.is_memory_error(error):
                     raise
         available = "" if free is None else f" and {self.device.spec} has {free / 2**20:,.0f} free"
-        warnings.warn(
+        warn(
             f"the data set takes {needed / 2**20:,.0f} MiB{available}: it stays on the host and is "
-            "transferred batch by batch, which is slower",
-            stacklevel=2,
+            "transferred batch by batch, which is slower"
         )
         return None
 

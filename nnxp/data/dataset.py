@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from nnxp.checks import POSITIVE, Rng, explained, require_count, require_number, require_rng, warn
+from nnxp.checks import POSITIVE, Rng, explained, require_count, require_number, require_rng
 from nnxp.data_format import IMAGE_SCALE, Label, as_column
 from nnxp.errors import InputError
 from nnxp.frames import (
@@ -22,6 +22,7 @@ from nnxp.frames import (
     require_finite,
     require_numbers,
 )
+from nnxp.ranks import ONE_RANK, Ranks
 
 _SMALL_IMAGE = 16  # uint8 inputs up to this number are probably not images
 
@@ -49,6 +50,9 @@ class Dataset:
         The weight of each example, at least 0, for the means of losses and metrics. An example of
         weight 2 counts twice, except in the statistics of `BatchNorm`, where all examples count
         equally.
+    ranks : Ranks, optional
+        The processes that make this data set together, such as ``nnxp.distributed.mpi()``. Each
+        checks only its share of the inputs, and so reads less of a memory map.
 
     Attributes
     ----------
@@ -97,6 +101,7 @@ class Dataset:
         scale: float | str | None = "auto",
         classes: Sequence[Any] | None = None,
         weights: Any = None,
+        ranks: Ranks = ONE_RANK,
     ) -> None:
         if classes is None:
             classes = categories_of(labels)
@@ -135,7 +140,7 @@ class Dataset:
                 "Dataset expects integer labels of at most 32 bits, got one that needs more; give "
                 "targets as floating-point numbers, or all labels with classes=numpy.unique(labels)"
             )
-        largest = require_finite(inputs, "inputs")
+        largest = _largest(inputs, ranks)
         require_finite(labels, "labels")
         if weights is not None:
             weights = host_weights(weights, "Dataset")
@@ -144,7 +149,7 @@ class Dataset:
                     f"Dataset expects a weight for each example, got {len(weights)} weights for "
                     f"{len(inputs)} examples"
                 )
-        scale = _require_scale(scale, inputs, largest)
+        scale = _require_scale(scale, inputs, largest, ranks)
         vars(self).update(
             inputs=inputs,
             labels=labels,
@@ -292,15 +297,27 @@ class Dataset:
         return copied
 
 
+def _largest(inputs: npt.NDArray[Any], ranks: Ranks) -> float:
+    """Return the largest magnitude; each rank checks its rows."""
+    share, largest = ranks.share(len(inputs)), 0.0
+    error: InputError | None = None
+    try:
+        if not share.is_empty:
+            largest = require_finite(inputs[share.rows], "inputs", first=share.start)
+    except InputError as raised:
+        error = raised
+    return max(map(float, ranks.exchange(repr(largest), error, call="Dataset")))
+
+
 def _require_scale(
-    scale: float | str | None, inputs: npt.NDArray[Any], largest: float
+    scale: float | str | None, inputs: npt.NDArray[Any], largest: float, ranks: Ranks
 ) -> float | None:
     """Return the divisor of the inputs; None if they are not divided."""
     if scale == "auto":
         if inputs.dtype != np.uint8:
             return None
         if 0 < largest <= _SMALL_IMAGE:
-            warn(
+            ranks.warn(
                 "inputs of uint8 are divided by 255 as images are, but the largest is "
                 f"{largest:g}; give scale=None, or the number to divide them by"
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
@@ -12,7 +14,10 @@ from nnxp.data.batches import Batches, to_device
 from nnxp.data.dataset import Dataset
 from nnxp.data_format import require_columns
 from nnxp.devices import Device
-from nnxp.errors import InputError
+from nnxp.errors import InputError, RanksError
+from nnxp.ranks import ONE_RANK, Ranks
+
+_END, _FAILED = -1, -2  # of a rank's batches, in place of a checksum
 
 
 class BatchStream(Batches):
@@ -25,6 +30,8 @@ class BatchStream(Batches):
         a generator. Its items are pairs (inputs, labels), as a `Dataset` takes them.
     device, dtype
         As in `Batches`.
+    ranks : Ranks, optional
+        The processes that divide each batch, and must have the same ones.
 
     Attributes
     ----------
@@ -39,7 +46,14 @@ class BatchStream(Batches):
         If `items` cannot be iterated twice or is empty, or an item is not a batch.
     """
 
-    def __init__(self, items: Iterable[Any], *, device: Device | str, dtype: str) -> None:
+    def __init__(
+        self,
+        items: Iterable[Any],
+        *,
+        device: Device | str,
+        dtype: str,
+        ranks: Ranks = ONE_RANK,
+    ) -> None:
         given: object = items
         known = isinstance(given, Iterable) and not isinstance(given, (str, bytes, np.ndarray))
         if not known or iter(items) is items:
@@ -55,6 +69,7 @@ class BatchStream(Batches):
         dataset = _require_batch(first, "auto")
         super().__init__(dataset, len(dataset), device=device, dtype=dtype)
         self.examples = 0
+        self.ranks = ranks
         self.check_labels: Callable[[Any], object] = lambda labels: None
         self._current = self._on_device(dataset)
 
@@ -70,6 +85,45 @@ class BatchStream(Batches):
     def rows(self, skipped: int) -> Iterator[Array]:
         """Fetch each batch and yield its row indices; skip the first `skipped` batches."""
         self.examples = 0
+        datasets = self._datasets()
+        for i in itertools.count():
+            dataset = self._next(datasets, i + 1)
+            if dataset is None:
+                return
+            self.examples += len(dataset)
+            if i >= skipped:
+                self._current = self._on_device(dataset)
+                yield self.indices(np.arange(len(dataset)))
+
+    def _next(self, datasets: Iterator[Dataset], number: int) -> Dataset | None:
+        """Return the next batch, the same on all ranks, or None after the last one."""
+        if self.ranks.size == 1:
+            return next(datasets, None)
+        dataset: Dataset | None = None
+        error: BaseException | None = None
+        try:
+            dataset = next(datasets, None)
+        except BaseException as raised:  # noqa: BLE001 - raised on all ranks
+            error = raised
+        known = _END if dataset is None else zlib.crc32(dataset.labels.tobytes())
+        numbers = self.ranks.numbers(known if error is None else _FAILED)
+        if _FAILED in numbers:
+            self.ranks.exchange(error=error)
+        for rank, x in enumerate(numbers):
+            if x != numbers[0]:
+                other = f"other labels in batch {number}"
+                if _END in (x, numbers[0]):
+                    other = f"{'fewer' if x == _END else 'more'} batches"
+                raise self.ranks.common(
+                    RanksError(
+                        f"rank {rank} has {other} than rank 0; all ranks need the same batches in "
+                        "the same order, for example by one seed for all"
+                    )
+                )
+        return dataset
+
+    def _datasets(self) -> Iterator[Dataset]:
+        """Yield the batches, checked."""
         for i, item in enumerate(self.items):
             dataset = _require_batch(item, self.dataset.scale)
             for name in ("inputs", "labels"):
@@ -85,10 +139,7 @@ class BatchStream(Batches):
                 self.dataset.columns, dataset.columns, f"the inputs of batch {i + 1}", kept
             )
             self.check_labels(dataset.labels)
-            self.examples += len(dataset)
-            if i >= skipped:
-                self._current = self._on_device(dataset)
-                yield self.indices(np.arange(len(dataset)))
+            yield dataset
 
     @property
     def arrays(self) -> tuple[Array, ...]:

@@ -17,6 +17,7 @@ from nnxp.data.epoch import EpochProgress
 from nnxp.errors import DivergenceError, InputError
 from nnxp.history import Record
 from nnxp.parts import numbers_of
+from nnxp.ranks import is_common
 from nnxp.step import DoSteps
 from nnxp.training.callback import Callback
 from nnxp.training.divergence import Snapshot, parameters_and_state, raise_at_divergence
@@ -74,7 +75,7 @@ class EpochRunner:
         progress = trainer._progress or EpochProgress.start(self._data[0])
         start = time.perf_counter() - progress.seconds
         trainer._sums = self._resumed_sums(progress) if progress.batch else dict(self._first_sums)
-        numbers = _numbers(trainer) if self._observed else []
+        numbers = changeable_numbers(trainer) if self._observed else []
         try:
             with self._steps(progress, restores=True) as do_steps:
                 if not self._train(do_steps, progress):
@@ -83,7 +84,7 @@ class EpochRunner:
         except DivergenceError:
             trainer._sums = {}
             trainer._progress = None
-            if not self._observed or _numbers(trainer) == numbers:  # else not repeatable
+            if not self._observed or changeable_numbers(trainer) == numbers:  # else not repeatable
                 self._search_divergence(progress)
             trainer._progress = progress if progress.batch else None
             raise
@@ -162,13 +163,17 @@ class EpochRunner:
             do_steps([batch])
             current.batch, current.seconds = done, time.perf_counter() - start
             trainer._progress, trainer._epoch_steps = current, (done, total)  # for a save
+            stops: list[bool | None] = []
+            error: BaseException | None = None
             try:
                 stops = [callback.step(trainer) for callback in self._observers]
-            except BaseException:
+            except BaseException as raised:
                 # The other ranks may do something else meanwhile, and then there are no sums.
                 current.sums = trainer._host_sums() if trainer.ranks.size == 1 else {}
-                raise
-            if trainer.ranks.any(any(stops)):
+                if trainer.ranks.size == 1 or is_common(raised):
+                    raise
+                error = raised
+            if trainer._meet(stops=any(stops), error=error):
                 current.sums, current.seconds = trainer._host_sums(), time.perf_counter() - start
                 return False
             trainer._progress = None
@@ -211,9 +216,10 @@ class EpochRunner:
             raise
 
 
-def _numbers(trainer: Trainer) -> list[dict[str, Any]]:
+def changeable_numbers(trainer: Trainer) -> list[dict[str, Any]]:
     """Return the values that a callback may change between steps: numbers, and frozen layers."""
     parts = [x for x in (trainer.optimizer, trainer.penalty) if x is not None]
     leaves = trainer.network.leaves()
-    numbers = [{name: vars(x)[name] for name in numbers_of(x)} for x in (*parts, *leaves)]
+    named = [(x, sorted(numbers_of(x))) for x in (*parts, *leaves)]
+    numbers: list[dict[str, Any]] = [{name: vars(x)[name] for name in y} for x, y in named]
     return [*numbers, {"trainable": [layer.trainable for layer in leaves]}]

@@ -20,9 +20,11 @@ from nnxp.layers import Standardize
 from nnxp.random import get_state
 from nnxp.step import Step
 from nnxp.training.divergence import parameters_and_state
+from nnxp.training.epochs import changeable_numbers
 from nnxp.training.evaluation import evaluation_batch_size
 from nnxp.training.preparation import (
     data_format_of,
+    fingerprint,
     fit_statistics,
     in_format,
     require_dataset,
@@ -89,8 +91,6 @@ def plan_training(
     if train_metrics not in ("running", "after"):
         raise InputError(f'train_metrics must be "running" or "after", got {train_metrics!r}')
     network, own_step, split = trainer.network, trainer._has_own_step(), trainer._split
-    if trainer.ranks.size > 1 and own_step:
-        raise InputError("a trainer whose class overrides step cannot divide batches over ranks")
     batches: Batches
     generator: np.random.Generator | None
     if isinstance(train, Dataset):
@@ -104,7 +104,9 @@ def plan_training(
         batches = trainer._batches(train, size * accumulate, generator)
         micro_batch_size = -(-size // trainer.ranks.size) if accumulate > 1 else None
     else:
-        batches = BatchStream(train, device=trainer._device, dtype=trainer._dtype)
+        batches = BatchStream(
+            train, device=trainer._device, dtype=trainer._dtype, ranks=trainer.ranks
+        )
         for name, value in (("batch_size", batch_size), ("rng", rng)):
             if value is not None:
                 raise InputError(
@@ -165,6 +167,8 @@ def _held_out(
 
 def require_suitable_training(trainer: Trainer, batches: Batches, step: Step) -> dict[str, Array]:
     """Return the first sums, and set statistics if no error is raised; see `require_suitable`."""
+    if trainer.ranks.size > 1 and trainer._has_own_step():
+        raise InputError("a trainer whose class overrides step cannot divide batches over ranks")
     if trainer._has_own_step() and batches.dataset.weights is not None:
         require_weights_taken(
             trainer.step, "this trainer's own step", "training", Parameter.VAR_POSITIONAL
@@ -172,7 +176,7 @@ def require_suitable_training(trainer: Trainer, batches: Batches, step: Step) ->
     layers = [x for x in trainer.network.leaves() if isinstance(x, Standardize)]
     before = [(x, dict(x.state), x.features) for x in layers]
     try:
-        fit_statistics(trainer.network, batches)
+        fit_statistics(trainer.network, batches, trainer.ranks)
         return require_suitable(batches, "training", step)
     except InputError:
         for layer, state, features in before:
@@ -181,18 +185,39 @@ def require_suitable_training(trainer: Trainer, batches: Batches, step: Step) ->
 
 
 def require_same_ranks(trainer: Trainer, data: list[Batches], settings: object) -> None:
-    """Raise a `RanksError` on all ranks unless all of them train in the same way."""
+    """Raise a `RanksError` on all ranks unless all of them start in the same way."""
     if trainer.ranks.size == 1:
         return
-    arrays = parameters_and_state(trainer.network, trainer.optimizer).items()
+    sizes = [(x.batch_size, len(x.dataset), x.dataset.total_weight) for x in data]
     trainer.ranks.require_same(
         {
-            "network, optimizer or setting": (*trainer._whole_step().parts, settings),
-            "number of examples or batch size": [
-                (x.batch_size, len(x.dataset), x.dataset.total_weight) for x in data
-            ],
-            "seed or generator": None if trainer.rng is None else get_state(trainer.rng),
-            "progress of the training": (trainer.optimizer.steps, trainer.epochs),
-            **{name: trainer._device.to_host(x) for name, x in arrays},
-        }
+            "number of examples or batch size": sizes,
+            "data set": [fingerprint(x) for x in data],
+            "setting of fit": settings,
+            **_common_values(trainer),
+        },
+        "Trainer.fit",
     )
+
+
+def require_equal_ranks(trainer: Trainer) -> None:
+    """Raise a `RanksError` on all ranks unless they are equal to the bit after an epoch."""
+    if trainer.ranks.size > 1:
+        trainer.ranks.require_same(
+            _common_values(trainer),
+            f"epoch {trainer.epochs}",
+            f"after epoch {trainer.epochs}; a callback that changes network, optimizer or "
+            "generator must do so on all ranks, and all need processors that round in the same way",
+        )
+
+
+def _common_values(trainer: Trainer) -> dict[str, Any]:
+    """Return what is the same on all ranks, by name."""
+    arrays = parameters_and_state(trainer.network, trainer.optimizer).items()
+    return {
+        "network, optimizer or other part": trainer._whole_step().parts,
+        "learning rate or other number": changeable_numbers(trainer),
+        "seed or generator": None if trainer.rng is None else get_state(trainer.rng),
+        "progress of the training": (trainer.optimizer.steps, trainer.epochs),
+        **{name: trainer._device.to_host(x) for name, x in arrays},
+    }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -35,12 +37,13 @@ from nnxp.network import Sequential
 from nnxp.optimizers import Optimizer
 from nnxp.parts import Part, definition, numbers_of
 from nnxp.penalties import Penalty
-from nnxp.ranks import Ranks
+from nnxp.ranks import ONE_RANK, Ranks
 from nnxp.step import Step, evaluated_sums
 from nnxp.training.callback import Callback
 from nnxp.training.evaluation import evaluation_batch_size
 
 _FLUSHED_STEPS = 500
+_COMPARED = 16  # examples
 _UNSCALED = 25  # inputs above this magnitude were probably not scaled
 
 
@@ -239,11 +242,12 @@ def in_format(dataset: Dataset, trained_on: DataFormat, name: str) -> Dataset:
         raise InputError(f"the {name} data do not suit: {error}") from None
 
 
-def fit_statistics(network: Sequential, batches: Batches) -> None:
+def fit_statistics(network: Sequential, batches: Batches, ranks: Ranks = ONE_RANK) -> None:
     """Set the statistics of each `Standardize` that has none from the training data.
 
     The layers before it compute on the device. If these are only `Flatten`, the statistics are
-    computed from the data set's own numbers, which are not rounded to the network's dtype.
+    computed from the data set's own numbers, which are not rounded to the network's dtype. Of
+    several ranks, only rank 0 reads all inputs, and the others get its statistics.
     """
     device, dataset = batches.device, batches.dataset
     scale = dataset.scale or 1.0
@@ -265,8 +269,15 @@ def fit_statistics(network: Sequential, batches: Batches) -> None:
         else:
             given = batches.in_order(size)
             parts = (device.to_host(_through(before, inputs)) for inputs, *_ in given)
-        with device.current():
-            layer.adapt(parts, dataset.weights)
+        if ranks.rank == 0:
+            with device.current():
+                layer.adapt(parts, dataset.weights)
+        if ranks.size > 1:
+            own = {name: device.to_host(x).tolist() for name, x in layer.state.items()}
+            first = ranks.exchange(json.dumps(own), call="Standardize")[0]
+            for name, x in json.loads(first).items():
+                layer.state[name] = device.asarray(np.array(x), dtype=layer.dtype)
+            layer.features = int(layer.state["mean"].shape[0])
 
 
 def _through(layers: Iterable[Layer], x: Array) -> Array:
@@ -300,6 +311,17 @@ def hint_at_scale(network: Sequential, dataset: Dataset) -> None:
         f"the inputs have numbers up to {dataset.largest:.4g}, and networks train best on "
         f"numbers around 1; {remedy}"
     )
+
+
+def fingerprint(batches: Batches) -> list[int]:
+    """Return checksums of some examples: of inputs, labels and weights.
+
+    Of the first batch of a stream, whose inputs may be random, only of labels.
+    """
+    arrays = batches.dataset.arrays
+    rows = np.linspace(0, len(batches.dataset) - 1, _COMPARED).astype("int64")
+    streamed = isinstance(batches, BatchStream)
+    return [zlib.crc32(x[rows].tobytes()) for x in (arrays[1:2] if streamed else arrays)]
 
 
 def require_ranks(ranks: object) -> Ranks:

@@ -24,6 +24,7 @@ from nnxp.checks import (
 from nnxp.data.batches import Batches
 from nnxp.data.dataset import Dataset
 from nnxp.errors import DivergenceError, InputError
+from nnxp.ranks import ONE_RANK
 from nnxp.training.copies import independent_copy
 from nnxp.training.preparation import require_dataset, with_class_numbers
 from nnxp.training.trainer import Trainer
@@ -175,8 +176,9 @@ def learning_rate_range(
                 raise _Finished
             return loss
 
-        # Ignore the progress of an interrupted epoch of the trainer.
-        vars(probe).update(step=recorded_step, capture=False, _progress=None)
+        # Ignore the progress of an interrupted epoch of the trainer. Each of several ranks does the
+        # whole test, with the same result.
+        vars(probe).update(step=recorded_step, capture=False, _progress=None, ranks=ONE_RANK)
         examples = with_class_numbers(dataset, probe.network, probe.loss)
         batches = Batches(examples, batch_size, device=device, dtype=dtype, rng=generator)
         try:

@@ -222,7 +222,8 @@ class Stepper:
             return None
         chosen_for = capture, batches.resident is None, compiled
         kept = None if own_step or chosen_for != self._chosen_for else self.captured
-        if kept is not None and kept.is_same(step, batches):
+        is_same = kept is not None and kept.is_same(step, batches)
+        if not step.ranks.any(not is_same):  # all ranks choose together, and exchange below
             return kept
         self._chosen_for = chosen_for
         kind, reason = choose(step, batches, compiled=compiled)

@@ -25,6 +25,7 @@ from nnxp.checks import (
     require_count,
     require_list,
     warn,
+    warnings_go_to,
 )
 from nnxp.data.batches import Batches
 from nnxp.data.dataset import Dataset, Split
@@ -33,7 +34,7 @@ from nnxp.data.stream import BatchStream
 from nnxp.data_format import DataFormat
 from nnxp.devices import Device
 from nnxp.devices.threads import limit_blas_threads
-from nnxp.errors import InputError
+from nnxp.errors import InputError, RanksError
 from nnxp.history import History
 from nnxp.layers import Softmax
 from nnxp.losses import Loss, SoftmaxWithLoss
@@ -48,7 +49,12 @@ from nnxp.training.callback import Callback
 from nnxp.training.callbacks import Checkpoint, Progress
 from nnxp.training.epochs import EpochRunner
 from nnxp.training.evaluation import Evaluation, evaluate, evaluation_batch_size
-from nnxp.training.plan import plan_training, require_same_ranks, require_suitable_training
+from nnxp.training.plan import (
+    plan_training,
+    require_equal_ranks,
+    require_same_ranks,
+    require_suitable_training,
+)
 from nnxp.training.preparation import (
     data_format_of,
     describe_work,
@@ -91,13 +97,17 @@ def _with_common_errors(method: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(method)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        try:
+        ranks = getattr(args[0], "ranks", ONE_RANK) if args else ONE_RANK
+        if ranks.size == 1:
             return method(*args, **kwargs)
+        try:
+            with warnings_go_to(ranks.warn):
+                result = method(*args, **kwargs)
+                ranks.exchange(call=f"the end of Trainer.{method.__name__}")
         except BaseException as error:
-            ranks = getattr(args[0], "ranks", ONE_RANK) if args else ONE_RANK
-            if ranks.size > 1:
-                ranks.fail(error)
+            ranks.fail(error)
             raise
+        return result
 
     return call
 
@@ -185,8 +195,9 @@ class Trainer:
         if network.device is None or network.dtype is None:
             raise InputError(f"{network!r} has no parameters to train")
         replace_unusable_arrays(network, optimizer, network.device)
+        self.ranks = require_ranks(ranks)
         if isinstance(network.leaves()[-1], Softmax) and isinstance(loss, SoftmaxWithLoss):
-            warn(
+            ranks.warn(
                 "the network ends with Softmax, and SoftmaxWithLoss applies it again, so that the "
                 "network learns slowly; remove the layer"
             )
@@ -198,7 +209,6 @@ class Trainer:
         self.metrics = metrics
         self.capture = require_capture(capture)
         self.compiled = require_compiled(compiled, network.device)
-        self.ranks = require_ranks(ranks)
         self.history = History()
         self.config: dict[str, Any] = {}
         self.rng: np.random.Generator | None = None
@@ -431,7 +441,6 @@ class Trainer:
             for callback in own:
                 stack.push(partial(_finish, self, callback))
                 stopping = bool(callback.start(self)) or stopping
-            self.ranks.exchange()
             require_same_ranks(self, data, (epochs, accumulate, train_metrics))
             observers = [callback for callback in own if callback.every_step]
             observed = self.ranks.any(observers)
@@ -449,7 +458,7 @@ class Trainer:
                     break
                 self.history.append(record)
                 stops = [callback.epoch(self, record) for callback in own]
-                self.ranks.exchange()
+                require_equal_ranks(self)
                 if self.ranks.any(any(stops)):
                     break
         return self.history
@@ -540,7 +549,8 @@ class Trainer:
     def save(self, path: str | Path) -> None:
         """Write the whole state of the training to one file, a checkpoint.
 
-        Several `ranks` all call this, and rank 0 writes.
+        Of several `ranks`, rank 0 writes. After a step, in a callback's `step`, all ranks must call
+        this; elsewhere the others need not.
 
         The file holds parameters, optimizer state, history, `config`, the generator's state and
         the progress within an epoch; `resume` continues from it with the same bits. If a step
@@ -567,13 +577,8 @@ class Trainer:
             If safetensors is not installed.
         """
         checkpoint = self._checkpoint()
-        error: Exception | None = None
-        try:
-            if self.ranks.rank == 0:
-                save(path, checkpoint)
-        except Exception as raised:  # noqa: BLE001 - it is raised on all ranks
-            error = raised
-        self.ranks.exchange(error=error)
+        if self.ranks.rank == 0:
+            save(path, checkpoint)
 
     @classmethod
     @explained('nnxp.Trainer.resume("training.safetensors")')
@@ -611,7 +616,8 @@ class Trainer:
         capture, compiled : bool or "auto", optional
             As in `Trainer`.
         ranks : Ranks, optional
-            As in `Trainer`; there may be more or fewer than before. Each reads the file.
+            As in `Trainer`; there may be more or fewer than before. All of them call this, and
+            each reads the file.
 
         Raises
         ------
@@ -641,6 +647,7 @@ class Trainer:
         """
         require_capture(capture)  # before a given part is changed
         require_compiled(compiled, None)
+        require_ranks(ranks).exchange(call="Trainer.resume")  # rank 0 has written the file
         saved = load(
             path,
             device=device,
@@ -685,12 +692,40 @@ class Trainer:
         states = {name: state for name, state in states.items() if state}
         progress = self._progress
         if progress is not None and self._sums:
+            self._meet(saves=True)
             progress = replace(progress, sums=self._host_sums())
         return SavedTraining(
             self.network, self.loss, self.optimizer, self.penalty, tuple(self.transforms),
             tuple(self.metrics), self._device, self.history, self.rng, progress, self._split,
             self._callback_states | states, self.config,
         )  # fmt: skip
+
+    def _meet(
+        self, *, saves: bool = False, stops: bool = False, error: BaseException | None = None
+    ) -> bool:
+        """Return whether a rank stops; all of them call this, after a step or for a save there.
+
+        Raises
+        ------
+        BaseException
+            On all ranks, if one of them has an error.
+        RanksError
+            On all ranks, if only some of them save.
+        """
+        ranks = self.ranks
+        doing = np.array([saves, stops, error is not None], "float64")
+        saving, stopping, failing = ranks.total(doing).tolist()
+        if failing:
+            ranks.exchange(error=error)
+        if 0 < saving < ranks.size:
+            raise ranks.common(
+                RanksError(
+                    f"after a step, {saving:g} of {ranks.size} ranks save the training, whose "
+                    "figures are of all; call Trainer.save on all ranks, in a callback without "
+                    "only_rank_0, or save after the epoch"
+                )
+            )
+        return bool(stopping)
 
     def _host_sums(self) -> dict[str, list[float]]:
         """Return the sums over all ranks."""
