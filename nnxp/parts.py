@@ -355,14 +355,9 @@ class Setting:
 
 def numbers_of(part: Part) -> frozenset[str]:
     """Return the names of a part's settings that may change at any time; see `Setting`."""
-    return frozenset(_settings(type(part)) & vars(part).keys())
-
-
-@functools.lru_cache(1000)
-def _settings(kind: type) -> frozenset[str]:
-    """Return the names of the settings that a class declares."""
-    declared = (pair for each in kind.__mro__ for pair in vars(each).items())
-    return frozenset(name for name, x in declared if isinstance(x, Setting))
+    kinds = type(part).__mro__
+    declared = {name for kind in kinds for name, x in vars(kind).items() if isinstance(x, Setting)}
+    return frozenset(declared & vars(part).keys())
 
 
 Kind = TypeVar("Kind", bound=type[Part])

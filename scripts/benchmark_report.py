@@ -222,6 +222,8 @@ def draw(measured: dict[str, dict[str, Rounds]], title: str, folder: Path) -> No
         axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize="small")
         axes.invert_yaxis()
         axes.margins(x=0.15)
+        axes.locator_params(axis="x", nbins=4)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(f"{part}, {measure}", fontsize="medium")
         axes.set_xlabel("µs per training step")

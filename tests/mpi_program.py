@@ -16,7 +16,7 @@ from nnxp.ranks import ONE_RANK
 from nnxp.training.callbacks import Callback
 
 # Without -m mpi4py only in a test of that.
-RANKS = nnxp.distributed.mpi() if "mpi4py" in sys.modules or sys.argv[1] == "act" else ONE_RANK
+RANKS = nnxp.distributed.mpi() if "mpi4py" in sys.modules or sys.argv[1:2] == ["act"] else ONE_RANK
 ROWS = 103  # batches of 10, and a last one of 3, smaller than 4 ranks
 EPOCHS = 110  # 11 steps each: 1,210
 

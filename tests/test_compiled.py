@@ -443,3 +443,14 @@ def test_several_steps_of_one_call_are_the_steps(monkeypatch, limit):
     for name, x in parameters.items():
         np.testing.assert_allclose(x, expected[name], rtol=0, atol=1e-12)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-12)
+
+
+def test_kernels_of_one_form_share_code_and_others_do_not():
+    x = np.arange(6.0).reshape(2, 3)
+    targets = [np.ones((2, 3)) for _ in range(4)]
+    kernels = [llvm.CopyKernel(out, x, added=i % 2 == 1) for i, out in enumerate(targets)]
+    text = llvm._module(kernels, list(dict.fromkeys(a for k in kernels for a in k.addresses)))
+    assert text.count("define internal") == 2
+    llvm.compile_kernels(kernels)()
+    for i, out in enumerate(targets):
+        np.testing.assert_array_equal(out, x + i % 2)

@@ -125,9 +125,21 @@ class Kernel(ABC):
         """Compile this kernel alone and run it."""
         compile_kernels([self])()
 
+    def form(self) -> tuple[object, ...] | None:
+        """Return what determines the instructions; None if no other kernel has the same.
+
+        Kernels of the same form share their code.
+        """
+        return None
+
     @abstractmethod
     def emit(self, builder: ir.IRBuilder, pointers: dict[int, ir.Value]) -> None:
         """Emit the instructions, given a pointer for each address."""
+
+    def _layouts(self) -> tuple[object, ...]:
+        """Return the layout of each array, and which of them begin at one address."""
+        layouts = ((x.shape, x.strides, x.dtype) for x in self.arrays)
+        return *layouts, *(self.addresses.index(address(x)) for x in self.arrays)
 
 
 class LoopKernel(Kernel):
@@ -184,6 +196,10 @@ class CopyKernel(Kernel):
     def __init__(self, out: Buffer, x: Buffer, *, added: bool = False) -> None:
         super().__init__([out, x])
         self._out, self._x, self._added = out, x, added
+
+    def form(self) -> tuple[object, ...]:
+        """Return the layouts, and whether to add."""
+        return CopyKernel, self._added, *self._layouts()
 
     def emit(self, builder: ir.IRBuilder, pointers: dict[int, ir.Value]) -> None:
         """Emit loops over the axes."""
@@ -338,6 +354,10 @@ class ProductKernel(Kernel):
         super().__init__(arrays, {self._name: function})
         self._kept, self._subtracted = kept, subtracted
         self._out, self._a, self._b = out, a, b
+
+    def form(self) -> tuple[object, ...]:
+        """Return the layouts, and whether to add."""
+        return ProductKernel, self._kept, self._subtracted is None, *self._layouts()
 
     def emit(self, builder: ir.IRBuilder, pointers: dict[int, ir.Value]) -> None:
         """Emit the call."""
@@ -698,18 +718,12 @@ def _module(kernels: list[Kernel], addresses: list[int]) -> str:
         place = builder.gep(run.args[0], [_SIZE(i)], source_etype=_POINTER)
         pointers[each] = builder.load(place, typ=_POINTER)
     functions = []
+    known: dict[tuple[object, ...], ir.Function] = {}
     for i, kernel in enumerate(kernels):
-        kind = ir.FunctionType(nothing, [_POINTER] * len(kernel.addresses))
-        function = ir.Function(module, kind, f"kernel{i}")
-        function.linkage = "internal"
-        function.attributes.add("noinline")
-        for argument in function.args:
-            # Arrays overlap only if they are only read.
-            argument.add_attribute("noalias")
-        inner = ir.IRBuilder(function.append_basic_block())
-        kernel.emit(inner, dict(zip(kernel.addresses, function.args, strict=True)))
-        inner.ret_void()
-        functions.append(function)
+        form = kernel.form() or (i,)
+        if form not in known:
+            known[form] = _add_function(module, f"kernel{i}", kernel)
+        functions.append(known[form])
 
     def call_all(_: ir.Value, __: None) -> None:
         for function, kernel in zip(functions, kernels, strict=True):
@@ -718,6 +732,21 @@ def _module(kernels: list[Kernel], addresses: list[int]) -> str:
     _emit_loop(builder, run.args[1], call_all)
     builder.ret_void()
     return str(module)
+
+
+def _add_function(module: ir.Module, name: str, kernel: Kernel) -> ir.Function:
+    """Add a function that runs a kernel, given a pointer for each of its addresses."""
+    kind = ir.FunctionType(ir.VoidType(), [_POINTER] * len(kernel.addresses))
+    function = ir.Function(module, kind, name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    for argument in function.args:
+        # No two overlap unless both are only read.
+        argument.add_attribute("noalias")
+    builder = ir.IRBuilder(function.append_basic_block())
+    kernel.emit(builder, dict(zip(kernel.addresses, function.args, strict=True)))
+    builder.ret_void()
+    return function
 
 
 _MAX_CACHED = 500  # files, of 10 to 100 kB
