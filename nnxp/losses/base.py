@@ -68,18 +68,6 @@ class Loss(Part):
     def backward(self) -> Array:
         """Return the gradient of the loss with respect to the scores, in their shape.
 
-        Returns
-        -------
-        0-d array
-
-        Returns
-        -------
-        0-d array
-
-        Returns
-        -------
-        0-d array
-
         Raises
         ------
         CallOrderError

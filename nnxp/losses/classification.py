@@ -121,6 +121,10 @@ class SoftmaxWithLoss(Loss):
         weights : (batch,) array, optional
             The weight of each example; see `Loss.forward`.
 
+        Returns
+        -------
+        0-d array
+
         Raises
         ------
         InputError
@@ -298,6 +302,10 @@ class SigmoidWithLoss(Loss):
             Save values for `backward`; True by default.
         weights : (batch,) array, optional
             The weight of each example; see `Loss.forward`.
+
+        Returns
+        -------
+        0-d array
 
         Raises
         ------

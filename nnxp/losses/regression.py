@@ -45,6 +45,10 @@ class RegressionLoss(Loss):
         weights : (batch,) array, optional
             The weight of each example; see `Loss.forward`.
 
+        Returns
+        -------
+        0-d array
+
         Raises
         ------
         InputError
