@@ -107,7 +107,7 @@ def require_arguments(
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        said = f"{name}: {error}"
+        said = f"{name}: {error}".replace("keyword-only argument", "argument")  # Python 3.12
         for given in kwargs.keys() - signature.parameters.keys():
             if word := own_word(given, signature.parameters):
                 word = word.rstrip("?")
