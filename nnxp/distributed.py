@@ -59,7 +59,7 @@ class MPIRanks(Ranks):
         self._mpi.Finalize()
 
     def leave(self) -> None:
-        """Have the end of this process end all others, which wait for it."""
+        """Make the end of this process end all others, which wait for it."""
         super().leave()
         from mpi4py.run import set_abort_status
 
@@ -70,7 +70,7 @@ class MPIRanks(Ranks):
         return hasattr(vector, "__cuda_array_interface__") and hasattr(vector, "get")
 
     def all_reduce(self, vector: Any) -> None:
-        """Sum a vector; one on a GPU goes over the host."""
+        """Sum a vector; a vector on a GPU is copied to the host and back."""
         self.require_others()
         if isinstance(vector, np.ndarray):
             self._vectors.Allreduce(self._mpi.IN_PLACE, vector)
@@ -130,7 +130,7 @@ _made: dict[tuple[type[MPIRanks], str], MPIRanks] = {}
 
 
 def _once(kind: type[MPIRanks], batch_norm: str) -> Any:
-    """Return the same object each time: each has communicators, of which MPI has only so many."""
+    """Return the same object each time, since MPI limits the number of communicators."""
     key = kind, batch_norm
     if key not in _made:
         _made[key] = kind(batch_norm)

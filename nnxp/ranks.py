@@ -39,7 +39,7 @@ class Share(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there are no rows of this rank's own."""
+        """Whether this rank has no rows."""
         return self.start == self.stop
 
     @property
@@ -142,7 +142,7 @@ class Ranks(ABC):
         *,
         call: str = "",
     ) -> list[str]:
-        """Return the texts of all ranks; if any has an error, raise it, on all ranks.
+        """Return the texts of all ranks; if a rank has an error, raise it on all ranks.
 
         Rank 0 then issues the warnings that other ranks have, and it has not.
 
@@ -192,7 +192,7 @@ class Ranks(ABC):
         return list(texts)
 
     def common(self, error: BaseException) -> BaseException:
-        """Return an error that all ranks raise at once, as one that is not exchanged again."""
+        """Mark an error that all ranks raise, so that it is not exchanged again, and return it."""
         self.has_failed = True
         error.is_common = True  # type: ignore[attr-defined]
         return error
@@ -225,7 +225,7 @@ class Ranks(ABC):
         """End the exchange. All ranks call this, and exchange nothing afterwards."""
 
     def leave(self) -> None:
-        """Remember that this rank fails where the others do not; its end must end them, too."""
+        """Mark that this rank fails alone; the end of this process must end the others."""
         self.is_alone = True
         kept, self._kept = self._kept, ()
         for message in kept:
@@ -240,7 +240,7 @@ class Ranks(ABC):
             )
 
     def fail(self, error: BaseException) -> NoReturn:
-        """Raise this rank's error, after the others could say that they fail, too."""
+        """Raise this rank's error; first give the other ranks time to report theirs."""
         self.exchange(error=error, patience=_PATIENCE)
         raise error
 
@@ -293,7 +293,7 @@ def _error_of(rank: int, kind: str, message: str) -> BaseException:
 
 
 def is_common(error: BaseException | None) -> bool:
-    """Return whether all ranks raise this error, or one like it; or one during which it came."""
+    """Return whether all ranks raise this error, or an error in its context."""
     while error is not None:
         if hasattr(error, "is_common"):
             return True

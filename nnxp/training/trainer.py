@@ -77,7 +77,7 @@ from nnxp.training.stepping import (
 )
 from nnxp.transforms import Transform
 
-# What the estimators and models of other libraries have, and what does it here.
+# Names in other libraries, and the call of nnxp that does the same.
 _ELSEWHERE = {
     "load": "nnxp.Trainer.resume(path)",
     "predict": "trainer.network.predict(x)",
@@ -238,7 +238,7 @@ class Trainer:
         # A copy has its own captured steps, and is not within an epoch that trains.
         own = {"_stepper": Stepper(), "_training": False, "_callbacks": {}, "_sums": {}}
         own["_checked"] = _no_batches, None
-        if self._progress is not None and self._sums:  # of one rank, there are no sums of all
+        if self._progress is not None and self._sums:  # one rank has no sums of all ranks
             sums = self._host_sums() if self.ranks.size == 1 else {}
             own["_progress"] = replace(self._progress, sums=sums)
         return vars(self) | own
@@ -344,7 +344,7 @@ class Trainer:
         checkpoint: str | Path | None = None,
         checkpoint_every: int | None = None,
     ) -> History:
-        """Train for some epochs, each over all examples in a new order.
+        """Train for several epochs, each over all examples in a new order.
 
         Several `ranks` all call `fit` with the same arguments, and end together: by the same error
         if one of them has an error.
@@ -444,7 +444,7 @@ class Trainer:
             require_same_ranks(self, data, (epochs, accumulate, train_metrics))
             observers = [callback for callback in own if callback.every_step]
             observed = self.ranks.any(observers)
-            # No code of the user sees the arrays between epochs, an iterable's neither. Each rank
+            # No user code, such as an iterable's, can see the arrays between epochs. Each rank
             # may have other callbacks, and all ranks must bind, and try the user's parts, together.
             keeps = (
                 self.ranks.size == 1
@@ -469,7 +469,7 @@ class Trainer:
     )
     @_with_common_errors
     def train_epoch(self, batches: Batches) -> None:
-        """Do the updates of one epoch, after which the network predicts as after `fit`.
+        """Do the updates of one epoch. Afterwards the network can predict, as after `fit`.
 
         `fit` does the same for each epoch, and evaluates afterwards. The data set stays on the
         device as long as `batches` do.
@@ -506,7 +506,7 @@ class Trainer:
             EpochRunner(self, [batches], [], False, {}, keeps=False).train(progress)
 
     def _repeats(self, batches: Batches) -> bool:
-        """Return whether the last `train_epoch` was the same, so that its checks need no repeat.
+        """Return whether the last `train_epoch` had the same data and parts, and passed the checks.
 
         Labels, which may have been changed in place, are checked again.
         """
