@@ -99,7 +99,7 @@ def show_settings(
     ``<function he_normal at 0x7f1a8954b060>``.
     """
     function = x.__init__ if what == "class" else x
-    if not inspect.isfunction(function):
+    if not (inspect.isfunction(function) or inspect.ismethod(function)):
         return None
     parameters = list(inspect.signature(function).parameters.values())
     if parameters and parameters[0].name == "self":
