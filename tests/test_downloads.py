@@ -277,11 +277,23 @@ def test_wrong_answers_are_named_and_leave_nothing(mirrors, cache, answer, messa
     text = str(caught.value)
     assert text.count(first_file("first")) >= 1
     assert text.count(first_file("second")) >= 1
-    assert text.endswith("name it with --data-dir or $NNXP_DATA_DIR")
+    assert text.endswith("with --data-dir, or in NNXP_DATA_DIR")
     assert text.isprintable()
     assert len(text) < 1200
     assert names_in(cache) == []
     assert mirrors.sent < 60 << 20  # of both mirrors, with what waits in buffers
+
+
+def test_failed_download_says_once_what_to_do(mirrors, cache):
+    mirrors.answers.clear()
+    with start(LOAD) as process:
+        error = process.stderr.read()
+    assert error.count("Traceback") == 1  # not also that of the cache, in which nothing is found
+    assert (
+        "; put the four files (train-images-idx3-ubyte, train-labels-idx1-ubyte, "
+        "t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte) into a folder, and name it in "
+        'nnxp.data.load_mnist("folder"), with --data-dir, or in NNXP_DATA_DIR\n'
+    ) in error
 
 
 def test_redirects_to_https_are_followed(mirrors):

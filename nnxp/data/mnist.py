@@ -7,6 +7,7 @@ al. 2017) can be loaded, too.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -34,7 +35,10 @@ MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
 
-_REMEDY = "put the four files into a folder and name it with --data-dir or $NNXP_DATA_DIR"
+_REMEDY = (
+    f"put the four files ({', '.join(FILES)}) into a folder, and name it in "
+    'nnxp.data.load_mnist("folder"), with --data-dir, or in NNXP_DATA_DIR'
+)
 
 
 @explained('nnxp.data.load_mnist("folder")')
@@ -71,12 +75,10 @@ def load_mnist(
         return _read(find_mnist(folder), images)
     cache = _cache()
     try:
-        try:
-            paths = _find_in(cache)
-        except DataUnavailableError:
-            _download(cache)
-            paths = _find_in(cache)
-        return _read(paths, images)
+        with contextlib.suppress(DataUnavailableError):
+            return _read(_find_in(cache), images)
+        _download(cache)  # its error does not show that of _find_in, whose remedy is another
+        return _read(_find_in(cache), images)
     except DataUnavailableError:
         raise
     except DataError as error:
@@ -116,7 +118,7 @@ def find_mnist(folder: str | Path | None = None) -> dict[str, Path]:
             f"NNXP_DATA_DIR is set, but {error}"
             if named
             else f"{error}; nnxp.data.load_mnist() downloads it"
-        ) from error
+        ) from None
 
 
 def _find_in(folder: Path) -> dict[str, Path]:
