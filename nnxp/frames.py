@@ -71,7 +71,7 @@ _REMEDIES = {
     ),
     "M": _Remedy(
         "give times as numbers",
-        "(x - x.min()) / numpy.timedelta64(1, 'D')",
+        "(x - x.min()).astype('m8[us]') / numpy.timedelta64(1, 'D')",  # x of objects, too
         "x.assign(**{NAME: (x[NAME] - x[NAME].min()) / numpy.timedelta64(1, 'D')})",
     ),
     "P": _Remedy(
