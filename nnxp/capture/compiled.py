@@ -21,10 +21,9 @@ from nnxp.capture.llvm import (
     ProductKernel,
     ReductionKernel,
     compile_kernels,
-    is_plain,
     leading_dimension,
-    suits,
 )
+from nnxp.capture.llvm_ops import is_plain, suits
 from nnxp.capture.loops import Loop
 from nnxp.capture.numpy_images import Block, Windows
 from nnxp.capture.numpy_ops import NumpyOps
