@@ -513,6 +513,8 @@ class Trainer:
         checked, trained_on = self._checked
         if checked() is not batches or self.network.data_format is not trained_on:
             return False
+        if self.ranks.size > 1:  # all must check, or none
+            return False
         step, dataset = self._whole_step(), batches.dataset
         outputs = self.network.output_shape(tuple(dataset.inputs.shape[1:]))
         if outputs is None or not self._stepper.is_same(step, batches):
