@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby, islice
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from nnxp.capture.llvm import (
     LoopKernel,
     ProductKernel,
     ReductionKernel,
+    Section,
     compile_kernels,
     leading_dimension,
 )
@@ -29,7 +30,7 @@ from nnxp.capture.numpy_images import Block, Windows
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.capture.ops import Buffer, Program, add_product, address, subtract_product
 from nnxp.capture.recorded import Recorded
-from nnxp.capture.replay import BatchProgram, Replay
+from nnxp.capture.replay import BatchProgram, Part, Replay
 from nnxp.capture.tape import Op
 from nnxp.data.batches import Batches
 from nnxp.data.stream import BatchStream
@@ -96,21 +97,90 @@ class CompiledOps(NumpyOps):
         return [kernel]
 
 
-class _Fetch(NamedTuple):
-    """A compiled function that copies its batches from the examples.
+class _CompiledPart(Part):
+    """A part whose first kernel copies its rows from the examples.
 
     Attributes
     ----------
     gather : GatherKernel
-    function : Function
-        Its first kernel is `gather`.
-    steps : int
-        How many steps one call of the function can do: 1 if a step needs other calls too.
     """
 
-    gather: GatherKernel
-    function: Function
-    steps: int
+    def __init__(self, part: Part, numbers: Buffer, steps: int) -> None:
+        super().__init__(part.batch, part.calls, part.count, part.nbytes)
+        self.gather = GatherKernel(part.batch, numbers, steps * part.count)
+        self.calls = [self.gather, *part.calls]
+        self._numbers = numbers
+        self._examples: tuple[Buffer, ...] | None = None  # that the function reads
+
+    def fetch(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
+        """Set the rows of the examples that the calls copy."""
+        if not _are_contiguous(examples):
+            examples, rows = tuple(x[rows] for x in examples), np.arange(len(rows))
+        self._examples = _place(self.calls[0], examples, self._examples)
+        gather = self.gather
+        gather.indices[0], gather.numbers[0], gather.step[0] = rows, self._numbers, 0
+
+
+class _CompiledProgram(BatchProgram):
+    """A step for one batch size, as one function if that is possible.
+
+    Attributes
+    ----------
+    steps : int
+        The largest number of steps in one call of the function.
+    function : Function or None
+        Does whole steps; None if a step needs other calls too.
+    """
+
+    parts: Sequence[_CompiledPart]
+
+    def __init__(self, program: BatchProgram, numbers: Buffer) -> None:
+        before, update = program.before, program.update
+        work = sum(part.count * part.nbytes for part in program.parts)
+        self.steps = max(1, min(_MAX_STEPS, _CALL_BYTES // max(work, 1)))
+        parts = [_CompiledPart(part, numbers, self.steps) for part in program.parts]
+        sections = [(1, before), *((part.count, part.calls) for part in parts), (1, update)]
+        self.function: Function | None = None
+        if all(isinstance(call, Kernel) for _, calls in sections for call in calls):
+            self.function = compile_kernels(*cast(list[Section], sections))
+        elif [part.count for part in parts] == [1]:
+            parts[0].calls = join([*parts[0].calls, *update])
+            update = []
+        else:
+            before, update = join(before), join(update)
+            for part in parts:
+                part.calls = join(part.calls)
+        super().__init__(before, parts, update)
+        self._examples: tuple[Buffer, ...] | None = None  # that the function reads
+
+    def call(self, examples: tuple[Buffer, ...], rows: list[Buffer], numbers: list[Any]) -> None:
+        """Do a step for each of a few batches, given their rows and the optimizer's numbers."""
+        assert self.function is not None
+        start = 0
+        for part in self.parts:
+            gather, count = part.gather, part.count
+            end = start + count * len(gather.indices[0])
+            own = rows if len(self.parts) == 1 else [x[start:end] for x in rows]
+            np.concatenate(own, out=gather.indices[: len(rows) * count].reshape(-1))
+            for i, each in enumerate(numbers):
+                gather.numbers[i * count : (i + 1) * count] = each
+            gather.step[0] = 0
+            start = end
+        self._examples = _place(self.function, examples, self._examples)
+        self.function(len(rows))
+
+
+def _place(
+    function: Any, examples: tuple[Buffer, ...], placed: tuple[Buffer, ...] | None
+) -> tuple[Buffer, ...]:
+    """Set the addresses of a function's examples, if others were placed before; return them."""
+    if placed is not examples:
+        function.place([address(x) for x in examples])
+    return examples
+
+
+def _are_contiguous(examples: tuple[Buffer, ...]) -> bool:
+    return all(x.flags.c_contiguous for x in examples)
 
 
 class CompiledReplay(Replay):
@@ -118,66 +188,47 @@ class CompiledReplay(Replay):
 
     def __init__(self, step: Step, batches: Batches) -> None:
         super().__init__(step, batches, CompiledOps())
-        self._fetches: dict[int, _Fetch] = {}  # by the identity of a batch's buffers
-        self._examples: dict[int, tuple[Buffer, ...]] = {}  # the examples that its function reads
 
-    def _join(self, program: Program, batch: tuple[Buffer, ...], nbytes: int) -> Program:
-        steps = max(1, min(_MAX_STEPS, _CALL_BYTES // max(nbytes, 1)))
-        gather = GatherKernel(batch, self._number_vector, steps)
-        joined = join([gather, *program])
-        function = cast(Function, joined[0])
-        kept = {id(x.batch) for x in self._programs.values()}
-        self._fetches = {key: x for key, x in self._fetches.items() if key in kept}
-        self._examples = {key: x for key, x in self._examples.items() if key in kept}
-        self._fetches[id(batch)] = _Fetch(gather, function, steps if len(joined) == 1 else 1)
-        return joined
+    def _assemble(self, program: BatchProgram) -> BatchProgram:
+        return _CompiledProgram(program, self._number_vector)
 
     def _do_steps(self, batches: Batches, rows: Iterable[Array]) -> None:
         examples = cast("tuple[Buffer, ...]", batches.arrays)
-        is_contiguous = all(x.flags.c_contiguous for x in examples)
-        if isinstance(batches, BatchStream) or not is_contiguous:
+        if isinstance(batches, BatchStream) or not _are_contiguous(examples):
             super()._do_steps(batches, rows)
             return
         for size, same in groupby(cast("Iterable[Buffer]", rows), len):
-            program = self._program(examples, size)
-            fetch = self._fetches[id(program.batch)]
-            if fetch.steps == 1:
+            program = cast(_CompiledProgram, self._program(examples, size))
+            if program.function is None:
                 super()._do_steps(batches, cast("Iterable[Array]", same))
                 continue
-            self._place(program, examples)
-            while indices := list(islice(same, fetch.steps)):
-                self._call(fetch, indices)
+            while several := list(islice(same, program.steps)):
+                self._call(program, examples, several)
 
-    def _call(self, fetch: _Fetch, indices: list[Buffer]) -> None:
+    def _step(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
+        program = cast(_CompiledProgram, self._program(examples, len(rows)))
+        if program.function is None:
+            super()._step(examples, rows)
+            return
+        if not _are_contiguous(examples):
+            examples, rows = tuple(x[rows] for x in examples), np.arange(len(rows))
+        self._call(program, examples, [rows])
+
+    def _call(
+        self, program: _CompiledProgram, examples: tuple[Buffer, ...], rows: list[Buffer]
+    ) -> None:
         """Do a step for each of a few batches in one call."""
-        gather, optimizer, steps = fetch.gather, self._optimizer, len(indices)
-        first = optimizer.steps
+        optimizer = self._optimizer
+        first, numbers = optimizer.steps, []
         try:
-            for i in range(steps):
-                gather.numbers[i] = optimizer.numbers()
+            for _ in rows:
+                numbers.append(optimizer.numbers())
                 optimizer.steps += 1
         finally:
             optimizer.steps = first  # none is done so far
-        np.concatenate(indices, out=gather.indices[:steps].reshape(-1))
-        gather.step[0] = 0
         self._stepped = True
-        optimizer.steps = first + steps
-        fetch.function(steps)
-
-    def _fetch(self, program: BatchProgram, examples: tuple[Buffer, ...], rows: Buffer) -> None:
-        """Set the rows of the examples that are the batch; the program copies them."""
-        if not all(x.flags.c_contiguous for x in examples):
-            examples, rows = tuple(x[rows] for x in examples), np.arange(len(rows))
-        self._place(program, examples)
-        gather = self._fetches[id(program.batch)].gather
-        gather.indices[0], gather.numbers[0], gather.step[0] = rows, self._number_vector, 0
-
-    def _place(self, program: BatchProgram, examples: tuple[Buffer, ...]) -> None:
-        """Set the addresses of the examples."""
-        key = id(program.batch)
-        if self._examples.get(key) is not examples:
-            self._fetches[key].function.place([address(x) for x in examples])
-            self._examples[key] = examples  # kept alive
+        optimizer.steps = first + len(rows)
+        program.call(examples, rows, numbers)
 
 
 def join(program: Program) -> Program:
@@ -185,7 +236,7 @@ def join(program: Program) -> Program:
     joined: Program = []
     for is_kernel, calls in groupby(program, lambda call: isinstance(call, Kernel)):
         kernels = list(calls)
-        joined += [compile_kernels(cast(list[Kernel], kernels))] if is_kernel else kernels
+        joined += [compile_kernels((1, cast(list[Kernel], kernels)))] if is_kernel else kernels
     return joined
 
 

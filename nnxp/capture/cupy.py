@@ -255,7 +255,8 @@ class GraphReplay(Replay):
     def _step(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
         # Compile first: a step that fails here, for want of memory, is not counted.
         size = len(rows)  # of the global batch
-        batch, calls, _ = self._program(examples, size)
+        program = self._program(examples, size)
+        (part,) = program.parts
         if self._ranks is not None:
             rows = rows[self._ranks.share(size).rows]
         for i, number in enumerate(self._optimizer.numbers()):
@@ -273,14 +274,15 @@ class GraphReplay(Replay):
         indices = rows.copy()
         self._graphs = {n: kept for n, kept in self._graphs.items() if n in self._programs}
         take = self._ops.module.take
-        program: Program = [
-            *(partial(take, x, indices, 0, y) for x, y in zip(examples, batch, strict=True)),
-            *calls,
+        calls: Program = [
+            *(partial(take, x, indices, 0, y) for x, y in zip(examples, part.batch, strict=True)),
+            *part.calls,
+            *program.update,
         ]
         if not self._can_capture:
-            for call in program:
+            for call in calls:
                 call()
-        elif captured := self._run_and_capture(program):
+        elif captured := self._run_and_capture(calls):
             self._graphs[size] = weakref.ref(examples[0]), indices, captured
 
     def _run_and_capture(self, program: Program) -> list[Callable[[], object]] | None:

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -57,7 +57,7 @@ class Kernel(ABC):
 
     def __call__(self) -> None:
         """Compile this kernel alone and run it."""
-        compile_kernels([self])()
+        compile_kernels((1, [self]))()
 
     def form(self) -> tuple[object, ...] | None:
         """Return what determines the instructions; None if no other kernel has the same.
@@ -347,7 +347,7 @@ class GatherKernel(Kernel):
         self.step: Buffer = np.zeros(1, np.int64)
         super().__init__([*batch, self.indices, self.numbers, numbers, self.step])
         self._batch, self._current = batch, numbers
-        self._examples = [-1 - i for i in range(len(batch))]  # no addresses yet
+        self._examples = [-1 - i for i in range(len(batch))]  # `Function.place` sets the addresses
         self.addresses = [*self._examples, *self.addresses]
 
     def emit(self, builder: ir.IRBuilder, pointers: dict[int, ir.Value]) -> None:
@@ -432,14 +432,14 @@ class Function:
 
     Parameters
     ----------
-    kernels : list of Kernel
+    kernels : sequence of Kernel
     code : bytes
         The object file.
     addresses : list of int
         The table that the function reads its pointers from.
     """
 
-    def __init__(self, kernels: list[Kernel], code: bytes, addresses: list[int]) -> None:
+    def __init__(self, kernels: Sequence[Kernel], code: bytes, addresses: list[int]) -> None:
         self._arrays = [x for kernel in kernels for x in kernel.arrays]
         self._table = np.array([max(x, 0) for x in addresses], np.uintp)
         name = next(_names)
@@ -453,7 +453,7 @@ class Function:
         self._place = ctypes.c_void_p(self._table.ctypes.data)
 
     def place(self, addresses: Sequence[int]) -> None:
-        """Set the addresses of the examples of a `GatherKernel`, which is the first kernel."""
+        """Set the addresses of the examples that each `GatherKernel` reads."""
         self._table[: len(addresses)] = addresses
 
     def __call__(self, times: int = 1) -> None:
@@ -464,13 +464,19 @@ class Function:
 _names = itertools.count()
 
 
-def compile_kernels(kernels: list[Kernel]) -> Callable[[], None]:
-    """Return a function that runs the kernels in order."""
-    addresses = list(dict.fromkeys(x for kernel in kernels for x in kernel.addresses))
-    return Function(kernels, _object_code(_module(kernels, addresses)), addresses)
+Section: TypeAlias = tuple[int, Sequence[Kernel]]
+"""Kernels to run in order, and how many times to do so."""
 
 
-def _module(kernels: list[Kernel], addresses: list[int]) -> str:
+def compile_kernels(*sections: Section) -> Function:
+    """Return a function that runs the kernels of all sections in order."""
+    kernels = [kernel for _, each in sections for kernel in each]
+    used = dict.fromkeys(x for kernel in kernels for x in kernel.addresses)
+    addresses = sorted(used, key=lambda x: (x >= 0, -x if x < 0 else 0))  # the examples first
+    return Function(kernels, _object_code(_module(sections, addresses)), addresses)
+
+
+def _module(sections: Sequence[Section], addresses: list[int]) -> str:
     """Return the intermediate representation of a function that runs the kernels."""
     module = ir.Module()
     nothing = ir.VoidType()
@@ -480,17 +486,24 @@ def _module(kernels: list[Kernel], addresses: list[int]) -> str:
     for i, each in enumerate(addresses):
         place = builder.gep(run.args[0], [SIZE(i)], source_etype=POINTER)
         pointers[each] = builder.load(place, typ=POINTER)
-    functions = []
     known: dict[tuple[object, ...], ir.Function] = {}
-    for i, kernel in enumerate(kernels):
-        form = kernel.form() or (i,)
+
+    def function_of(kernel: Kernel) -> ir.Function:
+        form = kernel.form() or (id(kernel),)
         if form not in known:
-            known[form] = _add_function(module, f"kernel{i}", kernel)
-        functions.append(known[form])
+            known[form] = _add_function(module, f"kernel{len(known)}", kernel)
+        return known[form]
+
+    functions = [[(function_of(x), x) for x in kernels] for _, kernels in sections]
 
     def call_all(_: ir.Value, __: None) -> None:
-        for function, kernel in zip(functions, kernels, strict=True):
-            builder.call(function, [pointers[x] for x in kernel.addresses])
+        for (times, _), calls in zip(sections, functions, strict=True):
+
+            def call_each(_: ir.Value, __: None, calls: Any = calls) -> None:
+                for function, kernel in calls:
+                    builder.call(function, [pointers[x] for x in kernel.addresses])
+
+            emit_loop(builder, times, call_each)
 
     emit_loop(builder, run.args[1], call_all)
     builder.ret_void()

@@ -32,6 +32,7 @@ class NumpyOps(Ops):
     accumulates = True
     chunk = 1 << 15  # float32 vectors of this length stay in the cache
     whole = IMAGE_OPS.keys()
+    cache_bytes = 1 << 19
     block_bytes = 1 << 20  # of a convolution's columns that are made at a time
 
     def allocate(self, size: int) -> Buffer:

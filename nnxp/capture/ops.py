@@ -80,6 +80,9 @@ class Ops(ABC):
         Whether one call can subtract a matrix product from a matrix.
     chunk : int
         How many numbers of a flattened vector the optimizer updates at a time.
+    cache_bytes : int
+        The bytes of buffers that stay in a core's cache; a step with larger ones does parts of its
+        batch after each other.
     whole : collection of callable
         The functions of `nnxp.arrays.one_op` that are computed as one op.
     fuses_loops : bool
@@ -90,6 +93,7 @@ class Ops(ABC):
     fuses_loops: ClassVar = False
     accumulates: ClassVar = False
     chunk: ClassVar = sys.maxsize
+    cache_bytes: ClassVar = sys.maxsize
     whole: ClassVar[Collection[Callable[..., Any]]] = ()
 
     def function(self, numpy_function: Callable[..., Any]) -> Callable[..., Any]:

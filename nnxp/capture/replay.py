@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import ModuleType
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from nnxp.data.batches import Batches, prepare_batch
 from nnxp.errors import DivergenceError
 from nnxp.network import Sequential
 from nnxp.optimizers import SGD, Optimizer
+from nnxp.ranks import Share
 from nnxp.step import DoSteps, Step
 
 Arrays: TypeAlias = Mapping[str, Array]
@@ -30,6 +31,7 @@ Targets: TypeAlias = list[tuple[Array, Buffer]]
 
 _ALIGNMENT = 32  # numbers; each vector starts at a cache line, also on GPUs
 _LARGE = 1 << 12  # numbers of a matrix that gets its own call
+_PART_PER_PARAMETERS = 8  # the least bytes of a part's buffers, in bytes of the parameters
 _MAX_PROGRAMS = 2  # programs to keep: for full batches, and for the last batch of an epoch
 
 
@@ -226,15 +228,19 @@ class Replay(CapturedSteps):
         self._number_vector[:] = self._optimizer.numbers()
         if self._ranks is not None:
             rows = rows[self._ranks.share(len(rows)).rows]
-        self._fetch(program, examples, rows)
-        self._optimizer.steps += 1
-        for call in program.calls:
+        for call in program.before:
             call()
-
-    def _fetch(self, program: BatchProgram, examples: tuple[Buffer, ...], rows: Buffer) -> None:
-        """Copy the rows of a batch to the program's buffers."""
-        for x, buffer in zip(examples, program.batch, strict=True):
-            _take(x, rows, buffer)
+        start = 0
+        for part in program.parts:
+            for _ in range(part.count):
+                end = start + len(part.batch[0])
+                part.fetch(examples, rows[start:end])
+                for call in part.calls:
+                    call()
+                start = end
+        self._optimizer.steps += 1
+        for call in program.update:
+            call()
 
     def _program(self, examples: tuple[Buffer, ...], batch_size: int) -> BatchProgram:
         """Return the program of a batch size; see `_compile`."""
@@ -245,13 +251,107 @@ class Replay(CapturedSteps):
         return self._programs[batch_size]
 
     def _compile(self, examples: tuple[Buffer, ...], batch_size: int) -> BatchProgram:
-        """Return buffers for a batch of the examples, and the program of a step with them."""
-        zeros = self._ops.module.zeros
-        share, size = None, batch_size
-        if self._ranks is not None:
-            share = self._ranks.share(batch_size)
-            size = share.rows.stop - share.rows.start
-        batch = tuple(zeros((size, *x.shape[1:]), x.dtype) for x in examples)
+        """Return the program of a step with a batch of the examples."""
+        if self._ranks is not None and self._exchanged is not None:
+            share, summed = self._ranks.share(batch_size), self._exchanged
+            part, views, are_means = self._compile_summands(examples, share, summed)
+            update = [self._exchange, *self._compile_mean_update(summed, views, are_means)]
+            return self._assemble(BatchProgram([], [part], update))
+        part = self._compile_whole(examples, batch_size)
+        sizes = self._part_sizes(batch_size, part.nbytes)
+        if not sizes:
+            return self._assemble(BatchProgram([], [part], self._update))
+        summands, summed = (_Exchanged(self._network, [], self._ops.module) for _ in range(2))
+        parts = []
+        for rows, count in sizes.items():
+            share = Share(0, rows, batch_size)
+            part, views, are_means = self._compile_summands(examples, share, summands)
+            tape = Tape(self._ops.whole)
+            total: Any = tape.read(summed.vector)
+            total = total + tape.read(summands.vector)
+            self._add_program(part.calls, tape, [(total, summed.vector)])
+            part.count = count
+            parts.append(part)
+        before = self._ops.copy(summed.vector, np.zeros((), summed.vector.dtype))
+        update = self._compile_mean_update(summed, views, are_means)
+        return self._assemble(BatchProgram(before, parts, update))
+
+    def _assemble(self, program: BatchProgram) -> BatchProgram:
+        """Return a program with the same effect and fewer calls."""
+        return program
+
+    def _part_sizes(self, batch_size: int, nbytes: int) -> dict[int, int]:
+        """Return into how many parts of how many rows to divide a batch; empty if it is not.
+
+        The buffers of a part stay in the cache. Each part reads all parameters and adds gradients
+        of their size, so that it should have much more numbers than these. Dropout and batch
+        normalization keep state; layers of the user may depend on all rows in another way.
+        """
+        parameters = sum(x.nbytes for x in self._parameter_buffers.values())
+        part = max(self._ops.cache_bytes, _PART_PER_PARAMETERS * parameters)
+        count = nbytes // part
+        step = self._whole_step
+        if count < 2 or step.micro_batch_size or self._state_buffers or self._contents.foreign:
+            return {}
+        # Parts of one size need one program.
+        equal = [n for n in range(2 * count // 3, 3 * count // 2 + 1) if batch_size % n == 0]
+        count = min(equal, key=lambda n: abs(n - count), default=count)
+        rows = -(-batch_size // count)
+        sizes = {rows: batch_size // rows, batch_size % rows: 1}
+        return {rows: count for rows, count in sizes.items() if rows}
+
+    def _compile_whole(self, examples: tuple[Buffer, ...], batch_size: int) -> Part:
+        """Return a step for all rows of a batch, except the update of the flat vectors."""
+        tape, batch, step, states = self._backpropagated(examples, batch_size, None)
+        targets: Targets = [(step.sums[name], x) for name, x in self._sum_buffers.items()]
+        targets += [(states[name], x) for name, x in self._state_buffers.items()]
+        targets += self._update_targets(step, tape)
+        program: Program = []
+        return Part(batch, program, nbytes=self._add_program(program, tape, targets))
+
+    def _compile_summands(
+        self, examples: tuple[Buffer, ...], share: Share, summed: _Exchanged
+    ) -> tuple[Part, dict[str, Buffer], bool]:
+        """Return the backpropagation of some rows of a batch into the views of a vector.
+
+        Also return the views, and whether the sums over all rows are means.
+        """
+        rows = share.rows.stop - share.rows.start
+        tape, batch, step, states = self._backpropagated(examples, rows, share)
+        targets: Targets = [(step.sums[name], x) for name, x in self._sum_buffers.items()]
+        summands = step.summands()
+        views = {name: summed.views[name] for name in summands}
+        targets += [(x, views[name]) for name, x in summands.items()]
+        targets += [
+            (states[name], x)
+            for name, x in self._state_buffers.items()
+            if f"change of {name}" not in summands
+        ]
+        program: Program = []
+        nbytes = self._add_program(program, tape, targets)
+        return Part(batch, program, nbytes=nbytes), views, step.sums_are_means
+
+    def _compile_mean_update(
+        self, summed: _Exchanged, views: Mapping[str, Buffer], are_means: bool
+    ) -> Program:
+        """Return the program that divides sums by the weight if needed, and updates."""
+        program: Program = []
+        if not are_means:
+            self._add_division(program, summed)
+        tape = Tape(self._ops.whole)
+        step = self._recorded(tape)
+        states = step.network.states()
+        step.remember_states()
+        step.receive({name: tape.read(x) for name, x in views.items()})
+        targets: Targets = [(states[name], x) for name, x in self._state_buffers.items()]
+        self._add_program(program, tape, targets + self._update_targets(step, tape))
+        return program + self._update
+
+    def _backpropagated(
+        self, examples: tuple[Buffer, ...], rows: int, share: Share | None
+    ) -> tuple[Tape, tuple[Buffer, ...], Step, Arrays]:
+        """Record the backpropagation; return tape, buffers of the rows, step and states."""
+        batch = tuple(self._ops.module.zeros((rows, *x.shape[1:]), x.dtype) for x in examples)
         tape = Tape(self._ops.whole)
         step = self._recorded(tape)
         states = step.network.states()
@@ -261,36 +361,7 @@ class Replay(CapturedSteps):
         )
         step.backpropagate(inputs, labels, *weights, share=share)
         require_states(step.network, states)
-        targets: Targets = [(step.sums[name], x) for name, x in self._sum_buffers.items()]
-        program: Program = []
-        nbytes = sum(x.nbytes for x in batch)
-        if self._ranks is not None and self._exchanged is not None:
-            summands = step.summands()
-            views = {name: self._exchanged.views[name] for name in summands}
-            targets += [(x, views[name]) for name, x in summands.items()]
-            targets += [
-                (states[name], x)
-                for name, x in self._state_buffers.items()
-                if f"change of {name}" not in summands
-            ]
-            nbytes += self._add_program(program, tape, targets)
-            program.append(self._exchange)
-            if not step.sums_are_means:
-                self._add_division(program)
-            tape = Tape(self._ops.whole)
-            step = self._recorded(tape)
-            states = step.network.states()
-            step.remember_states()
-            step.receive({name: tape.read(x) for name, x in views.items()})
-            targets = []
-        targets += [(states[name], x) for name, x in self._state_buffers.items()]
-        targets += self._update_targets(step, tape)
-        nbytes += self._add_program(program, tape, targets)
-        return BatchProgram(batch, self._join(program + self._update, batch, nbytes), nbytes)
-
-    def _join(self, program: Program, batch: tuple[Buffer, ...], nbytes: int) -> Program:
-        """Return a program with the same effect and fewer calls; its buffers have `nbytes`."""
-        return program
+        return tape, batch, step, states
 
     def _exchange(self) -> None:
         """Sum the results of the first half of a step over all ranks."""
@@ -314,14 +385,13 @@ class Replay(CapturedSteps):
         tape.clear()
         return compiled.nbytes
 
-    def _add_division(self, program: Program) -> None:
-        """Add the program that divides the sums over all ranks to get means."""
-        assert self._exchanged is not None
+    def _add_division(self, program: Program, exchanged: _Exchanged) -> None:
+        """Add the program that divides sums by the weight to get means."""
         tape = Tape(self._ops.whole)
-        xp, weight = tape.namespace, tape.read(self._exchanged.views["weight"])
+        xp, weight = tape.namespace, tape.read(exchanged.views["weight"])
         safe: Any = xp.where(weight > 0, weight, 1.0)
-        summed: Any = tape.read(self._exchanged.summed)
-        self._add_program(program, tape, [(summed / safe, self._exchanged.summed)])
+        summed: Any = tape.read(exchanged.summed)
+        self._add_program(program, tape, [(summed / safe, exchanged.summed)])
 
     def _update_targets(self, step: Step, tape: Tape) -> Targets:
         """Return the targets of a step: gradients for the flat vectors, or all new numbers."""
@@ -372,14 +442,6 @@ class Replay(CapturedSteps):
         return program
 
 
-def _take(examples: Buffer, rows: Buffer, batch: Buffer) -> None:
-    """Copy rows into a buffer."""
-    if examples.flags.c_contiguous:
-        examples.take(rows, 0, batch, "clip")  # "raise" would make a copy first
-    else:  # of which `take` would copy all examples first
-        batch[...] = examples[rows]
-
-
 class _Group:
     """Parameters that are updated together, as vectors.
 
@@ -411,12 +473,57 @@ class _Group:
         self.decays = decays
 
 
-class BatchProgram(NamedTuple):
-    """A step for one batch size: the buffers of its batch, the calls, and the buffers' bytes."""
+class Part:
+    """The calls for some rows of a batch.
 
-    batch: tuple[Buffer, ...]
-    calls: Program
-    nbytes: int
+    Attributes
+    ----------
+    batch : tuple of array
+        The buffers of these rows.
+    calls : list of callable
+    count : int
+        How often to do this in a step, each time with other rows.
+    nbytes : int
+        The bytes of the buffers.
+    """
+
+    def __init__(
+        self, batch: tuple[Buffer, ...], calls: Program, count: int = 1, nbytes: int = 0
+    ) -> None:
+        self.batch, self.calls, self.count = batch, calls, count
+        self.nbytes = nbytes + sum(x.nbytes for x in batch)
+
+    def fetch(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
+        """Copy rows of the examples to the buffers."""
+        for x, buffer in zip(examples, self.batch, strict=True):
+            if x.flags.c_contiguous:
+                x.take(rows, 0, buffer, "clip")  # "raise" would make a copy first
+            else:  # of which `take` would copy all examples first
+                buffer[...] = x[rows]
+
+
+class BatchProgram:
+    """A step for one batch size.
+
+    Attributes
+    ----------
+    before : list of callable
+        The calls before the first part.
+    parts : list of Part
+        The whole batch, or parts of it, each of which stays in the cache.
+    update : list of callable
+        The calls after the last part.
+    """
+
+    parts: Sequence[Part]
+
+    def __init__(self, before: Program, parts: Sequence[Part], update: Program) -> None:
+        self.before, self.parts, self.update = before, parts, update
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the buffers."""
+        return sum(part.nbytes for part in self.parts)
 
 
 class _FlatArrays:
