@@ -122,6 +122,7 @@ ROOMS = {
         "optimizers",
         "parameters",
         "parts",
+        "ranks",
         "step",
     },
 }

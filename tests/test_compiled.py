@@ -449,8 +449,8 @@ def test_kernels_of_one_form_share_code_and_others_do_not():
     x = np.arange(6.0).reshape(2, 3)
     targets = [np.ones((2, 3)) for _ in range(4)]
     kernels = [llvm.CopyKernel(out, x, added=i % 2 == 1) for i, out in enumerate(targets)]
-    text = llvm._module(kernels, list(dict.fromkeys(a for k in kernels for a in k.addresses)))
+    text = llvm._module([(1, kernels)], [a for kernel in kernels for a in kernel.addresses])
     assert text.count("define internal") == 2
-    llvm.compile_kernels(kernels)()
+    llvm.compile_kernels((1, kernels))()
     for i, out in enumerate(targets):
         np.testing.assert_array_equal(out, x + i % 2)

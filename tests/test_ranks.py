@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+from divided import CASES, DATA, INPUTS, LABELS, ROWS, TOLERANCE, new_network, numbers_of, train
 from thread_ranks import run_ranks
 
 import nnxp
@@ -19,47 +20,6 @@ from nnxp.capture.trial import Refusal
 from nnxp.optimizers import OPTIMIZERS
 from nnxp.ranks import ONE_RANK, Share
 from nnxp.training.callbacks import Callback, Checkpoint, EarlyStopping
-
-ROWS = 43  # batches of 10, and a last one of 3, smaller than 4 ranks
-RNG = np.random.default_rng(0)
-INPUTS, LABELS = RNG.normal(size=(ROWS, 6)), RNG.integers(0, 3, ROWS)
-WEIGHTS = RNG.random(ROWS) * (np.arange(ROWS) % 3 > 0)
-DATA = nnxp.data.Dataset(INPUTS, LABELS)
-WEIGHTED = nnxp.data.Dataset(INPUTS, LABELS, weights=WEIGHTS)
-# Sums in another order differ by some units of rounding, 1.1e-16 of their size, and the steps of a
-# test add up: fewer than 100 of numbers of about 1 remain far below it.
-TOLERANCE = 1e-12
-
-
-def new_network(*, batch_norm=False, dropout=0.0):
-    rng = np.random.default_rng(1)
-    layers = [nnxp.Affine(6, 8, rng=rng, dtype="float64"), nnxp.Tanh()]
-    if batch_norm:  # after the activation: before it, the gradient of a bias is only rounding error
-        layers.append(nnxp.BatchNorm(8, dtype="float64"))
-    if dropout:
-        layers.append(nnxp.Dropout(dropout, rng=rng, dtype="float64"))
-    return nnxp.Sequential([*layers, nnxp.Affine(8, 3, rng=rng, dtype="float64")])
-
-
-def train(ranks, data=DATA, *, optimizer=None, network=None, epochs=3, fit=None, **settings):
-    network = network or new_network()
-    loss = settings.pop("loss", None) or nnxp.SoftmaxWithLoss()
-    trainer = nnxp.Trainer(
-        network, loss, optimizer or nnxp.Momentum(0.1), ranks=ranks, **settings
-    )  # fmt: skip
-    trainer.fit(data, epochs=epochs, batch_size=10, rng=3, validation=DATA, **(fit or {}))
-    return trainer
-
-
-def numbers_of(trainer):
-    """Return all numbers of a training by name."""
-    network = trainer.network
-    arrays = dict(network.parameters()) | dict(network.states())
-    arrays |= {f"{slot} {n}": x for slot, kept in trainer.optimizer.state.items()
-               for n, x in kept.items()}  # fmt: skip
-    arrays |= {f"{name} {record.epoch}": np.array(x) for record in trainer.history
-               for name, x in record.items() if name != "seconds"}  # fmt: skip
-    return {name: np.array(x) for name, x in arrays.items()}
 
 
 def require_equal(trainers, one):
@@ -73,51 +33,6 @@ def require_equal(trainers, one):
         np.testing.assert_allclose(x, expected[name], rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
         for other in others:
             np.testing.assert_array_equal(x, other[name], err_msg=name)
-
-
-CASES = {
-    "plain": lambda: {"capture": False},
-    "captured": lambda: {"capture": True, "compiled": False},
-    "compiled": lambda: {"capture": True, "compiled": True},
-    "all": lambda: {
-        "network": new_network(dropout=0.3),
-        "penalty": nnxp.L2(1e-2),
-        "transforms": [nnxp.ClipNorm(0.3)],
-        "metrics": [nnxp.metrics.TopAccuracy(2)],
-    },
-    "all, plain": lambda: CASES["all"]() | {"capture": False},
-    "weights": lambda: {"data": WEIGHTED, "loss": nnxp.SoftmaxWithLoss(class_weights=[1, 2, 5])},
-    "weights, plain": lambda: CASES["weights"]() | {"capture": False},
-    "batch norm": lambda: {"network": new_network(batch_norm=True)},
-    "batch norm, plain": lambda: CASES["batch norm"]() | {"capture": False},
-    "batch norm, compiled": lambda: CASES["batch norm"]() | {"compiled": True},
-    "accumulate": lambda: {"fit": {"accumulate": 3}, "network": new_network(dropout=0.3)},
-    "weights, accumulate": lambda: CASES["weights"]() | {"fit": {"accumulate": 3}},
-    "after": lambda: {"fit": {"train_metrics": "after"}},
-    "frozen": lambda: {"network": frozen(new_network(batch_norm=True))},
-    "by parameter": lambda: {"optimizer": ByParameter(0.1)},
-    # In one process, the step of so large a matrix is fused with the product of its gradient.
-    "large": lambda: {
-        "optimizer": nnxp.SGD(0.1),
-        "network": nnxp.mlp([6, 800, 3], rng=1, dtype="float64"),
-    },
-    "large, compiled": lambda: CASES["large"]() | {"compiled": True},
-}
-
-
-def frozen(network):
-    network[0].trainable = False
-    return network
-
-
-class ByParameter(nnxp.SGD):
-    """A rule that is not element by element, as it uses the norm of each parameter's gradient."""
-
-    elementwise = False
-
-    def _update_one(self, params, name, gradient, learning_rate):
-        xp = gradient.__array_namespace__()
-        params[name] -= learning_rate * gradient / (1 + xp.sum(gradient * gradient))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -335,7 +250,7 @@ def test_warnings_are_issued_once_and_by_rank_0():
         warnings.simplefilter("always")
         trainers = run_ranks(3, lambda ranks: train(ranks, fit={"callbacks": [Warning_()]}))
     assert [str(x.message) for x in found] == ["of all", "rank 1: of some"]
-    assert {x.filename for x in found} == {__file__}
+    assert {x.filename for x in found} == {train.__code__.co_filename}  # which calls `fit`
     assert all(x.epochs == 3 for x in trainers)
 
 

@@ -30,7 +30,7 @@ from nnxp.capture.numpy_images import Block, Windows
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.capture.ops import Buffer, Program, add_product, address, subtract_product
 from nnxp.capture.recorded import Recorded
-from nnxp.capture.replay import BatchProgram, Part, Replay
+from nnxp.capture.replay import BatchPart, BatchProgram, Replay
 from nnxp.capture.tape import Op
 from nnxp.data.batches import Batches
 from nnxp.data.stream import BatchStream
@@ -97,7 +97,7 @@ class CompiledOps(NumpyOps):
         return [kernel]
 
 
-class _CompiledPart(Part):
+class _CompiledPart(BatchPart):
     """A part whose first kernel copies its rows from the examples.
 
     Attributes
@@ -105,7 +105,7 @@ class _CompiledPart(Part):
     gather : GatherKernel
     """
 
-    def __init__(self, part: Part, numbers: Buffer, steps: int) -> None:
+    def __init__(self, part: BatchPart, numbers: Buffer, steps: int) -> None:
         super().__init__(part.batch, part.calls, part.count, part.nbytes)
         self.gather = GatherKernel(part.batch, numbers, steps * part.count)
         self.calls = [self.gather, *part.calls]

@@ -254,8 +254,8 @@ class Replay(CapturedSteps):
         """Return the program of a step with a batch of the examples."""
         if self._ranks is not None and self._exchanged is not None:
             share, summed = self._ranks.share(batch_size), self._exchanged
-            part, views, are_means = self._compile_summands(examples, share, summed)
-            update = [self._exchange, *self._compile_mean_update(summed, views, are_means)]
+            part, names, are_means = self._compile_summands(examples, share, summed)
+            update = [self._exchange, *self._compile_mean_update(summed, names, are_means)]
             return self._assemble(BatchProgram([], [part], update))
         part = self._compile_whole(examples, batch_size)
         sizes = self._part_sizes(batch_size, part.nbytes)
@@ -265,7 +265,7 @@ class Replay(CapturedSteps):
         parts = []
         for rows, count in sizes.items():
             share = Share(0, rows, batch_size)
-            part, views, are_means = self._compile_summands(examples, share, summands)
+            part, names, are_means = self._compile_summands(examples, share, summands)
             tape = Tape(self._ops.whole)
             total: Any = tape.read(summed.vector)
             total = total + tape.read(summands.vector)
@@ -273,7 +273,7 @@ class Replay(CapturedSteps):
             part.count = count
             parts.append(part)
         before = self._ops.copy(summed.vector, np.zeros((), summed.vector.dtype))
-        update = self._compile_mean_update(summed, views, are_means)
+        update = self._compile_mean_update(summed, names, are_means)
         return self._assemble(BatchProgram(before, parts, update))
 
     def _assemble(self, program: BatchProgram) -> BatchProgram:
@@ -300,28 +300,27 @@ class Replay(CapturedSteps):
         sizes = {rows: batch_size // rows, batch_size % rows: 1}
         return {rows: count for rows, count in sizes.items() if rows}
 
-    def _compile_whole(self, examples: tuple[Buffer, ...], batch_size: int) -> Part:
+    def _compile_whole(self, examples: tuple[Buffer, ...], batch_size: int) -> BatchPart:
         """Return a step for all rows of a batch, except the update of the flat vectors."""
         tape, batch, step, states = self._backpropagated(examples, batch_size, None)
         targets: Targets = [(step.sums[name], x) for name, x in self._sum_buffers.items()]
         targets += [(states[name], x) for name, x in self._state_buffers.items()]
         targets += self._update_targets(step, tape)
         program: Program = []
-        return Part(batch, program, nbytes=self._add_program(program, tape, targets))
+        return BatchPart(batch, program, nbytes=self._add_program(program, tape, targets))
 
     def _compile_summands(
         self, examples: tuple[Buffer, ...], share: Share, summed: _Exchanged
-    ) -> tuple[Part, dict[str, Buffer], bool]:
+    ) -> tuple[BatchPart, list[str], bool]:
         """Return the backpropagation of some rows of a batch into the views of a vector.
 
-        Also return the views, and whether the sums over all rows are means.
+        Also return the names of the views, and whether the sums over all rows are means.
         """
         rows = share.rows.stop - share.rows.start
         tape, batch, step, states = self._backpropagated(examples, rows, share)
         targets: Targets = [(step.sums[name], x) for name, x in self._sum_buffers.items()]
         summands = step.summands()
-        views = {name: summed.views[name] for name in summands}
-        targets += [(x, views[name]) for name, x in summands.items()]
+        targets += [(x, summed.views[name]) for name, x in summands.items()]
         targets += [
             (states[name], x)
             for name, x in self._state_buffers.items()
@@ -329,10 +328,10 @@ class Replay(CapturedSteps):
         ]
         program: Program = []
         nbytes = self._add_program(program, tape, targets)
-        return Part(batch, program, nbytes=nbytes), views, step.sums_are_means
+        return BatchPart(batch, program, nbytes=nbytes), list(summands), step.sums_are_means
 
     def _compile_mean_update(
-        self, summed: _Exchanged, views: Mapping[str, Buffer], are_means: bool
+        self, summed: _Exchanged, names: Iterable[str], are_means: bool
     ) -> Program:
         """Return the program that divides sums by the weight if needed, and updates."""
         program: Program = []
@@ -342,7 +341,7 @@ class Replay(CapturedSteps):
         step = self._recorded(tape)
         states = step.network.states()
         step.remember_states()
-        step.receive({name: tape.read(x) for name, x in views.items()})
+        step.receive({name: tape.read(summed.views[name]) for name in names})
         targets: Targets = [(states[name], x) for name, x in self._state_buffers.items()]
         self._add_program(program, tape, targets + self._update_targets(step, tape))
         return program + self._update
@@ -473,7 +472,7 @@ class _Group:
         self.decays = decays
 
 
-class Part:
+class BatchPart:
     """The calls for some rows of a batch.
 
     Attributes
@@ -509,15 +508,15 @@ class BatchProgram:
     ----------
     before : list of callable
         The calls before the first part.
-    parts : list of Part
+    parts : list of BatchPart
         The whole batch, or parts of it, each of which stays in the cache.
     update : list of callable
         The calls after the last part.
     """
 
-    parts: Sequence[Part]
+    parts: Sequence[BatchPart]
 
-    def __init__(self, before: Program, parts: Sequence[Part], update: Program) -> None:
+    def __init__(self, before: Program, parts: Sequence[BatchPart], update: Program) -> None:
         self.before, self.parts, self.update = before, parts, update
 
     @property
