@@ -280,7 +280,9 @@ def require_finite(
     frame : DataFrame or Series, optional
         The source of `values`, for the error.
     """
-    size = max(1, _CHECKED // math.prod(values.shape[1:]))
+    size = len(values)
+    if values.size > _CHECKED:
+        size = max(1, _CHECKED // math.prod(values.shape[1:]))
     largest = 0.0
     for start in range(0, len(values), size):
         part = values[start : start + size]

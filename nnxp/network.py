@@ -376,8 +376,9 @@ class Sequential(Layer):
         DeviceError
             If `x` is on another device.
         """
-        known, device, dtype = self.data_format, self.device, self.dtype
+        known, owner = self.data_format, next(self._owners(), None)
         x = require_examples(x, known)
+        device, dtype = (None, None) if owner is None else (owner.device, owner.dtype)
         if device is None or dtype is None:  # a network without arrays accepts any
             return self.forward(x)
         if batch_size is not None:
