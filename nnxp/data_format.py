@@ -330,24 +330,48 @@ def prepared_examples(
     """
     if not isinstance(x, np.ndarray):
         device.require(x, "the network")
-    images = is_image(x)
-    untrained = IMAGE_SCALE if images else None
-    scale = untrained if known is None else known.scale_of(x)
-    as_trained = images and (known is None or known.images)  # needs no check of values
+    scale, checked = scale_for(x, known), needs_check(x, known)
     largest, count = 0.0, x.shape[0]
     for start in range(0, count, size):
         part = prepare_inputs(x[start : min(start + size, count), ...], scale, device, dtype)
-        if not as_trained and device_of(part) is not None:  # JAX is tracing
+        if checked and device_of(part) is not None:  # JAX is tracing
             largest = max(largest, _largest(part, device, start))
         yield part
-    if known is None or as_trained:
-        return
+    if checked and known is not None:
+        check_magnitude(x, known, largest, device)
+
+
+def scale_for(x: Array, known: DataFormat | None) -> float | None:
+    """Return the divisor of inputs of this dtype, also for a network that was not trained."""
+    if known is None:
+        return IMAGE_SCALE if is_image(x) else None
+    return known.scale_of(x)
+
+
+def needs_check(x: Array, known: DataFormat | None) -> bool:
+    """Return whether the values of inputs are checked: all but images as in training."""
+    return not is_image(x) or (known is not None and not known.images)
+
+
+def check_magnitude(x: Array, known: DataFormat, largest: float, device: Device) -> None:
+    """Warn if inputs were probably not scaled like the training data.
+
+    Parameters
+    ----------
+    x : array
+    known : DataFormat
+    largest : float
+        The largest magnitude of the divided inputs.
+    device : Device
+        That of the network.
+    """
+    scale, images = known.scale_of(x), is_image(x)
     if images:
         known.warn_of_images(largest * (scale or 1), "inputs")
     if known.size is None:
         return
     mean, _ = known.size
-    if count < _MANY and (largest == 0 or math.log(largest) <= mean + math.log(_FAR)):
+    if x.shape[0] < _MANY and (largest == 0 or math.log(largest) <= mean + math.log(_FAR)):
         return  # as `warn_of_size` would, at once
     is_device_array = not isinstance(x, np.ndarray)
     if device_of(x) is not None or not is_device_array:

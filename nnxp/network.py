@@ -6,16 +6,23 @@ import contextlib
 import copy
 import importlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from nnxp.arrays import Array, DType, namespace_of
-from nnxp.checks import explained, missing_attribute, object_remedy, require_count, unknown_name
+from nnxp.checks import (
+    explained,
+    missing_attribute,
+    object_remedy,
+    optional_import,
+    require_count,
+    unknown_name,
+)
 from nnxp.data_format import DataFormat, prepared_examples, require_examples
 from nnxp.devices import Device, open_device
 from nnxp.errors import ArgumentError, CallOrderError, DeviceError, InputError
@@ -389,6 +396,52 @@ class Sequential(Layer):
             size = self.examples_at_once(tuple(x.shape[1:]))
         parts = [self.forward(part) for part in prepared_examples(x, size, known, device, dtype)]
         return namespace_of(parts[0], self).concat(parts) if len(parts) > 1 else parts[0]
+
+    @explained("network.compiled(x)")
+    def compiled(self, x: Any) -> Callable[[Any], npt.NDArray[Any]]:
+        """Return a function that predicts as `predict` does now, as machine code.
+
+        It needs the extra ``fast`` and a network on NumPy, and is for predictions of few rows: a
+        call takes some microseconds. Compiling takes up to some seconds, or some milliseconds if
+        the code is in the cache. Later changes of the network do not change the function. Threads
+        may call it at once; it computes for one after the other.
+
+        Parameters
+        ----------
+        x : (batch, inputs) array or DataFrame
+            Inputs of the shape and dtype to predict; their values do not matter.
+
+        Returns
+        -------
+        callable
+            Takes inputs of this shape and dtype, and returns a new (batch, outputs) NumPy array.
+            It raises and warns as `predict` does, and raises an `InputError` for another shape.
+
+        Raises
+        ------
+        InputError
+            If the network is not on NumPy or has layers that are not nnxp's, or `x` is wrong.
+        MissingExtraError
+            If llvmlite is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import nnxp
+        >>> network = nnxp.mlp([4, 8, 3], rng=0)
+        >>> predict = network.compiled(np.zeros((1, 4), "float32"))
+        >>> predict(np.ones((1, 4), "float32")).shape
+        (1, 3)
+        """
+        if self.device is None or not self.device.is_host:
+            place = "has no parameters" if self.device is None else f"is on {self.device.spec}"
+            raise InputError(
+                f"compiled takes a network with parameters on NumPy, and this one {place}; "
+                "call network.predict"
+            )
+        optional_import("llvmlite", "fast")
+        compiled = importlib.import_module("nnxp.capture.predicting").CompiledPredictions
+        return cast("Callable[[Any], npt.NDArray[Any]]", compiled(self, x))
 
     @explained("network.predict_proba(x, batch_size=100)")
     def predict_proba(self, x: Any, *, batch_size: int | None = None) -> Array:

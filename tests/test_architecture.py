@@ -115,8 +115,10 @@ ROOMS = {
     },
     "capture": {
         "data",
+        "data_format",
         "devices",
         "files",
+        "frames",
         "layers",
         "network",
         "optimizers",

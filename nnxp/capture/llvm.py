@@ -27,7 +27,6 @@ from nnxp.capture.llvm_ops import (
     emit_loops,
     emit_op,
     load,
-    maximum,
     store,
 )
 from nnxp.capture.loops import Loop
@@ -188,7 +187,10 @@ class ReductionKernel(Kernel):
             if function is np.all:
                 return builder.and_(total, value)
             if function is np.max:
-                return maximum(builder, ">", total, value, "f")
+                kind = ir.FunctionType(number, [number, number])
+                # NaN if one of them is; LLVM makes vectors of it.
+                larger = builder.module.declare_intrinsic("llvm.maximum", [number], kind)
+                return builder.call(larger, [total, value])
             # LLVM may add in another order, which makes vectors of terms possible.
             return builder.fadd(total, value, flags=("reassoc",))
 
