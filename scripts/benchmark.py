@@ -121,7 +121,8 @@ TRAININGS_ON_CUDA = {
 }
 # For parts in which all forms of a library are equal.
 PREDICTING = (
-    "products", "nnxp", "PyTorch, fused", "JAX, step", *peers.DENSE_ONLY, "onnxruntime",
+    "products", "nnxp", "nnxp, compiled", "PyTorch, fused", "JAX, step", *peers.DENSE_ONLY,
+    "onnxruntime",
 )  # fmt: skip
 STARTING = ("nnxp", "PyTorch, fused", "JAX, step", *peers.DENSE_ONLY)
 FITTING = ("nnxp", *WAYS, *EAGER)
