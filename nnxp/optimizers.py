@@ -401,7 +401,7 @@ class RMSprop(Optimizer):
         xp = namespace_of(gradient, self)
         square_mean = self.state["square_mean"]
         square_mean[name] *= decay
-        square_mean[name] += share * gradient * gradient
+        square_mean[name] += share * (gradient * gradient)
         params[name] -= rate * gradient / (xp.sqrt(square_mean[name]) + epsilon)
 
 
@@ -456,7 +456,7 @@ class Adam(Optimizer):
         mean[name] *= beta1
         mean[name] += share1 * gradient
         square_mean[name] *= beta2
-        square_mean[name] += share2 * gradient * gradient
+        square_mean[name] += share2 * (gradient * gradient)
         params[name] -= rate * mean[name] / (xp.sqrt(square_mean[name]) + epsilon)
 
 

@@ -102,7 +102,7 @@ def test_another_blas_trains_with_the_same_results(monkeypatch, optimizer, batch
 @pytest.mark.parametrize("inner", [5, 2000])
 def test_affine_forward_compiles_to_two_calls_within_the_bound(monkeypatch, openblas, inner):
     if not openblas:
-        monkeypatch.setattr(blas, "_PRODUCTS", {})
+        monkeypatch.setattr(blas, "_NAMES", {})
     rng = np.random.default_rng(0)
     x, W, b = (rng.normal(size=n).astype("float32") for n in [(30, inner), (inner, 20), 20])
     tape, out = Tape(), np.empty((30, 20), "float32")
@@ -310,3 +310,46 @@ def test_fused_product_does_not_overwrite_its_factors(which):
         call()
     # One product of 6 terms: some ten units of rounding of numbers below 20.
     np.testing.assert_allclose(target, expected, atol=20 * 10 * 2.0**-53)
+
+
+@pytest.mark.parametrize("openblas", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_moving_average_compiles_to_one_call_within_the_bound(monkeypatch, openblas, dtype):
+    if not openblas:
+        monkeypatch.setattr(blas, "_NAMES", {})
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 1003)).astype(dtype)
+    a, b = np.array(0.9, dtype), np.array(0.1, dtype)
+    tape = Tape()
+    mean, one, other, gradient = map(tape.read, (x, a, b, y))
+    program = compiled(tape, [(mean * one + other * gradient, x)])
+    assert len(program) == (1 if openblas else 3)
+    for numbers in [(0.9, 0.1), (0.5, -3.0), (0.0, 1.0)]:  # they are read at each call
+        a[...], b[...] = numbers
+        before = x.copy()
+        plain = before * a + b * y
+        for call in program:
+            call()
+        # Each product and the sum round once, or not, in both ways.
+        unit = np.finfo(dtype).eps / 2
+        assert (abs(x - plain) <= 4 * unit * (abs(before * a) + abs(b * y))).all()
+        if not openblas:
+            np.testing.assert_array_equal(x, plain)
+
+
+@pytest.mark.parametrize("case", ["another target", "itself", "strided", "a column"])
+def test_moving_averages_that_blas_does_not_take_are_numpys(case):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 40, 6))
+    if case == "strided":
+        x, y = x[:, ::2], y[:, ::2]
+    a, b = np.array(0.9), np.array(0.1)
+    if case == "a column":  # other shapes
+        y = y[:, :1]
+    target = np.empty_like(x) if case == "another target" else x
+    expected = x * a + b * (x if case == "itself" else y)
+    tape = Tape()
+    mean, one, other, gradient = map(tape.read, (x, a, b, x if case == "itself" else y))
+    for call in compiled(tape, [(mean * one + other * gradient, target)]):
+        call()
+    np.testing.assert_allclose(target, expected, rtol=0, atol=1e-15)

@@ -1,7 +1,7 @@
-"""BLAS: OpenBLAS's accumulating matrix product, which NumPy does not expose.
+"""BLAS: OpenBLAS's accumulating matrix product and sum, which NumPy does not expose.
 
-NumPy's wheels contain OpenBLAS, whose product can add to its output in the pass that computes it.
-With another BLAS there is no such call, and NumPy's product is used.
+NumPy's wheels contain OpenBLAS, which can add to its output in the pass that computes a product or
+a weighted sum. With another BLAS there is no such call, and NumPy's functions are used.
 """
 
 from __future__ import annotations
@@ -17,23 +17,21 @@ from nnxp.capture.ops import Buffer
 from nnxp.devices.threads import blas_libraries
 
 # The prefix of NumPy's own OpenBLAS, and the suffix of its interface with 64-bit integers.
-_PRODUCTS = {
-    "float32": ("scipy_cblas_sgemm64_", ctypes.c_float),
-    "float64": ("scipy_cblas_dgemm64_", ctypes.c_double),
-}
+_NAMES = {"float32": "scipy_cblas_s{}64_", "float64": "scipy_cblas_d{}64_"}
 _ROW_MAJOR, _NOT_TRANSPOSED, _TRANSPOSED = 101, 111, 112  # cblas.h
 
 
-def _product(dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """Return OpenBLAS's product of a dtype, or None, and the type of its numbers."""
-    name, real = _PRODUCTS.get(dtype.name, ("", ctypes.c_double))
+def _function(name: str, dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """Return OpenBLAS's function for a dtype, or None, and the type of its numbers."""
+    name = _NAMES.get(dtype.name, "").format(name)
     libraries = [x.dynlib for x in blas_libraries().lib_controllers]
-    return next((getattr(x, name) for x in libraries if hasattr(x, name)), None), real
+    found = next((getattr(x, name) for x in libraries if name and hasattr(x, name)), None)
+    return found, ctypes.c_float if dtype == np.float32 else ctypes.c_double
 
 
 def product_address(dtype: np.dtype[Any]) -> int | None:
     """Return the address of OpenBLAS's product of a dtype; None if there is none."""
-    product, _ = _product(dtype)
+    product, _ = _function("gemm", dtype)
     return None if product is None else ctypes.cast(product, ctypes.c_void_p).value
 
 
@@ -56,7 +54,7 @@ def accumulating_product(
         None for another BLAS, other dtypes, overlapping arrays, and arrays that are not
         contiguous.
     """
-    product, real = _product(out.dtype)
+    product, real = _function("gemm", out.dtype)
     if product is None or {a.dtype, b.dtype} != {out.dtype} or not out.flags.behaved:
         return None
     if any(np.may_share_memory(out, x) for x in (a, b)):
@@ -84,3 +82,33 @@ def accumulating_product(
         product(*arguments)
 
     return subtract
+
+
+def accumulating_sum(out: Buffer, a: Buffer, b: Buffer, y: Buffer) -> Callable[[], object] | None:
+    """Return a call that computes ``out = a * out + b * y`` in one pass.
+
+    Parameters
+    ----------
+    out, y : array
+        Of the same shape.
+    a, b : 0-d array
+        Read at each call.
+
+    Returns
+    -------
+    callable or None
+        As in `accumulating_product`.
+    """
+    function, real = _function("axpby", out.dtype)
+    suits = out.flags.c_contiguous and y.flags.c_contiguous and y.dtype == out.dtype
+    if function is None or not suits or np.may_share_memory(out, y):
+        return None
+    size, one = ctypes.c_int64(out.size), ctypes.c_int64(1)
+    of_y, of_out = real(), real()
+    pointers = [x.ctypes.data_as(ctypes.c_void_p) for x in (y, out)]
+
+    def add() -> None:
+        of_y.value, of_out.value = b.item(), a.item()
+        function(size, of_y, pointers[0], one, of_out, pointers[1], one)
+
+    return add

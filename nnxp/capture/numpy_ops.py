@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnxp.capture.blas import accumulating_product
+from nnxp.capture.blas import accumulating_product, accumulating_sum
 from nnxp.capture.numpy_images import IMAGE_OPS, Block, Windows, add_columns
 from nnxp.capture.ops import (
     Buffer,
@@ -17,6 +17,7 @@ from nnxp.capture.ops import (
     add_product,
     places_of_parts,
     subtract_product,
+    weighted_sum,
 )
 
 _ALIGNMENT = 64  # bytes of a cache line
@@ -102,6 +103,18 @@ class NumpyOps(Ops):
             case _ if function is subtract_product:
                 x, factor, a, b = args
                 return _lower_subtraction(x, factor, a, b, out)
+            case _ if function is weighted_sum:
+                x, a, b, y = args
+                copied: Program = [] if x is out else self.copy(out, x)
+                if call := accumulating_sum(out, a, b, y):
+                    return [*copied, call]
+                scaled = np.empty_like(out)
+                return [
+                    *copied,
+                    partial(np.multiply, out, a, out),
+                    partial(np.multiply, b, y, scaled),
+                    partial(np.add, out, scaled, out),
+                ]
             case _:
                 return [lambda: np.copyto(out, function(*args, **kwargs))]
 

@@ -32,6 +32,11 @@ def add_product(x: Array, a: Array, b: Array) -> Array:
     return x + a @ b
 
 
+def weighted_sum(x: Array, a: Array, b: Array, y: Array) -> Array:
+    """Return ``x * a + b * y`` for numbers `a` and `b`; as an op it is one call of BLAS."""
+    return x * a + b * y
+
+
 def places_of_parts(
     function: Callable[..., Any], parts: Sequence[Buffer], axis: int, out: Buffer
 ) -> list[Buffer]:

@@ -22,6 +22,7 @@ from nnxp.capture.ops import (
     arranged,
     memory_span,
     subtract_product,
+    weighted_sum,
 )
 from nnxp.capture.recorded import Recorded
 from nnxp.capture.tape import Op, Tape
@@ -55,7 +56,7 @@ def compile_program(
     outputs = {x for x, _ in recorded}
     ops = _live(tape.ops, outputs)
     if not library.fuses_loops:
-        ops = _fuse_bias(ops, outputs)
+        ops = _fuse_averages(_fuse_bias(ops, outputs), outputs)
     if library.accumulates:
         ops = _fuse_descent(ops, outputs)
     if library.fuses_loops:
@@ -102,6 +103,24 @@ def _fuse_bias(ops: list[Op], outputs: set[Recorded]) -> list[Op]:
         if row.shape in (shape[1:], (shape[0], 1)) and row.dtype == product.result.dtype:
             fused[id(op)] = Op(add_product, (row, *product.args), {}, op.result)
             fused[id(product)] = None
+    return [x for x in (fused.get(id(op), op) for op in ops) if x is not None]
+
+
+def _fuse_averages(ops: list[Op], outputs: set[Recorded]) -> list[Op]:
+    """Fuse each output ``x * a + b * y``, an optimizer's moving average, to one op."""
+    producers = _Producers(ops, outputs)
+    fused: dict[int, Op | None] = {}  # in place of the op with this id
+    for op in [op for op in ops if op.function is np.add and op.result in outputs]:
+        scaled = [producers.find(x, np.multiply) for x in op.args]
+        if None in scaled:
+            continue
+        (x, a), (b, y) = (each.args for each in scaled if each is not None)
+        if not all(isinstance(z, Recorded) for z in (x, a, b, y)) or a.ndim or b.ndim:
+            continue
+        if any((z.shape, z.dtype) != (x.shape, x.dtype) for z in (y, op.result)):
+            continue
+        fused[id(op)] = Op(weighted_sum, (x, a, b, y), {}, op.result)
+        fused |= {id(each): None for each in scaled}
     return [x for x in (fused.get(id(op), op) for op in ops) if x is not None]
 
 
@@ -300,7 +319,7 @@ def _may_overwrite(
     op: Op, read: list[Recorded], buffers: Mapping[Recorded, Buffer], target: Buffer
 ) -> bool:
     """Return whether an op may write to a target where these arrays are, which it may read."""
-    if op.function is subtract_product:  # copies the first argument, and then reads the factors
+    if op.function in (subtract_product, weighted_sum):  # the others are read after a copy of `x`
         factors = {id(x.owner) for x in op.reads[1:]}
         return not any(id(x) in factors for x in read)
     if isinstance(op, Loop):  # each element of a result comes after the loads of this element
