@@ -58,6 +58,18 @@ def test_accumulating_product_refuses_layouts_and_dtypes_that_blas_lacks(arrays)
     assert blas.accumulating_product(out, a, b, np.array(0.1)) is None
 
 
+def test_accumulating_sum_refuses_layouts_dtypes_and_memory_that_blas_lacks():
+    numbers, factor = np.ones((9, 6)), np.array(0.1)
+    for out, y in [
+        (numbers[:, ::2], np.ones((9, 3))),
+        (np.ones((9, 3)), numbers[:, ::2]),
+        (numbers, np.ones((9, 6), "float32")),
+        (numbers.astype(int), np.ones((9, 6), int)),
+        (numbers[1:], numbers[:-1]),
+    ]:
+        assert blas.accumulating_sum(out, factor, factor, y) is None
+
+
 @pytest.mark.parametrize("optimizer", [nnxp.SGD, nnxp.Momentum, nnxp.Adam])
 @pytest.mark.parametrize("batch_size", [10, 64])
 @pytest.mark.parametrize(
@@ -337,15 +349,17 @@ def test_moving_average_compiles_to_one_call_within_the_bound(monkeypatch, openb
             np.testing.assert_array_equal(x, plain)
 
 
-@pytest.mark.parametrize("case", ["another target", "itself", "strided", "a column"])
+@pytest.mark.parametrize("case", ["another target", "itself", "strided", "a column", "factors"])
 def test_moving_averages_that_blas_does_not_take_are_numpys(case):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 40, 6))
     if case == "strided":
         x, y = x[:, ::2], y[:, ::2]
     a, b = np.array(0.9), np.array(0.1)
-    if case == "a column":  # other shapes
-        y = y[:, :1]
+    if case == "factors":
+        a = np.linspace(0, 1, 6)
+    if case == "a column":
+        y = y[:, :1].copy()
     target = np.empty_like(x) if case == "another target" else x
     expected = x * a + b * (x if case == "itself" else y)
     tape = Tape()
