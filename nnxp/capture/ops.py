@@ -82,7 +82,7 @@ class Ops(ABC):
     module : module
         NumPy, or a library that has NumPy's functions under the same names.
     accumulates : bool
-        Whether one call can subtract a matrix product from a matrix.
+        Whether one call can subtract a matrix product from a matrix, and add a weighted array.
     chunk : int
         How many numbers of a flattened vector the optimizer updates at a time.
     cache_bytes : int

@@ -56,7 +56,9 @@ def compile_program(
     outputs = {x for x, _ in recorded}
     ops = _live(tape.ops, outputs)
     if not library.fuses_loops:
-        ops = _fuse_averages(_fuse_bias(ops, outputs), outputs)
+        ops = _fuse_bias(ops, outputs)
+    if library.accumulates and not library.fuses_loops:
+        ops = _fuse_averages(ops, outputs)
     if library.accumulates:
         ops = _fuse_descent(ops, outputs)
     if library.fuses_loops:
