@@ -13,7 +13,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 def pages() -> list[object]:
-    """Return the pages with code; ``<!-- needs: a, b -->`` names packages and marks interop."""
+    """Return the pages with code; ``<!-- needs: a, b -->`` names packages, most of which mark interop."""
     cases = []
     for path in sorted(DOCS.rglob("*.md")):
         text = path.read_text(encoding="utf-8")
@@ -23,7 +23,7 @@ def pages() -> list[object]:
         ]
         name = path.relative_to(DOCS).with_suffix("").as_posix()
         if code:
-            marks = [pytest.mark.interop] if needed else []
+            marks = [pytest.mark.interop] if {*needed} - {"llvmlite"} else []
             files = code if name == "start" else ["\n".join(code)]  # it says: save this as …
             cases.append(pytest.param(files, needed, id=name, marks=marks))
     return cases
