@@ -13,7 +13,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 def pages() -> list[object]:
-    """Return the pages with code; ``<!-- needs: a, b -->`` names packages, most of which mark interop."""
+    """Return the pages with code; ``<!-- needs: a, b -->`` names packages, and may mark interop."""
     cases = []
     for path in sorted(DOCS.rglob("*.md")):
         text = path.read_text(encoding="utf-8")
