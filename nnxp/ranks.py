@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
@@ -274,6 +273,8 @@ class Ranks(ABC):
 
 
 def _digest(value: Any) -> str:
+    import hashlib  # slow: it loads OpenSSL
+
     if isinstance(value, np.ndarray):
         return hashlib.sha256(value.tobytes()).hexdigest()
     said = re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # the address of a function

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -46,6 +45,8 @@ class Table(str):
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook."""
+        import html
+
         kinds = ["th", *["td"] * (len(self._rows) - 1)]
         rows = [
             "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in row)
