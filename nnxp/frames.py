@@ -287,7 +287,9 @@ def require_finite(
     for start in range(0, len(values), size):
         part = values[start : start + size]
         # Maximum and minimum are nan if a number is.
-        own = max(float(np.maximum.reduce(part, None)), -float(np.minimum.reduce(part, None)))
+        own = float(np.maximum.reduce(part, None))
+        if part.dtype.kind not in "bu":
+            own = max(own, -float(np.minimum.reduce(part, None)))
         if not math.isfinite(own):
             wide = part.itemsize > 8  # long doubles beyond float64's range are finite, but rejected
             finite = np.abs(part) <= np.finfo("float64").max if wide else np.isfinite(part)
