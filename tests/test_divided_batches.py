@@ -35,6 +35,7 @@ def sizes(monkeypatch):
     original = replay.Replay._part_sizes
     monkeypatch.setattr(NumpyOps, "cache_bytes", 100)
     monkeypatch.setattr(replay, "_PART_PER_PARAMETERS", 0)
+    monkeypatch.setattr(replay, "_CONVOLUTIONS", 1)
 
     def part_sizes(self, batch_size, nbytes):
         found.append(original(self, batch_size, 300))
@@ -52,8 +53,8 @@ def test_every_layer_without_state_gives_the_whole_step(name, compiled, sizes):
     plain, _ = train_layer(*layer, capture=False)
     assert divided.captured == ("compiled" if compiled else "captured")
     assert_equal(divided, plain)
-    # batches of 8 and 6 rows; the last part of 8 rows is smaller
-    expected = [{}, {}] if plain.network.states() else [{4: 2}, {2: 3}]
+    # batches of 8 and of 6 rows
+    expected = [{}, {}] if plain.network.states() else [{2: 4}, {2: 3}]
     assert sizes == expected
 
 
@@ -160,3 +161,24 @@ def test_parts_are_kept_where_the_parameters_are_small_and_nothing_depends_on_al
     assert parts(Centered()) == 1
     # 4 MB of buffers, but 1 MB of parameters
     assert parts(nnxp.Affine(500, 500, rng=2), width=500, rows=500) == 1
+
+
+@WAYS
+def test_parts_with_convolutions_are_larger(compiled):
+    def parts(*layers):
+        network = nnxp.Sequential([*layers, nnxp.GlobalAveragePool2D(),
+                                   nnxp.Affine(8, 2, rng=1)])  # fmt: skip
+        numbers = np.random.default_rng(0).normal(size=(64, 8, 28, 28)).astype("float32")
+        data = Dataset(numbers, np.zeros((64, 2), "float32"))
+        trainer = nnxp.Trainer(network, nnxp.MeanSquaredError(), nnxp.SGD(0.01), compiled=compiled)
+        trainer.fit(data, epochs=1, batch_size=64, rng=0)
+        (program,) = trainer._stepper.captured._programs.values()
+        assert len(program.parts) == 1
+        return program.parts[0].count, program.nbytes
+
+    dense, nbytes = parts(nnxp.ReLU())
+    assert dense > 1
+    assert nbytes < 2 * NumpyOps.cache_bytes
+    count, nbytes = parts(nnxp.Conv2D(8, 8, 3, padding=1, rng=0), nnxp.ReLU())
+    assert 1 <= count < dense
+    assert nbytes > 2 * NumpyOps.cache_bytes

@@ -21,6 +21,7 @@ from nnxp.capture.recorded import Recorded
 from nnxp.capture.tape import Tape
 from nnxp.data.batches import Batches, prepare_batch
 from nnxp.errors import DivergenceError
+from nnxp.layers import Conv2D
 from nnxp.network import Sequential
 from nnxp.optimizers import SGD, Optimizer
 from nnxp.ranks import Share
@@ -32,6 +33,7 @@ Targets: TypeAlias = list[tuple[Array, Buffer]]
 _ALIGNMENT = 32  # numbers; each vector starts at a cache line, also on GPUs
 _LARGE = 1 << 12  # numbers of a matrix that gets its own call
 _PART_PER_PARAMETERS = 8  # the least bytes of a part's buffers, in bytes of the parameters
+_CONVOLUTIONS = 12  # times the bytes: they make many calls, on blocks that stay in the cache anyway
 _MAX_PROGRAMS = 2  # programs to keep: for full batches, and for the last batch of an epoch
 
 
@@ -288,14 +290,16 @@ class Replay(CapturedSteps):
         normalization keep state; layers of the user may depend on all rows in another way.
         """
         parameters = sum(x.nbytes for x in self._parameter_buffers.values())
-        part = max(self._ops.cache_bytes, _PART_PER_PARAMETERS * parameters)
-        count = nbytes // part
+        least = self._ops.cache_bytes
+        if any(isinstance(layer, Conv2D) for layer in self._network.leaves()):
+            least *= _CONVOLUTIONS
+        count = nbytes // max(least, _PART_PER_PARAMETERS * parameters)
         step = self._whole_step
         if count < 2 or step.micro_batch_size or self._state_buffers or self._contents.foreign:
             return {}
         # Parts of one size need one program.
         equal = [n for n in range(2 * count // 3, 3 * count // 2 + 1) if batch_size % n == 0]
-        count = min(equal, key=lambda n: abs(n - count), default=count)
+        count = min(equal, key=lambda n: max(n / count, count / n), default=count)
         rows = -(-batch_size // count)
         sizes = {rows: batch_size // rows, batch_size % rows: 1}
         return {rows: count for rows, count in sizes.items() if rows}
