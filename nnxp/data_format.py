@@ -299,7 +299,7 @@ def require_examples(x: Any, known: DataFormat | None) -> Any:
             f"predict expects examples of shape (batch, 1), got {tuple(x.shape)}; give "
             + as_column(given)
         )
-    if x.ndim == 0 or x.shape[0] == 0:
+    if x.ndim == 0 or 0 in x.shape:
         raise InputError(f"predict expects examples, got inputs of shape {tuple(x.shape)}")
     return x
 

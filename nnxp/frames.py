@@ -280,7 +280,7 @@ def require_finite(
     frame : DataFrame or Series, optional
         The source of `values`, for the error.
     """
-    size = len(values)
+    size = max(1, len(values))
     if values.size > _CHECKED:
         size = max(1, _CHECKED // math.prod(values.shape[1:]))
     largest = 0.0

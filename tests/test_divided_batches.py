@@ -11,7 +11,7 @@ from pairs import assert_equal
 from tables import LAYERS, LOSSES
 
 import nnxp
-from nnxp.capture import replay
+from nnxp.capture import blas, replay
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.data import Dataset
 from nnxp.optimizers import OPTIMIZERS
@@ -182,3 +182,59 @@ def test_parts_with_convolutions_are_larger(compiled):
     count, nbytes = parts(nnxp.Conv2D(8, 8, 3, padding=1, rng=0), nnxp.ReLU())
     assert 1 <= count < dense
     assert nbytes > 2 * NumpyOps.cache_bytes
+
+
+def test_parts_are_at_least_two_and_cover_the_batch():
+    trainer = nnxp.Trainer(nnxp.mlp([6, 4, 3], rng=0), nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+    trainer.fit(Dataset(np.zeros((9, 6)), np.arange(9) % 3), epochs=1, batch_size=9, rng=0)
+    captured = trainer._stepper.captured
+    for batch_size in (*range(1, 120), 1999, 2000, 2003):
+        for kib in (1, 500, 1000, 1100, 1600, 2600, 5000, 100_000):
+            sizes = captured._part_sizes(batch_size, kib << 10)
+            if not sizes:
+                assert batch_size == 1 or kib <= 1000
+                continue
+            assert sum(sizes.values()) > 1
+            assert sum(rows * count for rows, count in sizes.items()) == batch_size
+
+
+@WAYS
+@pytest.mark.parametrize("openblas", [True, False])
+def test_all_kernels_of_parts_are_joined(compiled, openblas, sizes, monkeypatch):
+    from nnxp.capture.llvm import Kernel
+
+    if not openblas:  # the products are then NumPy's, and no kernels
+        monkeypatch.setattr(blas, "_NAMES", {})
+    trainer = train(ONE_RANK, capture=True, compiled=compiled)
+    programs = trainer._stepper.captured._programs.values()
+    assert sizes == [{5: 2}, {1: 3}]
+    for program in programs:
+        if compiled and program.function is not None:
+            continue
+        lists = [program.before, program.update, *(part.calls for part in program.parts)]
+        assert not any(isinstance(call, Kernel) for calls in lists for call in calls)
+    monkeypatch.undo()
+    plain = train(ONE_RANK, capture=False)
+    for name, x in plain.network.parameters().items():
+        np.testing.assert_allclose(trainer.network.parameters()[name], x, rtol=0, atol=TOLERANCE)
+
+
+@WAYS
+def test_a_frozen_network_goes_through_a_large_batch(compiled):
+    numbers = np.random.default_rng(0).normal(size=(10_000, 6)).astype("float32")
+    network = nnxp.mlp([4, 64, 2], rng=0)
+    network.trainable = False
+    before = {name: x.copy() for name, x in network.parameters().items()}
+    trainer = nnxp.Trainer(network, nnxp.MeanSquaredError(), nnxp.SGD(0.1), compiled=compiled)
+    data = Dataset(numbers[:, :4], numbers[:, 4:])
+    trainer.fit(data, epochs=1, batch_size=10_000, rng=0)
+    assert trainer.captured == ("compiled" if compiled else "captured")
+    for name, x in network.parameters().items():
+        np.testing.assert_array_equal(x, before[name])
+
+
+def test_the_bytes_of_a_part_are_counted_once():
+    from nnxp.capture.compiled import _CompiledPart
+
+    part = replay.BatchPart((np.zeros((2, 3)),), [], 2, 100)
+    assert _CompiledPart(part, np.zeros(1), 3).nbytes == part.nbytes == 100

@@ -28,7 +28,7 @@ from nnxp.capture.llvm_ops import is_plain, suits
 from nnxp.capture.loops import Loop
 from nnxp.capture.numpy_images import Block, Windows
 from nnxp.capture.numpy_ops import NumpyOps
-from nnxp.capture.ops import Buffer, Program, add_product, address, subtract_product
+from nnxp.capture.ops import Buffer, Program, add_product, subtract_product
 from nnxp.capture.recorded import Recorded
 from nnxp.capture.replay import BatchPart, BatchProgram, Replay
 from nnxp.capture.tape import Op
@@ -110,15 +110,14 @@ class _CompiledPart(BatchPart):
         self.gather = GatherKernel(part.batch, numbers, steps * part.count)
         self.calls = [self.gather, *part.calls]
         self._numbers = numbers
-        self._examples: tuple[Buffer, ...] | None = None  # that the function reads
 
     def fetch(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
         """Set the rows of the examples that the calls copy."""
         if not _are_contiguous(examples):
             examples, rows = tuple(x[rows] for x in examples), np.arange(len(rows))
-        self._examples = _place(self.calls[0], examples, self._examples)
+        cast(Function, self.calls[0]).place(examples)
         gather = self.gather
-        gather.indices[0], gather.numbers[0], gather.step[0] = rows, self._numbers, 0
+        gather.indices[0], gather.numbers[0], gather.done[0] = rows, self._numbers, 0
 
 
 class _CompiledProgram(BatchProgram):
@@ -143,15 +142,14 @@ class _CompiledProgram(BatchProgram):
         self.function: Function | None = None
         if all(isinstance(call, Kernel) for _, calls in sections for call in calls):
             self.function = compile_kernels(*cast(list[Section], sections))
-        elif [part.count for part in parts] == [1]:
-            parts[0].calls = join([*parts[0].calls, *update])
-            update = []
+        elif not before:  # then there is one part, and it is done once
+            (part,) = parts
+            part.calls, update = join([*part.calls, *update]), []
         else:
             before, update = join(before), join(update)
             for part in parts:
                 part.calls = join(part.calls)
         super().__init__(before, parts, update)
-        self._examples: tuple[Buffer, ...] | None = None  # that the function reads
 
     def call(self, examples: tuple[Buffer, ...], rows: list[Buffer], numbers: list[Any]) -> None:
         """Do a step for each of a few batches, given their rows and the optimizer's numbers."""
@@ -164,19 +162,10 @@ class _CompiledProgram(BatchProgram):
             np.concatenate(own, out=gather.indices[: len(rows) * count].reshape(-1))
             for i, each in enumerate(numbers):
                 gather.numbers[i * count : (i + 1) * count] = each
-            gather.step[0] = 0
+            gather.done[0] = 0
             start = end
-        self._examples = _place(self.function, examples, self._examples)
+        self.function.place(examples)
         self.function(len(rows))
-
-
-def _place(
-    function: Any, examples: tuple[Buffer, ...], placed: tuple[Buffer, ...] | None
-) -> tuple[Buffer, ...]:
-    """Set the addresses of a function's examples, if others were placed before; return them."""
-    if placed is not examples:
-        function.place([address(x) for x in examples])
-    return examples
 
 
 def _are_contiguous(examples: tuple[Buffer, ...]) -> bool:

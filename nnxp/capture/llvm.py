@@ -321,9 +321,10 @@ class ProductKernel(Kernel):
 
 
 class GatherKernel(Kernel):
-    """Copies the data of the next step: rows of the examples, and the optimizer's numbers.
+    """Copies the data of the next batch: rows of the examples, and the optimizer's numbers.
 
-    `Function.place` sets the addresses of the examples.
+    If a step divides its batch, a batch here is a part of it. `Function.place` sets the addresses
+    of the examples.
 
     Parameters
     ----------
@@ -331,39 +332,39 @@ class GatherKernel(Kernel):
         C-contiguous.
     numbers : (numbers,) array
         C-contiguous.
-    steps : int
-        The largest number of steps in one call.
+    batches : int
+        The largest number of batches in one call.
 
     Attributes
     ----------
-    indices : (steps, batch) array
+    indices : (batches, batch) array
         The indices of the rows. Set this and the other two arrays before each call.
-    numbers : (steps, numbers) array
-    step : (1,) array
-        The number of steps so far in this call; set it to 0.
+    numbers : (batches, numbers) array
+    done : (1,) array
+        The number of batches so far in this call; set it to 0.
     """
 
-    def __init__(self, batch: Sequence[Buffer], numbers: Buffer, steps: int) -> None:
-        self.indices: Buffer = np.zeros((steps, len(batch[0])), np.int64)
-        self.numbers: Buffer = np.zeros((steps, len(numbers)), numbers.dtype)
-        self.step: Buffer = np.zeros(1, np.int64)
-        super().__init__([*batch, self.indices, self.numbers, numbers, self.step])
+    def __init__(self, batch: Sequence[Buffer], numbers: Buffer, batches: int) -> None:
+        self.indices: Buffer = np.zeros((batches, len(batch[0])), np.int64)
+        self.numbers: Buffer = np.zeros((batches, len(numbers)), numbers.dtype)
+        self.done: Buffer = np.zeros(1, np.int64)
+        super().__init__([*batch, self.indices, self.numbers, numbers, self.done])
         self._batch, self._current = batch, numbers
         self._examples = [-1 - i for i in range(len(batch))]  # `Function.place` sets the addresses
         self.addresses = [*self._examples, *self.addresses]
 
     def emit(self, builder: ir.IRBuilder, pointers: dict[int, ir.Value]) -> None:
-        """Emit a loop over the rows and one over the numbers, and count the step."""
-        counter = pointers[address(self.step)]
-        step = builder.load(counter, typ=SIZE)
+        """Emit a loop over the rows and one over the numbers, and count the batch."""
+        counter = pointers[address(self.done)]
+        done = builder.load(counter, typ=SIZE)
 
-        def of_step(x: Buffer) -> ir.Value:
-            return element(builder, pointers[address(x)], x.dtype, [step], [x.shape[1]])
+        def of_batch(x: Buffer) -> ir.Value:
+            return element(builder, pointers[address(x)], x.dtype, [done], [x.shape[1]])
 
-        indices = of_step(self.indices)
+        indices = of_batch(self.indices)
         for source, target in zip(self._examples, self._batch, strict=True):
             _emit_rows(builder, indices, pointers[source], pointers[address(target)], target)
-        numbers, dtype = of_step(self.numbers), self.numbers.dtype
+        numbers, dtype = of_batch(self.numbers), self.numbers.dtype
         current = pointers[address(self._current)]
 
         def copy(places: list[ir.Value]) -> None:
@@ -371,7 +372,7 @@ class GatherKernel(Kernel):
             store(builder, value, element(builder, current, dtype, places, [1]), dtype)
 
         emit_loops(builder, [len(self._current)], copy)
-        builder.store(builder.add(step, SIZE(1)), counter)
+        builder.store(builder.add(done, SIZE(1)), counter)
 
 
 def _emit_rows(
@@ -453,10 +454,13 @@ class Function:
         kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
         self._run = kind(self._tracker["run"])
         self._place = ctypes.c_void_p(self._table.ctypes.data)
+        self._examples: tuple[Buffer, ...] | None = None
 
-    def place(self, addresses: Sequence[int]) -> None:
-        """Set the addresses of the examples that each `GatherKernel` reads."""
-        self._table[: len(addresses)] = addresses
+    def place(self, examples: tuple[Buffer, ...]) -> None:
+        """Set the examples that each `GatherKernel` reads."""
+        if self._examples is not examples:
+            self._table[: len(examples)] = [address(x) for x in examples]
+            self._examples = examples  # kept alive
 
     def __call__(self, times: int = 1) -> None:
         """Run the kernels `times` times."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,14 @@ from nnxp.capture.recorded import Recorded
 from nnxp.capture.tape import Tape
 from nnxp.data_format import (
     check_magnitude,
-    is_floating,
     needs_check,
     prepare_inputs,
+    prepared_examples,
     require_examples,
     scale_for,
 )
 from nnxp.devices import Device
 from nnxp.errors import InputError
-from nnxp.frames import require_finite
 from nnxp.network import Sequential
 
 
@@ -41,10 +40,11 @@ class CompiledPredictions:
                 "predict with network.predict"
             )
         self._known, self._device = copied.data_format, cast(Device, copied.device)
-        x = require_examples(x, self._known)
+        self._network_dtype = str(copied.dtype)
+        x = self._require(x)
         self._inputs: Buffer = np.zeros(x.shape, x.dtype)
         tape = Tape(CompiledOps.whole)
-        scale, dtype = scale_for(x, self._known), str(copied.dtype)
+        scale, dtype = scale_for(x, self._known), self._network_dtype
         inputs = prepare_inputs(tape.read(self._inputs), scale, tape.device, dtype)
         outputs = copied.to(tape.device).forward(inputs)
         self._outputs: Buffer = np.empty(outputs.shape, dtype)
@@ -56,26 +56,36 @@ class CompiledPredictions:
         self._program = join(compile_program(tape, targets, CompiledOps()).program)
         self._lock = threading.Lock()  # of the buffers
 
+    def _require(self, x: Any) -> npt.NDArray[Any]:
+        x = require_examples(x, self._known)
+        if not isinstance(x, np.ndarray):
+            self._device.require(x, "the network")
+        return cast("npt.NDArray[Any]", x)
+
     def __call__(self, x: Any) -> npt.NDArray[Any]:
         """Return the outputs for inputs of the compiled shape and dtype."""
         own, known = self._inputs, self._known
         if type(x) is not np.ndarray or x.shape != own.shape or x.dtype != own.dtype:
-            x = require_examples(x, known)
-            if x.shape != own.shape or not (
-                x.dtype == own.dtype or (is_floating(x) and is_floating(own))
-            ):
+            x = self._require(x)
+            if x.shape != own.shape or x.dtype != own.dtype:
                 raise InputError(
                     f"this function was compiled for inputs of shape {own.shape} and {own.dtype}, "
-                    f"got {tuple(x.shape)} and {x.dtype}; compile another one with "
-                    "network.compiled(x), or call network.predict(x)"
+                    f"got {x.shape} and {x.dtype}; compile another one with network.compiled(x), "
+                    "or call network.predict(x)"
                 )
         with self._lock:
             own[...] = x
             for call in self._program:
                 call()
             largest, y = self._largest.item(), self._outputs.copy()
-        if not math.isfinite(largest):
-            require_finite(np.asarray(x, own.dtype), "inputs")
+        if not math.isfinite(largest):  # the preparation of `predict` raises the error
+            list(prepared_examples(x, len(x), known, self._device, self._network_dtype))
         if known is not None and needs_check(own, known):
             check_magnitude(x, known, largest, self._device)
         return y
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            "a function of network.compiled cannot be copied or pickled; copy the network, and "
+            "compile the copy"
+        )

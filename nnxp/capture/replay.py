@@ -77,9 +77,7 @@ class Replay(CapturedSteps):
         for name, x in parameters.items():
             if name not in separate:
                 groups[optimizer.decays(name, cast(Array, x))][name] = x
-        self._exchanged = (
-            _Exchanged(network, list(groups.values()), module) if self._ranks else None
-        )
+        self._exchanged = _Summed(network, list(groups.values()), module) if self._ranks else None
         gradients = self._exchanged.groups if self._exchanged else [None] * len(groups)
         self._groups = [
             _Group(arrays, optimizer, decays, module, memory)
@@ -263,7 +261,7 @@ class Replay(CapturedSteps):
         sizes = self._part_sizes(batch_size, part.nbytes)
         if not sizes:
             return self._assemble(BatchProgram([], [part], self._update))
-        summands, summed = (_Exchanged(self._network, [], self._ops.module) for _ in range(2))
+        summands, summed = (_Summed(self._network, [], self._ops.module) for _ in range(2))
         parts = []
         for rows, count in sizes.items():
             share = Share(0, rows, batch_size)
@@ -279,26 +277,29 @@ class Replay(CapturedSteps):
         return self._assemble(BatchProgram(before, parts, update))
 
     def _assemble(self, program: BatchProgram) -> BatchProgram:
-        """Return a program with the same effect and fewer calls."""
+        """Return the program in the form that is run."""
         return program
 
     def _part_sizes(self, batch_size: int, nbytes: int) -> dict[int, int]:
         """Return into how many parts of how many rows to divide a batch; empty if it is not.
 
         The buffers of a part stay in the cache. Each part reads all parameters and adds gradients
-        of their size, so that it should have much more numbers than these. Dropout and batch
+        of their size, so its buffers should be much larger than these. Dropout and batch
         normalization keep state; layers of the user may depend on all rows in another way.
         """
         parameters = sum(x.nbytes for x in self._parameter_buffers.values())
         least = self._ops.cache_bytes
         if any(isinstance(layer, Conv2D) for layer in self._network.leaves()):
             least *= _CONVOLUTIONS
-        count = nbytes // max(least, _PART_PER_PARAMETERS * parameters)
-        step = self._whole_step
-        if count < 2 or step.micro_batch_size or self._state_buffers or self._contents.foreign:
+        count = min(nbytes // max(least, _PART_PER_PARAMETERS * parameters), batch_size)
+        step, trainable = self._whole_step, self._network.parameters().trainable
+        if step.micro_batch_size or self._state_buffers or self._contents.foreign:
+            return {}
+        if count < 2 or not trainable:
             return {}
         # Parts of one size need one program.
-        equal = [n for n in range(2 * count // 3, 3 * count // 2 + 1) if batch_size % n == 0]
+        nearby = range(max(2, 2 * count // 3), 3 * count // 2 + 1)
+        equal = [n for n in nearby if batch_size % n == 0]
         count = min(equal, key=lambda n: max(n / count, count / n), default=count)
         rows = -(-batch_size // count)
         sizes = {rows: batch_size // rows, batch_size % rows: 1}
@@ -311,10 +312,11 @@ class Replay(CapturedSteps):
         targets += [(states[name], x) for name, x in self._state_buffers.items()]
         targets += self._update_targets(step, tape)
         program: Program = []
-        return BatchPart(batch, program, nbytes=self._add_program(program, tape, targets))
+        nbytes = sum(x.nbytes for x in batch) + self._add_program(program, tape, targets)
+        return BatchPart(batch, program, nbytes=nbytes)
 
     def _compile_summands(
-        self, examples: tuple[Buffer, ...], share: Share, summed: _Exchanged
+        self, examples: tuple[Buffer, ...], share: Share, summed: _Summed
     ) -> tuple[BatchPart, list[str], bool]:
         """Return the backpropagation of some rows of a batch into the views of a vector.
 
@@ -331,11 +333,11 @@ class Replay(CapturedSteps):
             if f"change of {name}" not in summands
         ]
         program: Program = []
-        nbytes = self._add_program(program, tape, targets)
+        nbytes = sum(x.nbytes for x in batch) + self._add_program(program, tape, targets)
         return BatchPart(batch, program, nbytes=nbytes), list(summands), step.sums_are_means
 
     def _compile_mean_update(
-        self, summed: _Exchanged, names: Iterable[str], are_means: bool
+        self, summed: _Summed, names: Iterable[str], are_means: bool
     ) -> Program:
         """Return the program that divides sums by the weight if needed, and updates."""
         program: Program = []
@@ -388,7 +390,7 @@ class Replay(CapturedSteps):
         tape.clear()
         return compiled.nbytes
 
-    def _add_division(self, program: Program, exchanged: _Exchanged) -> None:
+    def _add_division(self, program: Program, exchanged: _Summed) -> None:
         """Add the program that divides sums by the weight to get means."""
         tape = Tape(self._ops.whole)
         xp, weight = tape.namespace, tape.read(exchanged.views["weight"])
@@ -487,14 +489,13 @@ class BatchPart:
     count : int
         How often to do this in a step, each time with other rows.
     nbytes : int
-        The bytes of the buffers.
+        The bytes of all buffers, `batch` included.
     """
 
     def __init__(
         self, batch: tuple[Buffer, ...], calls: Program, count: int = 1, nbytes: int = 0
     ) -> None:
-        self.batch, self.calls, self.count = batch, calls, count
-        self.nbytes = nbytes + sum(x.nbytes for x in batch)
+        self.batch, self.calls, self.count, self.nbytes = batch, calls, count, nbytes
 
     def fetch(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
         """Copy rows of the examples to the buffers."""
@@ -559,8 +560,8 @@ class _FlatArrays:
             self.views[name] = self.vector[start : start + x.size].reshape(x.shape)
 
 
-class _Exchanged:
-    """One vector of all numbers to sum over the ranks, with the gradients first.
+class _Summed:
+    """One vector of all numbers to sum over ranks or parts, with the gradients first.
 
     Parameters
     ----------
