@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from types import ModuleType
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -19,18 +17,17 @@ from nnxp.capture.ops import Buffer, Ops, Program
 from nnxp.capture.program import compile_program
 from nnxp.capture.recorded import Recorded
 from nnxp.capture.tape import Tape
+from nnxp.capture.vectors import Group, Summed
 from nnxp.data.batches import Batches, prepare_batch
 from nnxp.errors import DivergenceError
 from nnxp.layers import Conv2D
-from nnxp.network import Sequential
-from nnxp.optimizers import SGD, Optimizer
+from nnxp.optimizers import SGD
 from nnxp.ranks import Share
 from nnxp.step import DoSteps, Step
 
 Arrays: TypeAlias = Mapping[str, Array]
 Targets: TypeAlias = list[tuple[Array, Buffer]]
 
-_ALIGNMENT = 32  # numbers; each vector starts at a cache line, also on GPUs
 _LARGE = 1 << 12  # numbers of a matrix that gets its own call
 _PART_PER_PARAMETERS = 8  # the least bytes of a part's buffers, in bytes of the parameters
 _CONVOLUTIONS = 12  # times the bytes: they make many calls, on blocks that stay in the cache anyway
@@ -77,10 +74,10 @@ class Replay(CapturedSteps):
         for name, x in parameters.items():
             if name not in separate:
                 groups[optimizer.decays(name, cast(Array, x))][name] = x
-        self._exchanged = _Summed(network, list(groups.values()), module) if self._ranks else None
+        self._exchanged = Summed(network, list(groups.values()), module) if self._ranks else None
         gradients = self._exchanged.groups if self._exchanged else [None] * len(groups)
         self._groups = [
-            _Group(arrays, optimizer, decays, module, memory)
+            Group(arrays, optimizer, decays, module, memory)
             for (decays, arrays), memory in zip(groups.items(), gradients, strict=True)
         ]
         if self._exchanged:  # the same views, so that no gradient is copied onto itself
@@ -261,7 +258,7 @@ class Replay(CapturedSteps):
         sizes = self._part_sizes(batch_size, part.nbytes)
         if not sizes:
             return self._assemble(BatchProgram([], [part], self._update))
-        summands, summed = (_Summed(self._network, [], self._ops.module) for _ in range(2))
+        summands, summed = (Summed(self._network, [], self._ops.module) for _ in range(2))
         parts = []
         for rows, count in sizes.items():
             share = Share(0, rows, batch_size)
@@ -316,7 +313,7 @@ class Replay(CapturedSteps):
         return BatchPart(batch, program, nbytes=nbytes)
 
     def _compile_summands(
-        self, examples: tuple[Buffer, ...], share: Share, summed: _Summed
+        self, examples: tuple[Buffer, ...], share: Share, summed: Summed
     ) -> tuple[BatchPart, list[str], bool]:
         """Return the backpropagation of some rows of a batch into the views of a vector.
 
@@ -337,7 +334,7 @@ class Replay(CapturedSteps):
         return BatchPart(batch, program, nbytes=nbytes), list(summands), step.sums_are_means
 
     def _compile_mean_update(
-        self, summed: _Summed, names: Iterable[str], are_means: bool
+        self, summed: Summed, names: Iterable[str], are_means: bool
     ) -> Program:
         """Return the program that divides sums by the weight if needed, and updates."""
         program: Program = []
@@ -390,7 +387,7 @@ class Replay(CapturedSteps):
         tape.clear()
         return compiled.nbytes
 
-    def _add_division(self, program: Program, exchanged: _Summed) -> None:
+    def _add_division(self, program: Program, exchanged: Summed) -> None:
         """Add the program that divides sums by the weight to get means."""
         tape = Tape(self._ops.whole)
         xp, weight = tape.namespace, tape.read(exchanged.views["weight"])
@@ -425,7 +422,7 @@ class Replay(CapturedSteps):
         ]
         return targets
 
-    def _compile_update(self, group: _Group) -> Program:
+    def _compile_update(self, group: Group) -> Program:
         """Return the program that updates a group's flat vectors, chunk by chunk."""
         program: Program = []
         size = self._ops.chunk
@@ -445,37 +442,6 @@ class Replay(CapturedSteps):
             program += compile_program(tape, recorded, self._ops).program
             tape.clear()
         return program
-
-
-class _Group:
-    """Parameters that are updated together, as vectors.
-
-    Attributes
-    ----------
-    vector : array
-        The memory of parameters and state, so that one call can compute with both.
-    parameters, gradients : _FlatArrays
-    state : dict of str to _FlatArrays
-        The optimizer's state, by slot.
-    decays : bool
-        Whether the parameters decay.
-    """
-
-    def __init__(
-        self,
-        arrays: Mapping[str, Buffer],
-        optimizer: Optimizer,
-        decays: bool,
-        module: ModuleType,
-        gradients: Buffer | None,
-    ) -> None:
-        self.gradients = _FlatArrays(arrays, module, gradients)
-        like, size = self.gradients.vector, self.gradients.vector.size
-        self.vector: Buffer = module.zeros((1 + len(optimizer.state)) * size, like.dtype)
-        memory = iter(self.vector.reshape(1 + len(optimizer.state), size))
-        self.parameters = _FlatArrays(arrays, module, next(memory))
-        self.state = {slot: _FlatArrays(arrays, module, next(memory)) for slot in optimizer.state}
-        self.decays = decays
 
 
 class BatchPart:
@@ -528,76 +494,3 @@ class BatchProgram:
     def nbytes(self) -> int:
         """The bytes of the buffers."""
         return sum(part.nbytes for part in self.parts)
-
-
-class _FlatArrays:
-    """One vector with space for arrays like the given ones, and a view of it for each.
-
-    Parameters
-    ----------
-    arrays : mapping of str to array
-    module : module
-        NumPy or CuPy.
-    memory : array, optional
-        Zeros to use as the vector; by default new ones.
-
-    Attributes
-    ----------
-    vector : array
-    views : dict of str to array
-    """
-
-    def __init__(
-        self, arrays: Mapping[str, Buffer], module: ModuleType, memory: Buffer | None = None
-    ) -> None:
-        sizes = [_aligned(x) for x in arrays.values()]
-        dtype = next((x.dtype for x in arrays.values()), np.dtype("float32"))
-        # The gaps stay 0.
-        self.vector: Buffer = module.zeros(sum(sizes), dtype) if memory is None else memory
-        self.views: dict[str, Buffer] = {}
-        starts = itertools.accumulate(sizes, initial=0)
-        for (name, x), start in zip(arrays.items(), starts, strict=False):
-            self.views[name] = self.vector[start : start + x.size].reshape(x.shape)
-
-
-class _Summed:
-    """One vector of all numbers to sum over ranks or parts, with the gradients first.
-
-    Parameters
-    ----------
-    network : Sequential
-    groups : list of dict of str to array
-        The parameters of each flat vector; the others follow.
-    module : module
-        NumPy or CuPy.
-
-    Attributes
-    ----------
-    vector : array
-    summed : array
-        A view of all numbers except the weight.
-    groups : list of array
-        The views with the gradients of each group.
-    views : dict of str to array
-        By the names of `Step.summands`.
-    """
-
-    def __init__(
-        self, network: Sequential, groups: list[dict[str, Buffer]], module: ModuleType
-    ) -> None:
-        grouped = {name: x for group in groups for name, x in group.items()}
-        trainable = cast(dict[str, Buffer], network.parameters().trainable)
-        arrays = {f"gradient of {name}": x for name, x in (grouped | trainable).items()}
-        states = cast(dict[str, Buffer], dict(network.states()))
-        arrays |= {f"change of {name}": x for name, x in states.items() if x.dtype.kind == "f"}
-        weight = module.zeros(1, next(iter(trainable.values())).dtype)
-        flat = _FlatArrays(arrays | {"weight": weight}, module)
-        self.vector, self.summed = flat.vector, flat.vector[: -_aligned(weight)]
-        self.views = flat.views
-        ends = itertools.accumulate(sum(map(_aligned, group.values())) for group in groups)
-        self.groups = [self.vector[a:b] for a, b in itertools.pairwise([0, *ends])]
-
-
-def _aligned(x: Buffer) -> int:
-    """Return how many numbers of a vector an array takes, with the padding."""
-    return -(-x.size // _ALIGNMENT) * _ALIGNMENT
