@@ -279,7 +279,8 @@ def test_benchmark_measures_each_part_and_skips_by_name(tmp_path, one_core):
     expected = {
         "tiny": ways, "lenet": ways, "3x3": ways, "batch_norm": ways, "dropout": ways,
         "small": ways | {"products", "tutorial"}, "wide": ways | {"products", "tutorial"},
-        "deep": ways | {"products", "tutorial"}, "predict": {"nnxp", "products", "tutorial"},
+        "deep": ways | {"products", "tutorial"},
+        "predict": {"nnxp", "nnxp, compiled", "products", "tutorial"},
         "fit": ways | {"nnxp"}, "import": {"nnxp"}, "cold": {"nnxp", "tutorial"},
         "lenet5": {"nnxp", "nnxp, compiled", "nnxp, captured"},
         "prepare": {"captured", "compiled, for the first time", "compiled, again"},
