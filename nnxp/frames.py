@@ -288,7 +288,7 @@ def require_finite(
         part = values[start : start + size]
         # Maximum and minimum are nan if a number is.
         own = float(np.maximum.reduce(part, None))
-        if part.dtype.kind not in "bu":
+        if part.dtype.kind not in ("b", "u"):
             own = max(own, -float(np.minimum.reduce(part, None)))
         if not math.isfinite(own):
             wide = part.itemsize > 8  # long doubles beyond float64's range are finite, but rejected
