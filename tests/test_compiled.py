@@ -22,7 +22,8 @@ from nnxp.capture.tape import Tape
 from nnxp.data import Dataset
 
 llvm = pytest.importorskip("nnxp.capture.llvm", exc_type=ImportError)
-from nnxp.capture.compiled import CompiledOps, join  # noqa: E402 - needs llvmlite
+from nnxp.capture import llvm_kernels  # noqa: E402 - needs llvmlite
+from nnxp.capture.compiled import CompiledOps, join  # noqa: E402
 
 REAL = ["float32", "float64"]
 # In units in the last place, of the result of the exact function.
@@ -448,7 +449,7 @@ def test_several_steps_of_one_call_are_the_steps(monkeypatch, limit):
 def test_kernels_of_one_form_share_code_and_others_do_not():
     x = np.arange(6.0).reshape(2, 3)
     targets = [np.ones((2, 3)) for _ in range(4)]
-    kernels = [llvm.CopyKernel(out, x, added=i % 2 == 1) for i, out in enumerate(targets)]
+    kernels = [llvm_kernels.CopyKernel(out, x, added=i % 2 == 1) for i, out in enumerate(targets)]
     text = llvm._module([(1, kernels)], [a for kernel in kernels for a in kernel.addresses])
     assert text.count("define internal") == 2
     llvm.compile_kernels((1, kernels))()

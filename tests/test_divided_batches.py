@@ -201,7 +201,7 @@ def test_parts_are_at_least_two_and_cover_the_batch():
 @WAYS
 @pytest.mark.parametrize("openblas", [True, False])
 def test_all_kernels_of_parts_are_joined(compiled, openblas, sizes, monkeypatch):
-    from nnxp.capture.llvm import Kernel
+    from nnxp.capture.llvm_kernels import Kernel
 
     if not openblas:  # the products are then NumPy's, and no kernels
         monkeypatch.setattr(blas, "_NAMES", {})

@@ -11,17 +11,15 @@ import numpy as np
 
 from nnxp.arrays import Array
 from nnxp.capture.blas import product_address
-from nnxp.capture.llvm import (
+from nnxp.capture.llvm import Function, Section, compile_kernels
+from nnxp.capture.llvm_kernels import (
     ArgmaxKernel,
     CopyKernel,
-    Function,
     GatherKernel,
     Kernel,
     LoopKernel,
     ProductKernel,
     ReductionKernel,
-    Section,
-    compile_kernels,
     leading_dimension,
 )
 from nnxp.capture.llvm_ops import is_plain, suits

@@ -308,9 +308,7 @@ class Replay(CapturedSteps):
         targets: Targets = [(step.sums[name], x) for name, x in self._sum_buffers.items()]
         targets += [(states[name], x) for name, x in self._state_buffers.items()]
         targets += self._update_targets(step, tape)
-        program: Program = []
-        nbytes = sum(x.nbytes for x in batch) + self._add_program(program, tape, targets)
-        return BatchPart(batch, program, nbytes=nbytes)
+        return self._part(batch, tape, targets)
 
     def _compile_summands(
         self, examples: tuple[Buffer, ...], share: Share, summed: Summed
@@ -329,9 +327,12 @@ class Replay(CapturedSteps):
             for name, x in self._state_buffers.items()
             if f"change of {name}" not in summands
         ]
+        return self._part(batch, tape, targets), list(summands), step.sums_are_means
+
+    def _part(self, batch: tuple[Buffer, ...], tape: Tape, targets: Targets) -> BatchPart:
         program: Program = []
         nbytes = sum(x.nbytes for x in batch) + self._add_program(program, tape, targets)
-        return BatchPart(batch, program, nbytes=nbytes), list(summands), step.sums_are_means
+        return BatchPart(batch, program, nbytes=nbytes)
 
     def _compile_mean_update(
         self, summed: Summed, names: Iterable[str], are_means: bool
