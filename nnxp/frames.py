@@ -306,6 +306,8 @@ def require_finite(
                 f"{first + start + index}{_within(place)}; drop or repair such examples"
             )
         largest = max(largest, own)
+        if part.dtype.kind == "u" and largest == np.iinfo(part.dtype).max:
+            break  # no number can be larger, as in images
     return largest
 
 

@@ -578,6 +578,7 @@ def describe_machine() -> dict[str, Any]:
         "scikit-learn",
         "thinc",
         "llvmlite",
+        "isal",
         "onnxruntime",
     ):
         try:

@@ -1,6 +1,6 @@
 """Peers: one training task, written for each library in the usual way of its users.
 
-As a script, it is the whole process of one peer: it reads the MNIST files in a folder and trains a
+Its `main` is the whole process of one peer: it reads the MNIST files in a folder and trains a
 network. A peer imports its library when it is created; the module imports only NumPy, so that the
 time and memory of a peer include no other library.
 """
@@ -10,9 +10,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import os
-import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -704,6 +702,8 @@ class OnnxRuntime(Nnxp):
 
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         super().build(inputs, labels)
+        import tempfile
+
         import onnxruntime
 
         import nnxp
@@ -781,7 +781,7 @@ def predict_time(peer: Peer, x: np.ndarray, seconds: float = 0.05) -> float:
             start = time.perf_counter()
             predict(inputs)
             calls.append(time.perf_counter() - start)
-    return statistics.median(calls) * 1e6
+    return float(np.median(calls)) * 1e6
 
 
 def cupy_wait(device: str) -> Callable[[], None]:
@@ -829,10 +829,11 @@ def train(args: argparse.Namespace) -> None:
         train, _ = nnxp.data.load_mnist(args.folder, images=images)
         inputs, labels = train.inputs, train.labels
     else:
-        inputs, labels = (
-            read_idx(next(args.folder.glob(f"train-{part}")))
-            for part in ("images-idx3-ubyte*", "labels-idx1-ubyte*")
-        )
+        for part in ("t10k", "train"):  # the test set, too, as nnxp does
+            inputs, labels = (
+                read_idx(next(args.folder.glob(f"{part}-{name}*")))
+                for name in ("images-idx3-ubyte", "labels-idx1-ubyte")
+            )
         inputs = inputs[:, None] if images else inputs.reshape(len(inputs), -1)
     count = len(inputs) // task.batch_size * task.batch_size
     peer = PEERS[args.name](task, inputs[:count], labels[:count])
@@ -846,7 +847,3 @@ def read_idx(path: Path) -> np.ndarray:
     ndim = data[3]
     shape = np.frombuffer(data, ">u4", ndim, offset=4)
     return np.frombuffer(data, np.uint8, offset=4 + 4 * ndim).reshape(shape)
-
-
-if __name__ == "__main__":
-    main()

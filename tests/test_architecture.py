@@ -247,7 +247,7 @@ def test_import_loads_no_heavy_package(use):
     loaded = set(run(f"import sys, nnxp\n{use}\nprint(*sys.modules)").split())
     heavy = {
         "PIL", "array_api_strict", "cupy", "filelock", "google.protobuf", "importlib.metadata",
-        "jax", "llvmlite", "matplotlib", "numpy.random", "onnx", "pandas", "platformdirs",
+        "isal", "jax", "llvmlite", "matplotlib", "numpy.random", "onnx", "pandas", "platformdirs",
         "safetensors", "scipy", "sklearn", "tensorboardX", "torch", "tqdm",
     }  # fmt: skip
     assert not loaded & heavy

@@ -199,6 +199,15 @@ def test_batches_check_their_arguments(small):
             Batches(small, 4, **({"device": "cpu", "dtype": "float32"} | options))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "float32"])
+def test_the_largest_magnitude_is_of_all_examples(dtype):
+    most = 255 if dtype == "float32" else np.iinfo(dtype).max
+    inputs = np.zeros((9, 1 << 18), dtype)  # checked in parts
+    for row, number in [(2, most // 3), (8, most // 2), (5, most)]:
+        inputs[row, 7] = number
+        assert Dataset(inputs, np.zeros(9)).largest == number
+
+
 # IDX
 
 
@@ -239,6 +248,7 @@ WRONG_IDX = {
 }
 
 
+@pytest.mark.usefixtures("decompressor")
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
 @pytest.mark.parametrize(("data", "message"), list(WRONG_IDX.values()), ids=list(WRONG_IDX))
 def test_wrong_idx_files_are_refused(tmp_path, data, message, packed):
@@ -266,6 +276,7 @@ def test_idx_files_of_too_many_axes_are_refused(tmp_path):
                 read_idx(tmp_path / "a")
 
 
+@pytest.mark.usefixtures("decompressor")
 @pytest.mark.parametrize(
     "data",
     [gzip.compress(GOOD, mtime=0)[:-9], b"\x1f\x8b\x08" + b"\xff" * 40],
@@ -275,6 +286,26 @@ def test_corrupt_gzip_is_refused(tmp_path, data):
     (tmp_path / "images.gz").write_bytes(data)
     with pytest.raises(nnxp.DataError, match=r"images.gz cannot be read \("):
         read_idx(tmp_path / "images.gz", axes=3)
+
+
+@pytest.mark.usefixtures("decompressor")
+def test_damaged_gzip_is_refused_or_harmless(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "images.gz"
+    images = rng.integers(0, 256, (20, 3, 3), np.uint8)
+    images[5:] = 0  # so that there is something to compress
+    good = np.frombuffer(gzip.compress(idx_bytes(images), mtime=0), np.uint8)
+    refused = 0
+    for place in range(2, len(good)):  # the first two bytes say that it is gzip
+        for value in rng.integers(1, 256, 3):
+            damaged = good.copy()
+            damaged[place] ^= value
+            path.write_bytes(damaged.tobytes())
+            try:
+                np.testing.assert_array_equal(read_idx(path, axes=3), images)
+            except nnxp.DataError:
+                refused += 1
+    # Only the time, the flags and the system in the header, 8 bytes, can differ.
+    assert refused >= 3 * (len(good) - 10)
 
 
 # MNIST's layout

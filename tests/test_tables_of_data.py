@@ -461,6 +461,7 @@ def test_long_lines_are_bounded_in_plain_files(tmp_path, monkeypatch):
     ],
     ids=["short", "missing", "text", "quotes", "empty", "only empty", "blank", "wide"],
 )
+@pytest.mark.usefixtures("decompressor")
 def test_small_files_of_many_lines_take_little_memory_and_time(tmp_path, content, monkeypatch):
     monkeypatch.setattr("nnxp.files._ALWAYS_ALLOWED", 1 << 18)
     monkeypatch.setattr("nnxp.data.csv._BLOCK", 1 << 16)
@@ -473,7 +474,7 @@ def test_small_files_of_many_lines_take_little_memory_and_time(tmp_path, content
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 1 << 20
+    assert peak < (1 << 20) + (1 << 19)  # isal reads 512 KiB ahead
 
 
 def test_many_short_lines_are_read_if_the_file_is_not_small(tmp_path, monkeypatch):

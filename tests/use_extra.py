@@ -83,7 +83,9 @@ def cuda(folder: Path) -> None:
 
 
 def bench(folder: Path) -> None:
-    names = ("jax", "llvmlite", "matplotlib", "onnx", "onnxruntime", "sklearn", "thinc", "torch")
+    names = (
+        "isal", "jax", "llvmlite", "matplotlib", "onnx", "onnxruntime", "sklearn", "thinc", "torch",
+    )  # fmt: skip
     for name in names:
         importlib.import_module(name)
 
