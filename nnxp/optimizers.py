@@ -355,7 +355,7 @@ class AdaGrad(Optimizer):
         xp = namespace_of(gradient, self)
         square_sum = self.state["square_sum"]
         square_sum[name] += gradient * gradient
-        params[name] -= rate * gradient / (xp.sqrt(square_sum[name]) + epsilon)
+        params[name] -= rate * (gradient / (xp.sqrt(square_sum[name]) + epsilon))
 
 
 class RMSprop(Optimizer):
@@ -402,7 +402,7 @@ class RMSprop(Optimizer):
         square_mean = self.state["square_mean"]
         square_mean[name] *= decay
         square_mean[name] += share * (gradient * gradient)
-        params[name] -= rate * gradient / (xp.sqrt(square_mean[name]) + epsilon)
+        params[name] -= rate * (gradient / (xp.sqrt(square_mean[name]) + epsilon))
 
 
 class Adam(Optimizer):
@@ -457,7 +457,7 @@ class Adam(Optimizer):
         mean[name] += share1 * gradient
         square_mean[name] *= beta2
         square_mean[name] += share2 * (gradient * gradient)
-        params[name] -= rate * mean[name] / (xp.sqrt(square_mean[name]) + epsilon)
+        params[name] -= rate * (mean[name] / (xp.sqrt(square_mean[name]) + epsilon))
 
 
 class AdamW(Adam):

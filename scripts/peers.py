@@ -1,13 +1,12 @@
 """Peers: one training task, written for each library in the usual way of its users.
 
-Its `main` is the whole process of one peer: it reads the MNIST files in a folder and trains a
-network. A peer imports its library when it is created; the module imports only NumPy, so that the
-time and memory of a peer include no other library.
+`main` is the whole process of one peer: it reads the MNIST files in a folder and trains a network.
+A peer imports its library when it is created; the module imports only NumPy, so that the time and
+memory of a peer include no other library.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import os
 import sys
@@ -806,38 +805,32 @@ def peak_memory(usage: resource.struct_rusage) -> float:
 
 
 def main() -> None:
-    """Train one peer in its own process; if it cannot run, print one line."""
-    parser = argparse.ArgumentParser(description=__doc__)  # not cli.Parser, which imports nnxp
-    parser.add_argument("name", choices=PEERS, metavar="NAME", help=f"one of: {'; '.join(PEERS)}")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of MNIST's files")
-    parser.add_argument("task", choices=TASKS, metavar="TASK", help=f"one of: {'; '.join(TASKS)}")
-    parser.add_argument("epochs", type=int, metavar="EPOCHS", help="how many epochs to train")
-    parser.add_argument("device", metavar="DEVICE", help="cpu or cuda")
-    args = parser.parse_args()
+    """Train the peer of the command line in its own process; if it cannot run, print one line."""
+    name, folder, task, epochs, device = sys.argv[1:]
     try:
-        train(args)
+        train(name, Path(folder), TASKS[task]._replace(device=device), int(epochs))
     except (ImportError, RuntimeError, ValueError) as error:
         sys.exit(str(error).splitlines()[0])
 
 
-def train(args: argparse.Namespace) -> None:
-    task = TASKS[args.task]._replace(device=args.device)
-    images = any(name == "conv" for name, *_ in task.layers)
-    if args.name.startswith("nnxp"):
+def train(name: str, folder: Path, task: Task, epochs: int) -> None:
+    """Read MNIST's files and train a peer."""
+    images = any(layer == "conv" for layer, *_ in task.layers)
+    if name.startswith("nnxp"):
         import nnxp
 
-        train, _ = nnxp.data.load_mnist(args.folder, images=images)
-        inputs, labels = train.inputs, train.labels
+        dataset, _ = nnxp.data.load_mnist(folder, images=images)
+        inputs, labels = dataset.inputs, dataset.labels
     else:
         for part in ("t10k", "train"):  # the test set, too, as nnxp does
             inputs, labels = (
-                read_idx(next(args.folder.glob(f"{part}-{name}*")))
-                for name in ("images-idx3-ubyte", "labels-idx1-ubyte")
+                read_idx(next(folder.glob(f"{part}-{what}*")))
+                for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
             )
         inputs = inputs[:, None] if images else inputs.reshape(len(inputs), -1)
     count = len(inputs) // task.batch_size * task.batch_size
-    peer = PEERS[args.name](task, inputs[:count], labels[:count])
-    for _ in range(args.epochs):
+    peer = PEERS[name](task, inputs[:count], labels[:count])
+    for _ in range(epochs):
         peer.epoch()
 
 

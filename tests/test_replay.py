@@ -18,7 +18,7 @@ from builders import (
 from tables import TARGETS, losses_and_optimizers
 
 import nnxp
-from nnxp.capture import blas, choose, numpy_ops, replay
+from nnxp.capture import blas, choose, replay
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.data import Batches, Dataset, one_hot
 
@@ -31,15 +31,8 @@ def trained(kind, *, inputs, labels=None, **parts):
     return trainer
 
 
-@pytest.fixture
-def no_sums(monkeypatch):
-    """Compute moving averages with NumPy; those of BLAS round once less, see `test_program`."""
-    monkeypatch.setattr(numpy_ops, "accumulating_sum", lambda *_: None)
-
-
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.long)])
 @losses_and_optimizers
-@pytest.mark.usefixtures("no_sums")
 def test_captured_steps_equal_plain_steps(loss, optimizer, dtype):
     images = np.random.default_rng(1).integers(0, 256, (50, 3, 4), dtype=np.uint8)
     settings = {"loss": loss, "optimizer": optimizer, "inputs": images, "dtype": dtype}
@@ -48,7 +41,6 @@ def test_captured_steps_equal_plain_steps(loss, optimizer, dtype):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.usefixtures("no_sums")
 def test_vectors_are_updated_in_chunks(monkeypatch, optimizer):
     monkeypatch.setattr(NumpyOps, "chunk", 100)  # of 273 parameters
     inputs = np.random.default_rng(1).normal(size=(50, 3, 4))

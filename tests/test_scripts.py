@@ -30,6 +30,7 @@ def test_every_script_is_run():
         "cli.py",
         "comparisons.py",
         "interrupts.py",
+        "peers.py",
         "recipes.py",
         "runs.py",
         "trained.py",

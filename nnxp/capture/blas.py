@@ -18,6 +18,7 @@ from nnxp.devices.threads import blas_libraries
 
 # The prefix of NumPy's own OpenBLAS, and the suffix of its interface with 64-bit integers.
 _NAMES = {"float32": "scipy_cblas_s{}64_", "float64": "scipy_cblas_d{}64_"}
+_LARGE = 1 << 10  # numbers from which a sum is faster than NumPy's two calls
 _ROW_MAJOR, _NOT_TRANSPOSED, _TRANSPOSED = 101, 111, 112  # cblas.h
 
 
@@ -84,31 +85,37 @@ def accumulating_product(
     return subtract
 
 
-def accumulating_sum(out: Buffer, a: Buffer, b: Buffer, y: Buffer) -> Callable[[], object] | None:
-    """Return a call that computes ``out = a * out + b * y`` in one pass.
+def accumulating_sum(
+    out: Buffer, a: Buffer | None, b: Buffer | None, y: Buffer, sign: int
+) -> Callable[[], object] | None:
+    """Return a call that computes ``out = a * out + sign * b * y`` in one pass.
 
     Parameters
     ----------
     out, y : array
         Of the same shape.
-    a, b : 0-d array
-        Read at each call.
+    a, b : 0-d array or None
+        Read at each call; None for 1.
+    sign : 1 or -1
 
     Returns
     -------
     callable or None
-        As in `accumulating_product`.
+        None as in `accumulating_product`, and for few numbers, where NumPy is as fast.
     """
     function, real = _function("axpby", out.dtype)
     suits = out.flags.c_contiguous and y.flags.c_contiguous and y.dtype == out.dtype
-    if function is None or not suits or np.may_share_memory(out, y):
+    if function is None or not suits or out.size < _LARGE or np.may_share_memory(out, y):
         return None
     size, one = ctypes.c_int64(out.size), ctypes.c_int64(1)
-    of_y, of_out = real(), real()
+    of_y, of_out = real(sign), real(1)
     pointers = [x.ctypes.data_as(ctypes.c_void_p) for x in (y, out)]
 
     def add() -> None:
-        of_y.value, of_out.value = b.item(), a.item()
+        if b is not None:
+            of_y.value = sign * b.item()
+        if a is not None:
+            of_out.value = a.item()
         function(size, of_y, pointers[0], one, of_out, pointers[1], one)
 
     return add

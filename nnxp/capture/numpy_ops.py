@@ -104,17 +104,8 @@ class NumpyOps(Ops):
                 x, factor, a, b = args
                 return _lower_subtraction(x, factor, a, b, out)
             case _ if function is weighted_sum:
-                x, a, b, y = args
-                copied: Program = [] if x is out else self.copy(out, x)
-                if call := accumulating_sum(out, a, b, y):
-                    return [*copied, call]
-                scaled = np.empty_like(out)
-                return [
-                    *copied,
-                    partial(np.multiply, out, a, out),
-                    partial(np.multiply, b, y, scaled),
-                    partial(np.add, out, scaled, out),
-                ]
+                x, a, b, y, add = args
+                return _lower_sum(x, a, b, y, add, out)
             case _:
                 return [lambda: np.copyto(out, function(*args, **kwargs))]
 
@@ -136,6 +127,23 @@ def _lower_reduction(
         partial(columns.__setitem__, ..., x.T),
         partial(np.maximum.reduce, columns, 0, None, out.reshape(-1)),
     ]
+
+
+def _lower_sum(
+    x: Buffer, a: Buffer | None, b: Buffer | None, y: Buffer, add: np.ufunc, out: Buffer
+) -> Program:
+    """Return the calls that compute ``out[...] = add(x * a, b * y)``; see `weighted_sum`."""
+    if call := accumulating_sum(out, a, b, y, sign=1 if add is np.add else -1):
+        return [call] if x is out else [partial(out.__setitem__, ..., x), call]
+    program: Program = []
+    if b is not None:
+        scaled = np.empty_like(out)
+        program.append(partial(np.multiply, b, y, scaled))
+        y = scaled
+    if a is not None:
+        program.append(partial(np.multiply, x, a, out))
+        x = out
+    return [*program, partial(add, x, y, out)]
 
 
 def _lower_subtraction(x: Buffer, factor: Buffer, a: Buffer, b: Buffer, out: Buffer) -> Program:

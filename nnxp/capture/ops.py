@@ -32,9 +32,15 @@ def add_product(x: Array, a: Array, b: Array) -> Array:
     return x + a @ b
 
 
-def weighted_sum(x: Array, a: Array, b: Array, y: Array) -> Array:
-    """Return ``x * a + b * y`` for numbers `a` and `b`; as an op it is one call of BLAS."""
-    return x * a + b * y
+def weighted_sum(
+    x: Array, a: Array | None, b: Array | None, y: Array, add: Callable[..., Any]
+) -> Array:
+    """Return ``add(x * a, b * y)``, for `add` or `subtract`; as an op it is one call of BLAS.
+
+    The weights `a` and `b` are numbers, or None for 1.
+    """
+    total: Array = add(x if a is None else x * a, y if b is None else b * y)
+    return total
 
 
 def places_of_parts(

@@ -1,7 +1,7 @@
 """Program: compiles a tape to calls with fixed buffers, which allocate almost no memory.
 
-A program has the same rounding as the plain calls, except for fused products and large sums, which
-BLAS adds in another order.
+A program has the same rounding as the plain calls, except for fused products and sums, which round
+once less, and large sums, which BLAS adds in another order.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def compile_program(
     ops = _live(tape.ops, outputs)
     if not library.fuses_loops:
         ops = _fuse_bias(ops, outputs)
-    if library.accumulates and not library.fuses_loops:
-        ops = _fuse_averages(ops, outputs)
     if library.accumulates:
         ops = _fuse_descent(ops, outputs)
+    if library.accumulates and not library.fuses_loops:
+        ops = _fuse_sums(ops, outputs)
     if library.fuses_loops:
         ops = fuse_loops(ops, outputs, library.suits_loop)
     return _assign_buffers(ops, tape.buffers, recorded, library)
@@ -108,21 +108,32 @@ def _fuse_bias(ops: list[Op], outputs: set[Recorded]) -> list[Op]:
     return [x for x in (fused.get(id(op), op) for op in ops) if x is not None]
 
 
-def _fuse_averages(ops: list[Op], outputs: set[Recorded]) -> list[Op]:
-    """Fuse each output ``x * a + b * y``, an optimizer's moving average, to one op."""
+def _fuse_sums(ops: list[Op], outputs: set[Recorded]) -> list[Op]:
+    """Fuse each output ``x * a + b * y``, also with ``-`` or only one number, to one op.
+
+    These are the moving averages and the steps of optimizers.
+    """
     producers = _Producers(ops, outputs)
     fused: dict[int, Op | None] = {}  # in place of the op with this id
-    for op in [op for op in ops if op.function is np.add and op.result in outputs]:
-        scaled = [producers.find(x, np.multiply) for x in op.args]
-        if None in scaled:
+
+    def scaled(term: Recorded) -> tuple[Op | None, Recorded | None, Recorded]:
+        """Return the product that a term is, its number and its array."""
+        product = producers.find(term, np.multiply)
+        if product is not None and all(isinstance(x, Recorded) for x in product.args):
+            number, x = sorted(product.args, key=lambda x: x.ndim)
+            if number.ndim == 0:
+                return product, number, x
+        return None, None, term
+
+    for op in [op for op in ops if op.function in (np.add, np.subtract)]:
+        if op.result not in outputs or not all(isinstance(x, Recorded) for x in op.args):
             continue
-        (x, a), (b, y) = (each.args for each in scaled if each is not None)
-        if not all(isinstance(z, Recorded) for z in (x, a, b, y)) or a.ndim or b.ndim:
+        (one, a, x), (other, b, y) = map(scaled, op.args)
+        alike = all((z.shape, z.dtype) == (x.shape, x.dtype) for z in (y, op.result))
+        if not alike or not (one or other):
             continue
-        if any((z.shape, z.dtype) != (x.shape, x.dtype) for z in (y, op.result)):
-            continue
-        fused[id(op)] = Op(weighted_sum, (x, a, b, y), {}, op.result)
-        fused |= {id(each): None for each in scaled}
+        fused[id(op)] = Op(weighted_sum, (x, a, b, y, op.function), {}, op.result)
+        fused |= {id(each): None for each in (one, other) if each is not None}
     return [x for x in (fused.get(id(op), op) for op in ops) if x is not None]
 
 
