@@ -27,6 +27,7 @@ from tables import TARGETS, layers, losses_and_optimizers
 
 import nnxp
 from nnxp.capture import cupy as gpu
+from nnxp.capture.batch_program import BatchCompiler
 from nnxp.capture.program import compile_program
 from nnxp.capture.replay import Replay
 from nnxp.capture.tape import Tape
@@ -256,7 +257,7 @@ def test_out_of_memory_in_the_first_step_keeps_the_position_in_the_epoch(cupy, i
         raise MemoryError("none is left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(gpu.GraphReplay, "_compile", refuse)
+        patch.setattr(BatchCompiler, "compile", refuse)
         with pytest.raises(MemoryError):
             trainer.fit(data, **options)
     assert (trainer.optimizer.steps, trainer._progress.batch) == (2, 2)

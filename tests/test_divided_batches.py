@@ -11,7 +11,7 @@ from pairs import assert_equal
 from tables import LAYERS, LOSSES
 
 import nnxp
-from nnxp.capture import blas, replay
+from nnxp.capture import batch_program, blas
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.data import Dataset
 from nnxp.optimizers import OPTIMIZERS
@@ -32,16 +32,16 @@ def cache(monkeypatch, tmp_path_factory):
 def sizes(monkeypatch):
     """Divide batches of any size into about three parts, and return the sizes that were used."""
     found = []
-    original = replay.Replay._part_sizes
+    original = batch_program.BatchCompiler._part_sizes
     monkeypatch.setattr(NumpyOps, "cache_bytes", 100)
-    monkeypatch.setattr(replay, "_PART_PER_PARAMETERS", 0)
-    monkeypatch.setattr(replay, "_CONVOLUTIONS", 1)
+    monkeypatch.setattr(batch_program, "_PART_PER_PARAMETERS", 0)
+    monkeypatch.setattr(batch_program, "_CONVOLUTIONS", 1)
 
     def part_sizes(self, batch_size, nbytes):
         found.append(original(self, batch_size, 300))
         return found[-1]
 
-    monkeypatch.setattr(replay.Replay, "_part_sizes", part_sizes)
+    monkeypatch.setattr(batch_program.BatchCompiler, "_part_sizes", part_sizes)
     return found
 
 
@@ -190,7 +190,7 @@ def test_parts_are_at_least_two_and_cover_the_batch():
     captured = trainer._stepper.captured
     for batch_size in (*range(1, 120), 1999, 2000, 2003):
         for kib in (1, 500, 1000, 1100, 1600, 2600, 5000, 100_000):
-            sizes = captured._part_sizes(batch_size, kib << 10)
+            sizes = captured._compiler._part_sizes(batch_size, kib << 10)
             if not sizes:
                 assert batch_size == 1 or kib <= 1000
                 continue
@@ -236,5 +236,5 @@ def test_a_frozen_network_goes_through_a_large_batch(compiled):
 def test_the_bytes_of_a_part_are_counted_once():
     from nnxp.capture.compiled import _CompiledPart
 
-    part = replay.BatchPart((np.zeros((2, 3)),), [], 2, 100)
+    part = batch_program.BatchPart((np.zeros((2, 3)),), [], 2, 100)
     assert _CompiledPart(part, np.zeros(1), 3).nbytes == part.nbytes == 100

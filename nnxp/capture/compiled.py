@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from nnxp.arrays import Array
+from nnxp.capture.batch_program import BatchPart, BatchProgram
 from nnxp.capture.blas import product_address
 from nnxp.capture.llvm import Function, Section, compile_kernels
 from nnxp.capture.llvm_kernels import (
@@ -28,7 +29,7 @@ from nnxp.capture.numpy_images import Block, Windows
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.capture.ops import Buffer, Program, add_product, subtract_product
 from nnxp.capture.recorded import Recorded
-from nnxp.capture.replay import BatchPart, BatchProgram, Replay
+from nnxp.capture.replay import Replay
 from nnxp.capture.tape import Op
 from nnxp.data.batches import Batches
 from nnxp.data.stream import BatchStream
@@ -177,7 +178,7 @@ class CompiledReplay(Replay):
         super().__init__(step, batches, CompiledOps())
 
     def _assemble(self, program: BatchProgram) -> BatchProgram:
-        return _CompiledProgram(program, self._number_vector)
+        return _CompiledProgram(program, self._memory.number_vector)
 
     def _do_steps(self, batches: Batches, rows: Iterable[Array]) -> None:
         examples = cast("tuple[Buffer, ...]", batches.arrays)

@@ -247,7 +247,7 @@ class GraphReplay(Replay):
         super().__init__(step, batches, CupyOps(cupy, product))
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._can_capture = True
-        self._sent: list[float | None] = [None] * len(self._numbers)
+        self._sent: list[float | None] = [None] * len(self._memory.numbers)
         # For each batch size: the inputs it was captured with, the row indices that it reads, and
         # the graph. The reference is weak, so that the data set can leave the GPU.
         self._graphs: dict[int, tuple[weakref.ref[Any], Buffer, list[Callable[[], object]]]] = {}
@@ -261,7 +261,7 @@ class GraphReplay(Replay):
             rows = rows[self._ranks.share(size).rows]
         for i, number in enumerate(self._optimizer.numbers()):
             if number != self._sent[i]:
-                self._numbers[i].fill(number)
+                self._memory.numbers[i].fill(number)
                 self._sent[i] = number
         self._optimizer.steps += 1
         if size in self._graphs:
@@ -288,7 +288,7 @@ class GraphReplay(Replay):
     def _run_and_capture(self, program: Program) -> list[Callable[[], object]] | None:
         """Run the program once and return calls that repeat it; None if it cannot be captured."""
         # Bound methods are equal, but not the same object.
-        exchanges = [i for i, call in enumerate(program) if call == self._exchange]
+        exchanges = [i for i, call in enumerate(program) if call == self._compiler.exchange]
         ends = [*exchanges, len(program)]
         launches: list[Callable[[], object]] = []
         cuda = self._ops.module.cuda
