@@ -211,7 +211,8 @@ def draw(measured: dict[str, dict[str, Rounds]], title: str, folder: Path) -> No
         announce(f"no picture: it shows steps of {ROUNDS_DRAWN} or more rounds beside other peers")
         return
     columns = min(3, len(panels))
-    figure = new_figure(4.5 * columns, 3.6 * -(-len(panels) // columns))
+    figure = new_figure(4.5 * columns, 3.8 * -(-len(panels) // columns))
+    figure.get_layout_engine().set(hspace=0.08)
     axes_of = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).flat
     for axes, (part, measure, rounds) in zip(axes_of, panels, strict=False):
         medians = sorted((statistics.median(values), name) for name, values in rounds.items())
