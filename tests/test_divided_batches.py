@@ -1,9 +1,13 @@
-"""Captured steps that divide a batch: parts whose buffers stay in the cache give the whole step."""
+"""Captured steps that divide a batch into threads, and these into parts that stay in the cache."""
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
+import threadpoolctl
 from array_api_compat import array_namespace
 from builders import train_layer
 from divided import CASES, TOLERANCE, numbers_of, train
@@ -26,42 +30,64 @@ def cache(monkeypatch, tmp_path_factory):
     llvm = pytest.importorskip("nnxp.capture.llvm", exc_type=ImportError)
     folder = tmp_path_factory.getbasetemp() / "compiled"
     monkeypatch.setattr(llvm, "_cache_folder", lambda: folder)
+    monkeypatch.setattr(NumpyOps, "thread_count", lambda _: 1)  # whatever the machine
+
+
+@pytest.fixture(params=[1, 3], ids=["one thread", "three threads"])
+def threads(request, monkeypatch):
+    """Divide batches of any size among so many threads."""
+    monkeypatch.setattr(NumpyOps, "thread_count", lambda _: request.param)
+    monkeypatch.setattr(batch_program, "_THREAD_BYTES", 1)
+    monkeypatch.setattr(batch_program, "_THREAD_PER_PARAMETERS", 0)
+    return request.param
 
 
 @pytest.fixture
-def sizes(monkeypatch):
-    """Divide batches of any size into about three parts, and return the sizes that were used."""
-    found = []
+def divided(threads, monkeypatch):
+    """Divide the rows of a thread into about three parts; return a function that looks at them.
+
+    It returns the sizes of the parts of a trainer's last two programs, which the tests expect.
+    """
     original = batch_program.BatchCompiler._part_sizes
     monkeypatch.setattr(NumpyOps, "cache_bytes", 100)
     monkeypatch.setattr(batch_program, "_PART_PER_PARAMETERS", 0)
     monkeypatch.setattr(batch_program, "_CONVOLUTIONS", 1)
+    monkeypatch.setattr(
+        batch_program.BatchCompiler,
+        "_part_sizes",
+        lambda self, batch_size, _: original(self, batch_size, 300),
+    )
 
-    def part_sizes(self, batch_size, nbytes):
-        found.append(original(self, batch_size, 300))
-        return found[-1]
+    def assert_divided(trainer, *batch_sizes):
+        programs = trainer._stepper.captured._programs
+        assert list(programs) == list(batch_sizes)
+        for batch_size, program in programs.items():
+            rows = [thread.rows for thread in program.threads]
+            assert sum(rows) == batch_size
+            assert len(rows) == min(threads, batch_size)
+            assert max(rows) - min(rows) <= 1
+            for thread in program.threads:
+                assert thread.rows == 1 or sum(part.count for part in thread.parts) > 1
 
-    monkeypatch.setattr(batch_program.BatchCompiler, "_part_sizes", part_sizes)
-    return found
+    return assert_divided
 
 
 @WAYS
 @pytest.mark.parametrize("name", LAYERS)
-def test_every_layer_without_state_gives_the_whole_step(name, compiled, sizes):
+def test_every_layer_without_state_gives_the_whole_step(name, compiled, divided):
     layer = LAYERS[name]
-    divided, _ = train_layer(*layer, compiled=compiled)
+    trainer, _ = train_layer(*layer, compiled=compiled)
     plain, _ = train_layer(*layer, capture=False)
-    assert divided.captured == ("compiled" if compiled else "captured")
-    assert_equal(divided, plain)
-    # batches of 8 and of 6 rows
-    expected = [{}, {}] if plain.network.states() else [{2: 4}, {2: 3}]
-    assert sizes == expected
+    assert trainer.captured == ("compiled" if compiled else "captured")
+    assert_equal(trainer, plain)
+    if not plain.network.states():
+        divided(trainer, 8, 6)
 
 
 @WAYS
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_every_loss_gives_the_whole_step(name, weighted, compiled, sizes):
+def test_every_loss_gives_the_whole_step(name, weighted, compiled, divided):
     make, scores, labels = LOSSES[name]
     rng = np.random.default_rng(0)
     weights = rng.random(43) * (np.arange(43) % 3 > 0) if weighted else None
@@ -72,35 +98,37 @@ def test_every_loss_gives_the_whole_step(name, weighted, compiled, sizes):
         network = nnxp.Sequential(layers).to("cpu", dtype="float64")
         return {"data": data, "loss": make(), "network": network, "fit": {"validation": data}}
 
-    assert_as_plain(case, compiled)
-    assert sizes == [{5: 2}, {1: 3}]
+    divided(assert_as_plain(case, compiled), 10, 3)
 
 
 def assert_as_plain(case, compiled):
     """Compare divided steps with plain ones, and return the trainer."""
-    divided = train(ONE_RANK, **case() | {"capture": True, "compiled": compiled})
+    trainer = train(ONE_RANK, **case() | {"capture": True, "compiled": compiled})
     plain = train(ONE_RANK, **case() | {"capture": False, "compiled": False})
     expected = numbers_of(plain)
-    for key, x in numbers_of(divided).items():
+    for key, x in numbers_of(trainer).items():
         np.testing.assert_allclose(x, expected[key], rtol=TOLERANCE, atol=TOLERANCE, err_msg=key)
-    return divided
+    return trainer
 
 
 @WAYS
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_gives_the_whole_step(name, compiled, sizes):
+def test_every_optimizer_gives_the_whole_step(name, compiled, divided):
     rate = 0.01 if name in ("adam", "adamw", "rmsprop") else 0.1
-    assert_as_plain(lambda: {"optimizer": OPTIMIZERS[name](rate)}, compiled)
-    assert sizes == [{5: 2}, {1: 3}]
+    divided(assert_as_plain(lambda: {"optimizer": OPTIMIZERS[name](rate)}, compiled), 10, 3)
 
 
 @WAYS
 @pytest.mark.parametrize("name", [x for x in CASES if "plain" not in x and "compiled" not in x])
-def test_other_settings_give_the_whole_step(name, compiled, sizes):
+def test_other_settings_give_the_whole_step(name, compiled, divided):
     """Weights, penalties, clipping, metrics, frozen layers, micro-batches and other rules."""
-    divided = assert_as_plain(CASES[name], compiled)
-    states, own = divided.network.states(), "by parameter" in name
-    assert any(sizes) == (not (states or own or "accumulate" in name))
+    trainer = assert_as_plain(CASES[name], compiled)
+    states, own = trainer.network.states(), "by parameter" in name
+    if not (states or own or "accumulate" in name):
+        divided(trainer, 10, 3)
+    else:
+        for program in trainer._stepper.captured._programs.values():
+            assert [part.count for thread in program.threads for part in thread.parts] == [1]
 
 
 @WAYS
@@ -119,11 +147,12 @@ def test_a_large_batch_is_divided_by_the_bytes_of_its_buffers(rows, compiled):
 
     divided = trained(compiled=compiled)
     (program,) = divided._stepper.captured._programs.values()
-    counts = [part.count for part in program.parts]
-    sizes = [len(part.batch[0]) for part in program.parts]
+    (thread,) = program.threads
+    counts = [part.count for part in thread.parts]
+    sizes = [len(part.batch[0]) for part in thread.parts]
     assert sum(n * size for n, size in zip(counts, sizes, strict=True)) == rows
     assert len(counts) == (1 if rows == 10_000 else 2)
-    assert all(part.nbytes < 1.5 * NumpyOps.cache_bytes for part in program.parts)
+    assert all(part.nbytes < 1.5 * NumpyOps.cache_bytes for part in thread.parts)
     plain = trained(capture=False)
     for name, x in divided.network.parameters().items():
         y = plain.network.parameters()[name]
@@ -152,7 +181,7 @@ def test_parts_are_kept_where_the_parameters_are_small_and_nothing_depends_on_al
         trainer.fit(data, epochs=1, batch_size=rows, rng=0)
         assert trainer.captured == ("compiled" if compiled else "captured")
         (program,) = trainer._stepper.captured._programs.values()
-        return sum(part.count for part in program.parts)
+        return sum(part.count for thread in program.threads for part in thread.parts)
 
     assert parts(nnxp.Tanh()) > 1
     assert parts(nnxp.Tanh(), rows=400) == 1
@@ -173,8 +202,8 @@ def test_parts_with_convolutions_are_larger(compiled):
         trainer = nnxp.Trainer(network, nnxp.MeanSquaredError(), nnxp.SGD(0.01), compiled=compiled)
         trainer.fit(data, epochs=1, batch_size=64, rng=0)
         (program,) = trainer._stepper.captured._programs.values()
-        assert len(program.parts) == 1
-        return program.parts[0].count, program.nbytes
+        (part,) = program.threads[0].parts
+        return part.count, program.nbytes
 
     dense, nbytes = parts(nnxp.ReLU())
     assert dense > 1
@@ -191,27 +220,24 @@ def test_parts_are_at_least_two_and_cover_the_batch():
     for batch_size in (*range(1, 120), 1999, 2000, 2003):
         for kib in (1, 500, 1000, 1100, 1600, 2600, 5000, 100_000):
             sizes = captured._compiler._part_sizes(batch_size, kib << 10)
-            if not sizes:
-                assert batch_size == 1 or kib <= 1000
-                continue
-            assert sum(sizes.values()) > 1
+            assert sum(sizes.values()) > 1 or batch_size == 1 or kib <= 1000
             assert sum(rows * count for rows, count in sizes.items()) == batch_size
 
 
 @WAYS
 @pytest.mark.parametrize("openblas", [True, False])
-def test_all_kernels_of_parts_are_joined(compiled, openblas, sizes, monkeypatch):
+def test_all_kernels_of_parts_are_joined(compiled, openblas, divided, monkeypatch):
     from nnxp.capture.llvm_kernels import Kernel
 
     if not openblas:  # the products are then NumPy's, and no kernels
         monkeypatch.setattr(blas, "_NAMES", {})
     trainer = train(ONE_RANK, capture=True, compiled=compiled)
-    programs = trainer._stepper.captured._programs.values()
-    assert sizes == [{5: 2}, {1: 3}]
-    for program in programs:
-        if compiled and program.function is not None:
-            continue
-        lists = [program.before, program.update, *(part.calls for part in program.parts)]
+    divided(trainer, 10, 3)
+    for program in trainer._stepper.captured._programs.values():
+        lists = [program.update]
+        for thread in program.threads:
+            if not compiled or thread.function is None:
+                lists += [thread.before, *(part.calls for part in thread.parts)]
         assert not any(isinstance(call, Kernel) for calls in lists for call in calls)
     monkeypatch.undo()
     plain = train(ONE_RANK, capture=False)
@@ -238,3 +264,99 @@ def test_the_bytes_of_a_part_are_counted_once():
 
     part = batch_program.BatchPart((np.zeros((2, 3)),), [], 2, 100)
     assert _CompiledPart(part, np.zeros(1), 3).nbytes == part.nbytes == 100
+
+
+def large_images(rows=48):
+    rng = np.random.default_rng(0)
+    return Dataset(rng.integers(0, 256, (rows, 1, 28, 28), np.uint8), rng.integers(0, 10, rows))
+
+
+def train_images(data, *, batch_size=24, epochs=2, **options):
+    rng, options_of = np.random.default_rng(1), {"padding": 1, "dtype": "float64"}
+    network = nnxp.Sequential([
+        nnxp.Conv2D(1, 8, 3, rng=rng, **options_of), nnxp.ReLU(),
+        nnxp.Conv2D(8, 16, 3, rng=rng, **options_of), nnxp.ReLU(), nnxp.MaxPool2D(2),
+        nnxp.Flatten(), nnxp.Affine(16 * 14 * 14, 10, rng=rng, dtype="float64"),
+    ])  # fmt: skip
+    trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.Momentum(0.01), **options)
+    trainer.fit(data, epochs=epochs, batch_size=batch_size, rng=0)
+    return trainer
+
+
+@pytest.fixture
+def blas_threads(monkeypatch):
+    """Give BLAS three threads, as on a machine with three cores."""
+    if threads_of_blas() is None:
+        pytest.skip("threadpoolctl does not know NumPy's BLAS")
+    monkeypatch.setattr(NumpyOps, "thread_count", THREAD_COUNT)
+    with threadpoolctl.threadpool_limits(3, user_api="blas"):
+        yield
+
+
+THREAD_COUNT = NumpyOps.thread_count
+
+
+def threads_of_blas():
+    pools = [x for x in threadpoolctl.threadpool_info() if x["user_api"] == "blas"]
+    return pools[0]["num_threads"] if pools else None
+
+
+@WAYS
+@pytest.mark.usefixtures("blas_threads")
+def test_threads_of_a_convolutional_network_give_the_whole_step(compiled):
+    data, running = large_images(), threading.active_count()
+    trainer = train_images(data, compiled=compiled)
+    (program,) = trainer._stepper.captured._programs.values()
+    assert [thread.rows for thread in program.threads] == [8, 8, 8]
+    assert threads_of_blas() == 3  # as before
+    assert threading.active_count() == running
+    plain, again = train_images(data, capture=False), train_images(data, compiled=compiled)
+    for name, x in trainer.network.parameters().items():
+        np.testing.assert_array_equal(again.network.parameters()[name], x)
+        # The longest sums are over 24 images of 28 x 28 places, in any order, of terms below 1.
+        y = plain.network.parameters()[name]
+        np.testing.assert_allclose(x, y, rtol=0, atol=24 * 28 * 28 * 2.0**-53)
+
+
+@pytest.mark.usefixtures("blas_threads")
+def test_small_batches_and_a_limit_of_the_user_leave_one_thread():
+    def count(data=None, batch_size=24):
+        trainer = train_images(data or large_images(24), batch_size=batch_size, epochs=1)
+        (program,) = trainer._stepper.captured._programs.values()
+        return len(program.threads)
+
+    assert count() == 3
+    assert count(large_images(2), 2) == 1  # small products
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        assert count() == 2
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        assert count() == 1
+
+
+@WAYS
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.usefixtures("blas_threads")
+def test_an_error_of_a_thread_waits_for_the_others(monkeypatch, compiled, place, error):
+    trainer, ended, failing = train_images(large_images(), compiled=compiled), [], []
+    programs = trainer._stepper.captured._programs.values()
+    for i, thread in enumerate(next(iter(programs)).threads):
+
+        def run(*args, i=i, original=thread.run):
+            if failing and i == place:
+                raise error("on purpose")
+            time.sleep(0.05)
+            original(*args)
+            ended.append(i)
+
+        monkeypatch.setattr(thread, "run", run)
+    data, before = large_images(24), threading.active_count()
+    trainer.fit(data, epochs=1, batch_size=24, rng=0)
+    assert sorted(ended) == [0, 1, 2]
+    ended.clear()
+    failing.append(True)
+    with pytest.raises(error):
+        trainer.fit(data, epochs=1, batch_size=24, rng=0)
+    assert sorted(ended) == [i for i in range(3) if i != place]
+    assert threading.active_count() == before
+    assert threads_of_blas() == 3

@@ -24,6 +24,8 @@ Arrays: TypeAlias = Mapping[str, Array]
 Targets: TypeAlias = list[tuple[Array, Buffer]]
 
 _PART_PER_PARAMETERS = 8  # the least bytes of a part's buffers, in bytes of the parameters
+_THREAD_BYTES = 1 << 20  # the least bytes of a thread's buffers: a millisecond of work
+_THREAD_PER_PARAMETERS = 2  # likewise, in bytes of the parameters
 _CONVOLUTIONS = 12  # times the bytes: they make many calls, on blocks that stay in the cache anyway
 
 
@@ -55,28 +57,66 @@ class BatchPart:
                 buffer[...] = x[rows]
 
 
-class BatchProgram:
-    """A step for one batch size.
+class ThreadProgram:
+    """The calls of one thread in a step, for consecutive rows of the batch.
 
     Attributes
     ----------
     before : list of callable
         The calls before the first part.
     parts : list of BatchPart
-        The whole batch, or parts of it, each of which stays in the cache.
-    update : list of callable
-        The calls after the last part.
+        All rows, or parts of them, each of which stays in the cache.
     """
 
     parts: Sequence[BatchPart]
 
-    def __init__(self, before: Program, parts: Sequence[BatchPart], update: Program) -> None:
-        self.before, self.parts, self.update = before, parts, update
+    def __init__(self, before: Program, parts: Sequence[BatchPart]) -> None:
+        self.before, self.parts = before, parts
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return sum(part.count * len(part.batch[0]) for part in self.parts)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that all parts read and write in a step."""
+        return sum(part.count * part.nbytes for part in self.parts)
+
+    def run(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
+        """Call all, for these rows of the examples."""
+        for call in self.before:
+            call()
+        start = 0
+        for part in self.parts:
+            for _ in range(part.count):
+                end = start + len(part.batch[0])
+                part.fetch(examples, rows[start:end])
+                for call in part.calls:
+                    call()
+                start = end
+
+
+class BatchProgram:
+    """A step for one batch size.
+
+    Attributes
+    ----------
+    threads : list of ThreadProgram
+        The calls of each thread.
+    update : list of callable
+        The calls after all threads have ended.
+    """
+
+    threads: Sequence[ThreadProgram]
+
+    def __init__(self, threads: Sequence[ThreadProgram], update: Program) -> None:
+        self.threads, self.update = threads, update
 
     @property
     def nbytes(self) -> int:
         """The bytes of the buffers."""
-        return sum(part.nbytes for part in self.parts)
+        return sum(part.nbytes for thread in self.threads for part in thread.parts)
 
 
 class BatchCompiler:
@@ -103,46 +143,96 @@ class BatchCompiler:
 
     def compile(self, examples: tuple[Buffer, ...], batch_size: int) -> BatchProgram:
         """Return the program of a step with a batch of the examples."""
-        if summed := self._memory.exchanged:
+        memory = self._memory
+        if memory.exchanged:
             share = self._step.ranks.share(batch_size)
-            part, names, are_means = self._compile_summands(examples, share, summed)
-            update = [self.exchange, *self._compile_mean_update(summed, names, are_means)]
-            return BatchProgram([], [part], update)
-        part = self._compile_whole(examples, batch_size)
-        sizes = self._part_sizes(batch_size, part.nbytes)
-        if not sizes:
-            return BatchProgram([], [part], self._update)
-        summands, summed = (Summed(self._step.network, [], self._ops.module) for _ in range(2))
+            part, names, are_means = self._compile_summands(
+                examples, share, memory.exchanged, memory.sums
+            )
+            update: Program = [self.exchange]
+            update += self._compile_mean_update(memory.exchanged, names, are_means)
+            return BatchProgram([ThreadProgram([], [part])], update)
+        whole = self._compile_whole(examples, batch_size)
+        count = self._thread_count(batch_size, whole.nbytes)
+        rows_of = [batch_size // count + (i < batch_size % count) for i in range(count)]
+        sizes = [self._part_sizes(n, whole.nbytes * n // batch_size) for n in rows_of]
+        if sizes == [{batch_size: 1}]:
+            return BatchProgram([ThreadProgram([], [whole])], self._update)
+        module = self._ops.module
+        summed = [Summed(self._step.network, [], module) for _ in range(count)]
+        sums = [{name: module.zeros_like(x) for name, x in memory.sums.items()} for _ in summed]
+        threads = []
+        for each in zip(sizes, summed, sums, strict=True):
+            thread, names, are_means = self._compile_thread(examples, batch_size, *each)
+            threads.append(thread)
+        update = []
+        self._add_sum(update, [x.vector for x in summed], summed[0].vector)
+        for name, x in memory.sums.items():
+            self._add_sum(update, [x, *(own[name] for own in sums)], x)
+        update += self._compile_mean_update(summed[0], names, are_means)
+        return BatchProgram(threads, update)
+
+    def _compile_thread(
+        self,
+        examples: tuple[Buffer, ...],
+        batch_size: int,
+        sizes: dict[int, int],
+        summed: Summed,
+        sums: dict[str, Buffer],
+    ) -> tuple[ThreadProgram, list[str], bool]:
+        """Return the backpropagation of the rows of one thread, in parts of these sizes.
+
+        The other results are as in `_compile_summands`.
+        """
+        several = list(sizes.values()) != [1]
+        summands = Summed(self._step.network, [], self._ops.module) if several else summed
+        before: Program = []
+        for x in (*sums.values(), *([summed.vector] if several else [])):
+            before += self._ops.copy(x, np.zeros((), x.dtype))
         parts = []
         for rows, count in sizes.items():
             share = Share(0, rows, batch_size)
-            part, names, are_means = self._compile_summands(examples, share, summands)
-            tape = Tape(self._ops.whole)
-            total: Any = tape.read(summed.vector)
-            total = total + tape.read(summands.vector)
-            self._add_program(part.calls, tape, [(total, summed.vector)])
+            part, names, are_means = self._compile_summands(examples, share, summands, sums)
+            if several:
+                self._add_sum(part.calls, [summed.vector, summands.vector], summed.vector)
             part.count = count
             parts.append(part)
-        before = self._ops.copy(summed.vector, np.zeros((), summed.vector.dtype))
-        update = self._compile_mean_update(summed, names, are_means)
-        return BatchProgram(before, parts, update)
+        return ThreadProgram(before, parts), names, are_means
+
+    def _thread_count(self, batch_size: int, nbytes: int) -> int:
+        """Return how many threads divide a batch.
+
+        Each of them computes gradients of the parameters' size, which are added up.
+        """
+        if not self._is_divisible():
+            return 1
+        parameters = sum(x.nbytes for x in self._memory.parameters.values())
+        least = max(_THREAD_BYTES, _THREAD_PER_PARAMETERS * parameters)
+        return max(1, min(self._ops.thread_count(), batch_size, nbytes // least))
+
+    def _is_divisible(self) -> bool:
+        """Return whether the gradients of a batch may be computed in parts.
+
+        Dropout and batch normalization keep state; layers of the user may depend on all rows in
+        another way.
+        """
+        if self._step.micro_batch_size or self._memory.states or not self._divides:
+            return False
+        return bool(self._step.network.parameters().trainable)
 
     def _part_sizes(self, batch_size: int, nbytes: int) -> dict[int, int]:
-        """Return into how many parts of how many rows to divide a batch; empty if it is not.
+        """Return into how many parts of how many rows to divide the rows of a thread.
 
         The buffers of a part stay in the cache. Each part reads all parameters and adds gradients
-        of their size, so its buffers should be much larger than these. Dropout and batch
-        normalization keep state; layers of the user may depend on all rows in another way.
+        of their size, so its buffers should be much larger than these.
         """
         parameters = sum(x.nbytes for x in self._memory.parameters.values())
         least = self._ops.cache_bytes
         if any(isinstance(layer, Conv2D) for layer in self._step.network.leaves()):
             least *= _CONVOLUTIONS
         count = min(nbytes // max(least, _PART_PER_PARAMETERS * parameters), batch_size)
-        if self._step.micro_batch_size or self._memory.states or not self._divides:
-            return {}
-        if count < 2 or not self._step.network.parameters().trainable:
-            return {}
+        if count < 2 or not self._is_divisible():
+            return {batch_size: 1}
         # Parts of one size need one program.
         nearby = range(max(2, 2 * count // 3), 3 * count // 2 + 1)
         equal = [n for n in nearby if batch_size % n == 0]
@@ -153,22 +243,28 @@ class BatchCompiler:
 
     def _compile_whole(self, examples: tuple[Buffer, ...], batch_size: int) -> BatchPart:
         """Return a step for all rows of a batch, except the update of the flat vectors."""
-        tape, batch, step, states = self._backpropagated(examples, batch_size, None)
-        targets: Targets = [(step.sums[name], x) for name, x in self._memory.sums.items()]
+        sums = self._memory.sums
+        tape, batch, step, states = self._backpropagated(examples, batch_size, None, sums)
+        targets: Targets = [(step.sums[name], x) for name, x in sums.items()]
         targets += [(states[name], x) for name, x in self._memory.states.items()]
         targets += self._update_targets(step, tape)
         return self._part(batch, tape, targets)
 
     def _compile_summands(
-        self, examples: tuple[Buffer, ...], share: Share, summed: Summed
+        self,
+        examples: tuple[Buffer, ...],
+        share: Share,
+        summed: Summed,
+        sums: dict[str, Buffer],
     ) -> tuple[BatchPart, list[str], bool]:
         """Return the backpropagation of some rows of a batch into the views of a vector.
 
-        Also return the names of the views, and whether the sums over all rows are means.
+        It adds the loss and the metrics to `sums`. Also return the names of the views, and whether
+        the sums over all rows are means.
         """
         rows = share.rows.stop - share.rows.start
-        tape, batch, step, states = self._backpropagated(examples, rows, share)
-        targets: Targets = [(step.sums[name], x) for name, x in self._memory.sums.items()]
+        tape, batch, step, states = self._backpropagated(examples, rows, share, sums)
+        targets: Targets = [(step.sums[name], x) for name, x in sums.items()]
         summands = step.summands()
         targets += [(x, summed.views[name]) for name, x in summands.items()]
         targets += [
@@ -200,14 +296,18 @@ class BatchCompiler:
         return program + self._update
 
     def _backpropagated(
-        self, examples: tuple[Buffer, ...], rows: int, share: Share | None
+        self,
+        examples: tuple[Buffer, ...],
+        rows: int,
+        share: Share | None,
+        sums: dict[str, Buffer],
     ) -> tuple[Tape, tuple[Buffer, ...], Step, Arrays]:
         """Record the backpropagation; return tape, buffers of the rows, step and states."""
         batch = tuple(self._ops.module.zeros((rows, *x.shape[1:]), x.dtype) for x in examples)
         tape = Tape(self._ops.whole)
         step = self._recorded(tape)
         states = step.network.states()
-        step.sums = {name: tape.read(x) for name, x in self._memory.sums.items()}
+        step.sums = {name: tape.read(x) for name, x in sums.items()}
         inputs, labels, *weights = prepare_batch(
             [tape.read(x) for x in batch], self._scale, tape.device, self._dtype
         )
@@ -237,6 +337,14 @@ class BatchCompiler:
         program += compiled.program
         tape.clear()
         return compiled.nbytes
+
+    def _add_sum(self, program: Program, terms: list[Buffer], out: Buffer) -> None:
+        """Add the program that computes the sum of arrays."""
+        tape = Tape(self._ops.whole)
+        total: Any = tape.read(terms[0])
+        for x in terms[1:]:
+            total = total + tape.read(x)
+        self._add_program(program, tape, [(total, out)])
 
     def _add_division(self, program: Program, exchanged: Summed) -> None:
         """Add the program that divides sums by the weight to get means."""

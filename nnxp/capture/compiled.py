@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from nnxp.arrays import Array
-from nnxp.capture.batch_program import BatchPart, BatchProgram
+from nnxp.capture.batch_program import BatchPart, BatchProgram, ThreadProgram
 from nnxp.capture.blas import product_address
 from nnxp.capture.llvm import Function, Section, compile_kernels
 from nnxp.capture.llvm_kernels import (
@@ -119,36 +119,46 @@ class _CompiledPart(BatchPart):
         gather.indices[0], gather.numbers[0], gather.done[0] = rows, self._numbers, 0
 
 
-class _CompiledProgram(BatchProgram):
-    """A step for one batch size, as one function if that is possible.
+class _CompiledThread(ThreadProgram):
+    """The calls of one thread, as one function if that is possible.
 
     Attributes
     ----------
-    steps : int
-        The largest number of steps in one call of the function.
     function : Function or None
-        Does whole steps; None if a step needs other calls too.
+        Does all calls; None if there are others than kernels, or if it is not made yet.
     """
 
     parts: Sequence[_CompiledPart]
 
-    def __init__(self, program: BatchProgram, numbers: Buffer) -> None:
-        before, update = program.before, program.update
-        work = sum(part.count * part.nbytes for part in program.parts)
-        self.steps = max(1, min(_MAX_STEPS, _CALL_BYTES // max(work, 1)))
-        parts = [_CompiledPart(part, numbers, self.steps) for part in program.parts]
-        sections = [(1, before), *((part.count, part.calls) for part in parts), (1, update)]
+    def __init__(self, thread: ThreadProgram, numbers: Buffer, steps: int) -> None:
+        parts = [_CompiledPart(part, numbers, steps) for part in thread.parts]
+        super().__init__(thread.before, parts)
         self.function: Function | None = None
+        self._numbers = numbers
+
+    def compile(self, update: Program) -> Program:
+        """Join the calls, and those of an update after them; return what must be called then."""
+        sections = [(1, self.before), *((x.count, x.calls) for x in self.parts), (1, update)]
         if all(isinstance(call, Kernel) for _, calls in sections for call in calls):
             self.function = compile_kernels(*cast(list[Section], sections))
-        elif not before:  # then there is one part, and it is done once
-            (part,) = parts
-            part.calls, update = join([*part.calls, *update]), []
-        else:
-            before, update = join(before), join(update)
-            for part in parts:
-                part.calls = join(part.calls)
-        super().__init__(before, parts, update)
+            return []
+        if not self.before and len(self.parts) == 1:  # it is done once
+            (part,) = self.parts
+            part.calls = join([*part.calls, *update])
+            return []
+        self.before = join(self.before)
+        for part in self.parts:
+            part.calls = join(part.calls)
+        return join(update)
+
+    def run(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
+        """Call all, for these rows of the examples."""
+        if self.function is None:
+            super().run(examples, rows)
+            return
+        if not _are_contiguous(examples):
+            examples, rows = tuple(x[rows] for x in examples), np.arange(len(rows))
+        self.call(examples, [rows], [self._numbers])
 
     def call(self, examples: tuple[Buffer, ...], rows: list[Buffer], numbers: list[Any]) -> None:
         """Do a step for each of a few batches, given their rows and the optimizer's numbers."""
@@ -165,6 +175,33 @@ class _CompiledProgram(BatchProgram):
             start = end
         self.function.place(examples)
         self.function(len(rows))
+
+
+class _CompiledProgram(BatchProgram):
+    """A step for one batch size, as one function if that is possible.
+
+    Attributes
+    ----------
+    steps : int
+        The largest number of steps in one call of a function.
+    """
+
+    threads: Sequence[_CompiledThread]
+
+    def __init__(self, program: BatchProgram, numbers: Buffer) -> None:
+        work = max(1, sum(thread.nbytes for thread in program.threads))
+        several = len(program.threads) > 1
+        self.steps = 1 if several else max(1, min(_MAX_STEPS, _CALL_BYTES // work))
+        threads = [_CompiledThread(each, numbers, self.steps) for each in program.threads]
+        update = join(program.update) if several else program.update
+        for thread in threads:
+            rest = thread.compile([] if several else update)
+        super().__init__(threads, update if several else rest)
+
+    @property
+    def does_steps(self) -> bool:
+        """Whether the function of the only thread does whole steps."""
+        return len(self.threads) == 1 and self.threads[0].function is not None
 
 
 def _are_contiguous(examples: tuple[Buffer, ...]) -> bool:
@@ -187,7 +224,7 @@ class CompiledReplay(Replay):
             return
         for size, same in groupby(cast("Iterable[Buffer]", rows), len):
             program = cast(_CompiledProgram, self._program(examples, size))
-            if program.function is None:
+            if not program.does_steps:
                 super()._do_steps(batches, cast("Iterable[Array]", same))
                 continue
             while several := list(islice(same, program.steps)):
@@ -195,7 +232,7 @@ class CompiledReplay(Replay):
 
     def _step(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
         program = cast(_CompiledProgram, self._program(examples, len(rows)))
-        if program.function is None:
+        if not program.does_steps:
             super()._step(examples, rows)
             return
         if not _are_contiguous(examples):
@@ -216,7 +253,7 @@ class CompiledReplay(Replay):
             optimizer.steps = first  # none is done so far
         self._stepped = True
         optimizer.steps = first + len(rows)
-        program.call(examples, rows, numbers)
+        program.threads[0].call(examples, rows, numbers)
 
 
 def join(program: Program) -> Program:

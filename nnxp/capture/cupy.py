@@ -256,7 +256,8 @@ class GraphReplay(Replay):
         # Compile first: a step that fails here, for want of memory, is not counted.
         size = len(rows)  # of the global batch
         program = self._program(examples, size)
-        (part,) = program.parts
+        (thread,) = program.threads
+        (part,) = thread.parts
         if self._ranks is not None:
             rows = rows[self._ranks.share(size).rows]
         for i, number in enumerate(self._optimizer.numbers()):

@@ -19,6 +19,7 @@ from nnxp.capture.ops import (
     subtract_product,
     weighted_sum,
 )
+from nnxp.devices.threads import blas_thread_count
 
 _ALIGNMENT = 64  # bytes of a cache line
 _SHORT_ROW = 32
@@ -41,6 +42,10 @@ class NumpyOps(Ops):
         memory = np.empty(size + _ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % _ALIGNMENT
         return memory[start : start + size]
+
+    def thread_count(self) -> int:
+        """Return the number of BLAS threads, which the user may have limited."""
+        return blas_thread_count()
 
     def copy(self, out: Buffer, x: Any) -> Program:
         """Return the calls that compute ``out[...] = x``."""

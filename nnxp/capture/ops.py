@@ -133,6 +133,10 @@ class Ops(ABC):
         """Return the calls that compute ``out[...] = x``."""
         return [functools.partial(self.module.copyto, out, x)]
 
+    def thread_count(self) -> int:
+        """Return how many threads may compute at once."""
+        return 1
+
     @abstractmethod
     def lower(
         self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], out: Buffer

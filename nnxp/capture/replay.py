@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from nnxp.arrays import Array
 from nnxp.capture.base import CapturedSteps
-from nnxp.capture.batch_program import Arrays, BatchCompiler, BatchProgram
+from nnxp.capture.batch_program import Arrays, BatchCompiler, BatchProgram, ThreadProgram
 from nnxp.capture.memory import StepMemory
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.capture.ops import Buffer, Ops
 from nnxp.data.batches import Batches
+from nnxp.devices.threads import limit_blas_threads
 from nnxp.errors import DivergenceError
 from nnxp.step import DoSteps, Step
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 _MAX_PROGRAMS = 2  # programs to keep: for full batches, and for the last batch of an epoch
 
@@ -43,6 +48,7 @@ class Replay(CapturedSteps):
             step, batches, self._ops, memory, divides=not self._contents.foreign
         )
         self._programs: dict[int, BatchProgram] = {}
+        self._pool: ThreadPoolExecutor | None = None  # while bound, if batches are divided
         self._stepped = False  # since `bind`
         self._buffers = [memory.parameters, memory.states]
         self._placed = self._network.arrays()  # hold the buffers while bound
@@ -110,6 +116,9 @@ class Replay(CapturedSteps):
             }
             for layer in self._network.leaves():
                 layer.grads.clear()
+            if self._pool is not None:
+                self._pool.shutdown()
+                self._pool = None
 
     def restart(self, sums: dict[str, Array]) -> None:
         """Start another epoch while bound; see `CapturedSteps`."""
@@ -151,19 +160,35 @@ class Replay(CapturedSteps):
         self._memory.number_vector[:] = self._optimizer.numbers()
         if self._ranks is not None:
             rows = rows[self._ranks.share(len(rows)).rows]
-        for call in program.before:
-            call()
-        start = 0
-        for part in program.parts:
-            for _ in range(part.count):
-                end = start + len(part.batch[0])
-                part.fetch(examples, rows[start:end])
-                for call in part.calls:
-                    call()
-                start = end
+        if len(program.threads) == 1:
+            program.threads[0].run(examples, rows)
+        else:
+            self._run_threads(program.threads, examples, rows)
         self._optimizer.steps += 1
         for call in program.update:
             call()
+
+    def _run_threads(
+        self, threads: Sequence[ThreadProgram], examples: tuple[Buffer, ...], rows: Buffer
+    ) -> None:
+        """Run the programs at once, each in its own thread with one BLAS thread."""
+        from concurrent.futures import ThreadPoolExecutor, wait
+
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(len(threads) - 1)
+        ends = itertools.accumulate((thread.rows for thread in threads), initial=0)
+        shares = [rows[start:end] for start, end in itertools.pairwise(ends)]
+        with limit_blas_threads(0):
+            others = [
+                self._pool.submit(thread.run, examples, share)
+                for thread, share in zip(threads[1:], shares[1:], strict=True)
+            ]
+            try:
+                threads[0].run(examples, shares[0])
+            finally:
+                wait(others)  # they write to the buffers
+        for each in others:
+            each.result()  # raises its error
 
     def _program(self, examples: tuple[Buffer, ...], batch_size: int) -> BatchProgram:
         """Return the program of a batch size."""

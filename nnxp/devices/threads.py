@@ -41,6 +41,12 @@ def limit_blas_threads(multiplications: int) -> Iterator[None]:
                 _remove(limit)
 
 
+def blas_thread_count() -> int:
+    """Return how many threads BLAS uses at present; 1 if it is not known."""
+    pools = blas_libraries().lib_controllers
+    return max((pool.num_threads for pool in pools if pool.user_api == "blas"), default=1)
+
+
 def _remove(limit: Any) -> None:
     """Remove a limit, unless the user has set another one in the meantime."""
     pools = blas_libraries().lib_controllers  # OpenMP among them
