@@ -224,6 +224,22 @@ def test_parts_are_at_least_two_and_cover_the_batch():
             assert sum(rows * count for rows, count in sizes.items()) == batch_size
 
 
+def test_a_thread_has_enough_work_for_its_gradients(monkeypatch):
+    def counts(*sizes):
+        network = nnxp.mlp([*sizes, 3], rng=0)
+        trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+        data = Dataset(np.zeros((9, sizes[0])), np.arange(9) % 3)
+        trainer.fit(data, epochs=1, batch_size=9, rng=0)
+        compiler = trainer._stepper.captured._compiler
+        return [compiler._thread_count(100, mib << 20) for mib in (0, 1, 3, 5, 100)]
+
+    monkeypatch.setattr(NumpyOps, "thread_count", lambda _: 8)
+    assert counts(6, 4) == [1, 1, 3, 5, 8]
+    assert counts(2000, 250) == [1, 1, 1, 1, 8]  # 2 MB of parameters, so 4 of each thread
+    monkeypatch.setattr(NumpyOps, "thread_count", lambda _: 2)
+    assert counts(6, 4) == [1, 1, 2, 2, 2]
+
+
 @WAYS
 @pytest.mark.parametrize("openblas", [True, False])
 def test_all_kernels_of_parts_are_joined(compiled, openblas, divided, monkeypatch):
@@ -339,24 +355,27 @@ def test_small_batches_and_a_limit_of_the_user_leave_one_thread():
 @pytest.mark.usefixtures("blas_threads")
 def test_an_error_of_a_thread_waits_for_the_others(monkeypatch, compiled, place, error):
     trainer, ended, failing = train_images(large_images(), compiled=compiled), [], []
+    settings = []
     programs = trainer._stepper.captured._programs.values()
     for i, thread in enumerate(next(iter(programs)).threads):
 
         def run(*args, i=i, original=thread.run):
             if failing and i == place:
                 raise error("on purpose")
+            settings.append((threads_of_blas(), np.geterr()["over"]))
             time.sleep(0.05)
             original(*args)
-            ended.append(i)
+            ended.append((i, threads_of_blas()))
 
         monkeypatch.setattr(thread, "run", run)
     data, before = large_images(24), threading.active_count()
     trainer.fit(data, epochs=1, batch_size=24, rng=0)
-    assert sorted(ended) == [0, 1, 2]
+    assert sorted(ended) == [(i, 1) for i in range(3)]
+    assert settings == [(1, "ignore")] * 3  # no warnings of overflow, as in the main thread
     ended.clear()
     failing.append(True)
     with pytest.raises(error):
         trainer.fit(data, epochs=1, batch_size=24, rng=0)
-    assert sorted(ended) == [i for i in range(3) if i != place]
+    assert sorted(ended) == [(i, 1) for i in range(3) if i != place]
     assert threading.active_count() == before
     assert threads_of_blas() == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -179,8 +180,8 @@ class Replay(CapturedSteps):
         ends = itertools.accumulate((thread.rows for thread in threads), initial=0)
         shares = [rows[start:end] for start, end in itertools.pairwise(ends)]
         with limit_blas_threads(0):
-            others = [
-                self._pool.submit(thread.run, examples, share)
+            others = [  # with NumPy's settings for errors, which belong to the context
+                self._pool.submit(contextvars.copy_context().run, thread.run, examples, share)
                 for thread, share in zip(threads[1:], shares[1:], strict=True)
             ]
             try:
