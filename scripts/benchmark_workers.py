@@ -192,10 +192,11 @@ def run_process(
 ) -> tuple[float, float]:
     """Return the seconds and the peak MiB of a process that trains a peer on MNIST's files."""
     start = time.perf_counter()
-    code = "import peers; peers.main()"  # Python would compile a script anew in each process
+    # Imported, since Python would compile a script anew in each process.
+    scripts = str(Path(peers.__file__).parent)
+    code = f"import sys; sys.path.insert(0, {scripts!r}); import peers; peers.main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, name, folder.resolve(), task, str(epochs), device],
-        cwd=Path(peers.__file__).parent,
+        [sys.executable, "-c", code, name, folder, task, str(epochs), device],
         stderr=subprocess.PIPE, text=True, process_group=0,  # as in `run_worker`
     )  # fmt: skip
     # Linux counts the memory of this process for a child until the child executes its own

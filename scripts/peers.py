@@ -701,7 +701,7 @@ class OnnxRuntime(Nnxp):
 
     def build(self, inputs: np.ndarray, labels: np.ndarray) -> None:
         super().build(inputs, labels)
-        import tempfile
+        import tempfile  # here, since it would count in the time of a process
 
         import onnxruntime
 
@@ -780,7 +780,7 @@ def predict_time(peer: Peer, x: np.ndarray, seconds: float = 0.05) -> float:
             start = time.perf_counter()
             predict(inputs)
             calls.append(time.perf_counter() - start)
-    return float(np.median(calls)) * 1e6
+    return float(np.median(calls)) * 1e6  # `statistics` takes long to import
 
 
 def cupy_wait(device: str) -> Callable[[], None]:

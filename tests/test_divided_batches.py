@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import threadpoolctl
 from array_api_compat import array_namespace
 from builders import train_layer
-from divided import CASES, TOLERANCE, numbers_of, train
+from divided import CASES, TOLERANCE, new_network, numbers_of, train
 from pairs import assert_equal
 from tables import LAYERS, LOSSES
 
@@ -21,6 +26,7 @@ from nnxp.data import Dataset
 from nnxp.optimizers import OPTIMIZERS
 from nnxp.ranks import ONE_RANK
 
+THREAD_COUNT = NumpyOps.thread_count  # which the fixture `cache` replaces
 WAYS = pytest.mark.parametrize("compiled", [False, True], ids=["captured", "compiled"])
 
 
@@ -224,20 +230,17 @@ def test_parts_are_at_least_two_and_cover_the_batch():
             assert sum(rows * count for rows, count in sizes.items()) == batch_size
 
 
-def test_a_thread_has_enough_work_for_its_gradients(monkeypatch):
+def test_a_thread_has_enough_work_for_its_gradients():
     def counts(*sizes):
         network = nnxp.mlp([*sizes, 3], rng=0)
         trainer = nnxp.Trainer(network, nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
         data = Dataset(np.zeros((9, sizes[0])), np.arange(9) % 3)
         trainer.fit(data, epochs=1, batch_size=9, rng=0)
         compiler = trainer._stepper.captured._compiler
-        return [compiler._thread_count(100, mib << 20) for mib in (0, 1, 3, 5, 100)]
+        return [compiler._thread_count(100, mib << 20, 8) for mib in (0, 1, 3, 5, 100)]
 
-    monkeypatch.setattr(NumpyOps, "thread_count", lambda _: 8)
     assert counts(6, 4) == [1, 1, 3, 5, 8]
     assert counts(2000, 250) == [1, 1, 1, 1, 8]  # 2 MB of parameters, so 4 of each thread
-    monkeypatch.setattr(NumpyOps, "thread_count", lambda _: 2)
-    assert counts(6, 4) == [1, 1, 2, 2, 2]
 
 
 @WAYS
@@ -309,9 +312,6 @@ def blas_threads(monkeypatch):
         yield
 
 
-THREAD_COUNT = NumpyOps.thread_count
-
-
 def threads_of_blas():
     pools = [x for x in threadpoolctl.threadpool_info() if x["user_api"] == "blas"]
     return pools[0]["num_threads"] if pools else None
@@ -347,6 +347,134 @@ def test_small_batches_and_a_limit_of_the_user_leave_one_thread():
         assert count() == 2
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         assert count() == 1
+
+
+@WAYS
+@pytest.mark.usefixtures("blas_threads")
+def test_the_threads_of_a_later_fit_are_those_of_blas_then(compiled):
+    trainer, data = train_images(large_images(24), compiled=compiled), large_images(24)
+    for number in (3, 1, 2):
+        with threadpoolctl.threadpool_limits(number, user_api="blas"):
+            trainer.fit(data, epochs=1, batch_size=24, rng=0)
+            (program,) = trainer._stepper.captured._programs.values()
+            assert len(program.threads) == number
+
+
+@WAYS
+def test_a_later_batch_may_have_more_threads(compiled, threads):
+    inputs = np.random.default_rng(0).normal(size=(41, 6))
+    stream = [(inputs[:1], np.zeros(1, int)), (inputs[1:], np.arange(40) % 3)]
+    trainer = nnxp.Trainer(new_network(), nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1), compiled=compiled)
+    trainer.fit(stream, epochs=1)
+    programs = trainer._stepper.captured._programs
+    assert {n: len(x.threads) for n, x in programs.items()} == {1: 1, 40: threads}
+    if threads == 1:
+        return
+    used = set()
+    for thread in programs[40].threads:
+
+        def run(*args, original=thread.run):
+            used.add(threading.get_ident())
+            time.sleep(0.05)
+            original(*args)
+
+        thread.run = run
+    trainer.fit(stream, epochs=1)
+    assert len(used) == threads
+
+
+@pytest.mark.parametrize("thread", ["main", "another"])
+@pytest.mark.usefixtures("blas_threads")
+def test_any_thread_of_a_program_may_train(thread):
+    trainer = train_images(large_images())  # in the main thread, which set the number before
+    seen = []
+    for program in trainer._stepper.captured._programs.values():
+        for each in program.threads:
+            run = each.run
+            each.run = lambda *args, run=run: seen.append(threads_of_blas()) or run(*args)
+    fit = partial(trainer.fit, large_images(), epochs=1, batch_size=24, rng=0)
+    if thread == "main":
+        fit()
+    else:
+        other = threading.Thread(target=fit)
+        other.start()
+        other.join()
+    assert seen == [1] * 6
+    assert threads_of_blas() == 3
+
+
+def test_the_bytes_of_all_threads_are_counted():
+    def nbytes(threads):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(NumpyOps, "thread_count", lambda _: threads)
+            trainer = train_images(large_images(), compiled=False)
+        return trainer._stepper.captured.nbytes, trainer.network
+
+    (one, network), (three, _) = nbytes(1), nbytes(3)
+    parameters = sum(x.nbytes for x in network.parameters().values())
+    assert three - one > 2.5 * parameters
+
+
+LONG_TRAINING = """
+    import os, sys, threading, time
+    import numpy as np
+    import nnxp
+    from nnxp.capture import batch_program
+    from nnxp.capture.numpy_ops import NumpyOps
+
+    NumpyOps.thread_count = lambda _: 3
+    batch_program._THREAD_BYTES = 1
+    batch_program._THREAD_PER_PARAMETERS = 0
+    data = nnxp.data.Dataset(np.random.default_rng(0).normal(size=(4000, 6)), np.arange(4000) % 3)
+    trainer = nnxp.Trainer(nnxp.mlp([6, 4, 3], rng=0), nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
+"""
+
+
+def run_program(code):
+    code = textwrap.dedent(LONG_TRAINING) + textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    return done.stdout
+
+
+def test_a_training_goes_on_while_python_ends():
+    printed = run_program("""
+    begun = threading.Event()
+
+    class Begun(nnxp.callbacks.Callback):
+        every_step = True
+
+        def step(self, *_):
+            begun.set()
+
+    def train():
+        trainer.fit(data, epochs=20, batch_size=100, rng=0, callbacks=[Begun()])
+        print(trainer.optimizer.steps, len(trainer._stepper.captured._programs[100].threads))
+
+    threading.Thread(target=train).start()
+    begun.wait()
+    """)
+    assert printed == "800 3\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork: not on this system")
+def test_a_child_forked_in_an_epoch_goes_on():
+    printed = run_program("""
+    class Fork(nnxp.callbacks.Callback):
+        every_step, child = True, None
+
+        def step(self, *_):
+            if self.child is None:
+                self.child = os.fork()
+
+    fork = Fork()
+    trainer.fit(data, epochs=1, batch_size=100, rng=0, callbacks=[fork])
+    if fork.child:
+        assert os.waitpid(fork.child, 0)[1] == 0
+    print(trainer.optimizer.steps)
+    """)
+    assert printed == "40\n40\n"
 
 
 @WAYS

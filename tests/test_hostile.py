@@ -482,6 +482,7 @@ def test_terminal_escapes_in_files_are_not_printed(tmp_path):
         (b"".join(gzip.compress(x + b"\n") for x in csv_bytes().split(b"\n")), 9),
         (gzip.compress(b"") * 20_000 + gzip.compress(csv_bytes()), 9),
         (gzip.compress(csv_bytes()) + b"garbage" * 9, "BadGzipFile"),
+        (gzip.compress(csv_bytes()) + b"short", "BadGzipFile|EOFError"),  # isal's, if below 10
         (gzip.compress(csv_bytes())[:-9], "EOFError"),
         (gzip.compress(gzip.compress(csv_bytes())), "cannot be read as UTF-8"),
         (b"\xef\xbb\xbf" + csv_bytes(), 9),
@@ -489,8 +490,8 @@ def test_terminal_escapes_in_files_are_not_printed(tmp_path):
         (b"label,a\n1,\xed\xa0\x80\n", "cannot be read as UTF-8"),
     ],
     ids=[
-        "padding", "members", "empty members", "garbage", "truncated", "twice", "byte order mark",
-        "mixed line ends", "half a surrogate pair",
+        "padding", "members", "empty members", "garbage", "short garbage", "truncated", "twice",
+        "byte order mark", "mixed line ends", "half a surrogate pair",
     ],
 )  # fmt: skip
 def test_unusual_csv_files_are_read_or_refused(tmp_path, data, wanted):

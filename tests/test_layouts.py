@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import nnxp
+from nnxp.capture import batch_program
+from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.data import Batches, Dataset, one_hot
 
 LABELS = np.arange(600) % 10
@@ -85,14 +87,15 @@ READ_IN_BATCHES = [
 COPIED = [fortran, reversed_fortran, images_by_row, unaligned]
 
 
-def trained(x, labels=LABELS, capture="auto"):
+def trained(x, labels=LABELS, capture="auto", compiled=False):
     network = nnxp.mlp([400, 6, 10], rng=0)
     if x.ndim == 3:
         network = nnxp.Sequential([nnxp.Flatten(), *network])
     loss = nnxp.SoftmaxWithLoss()
-    trainer = nnxp.Trainer(network, loss, nnxp.SGD(0.1), capture=capture)
+    trainer = nnxp.Trainer(network, loss, nnxp.SGD(0.1), capture=capture, compiled=compiled)
     trainer.fit(Dataset(x, labels), epochs=2, batch_size=64, rng=0)
-    assert (trainer.captured == "captured") == (capture == "auto")
+    assert (trainer.captured == "captured") == (capture == "auto" and not compiled)
+    assert (trainer.captured == "compiled") == compiled
     return network.parameters()
 
 
@@ -101,13 +104,25 @@ def assert_same_bits(one, other):
         np.testing.assert_array_equal(x, other[name])
 
 
-@pytest.mark.parametrize("capture", ["auto", False])
+@pytest.mark.parametrize(
+    ("way", "threads"),
+    [("plain", 1), ("captured", 1), ("captured", 3), ("compiled", 1), ("compiled", 3)],
+)
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
 @pytest.mark.parametrize("layout", READ_IN_BATCHES)
-def test_layouts_that_are_read_in_batches_train_to_the_same_bits(layout, dtype, capture, tmp_path):
+def test_layouts_that_are_read_in_batches_train_to_the_same_bits(
+    layout, dtype, way, threads, tmp_path, tmp_path_factory, monkeypatch
+):
+    if way == "compiled":
+        llvm = pytest.importorskip("nnxp.capture.llvm", exc_type=ImportError)
+        folder = tmp_path_factory.getbasetemp() / "compiled"
+        monkeypatch.setattr(llvm, "_cache_folder", lambda: folder)
+    monkeypatch.setattr(NumpyOps, "thread_count", lambda _: threads)
+    monkeypatch.setattr(batch_program, "_THREAD_BYTES", 1)
+    monkeypatch.setattr(batch_program, "_THREAD_PER_PARAMETERS", 0)
     x = values(dtype)
-    laid_out = layout(x, tmp_path / "x")
-    assert_same_bits(trained(laid_out, capture=capture), trained(x, capture=capture))
+    options = {"capture": False if way == "plain" else "auto", "compiled": way == "compiled"}
+    assert_same_bits(trained(layout(x, tmp_path / "x"), **options), trained(x, **options))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 
 import numpy as np
 import pytest
@@ -71,6 +72,45 @@ def test_overlapping_trainings_restore_the_number_of_threads():
         second.__exit__(None, None, None)
         libraries = threadpoolctl.threadpool_info()
         assert {x["num_threads"] for x in libraries if x["user_api"] == "blas"} == {2}
+
+
+@pytest.mark.parametrize("last", ["main", "another"])
+def test_trainings_in_several_threads_restore_the_number_of_threads(last):
+    entered, leave = threading.Event(), threading.Event()
+
+    def train():
+        with threads.limit_blas_threads(1):
+            entered.set()
+            leave.wait()
+
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        other = threading.Thread(target=train)
+        with threads.limit_blas_threads(1):
+            other.start()
+            entered.wait()
+            assert blas_threads() == {1}
+            if last == "main":
+                leave.set()
+                other.join()
+                assert blas_threads() == {1}
+        leave.set()
+        other.join()
+        assert blas_threads() == {2}
+
+
+def test_the_limit_holds_in_a_thread_that_does_not_control_openblas():
+    seen = []
+
+    def train():
+        with threads.limit_blas_threads(1):
+            seen.append(blas_threads())
+
+    threadpoolctl.threadpool_limits(2, user_api="blas")  # the main thread controls it from now on
+    other = threading.Thread(target=train)
+    other.start()
+    other.join()
+    assert seen == [{1}]
+    assert blas_threads() == {2}
 
 
 def blas_threads():

@@ -66,22 +66,20 @@ class ThreadProgram:
         The calls before the first part.
     parts : list of BatchPart
         All rows, or parts of them, each of which stays in the cache.
+    nbytes : int
+        The bytes of the buffers of all parts, and of the thread's gradients and sums.
     """
 
     parts: Sequence[BatchPart]
 
-    def __init__(self, before: Program, parts: Sequence[BatchPart]) -> None:
+    def __init__(self, before: Program, parts: Sequence[BatchPart], own: int = 0) -> None:
         self.before, self.parts = before, parts
+        self.nbytes = own + sum(part.nbytes for part in parts)
 
     @property
     def rows(self) -> int:
         """The number of rows."""
         return sum(part.count * len(part.batch[0]) for part in self.parts)
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes that all parts read and write in a step."""
-        return sum(part.count * part.nbytes for part in self.parts)
 
     def run(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
         """Call all, for these rows of the examples."""
@@ -116,7 +114,7 @@ class BatchProgram:
     @property
     def nbytes(self) -> int:
         """The bytes of the buffers."""
-        return sum(part.nbytes for thread in self.threads for part in thread.parts)
+        return sum(thread.nbytes for thread in self.threads)
 
 
 class BatchCompiler:
@@ -141,7 +139,9 @@ class BatchCompiler:
         self._dtype, self._scale = batches.dtype, batches.dataset.scale
         self._update = [call for group in memory.groups for call in self._compile_update(group)]
 
-    def compile(self, examples: tuple[Buffer, ...], batch_size: int) -> BatchProgram:
+    def compile(
+        self, examples: tuple[Buffer, ...], batch_size: int, max_threads: int
+    ) -> BatchProgram:
         """Return the program of a step with a batch of the examples."""
         memory = self._memory
         if memory.exchanged:
@@ -153,7 +153,7 @@ class BatchCompiler:
             update += self._compile_mean_update(memory.exchanged, names, are_means)
             return BatchProgram([ThreadProgram([], [part])], update)
         whole = self._compile_whole(examples, batch_size)
-        count = self._thread_count(batch_size, whole.nbytes)
+        count = self._thread_count(batch_size, whole.nbytes, max_threads)
         rows_of = [batch_size // count + (i < batch_size % count) for i in range(count)]
         sizes = [self._part_sizes(n, whole.nbytes * n // batch_size) for n in rows_of]
         if sizes == [{batch_size: 1}]:
@@ -197,9 +197,11 @@ class BatchCompiler:
                 self._add_sum(part.calls, [summed.vector, summands.vector], summed.vector)
             part.count = count
             parts.append(part)
-        return ThreadProgram(before, parts), names, are_means
+        own = [summed.vector, *sums.values(), *([summands.vector] if several else [])]
+        program = ThreadProgram(before, parts, sum(x.nbytes for x in own))
+        return program, names, are_means
 
-    def _thread_count(self, batch_size: int, nbytes: int) -> int:
+    def _thread_count(self, batch_size: int, nbytes: int, most: int) -> int:
         """Return how many threads divide a batch.
 
         Each of them computes gradients of the parameters' size, which are added up.
@@ -208,7 +210,7 @@ class BatchCompiler:
             return 1
         parameters = sum(x.nbytes for x in self._memory.parameters.values())
         least = max(_THREAD_BYTES, _THREAD_PER_PARAMETERS * parameters)
-        return max(1, min(self._ops.thread_count(), batch_size, nbytes // least))
+        return max(1, min(most, batch_size, nbytes // least))
 
     def _is_divisible(self) -> bool:
         """Return whether the gradients of a batch may be computed in parts.

@@ -112,8 +112,7 @@ class _CompiledPart(BatchPart):
 
     def fetch(self, examples: tuple[Buffer, ...], rows: Buffer) -> None:
         """Set the rows of the examples that the calls copy."""
-        if not _are_contiguous(examples):
-            examples, rows = tuple(x[rows] for x in examples), np.arange(len(rows))
+        examples, rows = _as_read(examples, rows)
         cast(Function, self.calls[0]).place(examples)
         gather = self.gather
         gather.indices[0], gather.numbers[0], gather.done[0] = rows, self._numbers, 0
@@ -133,11 +132,12 @@ class _CompiledThread(ThreadProgram):
     def __init__(self, thread: ThreadProgram, numbers: Buffer, steps: int) -> None:
         parts = [_CompiledPart(part, numbers, steps) for part in thread.parts]
         super().__init__(thread.before, parts)
+        self.nbytes = thread.nbytes
         self.function: Function | None = None
         self._numbers = numbers
 
     def compile(self, update: Program) -> Program:
-        """Join the calls, and those of an update after them; return what must be called then."""
+        """Join the calls and an update after them; return the calls that remain of the update."""
         sections = [(1, self.before), *((x.count, x.calls) for x in self.parts), (1, update)]
         if all(isinstance(call, Kernel) for _, calls in sections for call in calls):
             self.function = compile_kernels(*cast(list[Section], sections))
@@ -156,8 +156,7 @@ class _CompiledThread(ThreadProgram):
         if self.function is None:
             super().run(examples, rows)
             return
-        if not _are_contiguous(examples):
-            examples, rows = tuple(x[rows] for x in examples), np.arange(len(rows))
+        examples, rows = _as_read(examples, rows)
         self.call(examples, [rows], [self._numbers])
 
     def call(self, examples: tuple[Buffer, ...], rows: list[Buffer], numbers: list[Any]) -> None:
@@ -189,14 +188,19 @@ class _CompiledProgram(BatchProgram):
     threads: Sequence[_CompiledThread]
 
     def __init__(self, program: BatchProgram, numbers: Buffer) -> None:
-        work = max(1, sum(thread.nbytes for thread in program.threads))
+        parts = [part for thread in program.threads for part in thread.parts]
+        work = max(1, sum(part.count * part.nbytes for part in parts))
         several = len(program.threads) > 1
         self.steps = 1 if several else max(1, min(_MAX_STEPS, _CALL_BYTES // work))
+        # All threads write the optimizer's numbers, and the same ones, in the first kernel.
         threads = [_CompiledThread(each, numbers, self.steps) for each in program.threads]
-        update = join(program.update) if several else program.update
-        for thread in threads:
-            rest = thread.compile([] if several else update)
-        super().__init__(threads, update if several else rest)
+        if several:
+            for thread in threads:
+                thread.compile([])
+            update = join(program.update)
+        else:
+            update = threads[0].compile(program.update)
+        super().__init__(threads, update)
 
     @property
     def does_steps(self) -> bool:
@@ -206,6 +210,13 @@ class _CompiledProgram(BatchProgram):
 
 def _are_contiguous(examples: tuple[Buffer, ...]) -> bool:
     return all(x.flags.c_contiguous for x in examples)
+
+
+def _as_read(examples: tuple[Buffer, ...], rows: Buffer) -> tuple[tuple[Buffer, ...], Buffer]:
+    """Return examples in C order, as kernels read them, and the indices of these rows in them."""
+    if _are_contiguous(examples):
+        return examples, rows
+    return tuple(np.ascontiguousarray(x[rows]) for x in examples), np.arange(len(rows))
 
 
 class CompiledReplay(Replay):
@@ -235,8 +246,7 @@ class CompiledReplay(Replay):
         if not program.does_steps:
             super()._step(examples, rows)
             return
-        if not _are_contiguous(examples):
-            examples, rows = tuple(x[rows] for x in examples), np.arange(len(rows))
+        examples, rows = _as_read(examples, rows)
         self._call(program, examples, [rows])
 
     def _call(

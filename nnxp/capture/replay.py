@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -49,7 +50,9 @@ class Replay(CapturedSteps):
             step, batches, self._ops, memory, divides=not self._contents.foreign
         )
         self._programs: dict[int, BatchProgram] = {}
-        self._pool: ThreadPoolExecutor | None = None  # while bound, if batches are divided
+        self._thread_count = 1  # the most threads of a step
+        self._pool: ThreadPoolExecutor | None = None  # their other threads, while bound
+        self._pool_process = 0
         self._stepped = False  # since `bind`
         self._buffers = [memory.parameters, memory.states]
         self._placed = self._network.arrays()  # hold the buffers while bound
@@ -64,6 +67,20 @@ class Replay(CapturedSteps):
     @contextlib.contextmanager
     def bind(self, batches: Batches, sums: dict[str, Array]) -> Iterator[DoSteps]:
         """Provide the function that does steps; see `CapturedSteps`."""
+        if self._thread_count != self._ops.thread_count():
+            self._thread_count = self._ops.thread_count()
+            self._programs.clear()
+        try:
+            with self._hold_buffers(sums):
+                yield partial(self._do_steps, batches)
+        finally:
+            if self._pool is not None:
+                self._pool.shutdown()
+                self._pool = None
+
+    @contextlib.contextmanager
+    def _hold_buffers(self, sums: dict[str, Array]) -> Iterator[None]:
+        """Let network and optimizer hold the buffers, then their own arrays again."""
         optimizer = self._optimizer
         self._stepped = False
         left = self._left_state
@@ -86,7 +103,7 @@ class Replay(CapturedSteps):
                 arrays.place_all(cast(Arrays, buffers))
             for slot, buffers in self._memory.optimizer.items():
                 optimizer.state[slot].update(cast(Arrays, buffers))
-            yield partial(self._do_steps, batches)
+            yield
         except DivergenceError:  # the originals still hold the old numbers
             for arrays, original in zip(self._placed, originals, strict=True):
                 arrays.place_all(original)
@@ -117,9 +134,6 @@ class Replay(CapturedSteps):
             }
             for layer in self._network.leaves():
                 layer.grads.clear()
-            if self._pool is not None:
-                self._pool.shutdown()
-                self._pool = None
 
     def restart(self, sums: dict[str, Array]) -> None:
         """Start another epoch while bound; see `CapturedSteps`."""
@@ -173,30 +187,39 @@ class Replay(CapturedSteps):
         self, threads: Sequence[ThreadProgram], examples: tuple[Buffer, ...], rows: Buffer
     ) -> None:
         """Run the programs at once, each in its own thread with one BLAS thread."""
-        from concurrent.futures import ThreadPoolExecutor, wait
+        from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(len(threads) - 1)
+        if self._pool is None or self._pool_process != os.getpid():  # a child lacks the threads
+            self._pool, self._pool_process = ThreadPoolExecutor(self._thread_count), os.getpid()
         ends = itertools.accumulate((thread.rows for thread in threads), initial=0)
-        shares = [rows[start:end] for start, end in itertools.pairwise(ends)]
+        shares = (rows[start:end] for start, end in itertools.pairwise(ends))
+        first, *others = (
+            partial(thread.run, examples, share)
+            for thread, share in zip(threads, shares, strict=True)
+        )
+        here, started = [first], list[Future[None]]()
         with limit_blas_threads(0):
-            others = [  # with NumPy's settings for errors, which belong to the context
-                self._pool.submit(contextvars.copy_context().run, thread.run, examples, share)
-                for thread, share in zip(threads[1:], shares[1:], strict=True)
-            ]
             try:
-                threads[0].run(examples, shares[0])
+                for each in others:
+                    try:  # in this context, which has NumPy's settings for errors
+                        started.append(self._pool.submit(contextvars.copy_context().run, each))
+                    except RuntimeError as error:
+                        if "shutdown" not in str(error):
+                            raise
+                        here.append(each)  # Python is ending, and a pool starts nothing more
+                for each in here:
+                    each()
             finally:
-                wait(others)  # they write to the buffers
-        for each in others:
-            each.result()  # raises its error
+                wait(started)  # they write to the buffers
+        for future in started:
+            future.result()  # raises its error
 
     def _program(self, examples: tuple[Buffer, ...], batch_size: int) -> BatchProgram:
         """Return the program of a batch size."""
         if batch_size not in self._programs:
             if len(self._programs) == _MAX_PROGRAMS:
                 self._programs.pop(next(iter(self._programs)))
-            program = self._compiler.compile(examples, batch_size)
+            program = self._compiler.compile(examples, batch_size, self._thread_count)
             self._programs[batch_size] = self._assemble(program)
         return self._programs[batch_size]
 

@@ -13,7 +13,8 @@ from typing import Any
 # than one. With fewer, they mostly wait for each other, especially if other programs use the cores.
 _MIN_MULTIPLICATIONS = 1 << 24
 _lock = threading.Lock()
-_limits: list[Any] = []  # the same limit once for each open context
+_limited: list[tuple[Any, int]] = []  # each library, and its number of threads before the limit
+_open = 0  # how many contexts are open
 
 
 @contextlib.contextmanager
@@ -27,46 +28,59 @@ def limit_blas_threads(multiplications: int) -> Iterator[None]:
         yield
         return
     _watch_forks()
-    with _lock:
-        if not _limits:
-            _limits.append(blas_libraries().limit(limits=1, user_api="blas"))
-        else:
-            _limits.append(_limits[0])
+    _change_limit(1)
     try:
         yield
     finally:
-        with _lock:
-            limit = _limits.pop() if _limits else None
-            if limit is not None and not _limits:
-                _remove(limit)
+        _change_limit(-1)
 
 
 def blas_thread_count() -> int:
     """Return how many threads BLAS uses at present; 1 if it is not known."""
-    pools = blas_libraries().lib_controllers
-    return max((pool.num_threads for pool in pools if pool.user_api == "blas"), default=1)
+    return max((library.num_threads or 1 for library in _blas()), default=1)
 
 
-def _remove(limit: Any) -> None:
-    """Remove a limit, unless the user has set another one in the meantime."""
-    pools = blas_libraries().lib_controllers  # OpenMP among them
-    current = {pool.num_threads for pool in pools if pool.user_api == "blas"}
-    if current <= {1}:
-        limit.restore_original_limits()
+def _change_limit(change: int) -> None:
+    """Count one more or one less open context; set or remove the limit."""
+    global _open  # noqa: PLW0603 - the limit is the process's
+    with _lock:
+        _open = max(0, _open + change)  # a forked child starts at 0, and may leave contexts
+        if _open and not _limited:
+            for library in _blas():
+                _limited.append((library, library.num_threads))
+                _set_threads(library, 1)
+        elif not _open:
+            for library, number in _limited:
+                if library.num_threads == 1:  # else the user has set another number meanwhile
+                    _set_threads(library, number)
+            _limited.clear()
+
+
+def _set_threads(library: Any, number: int) -> None:
+    # threadpoolctl lets only one Python thread set OpenBLAS's number, until it gives up control;
+    # this limit is shared by all.
+    give_up = getattr(type(library), "clear_controlling_thread", lambda **_: None)
+    give_up(force=True)
+    library.set_num_threads(number)
+    give_up(force=True)
 
 
 def _remove_in_child() -> None:
-    """Remove the limit in a forked process, in which the context never ends."""
-    if _limits:
-        limit = _limits[0]
-        _limits.clear()
-        _remove(limit)
+    """Remove the limit in a forked process, in which the contexts of other threads never end."""
+    global _lock  # noqa: PLW0603 - another thread may have held it
+    _lock = threading.Lock()
+    if _open:
+        _change_limit(-_open)
 
 
 @functools.cache
 def _watch_forks() -> None:
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_remove_in_child)
+
+
+def _blas() -> list[Any]:
+    return [x for x in blas_libraries().lib_controllers if x.user_api == "blas"]
 
 
 @functools.cache
