@@ -90,6 +90,8 @@ def accumulating_sum(
 ) -> Callable[[], object] | None:
     """Return a call that computes ``out = a * out + sign * b * y`` in one pass.
 
+    A product with a factor of 0 is 0, also of inf and nan.
+
     Parameters
     ----------
     out, y : array
