@@ -139,10 +139,12 @@ def test_child_forked_in_training_has_the_threads_again():
     threadpoolctl.threadpool_limits(2, user_api="blas")
     with threads.limit_blas_threads(1):
         child = os.fork()
-        if not child:
-            os._exit(0 if blas_threads() == {2} else 1)
-        _, status = os.waitpid(child, 0)
+        assert blas_threads() == ({1} if child else {2})
+    assert blas_threads() == {2}
+    with threads.limit_blas_threads(1):  # the child goes on, too
         assert blas_threads() == {1}
-    sys.exit(os.waitstatus_to_exitcode(status))
+    assert blas_threads() == {2}
+    if child:
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
