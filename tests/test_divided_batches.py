@@ -23,6 +23,7 @@ import nnxp
 from nnxp.capture import batch_program, blas
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.data import Dataset
+from nnxp.devices.threads import limit_blas_threads
 from nnxp.optimizers import OPTIMIZERS
 from nnxp.ranks import ONE_RANK
 
@@ -43,6 +44,7 @@ def cache(monkeypatch, tmp_path_factory):
 def threads(request, monkeypatch):
     """Divide batches of any size among so many threads."""
     monkeypatch.setattr(NumpyOps, "thread_count", lambda _: request.param)
+    monkeypatch.setattr(batch_program, "suits_one_thread", lambda _: False)
     monkeypatch.setattr(batch_program, "_THREAD_BYTES", 1)
     monkeypatch.setattr(batch_program, "_THREAD_PER_PARAMETERS", 0)
     return request.param
@@ -383,6 +385,13 @@ def test_a_later_batch_may_have_more_threads(compiled, threads):
     assert len(used) == threads
 
 
+@pytest.mark.usefixtures("blas_threads")
+def test_the_number_of_threads_does_not_depend_on_another_training():
+    with limit_blas_threads(1):  # of a small network
+        (program,) = train_images(large_images())._stepper.captured._programs.values()
+    assert len(program.threads) == 3
+
+
 @pytest.mark.parametrize("thread", ["main", "another"])
 @pytest.mark.usefixtures("blas_threads")
 def test_any_thread_of_a_program_may_train(thread):
@@ -423,6 +432,7 @@ LONG_TRAINING = """
     from nnxp.capture.numpy_ops import NumpyOps
 
     NumpyOps.thread_count = lambda _: 3
+    batch_program.suits_one_thread = lambda _: False
     batch_program._THREAD_BYTES = 1
     batch_program._THREAD_PER_PARAMETERS = 0
     data = nnxp.data.Dataset(np.random.default_rng(0).normal(size=(4000, 6)), np.arange(4000) % 3)

@@ -118,6 +118,7 @@ def test_layouts_that_are_read_in_batches_train_to_the_same_bits(
         folder = tmp_path_factory.getbasetemp() / "compiled"
         monkeypatch.setattr(llvm, "_cache_folder", lambda: folder)
     monkeypatch.setattr(NumpyOps, "thread_count", lambda _: threads)
+    monkeypatch.setattr(batch_program, "suits_one_thread", lambda _: False)
     monkeypatch.setattr(batch_program, "_THREAD_BYTES", 1)
     monkeypatch.setattr(batch_program, "_THREAD_PER_PARAMETERS", 0)
     x = values(dtype)

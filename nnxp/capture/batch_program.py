@@ -16,6 +16,7 @@ from nnxp.capture.recorded import Recorded
 from nnxp.capture.tape import Tape
 from nnxp.capture.vectors import Group, Summed
 from nnxp.data.batches import Batches, prepare_batch
+from nnxp.devices.threads import suits_one_thread
 from nnxp.layers import Conv2D
 from nnxp.ranks import Share
 from nnxp.step import Step
@@ -153,7 +154,10 @@ class BatchCompiler:
             update += self._compile_mean_update(memory.exchanged, names, are_means)
             return BatchProgram([ThreadProgram([], [part])], update)
         whole = self._compile_whole(examples, batch_size)
-        count = self._thread_count(batch_size, whole.nbytes, max_threads)
+        largest = self._step.network.work(tuple(examples[0].shape[1:])).multiplications
+        count = 1
+        if not suits_one_thread(batch_size * largest):
+            count = self._thread_count(batch_size, whole.nbytes, max_threads)
         rows_of = [batch_size // count + (i < batch_size % count) for i in range(count)]
         sizes = [self._part_sizes(n, whole.nbytes * n // batch_size) for n in rows_of]
         if sizes == [{batch_size: 1}]:

@@ -17,6 +17,11 @@ _limited: list[tuple[Any, int]] = []  # each library, and its number of threads 
 _open = 0  # how many contexts are open
 
 
+def suits_one_thread(multiplications: int) -> bool:
+    """Return whether one thread is as fast as several, given the size of the largest product."""
+    return multiplications < _MIN_MULTIPLICATIONS
+
+
 @contextlib.contextmanager
 def limit_blas_threads(multiplications: int) -> Iterator[None]:
     """Limit BLAS to one thread if the largest product has few multiplications.
@@ -24,7 +29,7 @@ def limit_blas_threads(multiplications: int) -> Iterator[None]:
     If several threads of a program train at the same time, the last one that ends removes the
     limit.
     """
-    if multiplications >= _MIN_MULTIPLICATIONS:
+    if not suits_one_thread(multiplications):
         yield
         return
     _watch_forks()
@@ -36,8 +41,14 @@ def limit_blas_threads(multiplications: int) -> Iterator[None]:
 
 
 def blas_thread_count() -> int:
-    """Return how many threads BLAS uses at present; 1 if it is not known."""
-    return max((library.num_threads or 1 for library in _blas()), default=1)
+    """Return how many threads BLAS uses without this module's limit; 1 if it is not known.
+
+    So it does not depend on other trainings in the same process.
+    """
+    with _lock:
+        before = {id(library): number for library, number in _limited}
+        now = [(library.num_threads or 1, before.get(id(library)) or 1) for library in _blas()]
+    return max((own if own > 1 else number for own, number in now), default=1)
 
 
 def _change_limit(change: int) -> None:
