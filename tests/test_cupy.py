@@ -27,7 +27,7 @@ from tables import TARGETS, layers, losses_and_optimizers
 
 import nnxp
 from nnxp.capture import cupy as gpu
-from nnxp.capture.batch_program import BatchCompiler
+from nnxp.capture.batch_compiler import BatchCompiler
 from nnxp.capture.program import compile_program
 from nnxp.capture.replay import Replay
 from nnxp.capture.tape import Tape

@@ -20,7 +20,7 @@ from pairs import assert_equal
 from tables import LAYERS, LOSSES
 
 import nnxp
-from nnxp.capture import batch_program, blas
+from nnxp.capture import batch_compiler, batch_program, blas
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.data import Dataset
 from nnxp.devices.threads import limit_blas_threads
@@ -44,9 +44,9 @@ def cache(monkeypatch, tmp_path_factory):
 def threads(request, monkeypatch):
     """Divide batches of any size among so many threads."""
     monkeypatch.setattr(NumpyOps, "thread_count", lambda _: request.param)
-    monkeypatch.setattr(batch_program, "suits_one_thread", lambda _: False)
-    monkeypatch.setattr(batch_program, "_THREAD_BYTES", 1)
-    monkeypatch.setattr(batch_program, "_THREAD_PER_PARAMETERS", 0)
+    monkeypatch.setattr(batch_compiler, "suits_one_thread", lambda _: False)
+    monkeypatch.setattr(batch_compiler, "_THREAD_BYTES", 1)
+    monkeypatch.setattr(batch_compiler, "_THREAD_PER_PARAMETERS", 0)
     return request.param
 
 
@@ -56,12 +56,12 @@ def divided(threads, monkeypatch):
 
     It returns the sizes of the parts of a trainer's last two programs, which the tests expect.
     """
-    original = batch_program.BatchCompiler._part_sizes
+    original = batch_compiler.BatchCompiler._part_sizes
     monkeypatch.setattr(NumpyOps, "cache_bytes", 100)
-    monkeypatch.setattr(batch_program, "_PART_PER_PARAMETERS", 0)
-    monkeypatch.setattr(batch_program, "_CONVOLUTIONS", 1)
+    monkeypatch.setattr(batch_compiler, "_PART_PER_PARAMETERS", 0)
+    monkeypatch.setattr(batch_compiler, "_CONVOLUTIONS", 1)
     monkeypatch.setattr(
-        batch_program.BatchCompiler,
+        batch_compiler.BatchCompiler,
         "_part_sizes",
         lambda self, batch_size, _: original(self, batch_size, 300),
     )
@@ -428,13 +428,13 @@ LONG_TRAINING = """
     import os, sys, threading, time
     import numpy as np
     import nnxp
-    from nnxp.capture import batch_program
+    from nnxp.capture import batch_compiler
     from nnxp.capture.numpy_ops import NumpyOps
 
     NumpyOps.thread_count = lambda _: 3
-    batch_program.suits_one_thread = lambda _: False
-    batch_program._THREAD_BYTES = 1
-    batch_program._THREAD_PER_PARAMETERS = 0
+    batch_compiler.suits_one_thread = lambda _: False
+    batch_compiler._THREAD_BYTES = 1
+    batch_compiler._THREAD_PER_PARAMETERS = 0
     data = nnxp.data.Dataset(np.random.default_rng(0).normal(size=(4000, 6)), np.arange(4000) % 3)
     trainer = nnxp.Trainer(nnxp.mlp([6, 4, 3], rng=0), nnxp.SoftmaxWithLoss(), nnxp.SGD(0.1))
 """

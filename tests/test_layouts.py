@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nnxp
-from nnxp.capture import batch_program
+from nnxp.capture import batch_compiler
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.data import Batches, Dataset, one_hot
 
@@ -118,9 +118,9 @@ def test_layouts_that_are_read_in_batches_train_to_the_same_bits(
         folder = tmp_path_factory.getbasetemp() / "compiled"
         monkeypatch.setattr(llvm, "_cache_folder", lambda: folder)
     monkeypatch.setattr(NumpyOps, "thread_count", lambda _: threads)
-    monkeypatch.setattr(batch_program, "suits_one_thread", lambda _: False)
-    monkeypatch.setattr(batch_program, "_THREAD_BYTES", 1)
-    monkeypatch.setattr(batch_program, "_THREAD_PER_PARAMETERS", 0)
+    monkeypatch.setattr(batch_compiler, "suits_one_thread", lambda _: False)
+    monkeypatch.setattr(batch_compiler, "_THREAD_BYTES", 1)
+    monkeypatch.setattr(batch_compiler, "_THREAD_PER_PARAMETERS", 0)
     x = values(dtype)
     options = {"capture": False if way == "plain" else "auto", "compiled": way == "compiled"}
     assert_same_bits(trained(layout(x, tmp_path / "x"), **options), trained(x, **options))

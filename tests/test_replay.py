@@ -18,7 +18,7 @@ from builders import (
 from tables import TARGETS, losses_and_optimizers
 
 import nnxp
-from nnxp.capture import batch_program, blas, choose, replay
+from nnxp.capture import batch_compiler, blas, choose, replay
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.data import Batches, Dataset, one_hot
 
@@ -246,7 +246,7 @@ def test_changes_between_epochs_take_effect(small, change):
 def test_a_step_is_recorded_once(small, monkeypatch):
     trainer = trainer_with()
     trainer.fit(small, epochs=2, batch_size=16, rng=np.random.default_rng(0))
-    monkeypatch.setattr(batch_program, "Tape", None)
+    monkeypatch.setattr(batch_compiler, "Tape", None)
     trainer.fit(small, epochs=2, batch_size=16, rng=np.random.default_rng(0))
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, cast
 
 from nnxp.arrays import Array
 from nnxp.capture.base import CapturedSteps
-from nnxp.capture.batch_program import Arrays, BatchCompiler, BatchProgram, ThreadProgram
+from nnxp.capture.batch_compiler import Arrays, BatchCompiler
+from nnxp.capture.batch_program import BatchProgram, ThreadProgram
 from nnxp.capture.memory import StepMemory
 from nnxp.capture.numpy_ops import NumpyOps
 from nnxp.capture.ops import Buffer, Ops
